@@ -1,0 +1,20 @@
+"""Who is speaking: authorities, TLS contexts that check names, signed statements."""
+
+from domicile.identity.authority import Authority, write_private
+from domicile.identity.tls import Credentials, identity_of, peer_of, public_server
+from domicile.identity.tokens import Signer, Verifier, key_id, public_key, sign_topology, verify_topology
+
+__all__ = [
+    "Authority",
+    "Credentials",
+    "Signer",
+    "Verifier",
+    "identity_of",
+    "key_id",
+    "peer_of",
+    "public_key",
+    "public_server",
+    "sign_topology",
+    "verify_topology",
+    "write_private",
+]

@@ -1,0 +1,169 @@
+"""Who may speak to whom: identities, vantages and the published matrix role x endpoint x jurisdiction.
+
+Every process has one SPIFFE-style name, ``spiffe://<deployment>/<jurisdiction>/<role>/<name>`` (SPIFFE-ID,
+section 2), where ``name`` is ``<zone>``, or ``<cell>.<zone>`` for a cell's processes. TLS proves the name;
+this module says what the name may do. ``global`` is the directory's own trust domain.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from domicile.model.errors import Forbidden, InvalidInput
+
+GLOBAL: Final = "global"
+
+
+class Role(StrEnum):
+    """What a process is. One certificate carries one role."""
+
+    DIRECTORY = "directory"
+    ROUTER = "router"
+    APP = "app"
+    GATEWAY = "gateway"
+    KEYS = "keys"
+    STORAGE = "storage"
+    OPERATOR = "operator"
+    LOAD = "load"
+
+
+CELL_ROLES: Final = frozenset({Role.APP, Role.GATEWAY})
+_NAME: Final = r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*"
+_URI: Final = re.compile(
+    rf"spiffe://(?P<deployment>{_NAME})/(?P<jurisdiction>{_NAME})/(?P<role>{_NAME})/(?P<name>{_NAME}(?:\.{_NAME})?)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A process's proven name; also its vantage: where it runs."""
+
+    deployment: str
+    jurisdiction: str
+    role: Role
+    name: str
+
+    def __post_init__(self) -> None:
+        if self.role in CELL_ROLES and "." not in self.name:
+            raise InvalidInput(f"a certificate for {self.role} names <cell>.<zone>, not {self.name!r}")
+
+    @property
+    def uri(self) -> str:
+        return f"spiffe://{self.deployment}/{self.jurisdiction}/{self.role}/{self.name}"
+
+    @property
+    def cell(self) -> str | None:
+        cell, dot, _ = self.name.partition(".")
+        return cell if dot else None
+
+    @property
+    def zone(self) -> str:
+        return self.name.rpartition(".")[2]
+
+    @classmethod
+    def parse(cls, uri: str) -> Identity:
+        """From a certificate's URI name; raises InvalidInput for anything that is not one of ours."""
+        match = _URI.fullmatch(uri)
+        if match is None:
+            raise InvalidInput("not a Domicile identity", remedy="spiffe://deployment/jurisdiction/role/name")
+        try:
+            role = Role(match["role"])
+        except ValueError:
+            raise InvalidInput(f"unknown role {match['role']!r} in an identity") from None
+        return cls(match["deployment"], match["jurisdiction"], role, match["name"])
+
+
+class Endpoint(StrEnum):
+    """A group of operations with one rule. A listener names the endpoint of each of its routes."""
+
+    HEALTH = "health"
+    PINS_READ = "directory.pins.read"
+    PINS_CLAIM = "directory.pins.claim"
+    PINS_GRANT = "directory.pins.grant"
+    ALIASES = "directory.aliases"
+    TOPOLOGY_READ = "directory.topology.read"
+    TOPOLOGY_PUBLISH = "directory.topology.publish"
+    SIGNING_KEYS_PUBLISH = "directory.signing-keys.publish"
+    DATA_KEYS = "keys.data-keys"
+    FENCES = "gateway.fences"
+    ABROAD_READ = "gateway.abroad.read"
+    APP_REQUESTS = "app.requests"
+    GATEWAY_REQUESTS = "gateway.requests"
+    ROUTER_INTERNAL = "router.internal"
+    CELL_STORAGE = "storage.cell"
+    KEY_STORAGE = "storage.keys"
+    DIRECTORY_STORAGE = "storage.directory"
+
+
+class Scope(StrEnum):
+    """How near caller and callee must be."""
+
+    ANY = "any jurisdiction"
+    JURISDICTION = "the same jurisdiction"
+    CELL = "the same cell"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    roles: frozenset[Role]
+    scope: Scope
+
+
+def _rule(scope: Scope, *roles: Role) -> Rule:
+    return Rule(frozenset(roles), scope)
+
+
+MATRIX: Final[dict[Endpoint, Rule]] = {
+    Endpoint.HEALTH: _rule(Scope.ANY, Role.OPERATOR),
+    Endpoint.PINS_READ: _rule(Scope.ANY, Role.ROUTER, Role.APP, Role.GATEWAY, Role.OPERATOR),
+    Endpoint.PINS_CLAIM: _rule(Scope.ANY, Role.APP),
+    Endpoint.PINS_GRANT: _rule(Scope.ANY, Role.GATEWAY),
+    Endpoint.ALIASES: _rule(Scope.ANY, Role.APP),
+    Endpoint.TOPOLOGY_READ: _rule(
+        Scope.ANY, Role.ROUTER, Role.APP, Role.GATEWAY, Role.KEYS, Role.OPERATOR, Role.LOAD
+    ),
+    Endpoint.TOPOLOGY_PUBLISH: _rule(Scope.JURISDICTION, Role.OPERATOR),
+    Endpoint.SIGNING_KEYS_PUBLISH: _rule(Scope.ANY, Role.ROUTER),
+    Endpoint.DATA_KEYS: _rule(Scope.JURISDICTION, Role.APP),
+    Endpoint.FENCES: _rule(Scope.CELL, Role.APP),
+    Endpoint.ABROAD_READ: _rule(Scope.ANY, Role.APP),
+    Endpoint.APP_REQUESTS: _rule(Scope.JURISDICTION, Role.ROUTER),
+    Endpoint.GATEWAY_REQUESTS: _rule(Scope.JURISDICTION, Role.ROUTER),
+    Endpoint.ROUTER_INTERNAL: _rule(Scope.ANY, Role.ROUTER),
+    Endpoint.CELL_STORAGE: _rule(Scope.CELL, Role.APP, Role.GATEWAY),
+    Endpoint.KEY_STORAGE: _rule(Scope.JURISDICTION, Role.KEYS),
+    Endpoint.DIRECTORY_STORAGE: _rule(Scope.JURISDICTION, Role.DIRECTORY),
+}
+"""The matrix. An operator of the storage's own jurisdiction may open any storage: it applies schemas."""
+
+_STORAGE: Final = frozenset(
+    {Endpoint.CELL_STORAGE, Endpoint.KEY_STORAGE, Endpoint.DIRECTORY_STORAGE}
+)
+
+
+def may(caller: Identity, callee: Identity, endpoint: Endpoint) -> bool:
+    """Whether ``caller`` may use ``endpoint`` of ``callee``. Pure; unknown combinations are refused."""
+    if caller.deployment != callee.deployment:
+        return False
+    if endpoint in _STORAGE and caller.role is Role.OPERATOR:
+        return caller.jurisdiction == callee.jurisdiction
+    rule = MATRIX[endpoint]
+    if caller.role not in rule.roles:
+        return False
+    if rule.scope is Scope.ANY:
+        return True
+    if caller.jurisdiction != callee.jurisdiction:
+        return False
+    return rule.scope is Scope.JURISDICTION or (caller.cell is not None and caller.cell == callee.cell)
+
+
+def require(caller: Identity, callee: Identity, endpoint: Endpoint) -> None:
+    """Raise Forbidden unless the matrix lets ``caller`` use ``endpoint`` of ``callee``."""
+    if not may(caller, callee, endpoint):
+        raise Forbidden(
+            f"{caller.role} of {caller.jurisdiction} may not use {endpoint} of {callee.jurisdiction}",
+            where=callee.uri,
+        )

@@ -1,0 +1,79 @@
+"""The two classes of a field, and what stands in a personal field's place abroad.
+
+Categories carry the names of the fideslang taxonomy (``user.contact.email``). There is no third class and
+no default: a field without one is an error where its class is defined.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Final, Literal, NoReturn
+
+from domicile.model.errors import ModelError, UnsupportedQuery
+
+_CATEGORY: Final = re.compile(r"(user|system)(\.[a-z][a-z0-9_]*)*")
+FindScope = Literal[False, True, "cell"]
+
+
+def _check(category: str) -> None:
+    if not _CATEGORY.fullmatch(category):
+        raise ModelError(
+            f"{category!r} is not a data category", remedy="a fideslang name such as user.contact.email"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Personal:
+    """Never leaves home. Sealed at rest unless ``sealed=False`` (sortable, still withheld abroad).
+
+    ``find=True`` keeps a blind index under the subject's secret; ``find="cell"`` one under the cell's, which
+    allows look-ups across subjects and tells whoever reads the database which rows are equal.
+    """
+
+    category: str
+    find: FindScope = False
+    sealed: bool = True
+
+    def __post_init__(self) -> None:
+        _check(self.category)
+        if self.find not in (False, True, "cell"):
+            raise ModelError(f"find={self.find!r} is not one of False, True and 'cell'")
+        if self.find and not self.sealed:
+            raise ModelError("a clear field needs no blind index", remedy="drop find=, or sealed=False")
+
+
+@dataclass(frozen=True, slots=True)
+class Shareable:
+    """Metadata that may cross a border as it is."""
+
+    category: str
+
+    def __post_init__(self) -> None:
+        _check(self.category)
+
+
+FieldClass = Personal | Shareable
+
+
+class Withheld:
+    """What one gets abroad in a personal field's place. It is not data and refuses to be used as if it were."""
+
+    __slots__ = ("category", "jurisdiction")
+
+    def __init__(self, category: str, jurisdiction: str) -> None:
+        self.category = category
+        self.jurisdiction = jurisdiction
+
+    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
+        raise UnsupportedQuery(
+            f"{self.category} is withheld: it stays in {self.jurisdiction}",
+            remedy="test for it with isinstance(value, Withheld)",
+        )
+
+    __str__ = __format__ = __bool__ = __iter__ = __len__ = __int__ = __float__ = __bytes__ = _refuse
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __hash__ = _refuse
+    __getstate__ = __reduce__ = __reduce_ex__ = __copy__ = __deepcopy__ = _refuse
+
+    def __repr__(self) -> str:
+        return f"<withheld {self.category} in {self.jurisdiction}>"

@@ -1,0 +1,399 @@
+"""The manifest: the one place where topology and policy are written, and everything that it refuses.
+
+Shapes are pydantic models; rules that span several places are checked afterwards, all of them, so that one
+load names every problem with its YAML path. Files refuse unknown keys and duplicate ones.
+YAML is read as version 1.2, where Norway's ``NO`` is a country and not ``false``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import StrEnum
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from domicile.model.errors import ManifestError, ManifestProblem
+from domicile.model.ids import RESERVED_JURISDICTIONS, CellName, Country, JurisdictionName, Name, ZoneName
+
+MAX_MANIFEST_BYTES: Final = 1 << 20
+Network = IPv4Network | IPv6Network
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class Address(str):
+    """``host:port`` or ``[ipv6]:port``; the port is never left to a default."""
+
+    __slots__ = ()
+
+    @property
+    def host(self) -> str:
+        return self.rpartition(":")[0].strip("[]")
+
+    @property
+    def port(self) -> int:
+        return int(self.rpartition(":")[2])
+
+
+def _address(text: str) -> Address:
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isdigit() or not 1 <= int(port) <= 65535:
+        raise ValueError(f"{text!r} is not host:port with a port from 1 to 65535")
+    if any(c in host for c in "/@?#% ") or (":" in host) != (host[0] == "[" and host[-1] == "]"):
+        raise ValueError(f"{text!r} is not host:port; write an IPv6 host in brackets")
+    return Address(text)
+
+
+AddressField = Annotated[str, AfterValidator(_address)]
+
+
+def _network(value: object) -> Network:
+    if not isinstance(value, str | IPv4Network | IPv6Network):
+        raise ValueError("a network is written like 127.10.1.0/24")
+    return ip_network(value)
+
+
+NetworkField = Annotated[Network, BeforeValidator(_network)]
+
+
+class Travellers(StrEnum):
+    """What a router abroad does with a request for a subject of this jurisdiction."""
+
+    REDIRECT = "redirect"
+    HAIRPIN = "hairpin"
+    REFUSE = "refuse"
+
+
+class CellState(StrEnum):
+    OPEN = "open"
+    DRAINING = "draining"
+    CLOSED = "closed"
+
+
+class Risk(StrEnum):
+    """A weakness that a manifest may accept by name; ``losses`` says what can no longer be survived."""
+
+    SINGLE_ZONE = "single-zone"
+    SHARED_WITNESS = "shared-witness"
+
+
+class DirectorySite(_Strict):
+    zone: ZoneName
+    country: Country
+    address: AddressField
+
+
+class DirectorySection(_Strict):
+    sites: list[DirectorySite] = Field(min_length=1)
+
+
+class KeySection(_Strict):
+    """``service``: addresses of the jurisdiction's key service; ``cache_seconds``: how long a data key may be
+    held in memory, which is also how long a shredded key can outlive its destruction."""
+
+    service: list[AddressField] = Field(min_length=1)
+    domains: dict[Name, str] = Field(default_factory=dict)
+    cache_seconds: int = Field(default=300, ge=1, le=3600)
+
+
+class Jurisdiction(_Strict):
+    countries: list[Country] = Field(min_length=1)
+    travellers: Travellers = Travellers.REDIRECT
+    public_host: str = Field(min_length=1, max_length=253)
+    collector: str | None = None
+    keys: KeySection
+
+
+class Zone(_Strict):
+    country: Country
+    network: NetworkField
+    app: AddressField
+    gateway: AddressField
+    storage: AddressField
+
+
+class Witness(_Strict):
+    zone: ZoneName
+    country: Country
+
+
+class Cell(_Strict):
+    jurisdiction: JurisdictionName
+    weight: int = Field(default=100, ge=1, le=10_000)
+    state: CellState = CellState.OPEN
+    zones: dict[ZoneName, Zone] = Field(min_length=1)
+    witness: Witness | None = None
+    accept: list[Risk] = Field(default_factory=list)
+
+
+class PathRule(_Strict):
+    """``path`` is exact, or a prefix when it ends in ``*``. ``unpinned`` paths open no home."""
+
+    path: str = Field(pattern=r"^/[^\s?#]*$", max_length=256)
+    kind: Literal["unpinned"] = Field(alias="class")
+
+    def matches(self, path: str) -> bool:
+        return path.startswith(self.path[:-1]) if self.path.endswith("*") else path == self.path
+
+
+class Router(_Strict):
+    """``trusted_peers``: networks from which ``X-Forwarded-For`` is believed, for the country only."""
+
+    country: Country
+    public: AddressField
+    internal: AddressField
+    trusted_peers: list[NetworkField] = Field(default_factory=list)
+    rules: list[PathRule] = Field(default_factory=list)
+
+    def is_unpinned(self, path: str) -> bool:
+        return any(rule.matches(path) for rule in self.rules)
+
+
+class Operators(_Strict):
+    keys: list[str] = Field(default_factory=list)
+
+
+class ApplicationIdentity(_Strict):
+    """The application's own users: where their keys are, and which claim is the subject id."""
+
+    jwks: str
+    issuer: str
+    audience: str
+    subject_claim: str = "sub"
+
+
+class Manifest(_Strict):
+    """A manifest that loaded: every rule of this module holds for it."""
+
+    version: Literal[1]
+    deployment: Name
+    directory: DirectorySection
+    jurisdictions: dict[JurisdictionName, Jurisdiction] = Field(min_length=1)
+    cells: dict[CellName, Cell] = Field(min_length=1)
+    routers: dict[ZoneName, Router] = Field(default_factory=dict)
+    operators: Operators = Field(default_factory=Operators)
+    identity: ApplicationIdentity | None = None
+    secrets: dict[str, str] = Field(default_factory=dict)
+
+    def jurisdiction_of(self, country: str) -> str | None:
+        """The jurisdiction that a country belongs to, or None: there is no default one."""
+        for name, jurisdiction in self.jurisdictions.items():
+            if country in jurisdiction.countries:
+                return name
+        return None
+
+    def cells_of(self, jurisdiction: str) -> dict[str, Cell]:
+        return {name: cell for name, cell in self.cells.items() if cell.jurisdiction == jurisdiction}
+
+    def routers_of(self, jurisdiction: str) -> dict[str, Router]:
+        return {
+            zone: router
+            for zone, router in self.routers.items()
+            if self.jurisdiction_of(router.country) == jurisdiction
+        }
+
+    def losses(self) -> list[str]:
+        """What the accepted risks cost, a line each; empty where nothing was accepted."""
+        lines = []
+        for name, cell in self.cells.items():
+            if Risk.SINGLE_ZONE in cell.accept and len(cell.zones) < 2:
+                lines.append(f"cell {name}: losing zone {next(iter(cell.zones))} loses the cell and its data")
+            if Risk.SHARED_WITNESS in cell.accept and not _third_zone(cell):
+                lines.append(f"cell {name}: without a third zone, losing one zone stops writes until a person acts")
+        return lines
+
+    def topology(self) -> dict[str, Any]:
+        """What is signed and distributed: the manifest without its process-local parts."""
+        return self.model_dump(mode="json", by_alias=True, exclude={"secrets", "operators"}, exclude_none=True)
+
+
+def _third_zone(cell: Cell) -> bool:
+    return cell.witness is not None and cell.witness.zone not in cell.zones
+
+
+def _outside(address: str, network: Network) -> bool:
+    """True for a literal address outside the network. Names are held to it when they are resolved."""
+    try:
+        return ip_address(Address(address).host) not in network
+    except ValueError:
+        return False
+
+
+def _check_jurisdictions(manifest: Manifest) -> Iterator[ManifestProblem]:
+    owner: dict[str, str] = {}
+    for name, jurisdiction in manifest.jurisdictions.items():
+        path = f"jurisdictions.{name}"
+        if name in RESERVED_JURISDICTIONS:
+            yield ManifestProblem(path, f"{name!r} is the directory's own trust domain", "choose another name")
+        for position, country in enumerate(jurisdiction.countries):
+            if country in owner:
+                yield ManifestProblem(
+                    f"{path}.countries[{position}]",
+                    f"{country} already belongs to {owner[country]}",
+                    "a country lies in one jurisdiction",
+                )
+            owner.setdefault(country, name)
+        networks = [zone.network for cell in manifest.cells_of(name).values() for zone in cell.zones.values()]
+        for position, address in enumerate(jurisdiction.keys.service):
+            if all(_outside(address, network) for network in networks):
+                yield ManifestProblem(
+                    f"{path}.keys.service[{position}]",
+                    f"{address} lies in no zone of {name}",
+                    f"use an address in the network of one of {name}'s zones",
+                )
+    hosts: dict[str, str] = {}
+    for name, jurisdiction in manifest.jurisdictions.items():
+        if (other := hosts.setdefault(jurisdiction.public_host, name)) != name:
+            yield ManifestProblem(
+                f"jurisdictions.{name}.public_host",
+                f"{jurisdiction.public_host} is also {other}'s",
+                "a public host names one jurisdiction",
+            )
+
+
+def _check_cell(manifest: Manifest, name: str, cell: Cell) -> Iterator[ManifestProblem]:
+    path = f"cells.{name}"
+    if cell.jurisdiction not in manifest.jurisdictions:
+        known = ", ".join(manifest.jurisdictions)
+        yield ManifestProblem(f"{path}.jurisdiction", f"unknown jurisdiction {cell.jurisdiction!r}", f"one of {known}")
+        return
+    countries = manifest.jurisdictions[cell.jurisdiction].countries
+    for zone_name, zone in cell.zones.items():
+        where = f"{path}.zones.{zone_name}"
+        if zone.country not in countries:
+            yield ManifestProblem(
+                f"{where}.country",
+                f"{zone.country} lies outside {cell.jurisdiction}",
+                "a cell's zones lie in its own jurisdiction",
+            )
+        for field in ("app", "gateway", "storage"):
+            address = getattr(zone, field)
+            if _outside(address, zone.network):
+                yield ManifestProblem(f"{where}.{field}", f"{address} lies outside {zone.network}", "see network")
+    if cell.witness is not None and cell.witness.country not in countries:
+        yield ManifestProblem(
+            f"{path}.witness.country",
+            f"{cell.witness.country} lies outside {cell.jurisdiction}",
+            "a witness takes part in elections and lies in the jurisdiction",
+        )
+    if len(cell.zones) < 2 and Risk.SINGLE_ZONE not in cell.accept:
+        yield ManifestProblem(f"{path}.zones", "one data zone only", "add a second one, or accept: [single-zone]")
+    if not _third_zone(cell) and Risk.SHARED_WITNESS not in cell.accept:
+        yield ManifestProblem(
+            f"{path}.witness", "no witness in a third zone", "add one, or accept: [shared-witness]"
+        )
+
+
+def _check_networks(manifest: Manifest) -> Iterator[ManifestProblem]:
+    """One network holds one jurisdiction: otherwise an address would not tell where it is."""
+    seen: list[tuple[Network, str]] = []
+    for name, cell in manifest.cells.items():
+        for zone_name, zone in cell.zones.items():
+            for network, jurisdiction in seen:
+                if jurisdiction != cell.jurisdiction and zone.network.overlaps(network):
+                    yield ManifestProblem(
+                        f"cells.{name}.zones.{zone_name}.network",
+                        f"{zone.network} overlaps {network} of {jurisdiction}",
+                        "networks of two jurisdictions are disjoint",
+                    )
+            seen.append((zone.network, cell.jurisdiction))
+
+
+def _check_directory_and_routers(manifest: Manifest) -> Iterator[ManifestProblem]:
+    zones: set[str] = set()
+    for position, site in enumerate(manifest.directory.sites):
+        if site.zone in zones:
+            yield ManifestProblem(f"directory.sites[{position}].zone", f"{site.zone} is listed twice")
+        zones.add(site.zone)
+    for zone_name, router in manifest.routers.items():
+        if manifest.jurisdiction_of(router.country) is None:
+            yield ManifestProblem(
+                f"routers.{zone_name}.country",
+                f"{router.country} lies in no jurisdiction",
+                "a router's country decides who is a traveller",
+            )
+
+
+def _check_addresses(manifest: Manifest) -> Iterator[ManifestProblem]:
+    """No two listeners share an address: one would answer for the other."""
+    listeners = [(f"directory.sites[{n}].address", s.address) for n, s in enumerate(manifest.directory.sites)]
+    for name, jurisdiction in manifest.jurisdictions.items():
+        listeners += [(f"jurisdictions.{name}.keys.service[{n}]", a) for n, a in enumerate(jurisdiction.keys.service)]
+    for name, cell in manifest.cells.items():
+        for zone_name, zone in cell.zones.items():
+            listeners += [(f"cells.{name}.zones.{zone_name}.{f}", getattr(zone, f)) for f in ("app", "gateway", "storage")]
+    for zone_name, router in manifest.routers.items():
+        listeners += [(f"routers.{zone_name}.{f}", getattr(router, f)) for f in ("public", "internal")]
+    seen: dict[str, str] = {}
+    for path, address in listeners:
+        if (other := seen.setdefault(address, path)) != path:
+            yield ManifestProblem(path, f"{address} is also the address of {other}", "give each its own")
+
+
+def check(manifest: Manifest) -> list[ManifestProblem]:
+    """Every rule that spans several places; an empty list where the manifest is sound."""
+    problems = list(_check_jurisdictions(manifest))
+    for name, cell in manifest.cells.items():
+        problems += _check_cell(manifest, name, cell)
+    problems += _check_networks(manifest)
+    problems += _check_directory_and_routers(manifest)
+    problems += _check_addresses(manifest)
+    return problems
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    text = ""
+    for part in location:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+    return text or "(top)"
+
+
+def _problem(detail: ErrorDetails) -> ManifestProblem:
+    location = tuple(part for part in detail["loc"] if part != "[key]")
+    if detail["type"] == "extra_forbidden":
+        return ManifestProblem(_path(location), "unknown key", "remove it, or mend its spelling")
+    if detail["type"] == "missing":
+        return ManifestProblem(_path(location), "required key is missing")
+    reason = detail["msg"].removeprefix("Value error, ")
+    return ManifestProblem(_path(location), reason[0].lower() + reason[1:] if reason[:2] != "'D" else reason)
+
+
+def parse_manifest(data: object, *, source: str = "manifest") -> Manifest:
+    """Validate plain data (from YAML or JSON). Raises ManifestError with every problem found."""
+    if not isinstance(data, dict):
+        raise ManifestError([ManifestProblem("(top)", "not a mapping of keys", "start with version: 1")], source=source)
+    try:
+        manifest = Manifest.model_validate(data)
+    except ValidationError as error:
+        raise ManifestError([_problem(detail) for detail in error.errors()], source=source) from None
+    if problems := check(manifest):
+        raise ManifestError(problems, source=source)
+    return manifest
+
+
+def read_yaml(text: str, *, source: str = "manifest") -> object:
+    """Plain data from YAML 1.2 text; raises ManifestError with line and column, or for a duplicate key."""
+    if len(text.encode("utf-8", "surrogatepass")) > MAX_MANIFEST_BYTES:
+        raise ManifestError([ManifestProblem("(top)", f"larger than {MAX_MANIFEST_BYTES} bytes")], source=source)
+    try:
+        return YAML(typ="safe", pure=True).load(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "(top)"
+        reason = (error.problem or "not YAML").splitlines()[0]
+        raise ManifestError([ManifestProblem(place, f"not valid YAML: {reason}")], source=source) from None
+    except (YAMLError, ValueError, RecursionError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ManifestError([ManifestProblem("(top)", f"not valid YAML: {reason}")], source=source) from None
+
+
+def load_manifest(text: str, *, source: str = "manifest") -> Manifest:
+    """From YAML text. ``source`` names the file in messages. Raises ManifestError."""
+    return parse_manifest(read_yaml(text, source=source), source=source)

@@ -1,0 +1,110 @@
+"""Pins, the epochs that fence them, and the signed statements made about them.
+
+Epochs are positive, grow at each change of a pin and never fall; a tombstone keeps its epoch, so a subject
+that comes back starts above it.
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import StrEnum
+from typing import Annotated, Final, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from domicile.model.errors import InvalidInput
+from domicile.model.ids import KEY_BYTES, CellName, JurisdictionName, SubjectKey
+
+Epoch = Annotated[int, Field(ge=1, lt=2**63)]
+
+
+class PinState(StrEnum):
+    ACTIVE = "active"
+    MOVING = "moving"
+    ERASED = "erased"
+
+
+class Frozen(BaseModel):
+    """Wire and token bodies: immutable, and unknown members are ignored (readers outlive writers)."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Pin(Frozen):
+    """Which cell a subject is pinned to, at which epoch. The jurisdiction follows from the cell."""
+
+    subject_key: SubjectKey
+    jurisdiction: JurisdictionName
+    cell: CellName
+    epoch: Epoch
+    state: PinState = PinState.ACTIVE
+
+
+class PinGrant(Frozen):
+    """The directory's statement to a cell that it is the home at an epoch; the only thing that opens a fence.
+
+    ``exp`` is in seconds since 1970 (RFC 7519 NumericDate); ``incarnation`` changes when a cell is restored,
+    so that a grant from before the restore opens nothing after it.
+    """
+
+    iss: str
+    sub: SubjectKey
+    jur: JurisdictionName
+    cell: CellName
+    epoch: Epoch
+    incarnation: UUID
+    iat: int
+    exp: int
+
+
+class ResidencyToken(Frozen):
+    """A short-lived statement of a pin that the client carries. A routing hint: it opens nothing."""
+
+    iss: str
+    sub: SubjectKey
+    jur: JurisdictionName
+    cell: CellName
+    epoch: Epoch
+    iat: int
+    exp: int
+
+
+class TokenType(StrEnum):
+    """Each signed statement has a ``typ`` of its own, so that none passes for another (RFC 8725, 3.11)."""
+
+    RESIDENCY = "residency"
+    PIN_GRANT = "pin-grant"
+    TOPOLOGY = "topology"
+
+
+KeyUse = Literal["residency", "pin-grant"]
+RESIDENCY_TOKEN_SECONDS: Final = 15 * 60
+PIN_GRANT_SECONDS: Final = 60
+
+_RECORD: Final = struct.Struct(">QB")
+_STATES: Final = tuple(PinState)
+
+
+def pack_pin(pin: Pin) -> bytes:
+    """The value beside a 17-byte key in a replica: epoch (8), state (1), then ``jurisdiction/cell``."""
+    head = _RECORD.pack(pin.epoch, _STATES.index(pin.state))
+    return head + f"{pin.jurisdiction}/{pin.cell}".encode()
+
+
+def unpack_pin(key: bytes, value: bytes) -> Pin:
+    """The pin that ``pack_pin`` wrote; raises InvalidInput for bytes that it did not."""
+    try:
+        epoch, state = _RECORD.unpack_from(value)
+        jurisdiction, cell = value[_RECORD.size :].decode().split("/")
+        if len(key) != KEY_BYTES:
+            raise ValueError
+        return Pin(
+            subject_key=SubjectKey(bytes(key)),
+            jurisdiction=jurisdiction,
+            cell=cell,
+            epoch=epoch,
+            state=_STATES[state],
+        )
+    except (struct.error, ValueError, IndexError) as error:
+        raise InvalidInput("not a pin record", where="replica", remedy="delete the replica") from error

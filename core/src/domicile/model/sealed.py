@@ -1,0 +1,45 @@
+"""The head of a sealed value, so that a scanner can find strays without any key.
+
+Layout: magic (4) ‖ length of the jurisdiction (1) ‖ jurisdiction ‖ nonce (12) ‖ ciphertext and tag (≥ 16).
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from domicile.model.errors import InvalidInput
+
+MAGIC: Final = b"\xd0\x4dS\x01"
+NONCE_BYTES: Final = 12
+TAG_BYTES: Final = 16
+
+
+class Sealed(NamedTuple):
+    jurisdiction: str
+    nonce: bytes
+    ciphertext: bytes
+
+
+def prefix(jurisdiction: str) -> bytes:
+    """What every sealed value of a jurisdiction begins with."""
+    code = jurisdiction.encode("ascii")
+    return MAGIC + bytes([len(code)]) + code
+
+
+def frame(sealed: Sealed) -> bytes:
+    return prefix(sealed.jurisdiction) + sealed.nonce + sealed.ciphertext
+
+
+def parse(raw: bytes) -> Sealed:
+    """Take a sealed value apart; raises InvalidInput for bytes that are none."""
+    head = len(MAGIC) + 1
+    if raw[: len(MAGIC)] != MAGIC or len(raw) < head:
+        raise InvalidInput("not a sealed value")
+    end = head + raw[len(MAGIC)]
+    if len(raw) < end + NONCE_BYTES + TAG_BYTES:
+        raise InvalidInput("a sealed value that was cut short")
+    try:
+        jurisdiction = raw[head:end].decode("ascii")
+    except UnicodeDecodeError:
+        raise InvalidInput("a sealed value with a malformed jurisdiction") from None
+    return Sealed(jurisdiction, raw[end : end + NONCE_BYTES], raw[end + NONCE_BYTES :])

@@ -1,0 +1,157 @@
+"""What the parts say to each other over HTTP. Readers ignore unknown members; identifiers are bounded."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+from uuid import UUID
+
+from pydantic import Base64Bytes, Field, StringConstraints
+
+from domicile.model.ids import AliasKey, Country, JurisdictionName, SubjectKey
+from domicile.model.pins import Frozen, KeyUse, Pin
+
+MAX_BATCH: Final = 1_000
+MAX_HEAD_BYTES: Final = 32 * 1024
+PROBLEM_TYPE: Final = "application/problem+json"
+
+SUBJECT_KEY_HEADER: Final = "Domicile-Subject-Key"
+CELL_HEADER: Final = "Domicile-Cell"
+EPOCH_HEADER: Final = "Domicile-Epoch"
+COUNTRY_HEADER: Final = "Domicile-Observed-Country"
+GUARD_HEADER: Final = "Domicile-Guard"
+TOKEN_HEADER: Final = "Domicile-Token"
+TOKEN_COOKIE: Final = "__Host-domicile"
+HEADER_PREFIX: Final = "domicile-"
+
+
+class Problem(Frozen):
+    """An error as a problem document (RFC 9457). ``code`` names a class of the error tree."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    code: str
+    detail: str | None = None
+    remedy: str | None = None
+    jurisdiction: str | None = None
+    public_host: str | None = None
+
+
+class ClaimRequest(Frozen):
+    """Claim a home. Residence decides, else the jurisdiction asked for, else the country that was observed."""
+
+    residence: Country | None = None
+    jurisdiction: JurisdictionName | None = None
+    observed_country: Country | None = None
+
+
+class ResolveRequest(Frozen):
+    subject_keys: list[SubjectKey] = Field(min_length=1, max_length=MAX_BATCH)
+
+
+class ResolveResponse(Frozen):
+    pins: list[Pin]
+    unknown: list[SubjectKey]
+
+
+class GrantRequest(Frozen):
+    incarnation: UUID
+
+
+class GrantResponse(Frozen):
+    """``grant`` is a signed PinGrant (JWS, typ ``pin-grant``)."""
+
+    grant: str
+
+
+class AliasRequest(Frozen):
+    subject_key: SubjectKey
+
+
+class AliasDocument(Frozen):
+    alias_key: AliasKey
+    subject_key: SubjectKey
+
+
+class TopologyDocument(Frozen):
+    """``signed`` is a JWS by an operator's key, typ ``topology``: the manifest's topology and its revision."""
+
+    revision: int = Field(ge=1)
+    signed: str
+
+
+class SigningKey(Frozen):
+    """A public Ed25519 key (RFC 8037) that a part signs with; ``use`` says what its signature can mean."""
+
+    kid: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+    domicile_use: KeyUse
+    x: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{43}$")]
+    kty: str = "OKP"
+    crv: str = "Ed25519"
+    alg: str = "EdDSA"
+
+
+class JWKS(Frozen):
+    keys: list[SigningKey]
+
+
+class FenceRequest(Frozen):
+    """An application asks its cell's gateway to open a fence; the gateway fetches the grant itself.
+
+    ``alias_keys`` are kept beside the fence, so that a lost directory can be rebuilt from the cells.
+    """
+
+    alias_keys: dict[str, AliasKey] = Field(default_factory=dict, max_length=16)
+
+
+class FenceResponse(Frozen):
+    subject_key: SubjectKey
+    epoch: int
+    internal_id: UUID
+
+
+class DataKeyRef(Frozen):
+    """Whose data key: one for each (subject, principal)."""
+
+    subject: UUID
+    principal: SubjectKey
+
+
+class DataKeysRequest(Frozen):
+    """Unwrap the data keys named, making those that do not exist when ``create`` is set."""
+
+    cell: str
+    keys: list[DataKeyRef] = Field(min_length=1, max_length=MAX_BATCH)
+    create: bool = False
+
+
+class DataKey(Frozen):
+    """32 bytes of AES-256 key and 32 of index secret for one (subject, principal)."""
+
+    subject: UUID
+    principal: SubjectKey
+    key: Base64Bytes
+    index_key: Base64Bytes
+
+
+class DataKeysResponse(Frozen):
+    keys: list[DataKey]
+
+
+class IndexKeyRequest(Frozen):
+    """The secret of a cell's blind index (``find="cell"``)."""
+
+    cell: str
+
+
+class IndexKeyResponse(Frozen):
+    key: Base64Bytes
+
+
+class AbroadRows(Frozen):
+    """Shareable columns only; ``withheld`` names each personal field and its category."""
+
+    jurisdiction: JurisdictionName
+    cell: str
+    rows: list[dict[str, Any]]
+    withheld: dict[str, str]

@@ -1,0 +1,18 @@
+"""Logs and metrics by allow-list: personal values have no field to be written to."""
+
+from domicile.telemetry.logs import FIELDS, FieldNotAllowed, configure_logs, log, warn
+from domicile.telemetry.metrics import BORDER, DECISIONS, DURATION, REFUSALS, REQUESTS, render_metrics
+
+__all__ = [
+    "BORDER",
+    "DECISIONS",
+    "DURATION",
+    "FIELDS",
+    "REFUSALS",
+    "REQUESTS",
+    "FieldNotAllowed",
+    "configure_logs",
+    "log",
+    "render_metrics",
+    "warn",
+]

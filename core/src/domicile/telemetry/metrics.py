@@ -1,0 +1,37 @@
+"""Metrics by allow-list: every series is declared here, with labels that take names of places and codes.
+
+prometheus_client keeps and renders them; no label may take a subject, an address or a path.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+REGISTRY: Final = CollectorRegistry()
+
+REQUESTS: Final = Counter(
+    "domicile_requests", "Requests answered", ["route", "method", "status"], registry=REGISTRY
+)
+DURATION: Final = Histogram(
+    "domicile_request_duration_seconds",
+    "Time from a request's head to the end of its answer",
+    ["route"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30),
+    registry=REGISTRY,
+)
+REFUSALS: Final = Counter("domicile_refusals", "Requests refused", ["code"], registry=REGISTRY)
+BORDER: Final = Counter(
+    "domicile_border_crossings",
+    "What crossed, or tried to cross, a border",
+    ["from_jurisdiction", "to_jurisdiction", "kind", "verdict"],
+    registry=REGISTRY,
+)
+DECISIONS: Final = Counter("domicile_decisions", "Routing decisions", ["kind", "jurisdiction"], registry=REGISTRY)
+
+
+def render_metrics() -> tuple[bytes, str]:
+    """The exposition text and its content type."""
+    return generate_latest(REGISTRY), CONTENT_TYPE_LATEST

@@ -1,0 +1,46 @@
+"""Gather each room's dependencies, scripts and entry points into the workspace's development install.
+
+The rooms' own pyproject files stay the only place where these are written; a bare
+``pip install -e .`` at the root then gives a developer everything at once.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from hatchling.metadata.plugin.interface import MetadataHookInterface
+
+ROOMS = ("core", "sdk", "directory", "router", "cells", "ops")
+DEVELOPMENT = [
+    "asyncpg-stubs",
+    "hypothesis",
+    "import-linter",
+    "mypy",
+    "pycountry",
+    "pytest",
+    "pytest-asyncio",
+    "pytest-timeout",
+    "pytest-xdist",
+    "ruff",
+]
+
+
+class WorkspaceMetadata(MetadataHookInterface):
+    """Merges the rooms' metadata; requirements between rooms drop out, since all are installed at once."""
+
+    def update(self, metadata: dict[str, Any]) -> None:
+        dependencies: set[str] = set()
+        scripts: dict[str, str] = {}
+        entry_points: dict[str, dict[str, str]] = {}
+        for room in ROOMS:
+            project = tomllib.loads((Path(self.root) / room / "pyproject.toml").read_text())["project"]
+            dependencies.update(d for d in project.get("dependencies", []) if not d.startswith("domicile-"))
+            scripts.update(project.get("scripts", {}))
+            for group, entries in project.get("entry-points", {}).items():
+                entry_points.setdefault(group, {}).update(entries)
+        metadata["dependencies"] = sorted(dependencies)
+        metadata["scripts"] = scripts
+        metadata["entry-points"] = entry_points
+        metadata["optional-dependencies"] = {"dev": DEVELOPMENT}
