@@ -81,9 +81,7 @@ class Authority:
             .add_extension(_usage(signs_certificates=True), critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
             # no intermediates, and URI names of this deployment only
-            .add_extension(
-                x509.NameConstraints([x509.UniformResourceIdentifier(deployment)], None), critical=True
-            )
+            .add_extension(x509.NameConstraints([x509.UniformResourceIdentifier(deployment)], None), critical=True)
             .sign(key, hashes.SHA256())
         )
         return cls(deployment, jurisdiction, certificate, key)
@@ -129,9 +127,7 @@ class Authority:
                 x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]),
                 critical=False,
             )
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False
-            )
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False)
             .sign(self.key, hashes.SHA256())
         )
         return certificate.public_bytes(serialization.Encoding.PEM), private_pem(key)

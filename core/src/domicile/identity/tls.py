@@ -120,9 +120,7 @@ class Credentials:
         deployment = self.identity.deployment
 
         def accepts(peer: Identity) -> bool:
-            return (
-                peer.deployment == deployment and peer.jurisdiction in jurisdictions and peer.role in roles
-            )
+            return peer.deployment == deployment and peer.jurisdiction in jurisdictions and peer.role in roles
 
         return self._context(ssl.PROTOCOL_TLS_SERVER, jurisdictions, accepts)
 

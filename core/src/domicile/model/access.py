@@ -122,9 +122,7 @@ MATRIX: Final[dict[Endpoint, Rule]] = {
     Endpoint.PINS_CLAIM: _rule(Scope.ANY, Role.APP),
     Endpoint.PINS_GRANT: _rule(Scope.ANY, Role.GATEWAY),
     Endpoint.ALIASES: _rule(Scope.ANY, Role.APP),
-    Endpoint.TOPOLOGY_READ: _rule(
-        Scope.ANY, Role.ROUTER, Role.APP, Role.GATEWAY, Role.KEYS, Role.OPERATOR, Role.LOAD
-    ),
+    Endpoint.TOPOLOGY_READ: _rule(Scope.ANY, Role.ROUTER, Role.APP, Role.GATEWAY, Role.KEYS, Role.OPERATOR, Role.LOAD),
     Endpoint.TOPOLOGY_PUBLISH: _rule(Scope.JURISDICTION, Role.OPERATOR),
     Endpoint.SIGNING_KEYS_PUBLISH: _rule(Scope.ANY, Role.ROUTER),
     Endpoint.DATA_KEYS: _rule(Scope.JURISDICTION, Role.APP),
@@ -139,9 +137,7 @@ MATRIX: Final[dict[Endpoint, Rule]] = {
 }
 """The matrix. An operator of the storage's own jurisdiction may open any storage: it applies schemas."""
 
-_STORAGE: Final = frozenset(
-    {Endpoint.CELL_STORAGE, Endpoint.KEY_STORAGE, Endpoint.DIRECTORY_STORAGE}
-)
+_STORAGE: Final = frozenset({Endpoint.CELL_STORAGE, Endpoint.KEY_STORAGE, Endpoint.DIRECTORY_STORAGE})
 
 
 def may(caller: Identity, callee: Identity, endpoint: Endpoint) -> bool:

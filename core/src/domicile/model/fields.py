@@ -18,9 +18,7 @@ FindScope = Literal[False, True, "cell"]
 
 def _check(category: str) -> None:
     if not _CATEGORY.fullmatch(category):
-        raise ModelError(
-            f"{category!r} is not a data category", remedy="a fideslang name such as user.contact.email"
-        )
+        raise ModelError(f"{category!r} is not a data category", remedy="a fideslang name such as user.contact.email")
 
 
 @dataclass(frozen=True, slots=True)

@@ -286,9 +286,7 @@ def _check_cell(manifest: Manifest, name: str, cell: Cell) -> Iterator[ManifestP
     if len(cell.zones) < 2 and Risk.SINGLE_ZONE not in cell.accept:
         yield ManifestProblem(f"{path}.zones", "one data zone only", "add a second one, or accept: [single-zone]")
     if not _third_zone(cell) and Risk.SHARED_WITNESS not in cell.accept:
-        yield ManifestProblem(
-            f"{path}.witness", "no witness in a third zone", "add one, or accept: [shared-witness]"
-        )
+        yield ManifestProblem(f"{path}.witness", "no witness in a third zone", "add one, or accept: [shared-witness]")
 
 
 def _check_networks(manifest: Manifest) -> Iterator[ManifestProblem]:
@@ -328,7 +326,9 @@ def _check_addresses(manifest: Manifest) -> Iterator[ManifestProblem]:
         listeners += [(f"jurisdictions.{name}.keys.service[{n}]", a) for n, a in enumerate(jurisdiction.keys.service)]
     for name, cell in manifest.cells.items():
         for zone_name, zone in cell.zones.items():
-            listeners += [(f"cells.{name}.zones.{zone_name}.{f}", getattr(zone, f)) for f in ("app", "gateway", "storage")]
+            listeners += [
+                (f"cells.{name}.zones.{zone_name}.{f}", getattr(zone, f)) for f in ("app", "gateway", "storage")
+            ]
     for zone_name, router in manifest.routers.items():
         listeners += [(f"routers.{zone_name}.{f}", getattr(router, f)) for f in ("public", "internal")]
     seen: dict[str, str] = {}

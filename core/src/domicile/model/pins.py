@@ -26,9 +26,9 @@ class PinState(StrEnum):
 
 
 class Frozen(BaseModel):
-    """Wire and token bodies: immutable, and unknown members are ignored (readers outlive writers)."""
+    """Wire and token bodies: immutable; unknown members are ignored; bytes are base64 in JSON."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_bytes="base64", val_json_bytes="base64")
 
 
 class Pin(Frozen):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Final
 from uuid import UUID
 
-from pydantic import Base64Bytes, Field, StringConstraints
+from pydantic import Field, StringConstraints
 
 from domicile.model.ids import AliasKey, Country, JurisdictionName, SubjectKey
 from domicile.model.pins import Frozen, KeyUse, Pin
@@ -38,7 +38,7 @@ class Problem(Frozen):
 
 
 class ClaimRequest(Frozen):
-    """Claim a home. Residence decides, else the jurisdiction asked for, else the country that was observed."""
+    """Claim a home: residence decides, else the jurisdiction asked for, else the country observed."""
 
     residence: Country | None = None
     jurisdiction: JurisdictionName | None = None
@@ -74,7 +74,7 @@ class AliasDocument(Frozen):
 
 
 class TopologyDocument(Frozen):
-    """``signed`` is a JWS by an operator's key, typ ``topology``: the manifest's topology and its revision."""
+    """``signed``: a JWS by an operator's key, typ ``topology``, over the topology and its revision."""
 
     revision: int = Field(ge=1)
     signed: str
@@ -130,8 +130,8 @@ class DataKey(Frozen):
 
     subject: UUID
     principal: SubjectKey
-    key: Base64Bytes
-    index_key: Base64Bytes
+    key: bytes = Field(repr=False, min_length=32, max_length=32)
+    index_key: bytes = Field(repr=False, min_length=32, max_length=32)
 
 
 class DataKeysResponse(Frozen):
@@ -145,7 +145,7 @@ class IndexKeyRequest(Frozen):
 
 
 class IndexKeyResponse(Frozen):
-    key: Base64Bytes
+    key: bytes = Field(repr=False, min_length=32, max_length=32)
 
 
 class AbroadRows(Frozen):

@@ -12,9 +12,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 REGISTRY: Final = CollectorRegistry()
 
-REQUESTS: Final = Counter(
-    "domicile_requests", "Requests answered", ["route", "method", "status"], registry=REGISTRY
-)
+REQUESTS: Final = Counter("domicile_requests", "Requests answered", ["route", "method", "status"], registry=REGISTRY)
 DURATION: Final = Histogram(
     "domicile_request_duration_seconds",
     "Time from a request's head to the end of its answer",

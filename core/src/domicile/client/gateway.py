@@ -1,0 +1,42 @@
+"""A cell's gateway, as its application and applications abroad see it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from urllib.parse import urlencode
+
+from domicile.client.http import Peer
+from domicile.identity import Credentials
+from domicile.model.access import Role
+from domicile.model.ids import AliasKey, SubjectKey
+from domicile.model.manifest import Manifest
+from domicile.model.wire import AbroadRows, FenceRequest, FenceResponse
+
+
+class GatewayClient:
+    """Calls to the gateways of one cell; connects nowhere else."""
+
+    def __init__(self, credentials: Credentials, manifest: Manifest, cell: str) -> None:
+        place = manifest.cells[cell]
+        addresses: Sequence[str] = [zone.gateway for zone in place.zones.values()]
+        self._peer = Peer(
+            credentials,
+            addresses,
+            jurisdiction=place.jurisdiction,
+            role=Role.GATEWAY,
+            cell=cell,
+            networks=[zone.network for zone in place.zones.values()],
+        )
+
+    async def close(self) -> None:
+        await self._peer.close()
+
+    async def open_fence(self, key: SubjectKey, alias_keys: dict[str, AliasKey]) -> FenceResponse:
+        """Have the gateway fetch the grant and open the fence. Raises WrongCell, UnknownSubject, Unavailable."""
+        body = FenceRequest(alias_keys=alias_keys)
+        return await self._peer.ask(FenceResponse, "POST", f"/.domicile/v1/fences/{key}", body=body)
+
+    async def abroad(self, key: SubjectKey, table: str, conditions: dict[str, str]) -> AbroadRows:
+        """Shareable columns of a subject's rows, filtered by equality on shareable columns."""
+        query = f"?{urlencode(conditions)}" if conditions else ""
+        return await self._peer.ask(AbroadRows, "GET", f"/.domicile/v1/abroad/{key}/{table}{query}")

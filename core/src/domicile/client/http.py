@@ -1,0 +1,193 @@
+"""HTTPS to one kind of peer: right jurisdiction, right role, bounded in time, and errors of our own tree.
+
+A transport's exceptions never leak: what could not be reached is Unavailable, what a peer refused is the
+class that its problem document names. No redirect is followed and no proxy of the environment is used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import random
+import socket
+from collections.abc import Collection, Sequence
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from pydantic import BaseModel, ValidationError
+
+from domicile.identity import Credentials
+from domicile.model.access import Role
+from domicile.model.errors import DomicileError, InvalidInput, Misdirected, Unavailable, by_code
+from domicile.model.manifest import Network
+from domicile.model.wire import Problem
+
+MAX_ANSWER_BYTES: Final = 8 << 20
+Answer = TypeVar("Answer", bound=BaseModel)
+
+
+class JailedResolver(AbstractResolver):
+    """Resolves names only to addresses inside the peer's networks; link-local is always refused."""
+
+    def __init__(self, networks: Collection[Network] | None) -> None:
+        self._networks = networks
+        self._inner = aiohttp.ThreadedResolver()
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        answers = await self._inner.resolve(host, port, family)
+        return [answer for answer in answers if self._admits(answer["host"])]
+
+    def _admits(self, host: str) -> bool:
+        address = ipaddress.ip_address(host)
+        if address.is_link_local or address.is_multicast or address.is_unspecified:
+            return False
+        return self._networks is None or any(address in network for network in self._networks)
+
+    async def close(self) -> None:
+        await self._inner.close()
+
+
+def error_from(status: int, body: bytes, where: str) -> DomicileError:
+    """The error that a peer's answer stands for."""
+    try:
+        problem = Problem.model_validate_json(body)
+    except ValidationError:
+        return Unavailable(f"answered {status} without a problem document", where=where)
+    kind = by_code(problem.code)
+    detail = problem.detail or problem.title
+    if kind is None or kind.__init__ is not DomicileError.__init__:
+        if kind is not None and issubclass(kind, Misdirected):
+            return kind(
+                detail,
+                jurisdiction=problem.jurisdiction or "",
+                cell="",
+                subject_key="",
+                public_host=problem.public_host,
+            )
+        if status >= 500:
+            return Unavailable(detail, where=where)
+        return InvalidInput(detail, where=where)
+    return kind(detail, where=where, remedy=problem.remedy or "")
+
+
+class Peer:
+    """A client of the processes of one role in one jurisdiction, at the addresses given.
+
+    Addresses are tried in a random order of their own for each client, then in turn: a dead one costs one
+    connection attempt. ``deadline`` bounds a call, all its attempts included, in seconds.
+    """
+
+    def __init__(
+        self,
+        credentials: Credentials,
+        addresses: Sequence[str],
+        *,
+        jurisdiction: str,
+        role: Role,
+        cell: str | None = None,
+        networks: Collection[Network] | None = None,
+        deadline: float = 5.0,
+        connections: int = 64,
+    ) -> None:
+        if not addresses:
+            raise InvalidInput(f"no address of the {jurisdiction} {role}", remedy="see the manifest")
+        self._addresses = random.sample(list(addresses), len(addresses))
+        self._where = f"{role} of {jurisdiction}"
+        self._deadline = deadline
+        self._context = credentials.client(jurisdiction, [role], cell=cell)
+        self._resolver = JailedResolver(networks)
+        self._connections = connections
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            connector = aiohttp.TCPConnector(
+                ssl=self._context, limit=self._connections, resolver=self._resolver, keepalive_timeout=30
+            )
+            self._session = aiohttp.ClientSession(
+                connector=connector,
+                trust_env=False,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+            )
+        return self._session
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: BaseModel | None = None,
+        headers: dict[str, str] | None = None,
+        repeatable: bool = True,
+    ) -> bytes:
+        """One request; the answer's body. ``repeatable``: whether a second address may be tried after a
+        request may have been received. Raises Unavailable, or what the peer's problem document names.
+        """
+        data = body.model_dump_json(exclude_none=True).encode() if body is not None else None
+        last: str = "no attempt"
+        try:
+            async with asyncio.timeout(self._deadline):
+                for address in self._addresses:
+                    try:
+                        return await self._attempt(method, address, path, data, headers or {})
+                    except aiohttp.ClientConnectorError as error:
+                        last = type(error).__name__
+                    except (aiohttp.ClientError, ConnectionError) as error:
+                        last = type(error).__name__
+                        if not repeatable:
+                            break
+        except TimeoutError:
+            last = f"no answer within {self._deadline:g} s"
+        raise Unavailable(f"cannot be reached ({last})", where=self._where)
+
+    async def _attempt(
+        self, method: str, address: str, path: str, data: bytes | None, headers: dict[str, str]
+    ) -> bytes:
+        sent: dict[str, Any] = dict(headers)
+        if data is not None:
+            sent["Content-Type"] = "application/json"
+        async with self._open().request(
+            method, f"https://{address}{path}", data=data, headers=sent, allow_redirects=False
+        ) as response:
+            body = await response.content.read(MAX_ANSWER_BYTES + 1)
+            while len(body) <= MAX_ANSWER_BYTES and (more := await response.content.read(MAX_ANSWER_BYTES)):
+                body += more
+            if len(body) > MAX_ANSWER_BYTES:
+                raise Unavailable(f"an answer over {MAX_ANSWER_BYTES} bytes", where=self._where)
+            if response.status >= 300:
+                raise error_from(response.status, body, self._where)
+            return body
+
+    async def ask(
+        self,
+        answer: type[Answer],
+        method: str,
+        path: str,
+        *,
+        body: BaseModel | None = None,
+        repeatable: bool = True,
+    ) -> Answer:
+        """``call``, with the answer read as a model; an answer that is none is Unavailable."""
+        raw = await self.call(method, path, body=body, repeatable=repeatable)
+        try:
+            return answer.model_validate_json(raw)
+        except ValidationError:
+            raise Unavailable("an answer of another shape", where=self._where, remedy="compare versions") from None

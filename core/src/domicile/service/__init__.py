@@ -1,0 +1,20 @@
+"""The shell around every service: settings, listeners, the access matrix, problem documents, drain."""
+
+from domicile.service.problems import plain_problem, problem_middleware, problem_response, where_invalid
+from domicile.service.runner import MAX_BODY_BYTES, PEER, Service, json_response, read_body, run
+from domicile.service.settings import ProcessSettings, load_settings
+
+__all__ = [
+    "MAX_BODY_BYTES",
+    "PEER",
+    "ProcessSettings",
+    "Service",
+    "json_response",
+    "load_settings",
+    "plain_problem",
+    "problem_middleware",
+    "problem_response",
+    "read_body",
+    "run",
+    "where_invalid",
+]

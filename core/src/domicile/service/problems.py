@@ -1,0 +1,74 @@
+"""Errors as problem documents (RFC 9457), the same from every service, and never an exception's text."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+from pydantic import ValidationError
+
+from domicile.model.errors import DomicileError, Unavailable
+from domicile.model.wire import PROBLEM_TYPE, Problem
+from domicile.telemetry import REFUSALS, warn
+
+
+def problem_response(error: DomicileError) -> web.Response:
+    """The answer to a refusal; ``Retry-After`` where trying again makes sense."""
+    problem = Problem(
+        title=HTTPStatus(error.status).phrase,
+        status=error.status,
+        code=error.code,
+        detail=error.what,
+        remedy=error.remedy or None,
+        **error.extensions(),
+    )
+    headers = {"Cache-Control": "no-store"}
+    if isinstance(error, Unavailable):
+        headers["Retry-After"] = str(error.retry_after)
+    if error.status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
+    return web.Response(
+        status=error.status,
+        body=problem.model_dump_json(exclude_none=True),
+        content_type=PROBLEM_TYPE,
+        headers=headers,
+    )
+
+
+def plain_problem(status: int, code: str, detail: str) -> web.Response:
+    body = Problem(title=HTTPStatus(status).phrase, status=status, code=code, detail=detail)
+    return web.Response(status=status, body=body.model_dump_json(exclude_none=True), content_type=PROBLEM_TYPE)
+
+
+def where_invalid(error: ValidationError) -> str:
+    """Which members of a body are wrong, and how; never what they held."""
+    places = (".".join(map(str, item["loc"])) or "body" for item in error.errors(include_input=False))
+    return "; ".join(
+        f"{place}: {item['type']}" for place, item in zip(places, error.errors(include_input=False), strict=True)
+    )[:500]
+
+
+@web.middleware
+async def problem_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn what a handler raises into a problem document; an unforeseen error is 500 and tells nothing."""
+    try:
+        return await handler(request)
+    except DomicileError as error:
+        REFUSALS.labels(error.code).inc()
+        return problem_response(error)
+    except ValidationError as error:
+        REFUSALS.labels("invalid-input").inc()
+        return plain_problem(422, "invalid-input", where_invalid(error))
+    except web.HTTPRequestEntityTooLarge:
+        REFUSALS.labels("too-large").inc()
+        return plain_problem(413, "too-large", "the body is larger than this service accepts")
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        return plain_problem(error.status, f"http-{error.status}", error.reason)
+    except ConnectionResetError:
+        raise
+    except Exception as error:
+        warn("unforeseen", error=type(error).__name__, endpoint=request.match_info.route.name or "none")
+        return plain_problem(500, "internal", "an unforeseen error; the log names its class")

@@ -1,0 +1,180 @@
+"""The shell around a service: listeners, who may call each route, health, metrics, and a graceful end.
+
+A service declares routes with the endpoint of the matrix that each belongs to; a route without one can't be
+declared. ``/healthz`` says that the process runs, ``/readyz`` that it can do its work, ``/metrics`` how it
+does. On SIGTERM or SIGINT a service is unready at once, takes no new connections, and gives what is in
+flight ``drain_seconds``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import ssl
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import Any, Final, TypeVar
+
+import uvloop
+from aiohttp import web
+from aiohttp.typedefs import Handler
+from pydantic import BaseModel
+
+from domicile.identity import peer_of
+from domicile.model.access import Endpoint, Identity, Role, require
+from domicile.model.errors import DomicileError, InvalidInput, Unavailable
+from domicile.model.manifest import Address
+from domicile.model.wire import MAX_HEAD_BYTES
+from domicile.service.problems import problem_middleware
+from domicile.service.settings import ProcessSettings
+from domicile.telemetry import DURATION, REQUESTS, configure_logs, log, render_metrics, warn
+
+MAX_BODY_BYTES: Final = 1 << 20
+PEER: Final = web.RequestKey("domicile_peer", Identity)
+Ready = Callable[[], Awaitable[None]]
+Body = TypeVar("Body", bound=BaseModel)
+
+
+async def read_body(request: web.Request, model: type[Body]) -> Body:
+    """The request's JSON body as ``model``; pydantic's ValidationError becomes 422 without the input."""
+    return model.model_validate_json(await request.read())
+
+
+def json_response(body: BaseModel, *, status: int = 200, **headers: str) -> web.Response:
+    return web.Response(
+        status=status,
+        body=body.model_dump_json(by_alias=True, exclude_none=True),
+        content_type="application/json",
+        headers={name.replace("_", "-"): value for name, value in headers.items()},
+    )
+
+
+@web.middleware
+async def _measure(request: web.Request, handler: Handler) -> web.StreamResponse:
+    started = time.perf_counter()
+    route = request.match_info.route.resource
+    name = route.canonical if route is not None else "unmatched"
+    status = 499
+    try:
+        response = await handler(request)
+        status = response.status
+        return response
+    finally:
+        elapsed = time.perf_counter() - started
+        REQUESTS.labels(name, request.method, str(status)).inc()
+        DURATION.labels(name).observe(elapsed)
+
+
+class Service:
+    """One process's HTTP service: ``route`` declares, ``listen`` serves."""
+
+    def __init__(self, settings: ProcessSettings, ready: Ready, *, max_body: int = MAX_BODY_BYTES) -> None:
+        self.settings = settings
+        self.identity = settings.credentials.identity
+        if self.identity.deployment != settings.deployment:
+            raise InvalidInput(
+                f"the certificate is for deployment {self.identity.deployment}, not {settings.deployment}",
+                where=str(settings.certificate),
+            )
+        self._ready = ready
+        self._draining = False
+        self.app = web.Application(middlewares=[_measure, problem_middleware], client_max_size=max_body)
+        self.route("GET", "/healthz", Endpoint.HEALTH, self._healthz)
+        self.route("GET", "/readyz", Endpoint.HEALTH, self._readyz)
+        self.route("GET", "/metrics", Endpoint.HEALTH, self._metrics)
+
+    def route(
+        self, method: str, path: str, endpoint: Endpoint, handler: Callable[[web.Request], Awaitable[Any]]
+    ) -> None:
+        """Serve ``path`` to those whom the matrix lets use ``endpoint``."""
+
+        async def checked(request: web.Request) -> web.StreamResponse:
+            peer = peer_of(request.transport)
+            require(peer, self.identity, endpoint)
+            request[PEER] = peer
+            response: web.StreamResponse = await handler(request)
+            return response
+
+        self.app.router.add_route(method, path, checked)
+
+    async def _healthz(self, _: web.Request) -> web.Response:
+        return web.json_response({"status": "ok"})
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        if self._draining:
+            raise Unavailable("draining", remedy="another instance takes over")
+        await self._ready()
+        return web.json_response({"status": "ready"})
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        body, content_type = render_metrics()
+        return web.Response(body=body, headers={"Content-Type": content_type})
+
+    @asynccontextmanager
+    async def listen(
+        self,
+        address: Address,
+        context: ssl.SSLContext,
+        app: web.Application | None = None,
+    ) -> AsyncIterator[None]:
+        """Serve on ``address`` inside the context; on leaving it, drain and close."""
+        runner = web.AppRunner(
+            app or self.app,
+            access_log=None,
+            handle_signals=False,
+            shutdown_timeout=self.settings.drain_seconds,
+            max_line_size=MAX_HEAD_BYTES // 2,
+            max_field_size=MAX_HEAD_BYTES // 2,
+            handler_cancellation=True,
+        )
+        await runner.setup()
+        try:
+            site = web.TCPSite(runner, address.host, address.port, ssl_context=context)
+            try:
+                await site.start()
+            except OSError as error:
+                raise InvalidInput(
+                    f"cannot listen: {error.strerror or 'address unusable'}",
+                    where=str(address),
+                    remedy="free the port, or bind another with DOMICILE_BIND",
+                ) from None
+            log("listening", address=str(address), role=str(self.identity.role))
+            yield
+        finally:
+            self._draining = True
+            await runner.cleanup()
+
+    def internal_context(self, roles: list[Role], jurisdictions: list[str] | None = None) -> ssl.SSLContext:
+        """A server context for our own processes; operators may always ask for health."""
+        credentials = self.settings.credentials
+        known = credentials.known_jurisdictions()
+        return credentials.server(jurisdictions or known, [*roles, Role.OPERATOR])
+
+
+Main = Callable[[], AbstractAsyncContextManager[None]]
+
+
+async def _until_told(main: Main) -> None:
+    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told.set)
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(main())
+        log("ready")
+        await told.wait()
+        log("draining")
+
+
+def run(settings: ProcessSettings, main: Main) -> None:
+    """Run a service until SIGTERM or SIGINT. A refusal at start is one line and exit status 1."""
+    configure_logs(settings.process, settings.log_level)
+    try:
+        uvloop.run(_until_told(main))
+    except DomicileError as error:
+        warn("refused-to-start", code=error.code)
+        print(f"{settings.process}: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    log("stopped")

