@@ -1,0 +1,52 @@
+# The same verbs by hand and in CI. Needs Python >= 3.11 (with venv) and make, nothing else.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+# how long `make test-full` goes on with its fault loops and fuzzers, in seconds
+FULL_SECONDS ?= 1200
+# how many test processes; databases make each a heavy one
+WORKERS ?= 2
+ONLY ?=
+
+.PHONY: setup demo up down status test test-full lint bench clean
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml hatch_build.py constraints.txt core/pyproject.toml sdk/pyproject.toml \
+		directory/pyproject.toml router/pyproject.toml cells/pyproject.toml ops/pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Domicile needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.11 ...")'
+	@$(PYTHON) -c 'import venv, ensurepip' || { echo "this Python has no venv: install it (Debian: apt-get install python3-venv)"; exit 1; }
+	@echo "installing into $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: setup
+	@$(BIN)/domicile demo
+
+up: setup
+	@$(BIN)/domicile up
+
+down: setup
+	@$(BIN)/domicile down
+
+status: setup
+	@$(BIN)/domicile status
+
+test: setup
+	@$(BIN)/pytest -q -n $(WORKERS) --dist loadscope -m "not full"
+
+test-full: setup
+	@DOMICILE_TEST_SECONDS=$(FULL_SECONDS) $(BIN)/pytest -q -m full --timeout=$$(( $(FULL_SECONDS) + 300 ))
+
+lint: setup
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+
+bench: setup
+	@$(BIN)/python -m loadtests.bench $(ONLY)
+
+clean:
+	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,225 @@
+"""The commands of the local world: thin shells that read options, call the parts and print."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from domicile.model.access import GLOBAL
+from domicile.model.errors import InvalidInput, Unavailable
+from domicile.ops.demo.story import play
+from domicile.ops.health import RUNNING, Prober
+from domicile.ops.layout import Layout
+from domicile.ops.manifests import load_file
+from domicile.ops.output import JsonOption, emit_json, refusals, table
+from domicile.ops.record import WorldRecord
+from domicile.ops.supervise import supervise
+from domicile.ops.world import publish, stop_world
+
+StateOption = Annotated[
+    Path | None,
+    typer.Option("--state", help="Folder of the world's state.", envvar="DOMICILE_STATE", show_default=".domicile"),
+]
+ManifestArgument = Annotated[Path, typer.Argument(help="A manifest, such as domicile.yaml.")]
+
+
+def up_command(
+    manifest: Annotated[Path | None, typer.Argument(help="A manifest; the default world without one.")] = None,
+    state: StateOption = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Return when the world is ready; keep it running.")] = False,
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+    json_output: JsonOption = False,
+    ready_descriptor: Annotated[int | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Start a world on this machine: databases, directory, cells, routers, sample application.
+
+    Runs until Ctrl-C or `domicile down`. Example: domicile up --detach && domicile status
+    """
+    layout = Layout.at(state)
+    with refusals(as_json=json_output):
+        if log_level not in ("debug", "info", "warning", "error"):
+            raise InvalidInput(
+                f"{log_level!r} is no log level", where="--log-level", remedy="debug, info, warning, error"
+            )
+        if detach:
+            _detached(layout, manifest, log_level, json_output=json_output)
+            return
+        supervise(layout, manifest, log_level=log_level, as_json=json_output, ready_descriptor=ready_descriptor)
+
+
+def _detached(layout: Layout, manifest: Path | None, log_level: str, *, json_output: bool) -> None:
+    """Start a supervisor in a session of its own; relay what it prints until it is ready or gone.
+
+    The pipe is also its leash: while it starts, a starter that dies takes the world with it.
+    """
+    reader, writer = os.pipe()
+    command = [sys.executable, "-m", "domicile.ops.main", "up", "--state", str(layout.root), "--log-level", log_level]
+    command += ["--ready-descriptor", str(writer)]
+    if manifest is not None:
+        command.append(str(manifest.absolute()))
+    child = subprocess.Popen(
+        command,
+        pass_fds=[writer],
+        start_new_session=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    os.close(writer)
+    ready = False
+    lines = []
+    try:
+        with os.fdopen(reader) as stream:
+            for line in stream:
+                if line == "ready\n":
+                    ready = True
+                    break
+                lines.append(line)
+                if not json_output:
+                    typer.echo(line, nl=False, err=True)
+    except KeyboardInterrupt:
+        child.send_signal(signal.SIGTERM)
+        child.wait()
+        raise typer.Exit(130) from None
+    if not ready:
+        child.wait()
+        if json_output:
+            emit_json({"ok": False, "error": "".join(lines[-20:])})
+        raise typer.Exit(1)
+    if json_output:
+        record = WorldRecord.read(layout)
+        emit_json({"ok": True, "state": str(layout.root), "processes": len(record.processes) if record else 0})
+
+
+def down_command(
+    state: StateOption = None,
+    erase: Annotated[
+        bool, typer.Option("--erase", help="Delete the state folder too, data and keys included.")
+    ] = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Stop the world of a state folder. Example: domicile down --erase"""
+    layout = Layout.at(state)
+    with refusals(as_json=json_output):
+        was_running, left = stop_world(layout)
+        erased = erase and layout.marker.exists()
+        if erased:
+            shutil.rmtree(layout.root)
+    if json_output:
+        emit_json({"ok": True, "was_running": was_running, "ended": left, "erased": erased})
+        return
+    typer.echo("stopped" if was_running else f"no world runs in {layout.root}")
+    for name in left:
+        typer.echo(f"ended {name}, which a killed supervisor had left")
+    if erased:
+        typer.echo(f"erased {layout.root}")
+
+
+def status_command(state: StateOption = None, json_output: JsonOption = False) -> None:
+    """Tell the state of each process; exit status 1 unless all run. Example: domicile status --json"""
+    layout = Layout.at(state)
+    with refusals(as_json=json_output):
+        record = WorldRecord.read(layout)
+        if record is None:
+            raise Unavailable("no world runs here", where=str(layout.root), remedy="start one with `domicile up`")
+        states = asyncio.run(_states(layout, record))
+    rows = [
+        {
+            "name": process.name,
+            "role": process.role,
+            "jurisdiction": process.jurisdiction,
+            "zone": process.zone,
+            "state": found,
+            "address": process.address,
+            "pid": process.pid,
+        }
+        for process, found in zip(record.processes, states, strict=True)
+    ]
+    supervised = record.supervisor.process() is not None
+    ok = supervised and record.phase == "running" and all(found == RUNNING for found in states)
+    if json_output:
+        emit_json({"ok": ok, "phase": record.phase if supervised else "unsupervised", "processes": rows})
+    else:
+        columns = ["name", "role", "jurisdiction", "zone", "state", "address", "pid"]
+        table(columns, [[str(row[c]) for c in columns] for row in rows], failed=lambda row: row[4] != RUNNING)
+        if not supervised:
+            typer.echo("the supervisor is gone: `domicile down` clears what it left", err=True)
+        for row in rows:
+            if row["state"] != RUNNING:
+                typer.echo(f"{row['name']} is {row['state']}; see {layout.log(str(row['name']))}", err=True)
+    if not ok:
+        raise typer.Exit(1)
+
+
+async def _states(layout: Layout, record: WorldRecord) -> list[str]:
+    prober = Prober(layout)
+    return list(await asyncio.gather(*(prober.state(process) for process in record.processes)))
+
+
+def demo_command(
+    state: StateOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Start a world, play a story of travellers, forgers and outages against it, print the verdict, stop it.
+
+    Example: domicile demo --json
+    """
+    with refusals(as_json=json_output):
+        started = time.monotonic()
+        rows = play(state, quiet=json_output)
+    ok = bool(rows) and all(row.ok for row in rows)
+    if json_output:
+        emit_json({"ok": ok, "rows": [row.document() for row in rows]})
+    else:
+        shown = [[row.step, row.tried, row.expected, row.happened, "yes" if row.ok else "NO"] for row in rows]
+        table(["step", "tried", "expected", "happened", "ok"], shown, failed=lambda row: row[4] != "yes")
+        verdict = "as expected" if ok else "NOT as expected"
+        held = sum(row.ok for row in rows)
+        typer.echo(f"\n{held} of {len(rows)} steps {verdict}, in {time.monotonic() - started:.0f} s")
+    if not ok:
+        raise typer.Exit(1)
+
+
+def check_command(manifest: ManifestArgument = Path("domicile.yaml"), json_output: JsonOption = False) -> None:
+    """Load a manifest as every part would; print each reason why it does not load.
+
+    Example: domicile check domicile.yaml
+    """
+    with refusals(as_json=json_output):
+        loaded = load_file(manifest)
+    losses = loaded.losses()
+    if json_output:
+        emit_json({"ok": True, "problems": [], "accepted": losses})
+        return
+    cells, places = len(loaded.cells), len(loaded.jurisdictions)
+    typer.echo(f"{manifest}: sound; {cells} cells in {places} jurisdictions, {len(loaded.routers)} routers")
+    for loss in losses:
+        typer.echo(f"accepted: {loss}")
+
+
+def apply_command(
+    manifest: ManifestArgument = Path("domicile.yaml"), state: StateOption = None, json_output: JsonOption = False
+) -> None:
+    """Sign a manifest's topology as the operator and publish it as the next revision.
+
+    Example: domicile apply .domicile/domicile.yaml
+    """
+    layout = Layout.at(state)
+    with refusals(as_json=json_output):
+        loaded = load_file(manifest)
+        if not (layout.operator(GLOBAL) / "signing.key").exists():
+            raise InvalidInput("holds no operator's key", where=str(layout.root), remedy="name the --state that does")
+        revision = asyncio.run(publish(loaded, layout))
+    if json_output:
+        emit_json({"ok": True, "revision": revision})
+    else:
+        typer.echo(f"published as revision {revision}")

@@ -1,0 +1,1 @@
+"""The demo: a cast, a browser, a story and the evidence."""

@@ -1,0 +1,158 @@
+"""What the demo reads for itself: files, and a database by psql, without asking any part of the product.
+
+A scan that finds nothing proves nothing until it has found what was planted: ``controls`` puts a value into
+each kind of file that a world writes (database, WAL, log, replica, telemetry) in a foreign jurisdiction, in
+each encoding, and looks for it with the same scanner.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from domicile.model.access import GLOBAL, Role
+from domicile.model.errors import Unavailable
+from domicile.model.ids import Pepper
+from domicile.model.sealed import Sealed, frame
+from domicile.ops import postgres
+from domicile.ops.demo.cast import Person
+from domicile.ops.layout import owner_of
+from domicile.ops.record import WorldRecord
+from domicile.ops.scan import Report, Scanner, files_below, needles_for, needles_for_value
+from domicile.ops.world import World
+
+_FILE_KINDS: Final = {
+    "log": "logs/control.log",
+    "replica": "routers/{zone}/control.mdb",
+    "telemetry": "telemetry/{jurisdiction}/control.json",
+}
+
+
+class Evidence:
+    """Reads one world's state folder."""
+
+    def __init__(self, world: World) -> None:
+        self._root = world.layout.root
+        self._layout = world.layout
+        manifest = self._manifest = world.manifest
+        self._cells = {name: cell.jurisdiction for name, cell in manifest.cells.items()}
+        self._routers = {zone: manifest.jurisdiction_of(r.country) or GLOBAL for zone, r in manifest.routers.items()}
+        record = WorldRecord.read(world.layout)
+        self._processes = {p.name: p.jurisdiction for p in record.processes} if record else {}
+        self._processes |= {f"{name}-schema": jurisdiction for name, jurisdiction in self._cells.items()}
+
+    def _outside(self, jurisdiction: str) -> Iterator[Path]:
+        for path in files_below(self._root):
+            relative = path.relative_to(self._root)
+            if owner_of(relative, self._cells, self._routers, self._processes) != jurisdiction:
+                yield path
+
+    def scan(self, jurisdiction: str, values: Mapping[str, str]) -> Report:
+        """Every file outside a jurisdiction, for its users' values and for its sealed values."""
+        return Scanner(needles_for(values, jurisdiction)).scan(self._outside(jurisdiction))
+
+    def scan_logs(self, values: Mapping[str, str]) -> Report:
+        """Every log, wherever it lies: neither ids nor client addresses may be in any."""
+        needles = [needle for label, value in values.items() for needle in needles_for_value(label, value)]
+        return Scanner(needles).scan(files_below(self._layout.logs))
+
+    def controls(self, jurisdiction: str) -> dict[str, bool]:
+        """Plant values abroad and look for them: whether each kind of file gave up each encoding."""
+        value = f"control-é-{secrets.token_hex(8)}"
+        sealed = frame(Sealed(jurisdiction, secrets.token_bytes(12), secrets.token_bytes(24)))
+        needles = needles_for({"control": value}, jurisdiction)
+        wanted = {(needle.label, needle.encoding) for needle in needles}
+        scanner = Scanner(needles)
+        found: dict[str, bool] = {}
+        cell = next(name for name, place in self._cells.items() if place != jurisdiction)
+        for kind, template in _FILE_KINDS.items():
+            zone = next(zone for zone, place in self._routers.items() if place != jurisdiction)
+            path = self._root / template.format(zone=zone, jurisdiction=self._cells[cell])
+            path.parent.mkdir(parents=True, exist_ok=True)
+            content = b"\n".join(needle.pattern for needle in needles) + b"\n" + sealed
+            path.write_bytes(b"x" * secrets.randbelow(4096) + content)
+            try:
+                hits = scanner.scan(p for p in self._outside(jurisdiction) if p == path).hits
+            finally:
+                path.unlink()
+            found[kind] = {(hit.label, hit.encoding) for hit in hits} == wanted
+        found |= self._database_controls(jurisdiction, cell, value)
+        return found
+
+    def _database_controls(self, jurisdiction: str, cell: str, value: str) -> dict[str, bool]:
+        zone = next(iter(self._manifest.cells[cell].zones))
+        data = self._layout.cell(cell, zone) / Role.STORAGE / "data"
+        self._psql(cell, postgres.SUPERUSER, f"CREATE TABLE control AS SELECT '{value}'::text AS v; CHECKPOINT;")
+        try:
+            scanner = Scanner(needles_for_value("control", value))
+            hits = scanner.scan(path for path in self._outside(jurisdiction) if path.is_relative_to(data)).hits
+        finally:
+            self._psql(cell, postgres.SUPERUSER, "DROP TABLE control; CHECKPOINT;")
+        parts = {hit.path.relative_to(data).parts[0] for hit in hits}
+        return {"database": "base" in parts, "WAL": "pg_wal" in parts}
+
+    # -- a row that isn't at home --------------------------------------------------------------------
+
+    def mislabelled_row(self, who: Person) -> str:
+        """Insert a European's row labelled ``us`` into a US cell, as the application's own role, by psql."""
+        cell = next(name for name, place in self._cells.items() if place == "us")
+        key = Pepper.parse(self._layout.pepper.read_text()).subject_key(who.user)
+        listed = self._psql(
+            cell,
+            "domicile_app",
+            "SELECT column_name || ' ' || data_type FROM information_schema.columns "
+            "WHERE table_name = 'profiles' AND column_default IS NULL",
+        )
+        columns = dict(line.split(" ", 1) for line in listed.splitlines())
+        if "subject_key" not in columns:
+            return f"no table to try: {listed[:80]!r}"
+        own = {"jurisdiction": "'us'", "subject_key": f"'\\x{key}'", "principal_key": f"'\\x{key}'", "epoch": "1"}
+        by_type = {
+            "bytea": "'\\x00'",
+            "uuid": "gen_random_uuid()",
+            "bigint": "1",
+            "integer": "1",
+            "date": "'1990-01-01'",
+        }
+        values = [own.get(name, by_type.get(kind, "'x'")) for name, kind in columns.items()]
+        statement = (
+            f"SET domicile.subject = '{key}'; "  # noqa: S608 - the names are the database's own
+            f"INSERT INTO profiles ({', '.join(columns)}) VALUES ({', '.join(values)})"
+        )
+        try:
+            self._psql(cell, "domicile_app", statement)
+        except Unavailable as error:
+            return "refused: no open fence" if "fence" in error.what else f"refused otherwise: {error.what}"
+        return "ACCEPTED"
+
+    def _psql(self, cell: str, user: str, statement: str) -> str:
+        """One statement by PostgreSQL's own client, through the server's private socket."""
+        zone = next(iter(self._manifest.cells[cell].zones))
+        with _short(self._layout.cell(cell, zone) / Role.STORAGE) as socket:
+            command = [str(postgres.binary("psql")), "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-h", str(socket)]
+            result = subprocess.run(
+                [*command, "-U", user, "-d", postgres.DATABASE, "-c", statement],
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=30,
+                env={**os.environ, "PGCONNECT_TIMEOUT": "10"},
+            )
+        if result.returncode != 0:
+            raise Unavailable(result.stderr.strip(), where=f"psql into {cell} as {user}")
+        return result.stdout.strip()
+
+
+@contextmanager
+def _short(folder: Path) -> Iterator[Path]:
+    """A short name for a folder: a Unix socket's path is limited to some 100 bytes (unix(7))."""
+    with tempfile.TemporaryDirectory(prefix="dom") as place:
+        link = Path(place) / "s"
+        link.symlink_to(folder)
+        yield link

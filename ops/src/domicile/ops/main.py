@@ -1,0 +1,31 @@
+"""``domicile``: the operator's command. Rooms add their own sub-commands by the entry point group below."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+from typing import Final
+
+import typer
+
+from domicile.ops.commands import apply_command, check_command, demo_command, down_command, status_command, up_command
+
+GROUP: Final = "domicile.commands"
+
+app = typer.Typer(
+    name="domicile",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Keep people's data where the law says it lives. Start with: domicile demo",
+)
+app.command("up")(up_command)
+app.command("down")(down_command)
+app.command("status")(status_command)
+app.command("demo")(demo_command)
+app.command("check")(check_command)
+app.command("apply")(apply_command)
+for _entry in entry_points(group=GROUP):
+    app.add_typer(_entry.load(), name=_entry.name)
+
+if __name__ == "__main__":
+    app()

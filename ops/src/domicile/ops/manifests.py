@@ -1,0 +1,49 @@
+"""Reading a manifest from disk, for commands: one clear line for each way in which that fails."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from domicile.model.errors import InvalidInput
+from domicile.model.manifest import Manifest, load_manifest, parse_manifest, read_yaml
+from domicile.ops.layout import Layout
+from domicile.ops.ports import choose_ports
+
+
+def read_text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError as error:
+        raise InvalidInput(
+            f"cannot be read: {(error.strerror or 'unreadable').lower()}", where=str(path), remedy="name a manifest"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise InvalidInput(
+            f"is not UTF-8 at byte {error.start}", where=str(path), remedy="save it as UTF-8 text"
+        ) from None
+
+
+def load_file(path: Path) -> Manifest:
+    """Raises InvalidInput for a file that can't be read, ManifestError for a manifest that doesn't load."""
+    return load_manifest(read_text(path), source=str(path))
+
+
+def local_manifest(path: Path | None, layout: Layout) -> Manifest:
+    """The manifest of a local world, with its ports chosen; written to the state folder as it is used."""
+    if path is None:
+        text, source = files("domicile.ops").joinpath("default_world.yaml").read_text(), "the default world"
+    else:
+        text, source = read_text(path), str(path)
+    data: Any = choose_ports(read_yaml(text, source=source), set())
+    identity = data.get("identity") if isinstance(data, dict) else None
+    if isinstance(identity, dict) and isinstance(jwks := identity.get("jwks"), str) and "://" not in jwks:
+        identity["jwks"] = str(layout.root / jwks)
+    manifest = parse_manifest(data, source=source)
+    layout.prepare()
+    with layout.manifest.open("w") as stream:
+        YAML(typ="safe", pure=True).dump(data, stream)
+    return manifest

@@ -1,0 +1,123 @@
+"""The supervisor's life: prepare, start, tell, watch, stop; whatever ends it ends the world."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+import typer
+
+from domicile.model.errors import DomicileError, Unavailable
+from domicile.ops.layout import Layout
+from domicile.ops.manifests import local_manifest
+from domicile.ops.output import emit_json
+from domicile.ops.world import World
+
+
+class Reporter:
+    """Progress on a terminal, none in a pipe; a detached supervisor tells its starter through a pipe.
+
+    Writing to a starter that died raises BrokenPipeError, which ends the start: that is the leash.
+    """
+
+    def __init__(self, descriptor: int | None, *, quiet: bool = False) -> None:
+        self._pipe = os.fdopen(descriptor, "w", buffering=1) if descriptor is not None else None
+        self._terminal = not quiet and sys.stderr.isatty()
+
+    def progress(self, part: str, what: str) -> None:
+        if self._pipe is not None:
+            self._pipe.write(f"  {part:<20} {what}\n")
+        elif self._terminal or "ended with" in what:
+            typer.echo(f"  {part:<20} {what}", err=True)
+
+    def error(self, error: DomicileError) -> None:
+        if self._pipe is not None:
+            self._pipe.write(f"domicile: {error}\n")
+
+    def ready(self) -> None:
+        """The starter may go; from here on nobody listens."""
+        if self._pipe is not None:
+            self._pipe.write("ready\n")
+            self._pipe.close()
+            self._pipe = None
+            self._terminal = False
+
+
+def describe(world: World) -> str:
+    """What a new user can do next, with addresses that work."""
+    zone, router = next(iter(world.manifest.routers.items()), ("", None))
+    lines = [f"\nready: {len(world.manifest.cells)} cells; `domicile status` shows every process, Ctrl-C stops them"]
+    if router is not None:
+        home = world.manifest.jurisdiction_of(router.country) or ""
+        authority = world.layout.authorities / f"{home}.pem"
+        lines.append(f"try: curl --cacert {authority} https://{router.public}/about   (through the router in {zone})")
+    return "\n".join(lines)
+
+
+def supervise(
+    layout: Layout,
+    manifest: Path | None,
+    *,
+    log_level: str,
+    as_json: bool = False,
+    ready_descriptor: int | None = None,
+) -> None:
+    """Run a world in the foreground until SIGINT, SIGTERM or SIGHUP. Raises DomicileError where it can't start."""
+    reporter = Reporter(ready_descriptor, quiet=as_json)
+    try:
+        asyncio.run(_supervise(layout, manifest, reporter, log_level=log_level, as_json=as_json))
+    except DomicileError as error:
+        reporter.error(error)
+        raise
+
+
+async def _supervise(
+    layout: Layout, manifest: Path | None, reporter: Reporter, *, log_level: str, as_json: bool
+) -> None:
+    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, told.set)
+    layout.prepare()
+    world = await start_world(layout, manifest, reporter, told, log_level=log_level)
+    if world is None:
+        return
+    try:
+        if as_json:
+            emit_json({"ok": True, "state": str(layout.root), "supervisor": os.getpid()})
+            sys.stdout.flush()
+        elif sys.stderr.isatty():
+            typer.echo(describe(world), err=True)
+        reporter.ready()
+        await world.watch(told)
+    finally:
+        world.stop()
+
+
+async def start_world(
+    layout: Layout, manifest: Path | None, reporter: Reporter, told: asyncio.Event, *, log_level: str = "info"
+) -> World | None:
+    """Start a world; None where ``told`` was set meanwhile. Whatever fails, nothing is left running."""
+    world = World.acquire(layout, progress=reporter.progress, log_level=log_level)
+    try:
+        world.prepare(local_manifest(manifest, layout))
+        starting = asyncio.create_task(world.start())
+        telling = asyncio.create_task(told.wait())
+        await asyncio.wait({starting, telling}, return_when=asyncio.FIRST_COMPLETED)
+        telling.cancel()
+        if not starting.done():
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+            world.stop()
+            return None
+        starting.result()
+    except BrokenPipeError:
+        world.stop()
+        raise Unavailable("the starter ended before the world was ready") from None
+    except BaseException:
+        world.stop()
+        raise
+    return world

