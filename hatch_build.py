@@ -24,6 +24,7 @@ DEVELOPMENT = [
     "pytest-timeout",
     "pytest-xdist",
     "ruff",
+    "types-psutil",
 ]
 
 
