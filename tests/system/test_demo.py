@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-
 from domicile_testing.worlds import domicile, processes_of
 
 pytestmark = [pytest.mark.system, pytest.mark.xdist_group("world")]

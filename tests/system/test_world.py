@@ -11,7 +11,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-
 from domicile_testing.databases import wait_for
 from domicile_testing.worlds import COMMAND, LocalWorld, clean_environment, domicile, processes_of, running_world
 
