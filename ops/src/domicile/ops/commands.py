@@ -182,9 +182,8 @@ def demo_command(
     else:
         shown = [[row.step, row.tried, row.expected, row.happened, "yes" if row.ok else "NO"] for row in rows]
         table(["step", "tried", "expected", "happened", "ok"], shown, failed=lambda row: row[4] != "yes")
-        verdict = "as expected" if ok else "NOT as expected"
         held = sum(row.ok for row in rows)
-        typer.echo(f"\n{held} of {len(rows)} steps {verdict}, in {time.monotonic() - started:.0f} s")
+        typer.echo(f"\n{held} of {len(rows)} steps as expected, in {time.monotonic() - started:.0f} s")
     if not ok:
         raise typer.Exit(1)
 

@@ -54,6 +54,7 @@ class Person:
             f"{self.country} e-mail": self.email,
             f"{self.country} note": self.note,
             f"{self.country} password": self.password,
+            f"{self.country} client address": self.address,
         }
 
 

@@ -121,9 +121,10 @@ class Evidence:
             "date": "'1990-01-01'",
         }
         values = [own.get(name, by_type.get(kind, "'x'")) for name, kind in columns.items()]
+        names = [f'"{name}"' for name in columns]
         statement = (
             f"SET domicile.subject = '{key}'; "  # noqa: S608 - the names are the database's own
-            f"INSERT INTO profiles ({', '.join(columns)}) VALUES ({', '.join(values)})"
+            f"INSERT INTO profiles ({', '.join(names)}) VALUES ({', '.join(values)})"
         )
         try:
             self._psql(cell, "domicile_app", statement)

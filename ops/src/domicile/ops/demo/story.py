@@ -182,7 +182,7 @@ class Story:
             "traveller",
             "a German in New York (policy: redirect)",
             expected,
-            f"{answer.reason} to {answer.headers.get('Location')}",
+            f"{answer.status} to {answer.headers.get('Location')}",
         )
         who = self._from("US")
         answer = await self._as(who, "GET", "eu", "/profile")
