@@ -1,0 +1,168 @@
+"""The directory over HTTP: each route checks what it was given, asks the storage, and answers.
+
+Who may use a route is the matrix's business (``Service.route``); what a certificate alone decides, such as
+which gateway may have a grant, is checked here.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from aiohttp import web
+
+from domicile.directory.claims import claim
+from domicile.directory.storage import Storage
+from domicile.directory.topology import PublishedTopology
+from domicile.identity import Signer, public_key
+from domicile.model import (
+    ALIAS_KINDS,
+    AliasKey,
+    Conflict,
+    Endpoint,
+    Forbidden,
+    Identity,
+    InvalidInput,
+    Pin,
+    PinState,
+    SubjectKey,
+    UnknownSubject,
+    WrongCell,
+)
+from domicile.model.wire import (
+    JWKS,
+    AliasDocument,
+    AliasRequest,
+    ClaimRequest,
+    GrantRequest,
+    GrantResponse,
+    ResolveRequest,
+    ResolveResponse,
+    SigningKey,
+    TopologyDocument,
+)
+from domicile.service import PEER, Service, json_response, problem_response, read_body
+from domicile.telemetry import REFUSALS, log
+
+UNKNOWN_SECONDS: Final = 5
+"""How long "no such pin" may be cached: also how long a router may not know of a subject that just signed up."""
+
+
+def check_grantable(pin: Pin, peer: Identity) -> None:
+    """Raise unless ``peer``, by its certificate, is of the cell that the pin names. Pure."""
+    if (peer.jurisdiction, peer.cell) != (pin.jurisdiction, pin.cell):
+        raise WrongCell(
+            "the subject's home is another cell",
+            jurisdiction=pin.jurisdiction,
+            cell=pin.cell,
+            subject_key=str(pin.subject_key),
+        )
+    if pin.state is not PinState.ACTIVE:
+        raise Conflict(f"the subject's pin is {pin.state}; only an active one is granted")
+
+
+def _subject(request: web.Request) -> SubjectKey:
+    return SubjectKey.parse(request.match_info["subject_key"])
+
+
+def _alias(request: web.Request) -> tuple[str, AliasKey]:
+    kind = request.match_info["kind"]
+    if kind not in ALIAS_KINDS:
+        raise InvalidInput("unknown kind of alias", remedy=f"one of {', '.join(ALIAS_KINDS)}")
+    return kind, AliasKey.parse(request.match_info["alias_key"])
+
+
+class DirectoryApi:
+    """The routes of one directory process. ``signer`` signs pin grants."""
+
+    def __init__(self, deployment: str, storage: Storage, topology: PublishedTopology, signer: Signer) -> None:
+        self._deployment = deployment
+        self._storage = storage
+        self._topology = topology
+        self._signer = signer
+
+    def add_to(self, service: Service) -> None:
+        pin, alias = "/v1/pins/{subject_key}", "/v1/aliases/{kind}/{alias_key}"
+        service.route("GET", pin, Endpoint.PINS_READ, self._get_pin)
+        service.route("PUT", pin, Endpoint.PINS_CLAIM, self._put_pin)
+        service.route("POST", "/v1/pins:resolve", Endpoint.PINS_READ, self._resolve)
+        service.route("POST", f"{pin}/grants", Endpoint.PINS_GRANT, self._grant)
+        service.route("PUT", alias, Endpoint.ALIASES, self._put_alias)
+        service.route("GET", alias, Endpoint.ALIASES, self._get_alias)
+        service.route("DELETE", alias, Endpoint.ALIASES, self._delete_alias)
+        service.route("GET", "/v1/topology", Endpoint.TOPOLOGY_READ, self._get_topology)
+        service.route("PUT", "/v1/topology", Endpoint.TOPOLOGY_PUBLISH, self._put_topology)
+        service.route("GET", "/.well-known/jwks.json", Endpoint.TOPOLOGY_READ, self._get_keys)
+        service.route("PUT", "/v1/signing-keys/{kid}", Endpoint.SIGNING_KEYS_PUBLISH, self._put_key)
+
+    async def _get_pin(self, request: web.Request) -> web.Response:
+        try:
+            return json_response(await self._storage.pin(_subject(request)))
+        except UnknownSubject as error:
+            REFUSALS.labels(error.code).inc()
+            answer = problem_response(error)
+            answer.headers["Cache-Control"] = f"max-age={UNKNOWN_SECONDS}"
+            return answer
+
+    async def _put_pin(self, request: web.Request) -> web.Response:
+        wish = await read_body(request, ClaimRequest)
+        pin, made = await claim(self._storage, self._topology, _subject(request), wish)
+        return json_response(pin, status=201 if made else 200)
+
+    async def _resolve(self, request: web.Request) -> web.Response:
+        wanted = dict.fromkeys((await read_body(request, ResolveRequest)).subject_keys)
+        pins = {pin.subject_key: pin for pin in await self._storage.pins(list(wanted))}
+        return json_response(
+            ResolveResponse(
+                pins=[pins[key] for key in wanted if key in pins], unknown=[key for key in wanted if key not in pins]
+            )
+        )
+
+    async def _grant(self, request: web.Request) -> web.Response:
+        body = await read_body(request, GrantRequest)
+        pin = await self._storage.pin(_subject(request))
+        check_grantable(pin, request[PEER])
+        return json_response(
+            GrantResponse(grant=self._signer.pin_grant(pin, self._deployment, body.incarnation)), status=201
+        )
+
+    async def _put_alias(self, request: web.Request) -> web.Response:
+        kind, alias = _alias(request)
+        key = (await read_body(request, AliasRequest)).subject_key
+        made = await self._storage.put_alias(kind, alias, key)
+        return json_response(AliasDocument(alias_key=alias, subject_key=key), status=201 if made else 200)
+
+    async def _get_alias(self, request: web.Request) -> web.Response:
+        kind, alias = _alias(request)
+        return json_response(AliasDocument(alias_key=alias, subject_key=await self._storage.alias(kind, alias)))
+
+    async def _delete_alias(self, request: web.Request) -> web.Response:
+        kind, alias = _alias(request)
+        if "subject_key" not in request.query:
+            raise InvalidInput("whose alias is to be deleted is missing", remedy="add ?subject_key=")
+        await self._storage.delete_alias(kind, alias, SubjectKey.parse(request.query["subject_key"]))
+        return web.Response(status=204)
+
+    async def _get_topology(self, _: web.Request) -> web.Response:
+        return json_response(await self._storage.topology())
+
+    async def _put_topology(self, request: web.Request) -> web.Response:
+        document = await read_body(request, TopologyDocument)
+        self._topology.read(document)
+        await self._storage.publish_topology(document)
+        log("topology-published", revision=document.revision)
+        return web.Response(status=204)
+
+    async def _get_keys(self, _: web.Request) -> web.Response:
+        return json_response(JWKS(keys=await self._storage.keys()))
+
+    async def _put_key(self, request: web.Request) -> web.Response:
+        key = await read_body(request, SigningKey)
+        if key.kid != request.match_info["kid"]:
+            raise InvalidInput("the key's kid is not the one in the path")
+        if key.domicile_use != "residency":
+            raise Forbidden("only the directory publishes keys that sign grants")
+        if key != SigningKey(kid=key.kid, domicile_use=key.domicile_use, x=key.x):
+            raise InvalidInput("a signing key is an Ed25519 key (RFC 8037)")
+        public_key(key)
+        await self._storage.publish_key(key)
+        return web.Response(status=204)

@@ -1,0 +1,97 @@
+"""The program ``domicile-directory``: settings, start and end of one directory process.
+
+The centre is blind: it is started without the pepper, and refuses to start where somebody gives it one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import typer
+from pydantic import Field
+
+from domicile.directory.api import DirectoryApi
+from domicile.directory.storage import Storage
+from domicile.directory.topology import PublishedTopology
+from domicile.identity import Signer
+from domicile.identity.tokens import MAX_TOPOLOGY_BYTES
+from domicile.model import GLOBAL, Address, InvalidInput, Role
+from domicile.model.manifest import AddressField
+from domicile.service import ProcessSettings, Service, load_settings, run
+
+CALLERS: Final = [Role.ROUTER, Role.APP, Role.GATEWAY, Role.KEYS, Role.OPERATOR, Role.LOAD]
+"""Who may open a connection at all; the matrix then narrows each route."""
+_EXAMPLE: Final = """
+Example (all paths and addresses are this process's own):
+  export DOMICILE_DEPLOYMENT=acme DOMICILE_PROCESS=directory-fra
+  export DOMICILE_CERTIFICATE=cert.pem DOMICILE_KEY=key.pem
+  export DOMICILE_AUTHORITIES=authorities DOMICILE_OPERATORS=operators
+  export DOMICILE_STATE=state DOMICILE_STORAGE=127.0.1.1:5432
+  export DOMICILE_BIND=127.0.1.1:7000
+  domicile-directory serve
+"""
+
+app = typer.Typer(
+    name="domicile-directory",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+class DirectorySettings(ProcessSettings):
+    """What a directory process cannot do without, beside what every process is told."""
+
+    storage: AddressField = Field(description="the directory's own database, host:port")
+    operators: Path = Field(description="folder of operators' public keys (*.pem), who sign the topology")
+
+
+def check_settings(settings: DirectorySettings) -> None:
+    """Raise InvalidInput for a pepper, or for a certificate that is not a directory's."""
+    if settings.pepper is not None:
+        raise InvalidInput(
+            "the directory takes no pepper: it must not be able to tell who is who",
+            where="DOMICILE_PEPPER",
+            remedy="unset it",
+        )
+    identity = settings.credentials.identity
+    if (identity.jurisdiction, identity.role) != (GLOBAL, Role.DIRECTORY):
+        raise InvalidInput(
+            f"a certificate for {identity.role} of {identity.jurisdiction}, not for the directory",
+            where=str(settings.certificate),
+        )
+
+
+@asynccontextmanager
+async def serve_directory(settings: DirectorySettings) -> AsyncIterator[None]:
+    """One directory process, listening inside the context. Raises DomicileError where it cannot start."""
+    check_settings(settings)
+    topology = PublishedTopology(settings.deployment, settings.operator_keys())
+    signer = Signer.load_or_create(settings.state / "grant.key")
+    async with Storage.connect(settings.credentials, Address(settings.storage)) as storage:
+        await storage.publish_key(signer.public("pin-grant"))
+        service = Service(settings, storage.probe, max_body=MAX_TOPOLOGY_BYTES)
+        DirectoryApi(settings.deployment, storage, topology, signer).add_to(service)
+        async with service.listen(settings.address(), service.internal_context(CALLERS)):
+            yield
+
+
+# a callback keeps the word `serve` obligatory, so that a second command can come without breaking the first
+@app.callback()
+def _directory() -> None:
+    """Domicile's directory: which cell is each subject's home. Settings come from the environment (DOMICILE_*)."""
+
+
+@app.command(epilog=_EXAMPLE)
+def serve() -> None:
+    """Serve pins, aliases, grants and the topology until SIGTERM or SIGINT."""
+    try:
+        settings = load_settings(DirectorySettings)
+    except InvalidInput as error:
+        typer.echo(f"domicile-directory: {error}", err=True)
+        raise typer.Exit(1) from None
+    run(settings, lambda: serve_directory(settings))

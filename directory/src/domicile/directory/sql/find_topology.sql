@@ -1,0 +1,3 @@
+-- The current topology.
+SELECT revision, signed
+FROM directory.topology

@@ -1,0 +1,3 @@
+-- Which topology is current, without its text.
+SELECT revision, published
+FROM directory.topology

@@ -1,0 +1,229 @@
+"""The directory's database: the only module that speaks to it, and where a driver's errors end.
+
+Everything that changes is one transaction, committed before its method returns. Callers see errors of our own
+tree: a database that is gone, restarting, read-only or silent is Unavailable, with nothing done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final, TypeAlias
+
+import asyncpg
+
+from domicile.directory.placement import Round
+from domicile.directory.topology import Version
+from domicile.identity import Credentials
+from domicile.model import (
+    GLOBAL,
+    Address,
+    AliasKey,
+    Conflict,
+    DomicileError,
+    NotFound,
+    Pin,
+    Role,
+    SubjectKey,
+    Unavailable,
+    UnknownSubject,
+)
+from domicile.model.wire import SigningKey, TopologyDocument
+from domicile.telemetry import warn
+
+DATABASE: Final = "domicile"
+USER: Final = "domicile_directory"
+POOL_SIZE: Final = 16
+WAIT_SECONDS: Final = 2.0
+"""On each statement, connection and place in the pool; below the three seconds that callers wait."""
+_START_LOCK: Final = 0x646F6D64  # one number for all directory processes, as is the next
+_TOPOLOGY_LOCK: Final = 0x646F6D74
+_SQL: Final = {path.stem: path.read_text() for path in (Path(__file__).parent / "sql").glob("*.sql")}
+
+Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
+
+
+@asynccontextmanager
+async def _translated() -> AsyncIterator[None]:
+    """No error of the driver passes: "try again later" is Unavailable, any other is a fault of ours, without text."""
+    try:
+        yield
+    except (
+        OSError,  # TimeoutError and the errors of TLS are among them
+        asyncpg.PostgresConnectionError,
+        asyncpg.OperatorInterventionError,
+        asyncpg.InsufficientResourcesError,
+        asyncpg.InvalidAuthorizationSpecificationError,
+        asyncpg.TransactionRollbackError,
+        asyncpg.ReadOnlySQLTransactionError,
+        asyncpg.InterfaceError,
+        asyncpg.InternalClientError,
+    ) as error:
+        warn("storage-unavailable", error=type(error).__name__)
+        raise Unavailable("the directory's database cannot be used now") from error
+    except asyncpg.PostgresError as error:
+        warn("storage-refused", error=type(error).__name__)
+        raise DomicileError("the directory's database refused a statement") from error
+
+
+def _pin(row: asyncpg.Record) -> Pin:
+    return Pin(**dict(row))
+
+
+class ClaimTransaction:
+    """What a claim reads and writes, under the locks that make its answer the only one."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def topology_version(self) -> Version | None:
+        row = await self._connection.fetchrow(_SQL["find_topology_version"])
+        return Version(row["revision"], row["published"]) if row is not None else None
+
+    async def topology(self) -> TopologyDocument | None:
+        return await _find_topology(self._connection)
+
+    async def pin(self, key: SubjectKey) -> Pin | None:
+        row = await self._connection.fetchrow(_SQL["find_pins"], [key])
+        return _pin(row) if row is not None else None
+
+    async def lock_round(self, jurisdiction: str) -> Round:
+        """The counts of a jurisdiction; nobody else places there until this transaction ends."""
+        await self._connection.execute(_SQL["begin_round"], jurisdiction)
+        return Round.model_validate_json(await self._connection.fetchval(_SQL["lock_round"], jurisdiction))
+
+    async def add_pin(self, pin: Pin) -> bool:
+        """False where the subject has a pin already, of a transaction that has ended."""
+        values = (pin.subject_key, pin.jurisdiction, pin.cell, pin.epoch, pin.state.value)
+        return await self._connection.fetchval(_SQL["add_pin"], *values) is not None
+
+    async def keep_round(self, jurisdiction: str, after: Round) -> None:
+        await self._connection.execute(_SQL["keep_round"], jurisdiction, after.model_dump_json())
+
+
+async def _find_topology(connection: Connection) -> TopologyDocument | None:
+    row = await connection.fetchrow(_SQL["find_topology"])
+    return TopologyDocument(revision=row["revision"], signed=row["signed"]) if row is not None else None
+
+
+class Storage:
+    """Every method raises Unavailable where the database cannot be used."""
+
+    def __init__(self, pool: asyncpg.Pool[asyncpg.Record]) -> None:
+        self._pool = pool
+
+    @classmethod
+    @asynccontextmanager
+    async def connect(cls, credentials: Credentials, address: Address) -> AsyncIterator[Storage]:
+        """Opened by mutual TLS, as the only user that may; the schema is applied. Closed on leaving."""
+        async with _translated():
+            pool = await asyncpg.create_pool(
+                host=address.host,
+                port=address.port,
+                user=USER,
+                database=DATABASE,
+                ssl=credentials.client(GLOBAL, [Role.STORAGE]),
+                min_size=1,
+                max_size=POOL_SIZE,
+                timeout=WAIT_SECONDS,
+                command_timeout=WAIT_SECONDS,
+            )
+        try:
+            storage = cls(pool)
+            async with storage._transaction() as connection:
+                await connection.execute(_SQL["lock_start"], _START_LOCK)
+                await connection.execute(_SQL["schema"])
+            yield storage
+        finally:
+            try:
+                async with asyncio.timeout(WAIT_SECONDS):
+                    await pool.close()
+            except TimeoutError:
+                pool.terminate()
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[Connection]:
+        async with (
+            _translated(),
+            self._pool.acquire(timeout=WAIT_SECONDS) as connection,
+            connection.transaction(),
+        ):
+            yield connection
+
+    @asynccontextmanager
+    async def claiming(self) -> AsyncIterator[ClaimTransaction]:
+        """A transaction that no publication of a topology overtakes; committed on leaving, undone by an error."""
+        async with self._transaction() as connection:
+            await connection.execute(_SQL["share_topology"], _TOPOLOGY_LOCK)
+            yield ClaimTransaction(connection)
+
+    async def probe(self) -> None:
+        async with self._transaction() as connection:
+            await connection.fetchval(_SQL["probe"])
+
+    async def pins(self, keys: Sequence[SubjectKey]) -> list[Pin]:
+        """The pins of those of ``keys`` that have one, in no order."""
+        async with self._transaction() as connection:
+            return [_pin(row) for row in await connection.fetch(_SQL["find_pins"], list(keys))]
+
+    async def pin(self, key: SubjectKey) -> Pin:
+        """Raises UnknownSubject."""
+        if found := await self.pins([key]):
+            return found[0]
+        raise UnknownSubject("the subject has no pin")
+
+    async def put_alias(self, kind: str, alias: AliasKey, key: SubjectKey) -> bool:
+        """Whether it is new. Raises UnknownSubject for a subject without a pin, Conflict for another's alias."""
+        async with self._transaction() as connection:
+            if not await connection.fetch(_SQL["find_pins"], [key]):
+                raise UnknownSubject("the alias's subject has no pin", remedy="claim its home first")
+            row = await connection.fetchrow(_SQL["put_alias"], kind, alias, key)
+            assert row is not None
+            if row["subject_key"] != key:
+                raise Conflict("the alias belongs to another subject")
+            made: bool = row["made"]
+            return made
+
+    async def alias(self, kind: str, alias: AliasKey) -> SubjectKey:
+        """Whose alias it is. Raises NotFound."""
+        async with self._transaction() as connection:
+            holder: bytes | None = await connection.fetchval(_SQL["find_alias"], kind, alias)
+        if holder is None:
+            raise NotFound("nobody's alias")
+        return SubjectKey(holder)
+
+    async def delete_alias(self, kind: str, alias: AliasKey, key: SubjectKey) -> None:
+        """Afterwards the alias is not this subject's, whether or not it was."""
+        async with self._transaction() as connection:
+            await connection.execute(_SQL["delete_alias"], kind, alias, key)
+
+    async def topology(self) -> TopologyDocument:
+        """The current revision. Raises NotFound before the first."""
+        async with self._transaction() as connection:
+            document = await _find_topology(connection)
+        if document is None:
+            raise NotFound("no topology is published yet", remedy="publish one with `domicile apply`")
+        return document
+
+    async def publish_topology(self, document: TopologyDocument) -> None:
+        """From its return on, every claim goes by this one. Raises Conflict unless it is the next revision."""
+        async with self._transaction() as connection:
+            await connection.execute(_SQL["own_topology"], _TOPOLOGY_LOCK)
+            if await connection.fetchval(_SQL["publish_topology"], document.revision, document.signed) is None:
+                row = await connection.fetchrow(_SQL["find_topology_version"])
+                following = row["revision"] + 1 if row is not None else 1
+                raise Conflict(f"the next topology revision is {following}, not {document.revision}")
+
+    async def publish_key(self, key: SigningKey) -> None:
+        """Raises Conflict for a key that is published for another use."""
+        async with self._transaction() as connection:
+            if await connection.fetchval(_SQL["publish_signing_key"], key.kid, key.domicile_use, key.x) is None:
+                raise Conflict("the key is published for another use", remedy="make a key for each use")
+
+    async def keys(self) -> list[SigningKey]:
+        """The published set, ordered by kid."""
+        async with self._transaction() as connection:
+            rows = await connection.fetch(_SQL["find_signing_keys"])
+        return [SigningKey(kid=row["kid"], domicile_use=row["use"], x=row["x"]) for row in rows]
