@@ -1,0 +1,169 @@
+"""The gateway over HTTP: the one process of a cell that may open fences, and the only door for those abroad.
+
+An application holds no right on the fence; it asks here, and here only a grant by the directory counts. An
+application abroad reaches no database of this cell; it asks here, and gets shareable columns of subjects that
+are at home, each crossing on the record before the answer leaves.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Final, NoReturn
+
+from aiohttp import web
+
+from domicile.cells.gateway.grants import Grants
+from domicile.client import DirectoryClient
+from domicile.model import (
+    ALIAS_KINDS,
+    DomicileError,
+    Endpoint,
+    FenceRefused,
+    Forbidden,
+    Identity,
+    InvalidInput,
+    Role,
+    SubjectKey,
+    Unavailable,
+    UnknownSubject,
+)
+from domicile.model.wire import AbroadRows, FenceRequest, FenceResponse
+from domicile.sdk.store import AbroadStore, FenceStore, open_pool
+from domicile.service import PEER, ProcessSettings, Service, json_response, read_body
+from domicile.telemetry import BORDER
+
+FENCES_PATH: Final = "/.domicile/v1/fences/{subject_key}"
+ABROAD_PATH: Final = "/.domicile/v1/abroad/{subject_key}/{table}"
+MAX_CONDITIONS: Final = 16
+MAX_VALUE_BYTES: Final = 256
+MAX_ROWS: Final = 100
+_COLUMN: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")
+_EPOCH: Final = re.compile(r"[1-9][0-9]{0,18}")
+
+
+def parse_min_epoch(query: Mapping[str, str]) -> int:
+    """The epoch below which an open fence is too old for the caller; 0 where none is asked for."""
+    text = query.get("min_epoch")
+    if text is None:
+        return 0
+    if not _EPOCH.fullmatch(text) or int(text) >= 2**63:
+        raise InvalidInput("min_epoch is an epoch: a whole number from 1")
+    return int(text)
+
+
+def parse_conditions(query: Mapping[str, str]) -> dict[str, str]:
+    """Equality conditions, one for each column; raises InvalidInput that quotes nothing of them."""
+    if len(query) > MAX_CONDITIONS:
+        raise InvalidInput(f"at most {MAX_CONDITIONS} conditions")
+    conditions = dict(query.items())
+    if len(conditions) != len(query):
+        raise InvalidInput("a column that is named twice")
+    if not all(_COLUMN.fullmatch(name) for name in conditions):
+        raise InvalidInput("a condition whose name is no column's")
+    if any(len(value.encode()) > MAX_VALUE_BYTES or "\0" in value for value in conditions.values()):
+        raise InvalidInput(f"a condition's value has at most {MAX_VALUE_BYTES} bytes and no NUL")
+    return conditions
+
+
+class GatewayApi:
+    """Handlers of one cell. ``cell`` is the gateway's own identity."""
+
+    def __init__(self, cell: Identity, fences: FenceStore, abroad: AbroadStore, grants: Grants) -> None:
+        self._cell = cell
+        self._fences = fences
+        self._abroad = abroad
+        self._grants = grants
+
+    def routes(self, service: Service) -> None:
+        service.route("POST", FENCES_PATH, Endpoint.FENCES, self.open_fence)
+        service.route("GET", ABROAD_PATH, Endpoint.ABROAD_READ, self.read_abroad)
+        service.route("*", ABROAD_PATH, Endpoint.ABROAD_READ, self.refuse_abroad)
+
+    async def open_fence(self, request: web.Request) -> web.Response:
+        """Answers the open fence; fetches a grant where there is none, where it is older than the caller's pin, and
+        where alias keys are to be kept beside it."""
+        key = SubjectKey.parse(request.match_info["subject_key"])
+        at_least = parse_min_epoch(request.query)
+        asked = await read_body(request, FenceRequest)
+        if not asked.alias_keys.keys() <= set(ALIAS_KINDS):
+            raise InvalidInput("an alias of an unknown kind", remedy=f"one of {', '.join(ALIAS_KINDS)}")
+        fence = await self._fences.fence(key)
+        if fence is None or fence.state != "open" or fence.epoch < at_least or asked.alias_keys:
+            grant = await self._grants.fetch(key, await self._fences.incarnation())
+            fence = await self._fences.open(grant, asked.alias_keys)
+        answer = FenceResponse(subject_key=key, epoch=fence.epoch, internal_id=fence.internal_id)
+        return json_response(answer, Cache_Control="no-store")
+
+    async def read_abroad(self, request: web.Request) -> web.Response:
+        """Shareable columns of a subject at home here; every answer, and every refusal, is on the record."""
+        try:
+            answer = await self._read(request)
+        except Unavailable:
+            raise
+        except DomicileError:
+            await self._record(request[PEER], "abroad-read", "refused")
+            raise
+        await self._record(request[PEER], "abroad-read", "allowed")
+        return json_response(answer, Cache_Control="no-store")
+
+    async def _read(self, request: web.Request) -> AbroadRows:
+        key = SubjectKey.parse(request.match_info["subject_key"])
+        conditions = parse_conditions(request.query)
+        try:
+            found = await self._abroad.rows(request.match_info["table"], key, conditions, limit=MAX_ROWS)
+        except FenceRefused:
+            raise UnknownSubject("no such subject is at home here") from None
+        assert self._cell.cell is not None
+        return AbroadRows(
+            jurisdiction=self._cell.jurisdiction, cell=self._cell.cell, rows=found.rows, withheld=found.withheld
+        )
+
+    async def refuse_abroad(self, request: web.Request) -> NoReturn:
+        await self._record(request[PEER], "abroad-write", "refused")
+        raise Forbidden("from abroad a subject's data is read, never written", remedy="write in the home cell")
+
+    async def _record(self, peer: Identity, kind: str, verdict: str) -> None:
+        BORDER.labels(peer.jurisdiction, self._cell.jurisdiction, kind, verdict).inc()
+        await self._fences.record_border(
+            from_jurisdiction=peer.jurisdiction, role=str(peer.role), kind=kind, verdict=verdict
+        )
+
+
+@asynccontextmanager
+async def serve_gateway(settings: ProcessSettings) -> AsyncIterator[None]:
+    """The gateway of the certificate's cell, listening inside the context.
+
+    Raises InvalidInput for settings that it must not start with. Without its database it is not ready, and says so.
+    """
+    identity = settings.credentials.identity
+    if identity.role is not Role.GATEWAY or identity.cell is None:
+        raise InvalidInput(
+            f"the certificate is for {identity.role}, not {Role.GATEWAY}", where=str(settings.certificate)
+        )
+    if settings.storage is None:
+        raise InvalidInput("no database", where="DOMICILE_STORAGE", remedy="name the cell's storage, host:port")
+    async with AsyncExitStack() as stack:
+        directory = DirectoryClient(settings.credentials, settings.directory)
+        stack.push_async_callback(directory.close)
+        pools = []
+        for user in ("domicile_gateway", "domicile_abroad"):
+            pool = await open_pool(
+                settings.credentials,
+                [settings.storage],
+                jurisdiction=identity.jurisdiction,
+                cell=identity.cell,
+                user=user,
+            )
+            stack.callback(pool.terminate)
+            pools.append(pool)
+        fences, abroad = FenceStore(pools[0]), AbroadStore(pools[1])
+
+        async def ready() -> None:
+            await fences.incarnation()
+
+        service = Service(settings, ready)
+        GatewayApi(identity, fences, abroad, Grants(directory, identity)).routes(service)
+        async with service.listen(settings.address(), service.internal_context([Role.APP])):
+            yield

@@ -1,0 +1,38 @@
+"""The key service while its database is away: refused with a reason, never an answer that was not kept."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+import pytest
+from domicile_testing import Storage, Trust, free_port
+from domicile_testing.cell import key_client
+
+from domicile.cells.keys import serve_keys
+from domicile.client import Peer
+from domicile.model import Pepper, Role, Unavailable
+
+PRINCIPAL = Pepper(1, b"p" * 32).subject_key("alice")
+
+
+async def test_no_key_is_given_out_while_the_database_is_gone(trust: Trust, key_storage: Storage) -> None:
+    settings = trust.settings("eu", Role.KEYS, "fra", f"127.0.0.1:{free_port()}", storage=key_storage.address)
+    operator = trust.credentials("eu", Role.OPERATOR, "fra")
+    async with (
+        serve_keys(settings),
+        key_client(trust, settings.bind) as keys,
+        Peer(operator, [settings.bind], jurisdiction="eu", role=Role.KEYS) as asking,
+    ):
+        held = await keys.data_key(uuid4(), PRINCIPAL, create=True)
+        key_storage.server.kill()
+        key_storage.server.wait()
+        for _ in range(2):
+            with pytest.raises(Unavailable, match="key store"):
+                await keys.data_key(uuid4(), PRINCIPAL, create=True)
+        assert await keys.data_key(held.subject, PRINCIPAL) == held  # what a cell holds serves it on
+        with pytest.raises(Unavailable, match="key store"):
+            await asking.call("GET", "/readyz")
+        assert b"ok" in await asking.call("GET", "/healthz")
+    with pytest.raises(Unavailable, match="key store"):
+        async with serve_keys(settings):
+            pass
