@@ -1,0 +1,60 @@
+"""Domicile for applications: records that cannot be written, read or shipped outside their jurisdiction.
+
+    class Profile(Record, table="profiles"):
+        email: Annotated[str, Personal("user.contact.email", find=True)]
+        plan: Annotated[str, Shareable("user.account.plan")]
+
+    async with Residency.connect() as residency:
+        home = await residency.claim("alice", residence="DE", aliases={"email": "a@example.eu"})
+        await home.put(home.new(Profile, email="a@example.eu", plan="free"))
+
+The guard for aiohttp applications is ``domicile.sdk.aiohttp``; errors are those of ``domicile.model``.
+"""
+
+from domicile.model import (
+    Conflict,
+    CrossBorderAccess,
+    DomicileError,
+    FenceRefused,
+    Forbidden,
+    InvalidInput,
+    ModelError,
+    NotFound,
+    Personal,
+    Shareable,
+    Unavailable,
+    UnknownSubject,
+    UnsupportedQuery,
+    Withheld,
+    WrongCell,
+    WrongJurisdiction,
+)
+from domicile.sdk.abroad import Abroad, AbroadRow
+from domicile.sdk.home import Home, Transaction
+from domicile.sdk.records import Record
+from domicile.sdk.residency import Residency
+
+__all__ = [
+    "Abroad",
+    "AbroadRow",
+    "Conflict",
+    "CrossBorderAccess",
+    "DomicileError",
+    "FenceRefused",
+    "Forbidden",
+    "Home",
+    "InvalidInput",
+    "ModelError",
+    "NotFound",
+    "Personal",
+    "Record",
+    "Residency",
+    "Shareable",
+    "Transaction",
+    "Unavailable",
+    "UnknownSubject",
+    "UnsupportedQuery",
+    "Withheld",
+    "WrongCell",
+    "WrongJurisdiction",
+]

@@ -1,0 +1,144 @@
+"""Records: classes whose every field is classified, so that nothing is stored by oversight.
+
+A class that does not say what its fields are is refused where it is defined, with the remedy; an instance
+never shows a personal value in its representation or in a validation error.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator
+from typing import Any, ClassVar, Final, Self, Union, get_args, get_origin
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, PrivateAttr, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+
+from domicile.model.errors import InvalidInput, ModelError
+from domicile.model.fields import Personal, Shareable
+from domicile.sdk.tables import IDENTIFIER, INDEX_SUFFIX, KINDS, SYSTEM_COLUMNS, Column, Kind, Table
+from domicile.service import where_invalid
+
+_OWN: Final = ("jurisdiction", "id")
+
+
+class _Hidden:
+    """Stands for a personal value where a record is shown."""
+
+    def __init__(self, category: str) -> None:
+        self._category = category
+
+    def __repr__(self) -> str:
+        return f"<personal {self._category}>"
+
+
+class Record(BaseModel):
+    """A row that belongs to a subject: ``class Profile(Record, table="profiles")``.
+
+    ``jurisdiction`` has no default, here or in any subclass: whoever makes a record says where it belongs.
+    ``id`` is a random key and never personal. Every other field is ``Annotated[type, Personal(...)]`` or
+    ``Annotated[type, Shareable(...)]``; else the definition raises ModelError. A value that does not fit its
+    field raises InvalidInput. Records are immutable: change one with ``record.model_copy(update={...})``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    jurisdiction: str
+    id: UUID
+
+    domicile_table: ClassVar[Table]
+    _version: int = PrivateAttr(default=0)
+
+    def __init_subclass__(cls, *, table: str = "", **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, *, table: str = "", **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        cls.domicile_table = describe(cls, table)
+
+    @property
+    def version(self) -> int:
+        """How often the row had been written when it was read; 0 for a record that was not read."""
+        return self._version
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _tell_no_values(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return handler(data)
+        except ValidationError as error:
+            places = where_invalid(error)
+        # outside of the handler: the error above holds the values, and would stay on as the context
+        raise InvalidInput(places, where=cls.__name__)
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        columns = type(self).domicile_table.by_name
+        for name in type(self).model_fields:
+            field = columns[name].field if name in columns else None
+            yield name, _Hidden(field.category) if isinstance(field, Personal) else getattr(self, name, None)
+
+
+def _split_optional(annotation: Any) -> tuple[Any, bool]:
+    if get_origin(annotation) in (Union, types.UnionType):
+        inner = [part for part in get_args(annotation) if part is not types.NoneType]
+        if len(inner) == 1 and len(get_args(annotation)) == 2:
+            return inner[0], True
+    return annotation, False
+
+
+def _kind(where: str, annotation: Any) -> tuple[Kind, bool]:
+    plain, nullable = _split_optional(annotation)
+    kind = KINDS.get(plain) if isinstance(plain, type) else None
+    if kind is None:
+        supported = ", ".join(python.__name__ for python in KINDS)
+        raise ModelError(
+            "a type that cannot be stored", where=where, remedy=f"one of {supported}, or one of them | None"
+        )
+    return kind, nullable
+
+
+def _column(where: str, name: str, info: FieldInfo) -> Column:
+    if not IDENTIFIER.fullmatch(name) or name in SYSTEM_COLUMNS or name.endswith(INDEX_SUFFIX):
+        raise ModelError(
+            "a name that no column can have",
+            where=where,
+            remedy=f"lower-case letters, digits and _; none of {', '.join(sorted(SYSTEM_COLUMNS))}; no {INDEX_SUFFIX}",
+        )
+    classes = [entry for entry in info.metadata if isinstance(entry, Personal | Shareable)]
+    if len(classes) != 1:
+        raise ModelError(
+            "classified twice" if classes else "not classified",
+            where=where,
+            remedy='write Annotated[type, Personal("user...")] or Annotated[type, Shareable("user...")], once',
+        )
+    kind, nullable = _kind(where, info.annotation)
+    column = Column(name, classes[0], kind, nullable)
+    if column.find and not kind.findable:
+        findable = ", ".join(python.__name__ for python, other in KINDS.items() if other.findable)
+        raise ModelError(
+            f"a {kind.python.__name__} cannot be found by a blind index",
+            where=where,
+            remedy=f"drop find=, or one of {findable}",
+        )
+    return column
+
+
+def describe(record: type[Record], table: str) -> Table:
+    """The table of a record class; raises ModelError that names the field and the remedy."""
+    name = record.__name__
+    if not IDENTIFIER.fullmatch(table):
+        raise ModelError("names no table", where=name, remedy=f'class {name}(Record, table="lower_case_name")')
+    jurisdiction, key = (record.model_fields[field] for field in _OWN)
+    if jurisdiction.annotation is not str or not jurisdiction.is_required():
+        raise ModelError(
+            "jurisdiction is a required str without a default", where=name, remedy="leave it as Record declares it"
+        )
+    if any(isinstance(entry, Personal) for entry in key.metadata):
+        raise ModelError("a personal primary key", where=f"{name}.id", remedy="a random UUID, and a field of its own")
+    if key.annotation is not UUID:
+        raise ModelError("a primary key that is not a UUID", where=f"{name}.id", remedy="id: UUID")
+    columns = tuple(
+        _column(f"{name}.{field}", field, info) for field, info in record.model_fields.items() if field not in _OWN
+    )
+    return Table(table, columns)

@@ -1,0 +1,256 @@
+"""An application's way to its subjects: who is at home in this cell, and where everybody else is.
+
+A residency starts only where its certificate and the signed topology say the same of it. It connects to its
+own cell's storage and gateway and its own jurisdiction's key service; other cells' gateways are asked for
+what is shareable, and nothing else. A subject whose fence is open here is served without the directory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Final, NoReturn
+
+from domicile.client import DirectoryClient, GatewayClient, KeyClient, Topology
+from domicile.model.access import Identity, Role
+from domicile.model.errors import (
+    CrossBorderAccess,
+    InvalidInput,
+    NotFound,
+    Unavailable,
+    UnknownSubject,
+    WrongCell,
+)
+from domicile.model.ids import KEY_BYTES, AliasKey, Pepper, SubjectKey
+from domicile.model.manifest import Manifest
+from domicile.model.pins import Pin, PinState
+from domicile.model.wire import ClaimRequest
+from domicile.sdk.abroad import Abroad
+from domicile.sdk.home import Home, Vault
+from domicile.sdk.store import Fence, FenceReader, RowStore, open_pool
+from domicile.service import ProcessSettings, load_settings
+from domicile.telemetry import BORDER, warn
+
+TOPOLOGY_FILE: Final = "topology.json"
+
+
+def check_place(identity: Identity, manifest: Manifest, bind: str, storage: str | None) -> str:
+    """The name of the cell that this process belongs to, by certificate, manifest and settings alike. Pure.
+
+    Raises InvalidInput where they disagree: nothing starts in a place that is not its own.
+    """
+    where = "certificate"
+    if identity.role is not Role.APP or identity.cell is None:
+        raise InvalidInput(f"is for {identity.role}, not for {Role.APP}", where=where)
+    if identity.deployment != manifest.deployment:
+        raise InvalidInput(f"is for deployment {identity.deployment}, not {manifest.deployment}", where=where)
+    cell = manifest.cells.get(identity.cell)
+    if cell is None:
+        raise InvalidInput(f"names cell {identity.cell}, which the manifest does not", where=where)
+    if cell.jurisdiction != identity.jurisdiction:
+        raise InvalidInput(
+            f"is {identity.jurisdiction}'s, and {identity.cell} lies in {cell.jurisdiction}", where=where
+        )
+    zone = cell.zones.get(identity.zone)
+    if zone is None:
+        raise InvalidInput(f"names zone {identity.zone}, which {identity.cell} does not have", where=where)
+    if bind != zone.app:
+        raise InvalidInput(f"is not {zone.app}, this zone's application in the manifest", where="DOMICILE_BIND")
+    if storage is not None and storage not in {place.storage for place in cell.zones.values()}:
+        raise InvalidInput(f"is no storage of {identity.cell} in the manifest", where="DOMICILE_STORAGE")
+    return identity.cell
+
+
+class Residency:
+    """See ``connect``. ``identity`` is this process's vantage, ``manifest`` the signed topology."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        manifest: Manifest,
+        pepper: Pepper,
+        directory: DirectoryClient,
+        vault: Vault,
+        fences: FenceReader,
+        gateways: Mapping[str, GatewayClient],
+    ) -> None:
+        self.identity = identity
+        self.manifest = manifest
+        self._pepper = pepper
+        self._directory = directory
+        self._vault = vault
+        self._fences = fences
+        self._gateways = gateways
+
+    @classmethod
+    @asynccontextmanager
+    async def connect(cls, settings: ProcessSettings | None = None) -> AsyncIterator[Residency]:
+        """``async with Residency.connect() as residency``; settings come from the environment.
+
+        Raises InvalidInput where certificate, manifest and settings disagree, TokenInvalid for a topology
+        that no operator signed, Unavailable for none at all. The storage is connected to when it is needed.
+        """
+        settings = settings or load_settings(ProcessSettings)
+        credentials = settings.credentials
+        identity = credentials.identity
+        pepper = settings.load_pepper()
+        async with AsyncExitStack() as stack:
+            directory = DirectoryClient(credentials, settings.directory)
+            stack.push_async_callback(directory.close)
+            cache = settings.state / TOPOLOGY_FILE
+            manifest = await Topology(directory, settings.deployment, settings.operator_keys(), cache).load()
+            cell = check_place(identity, manifest, settings.bind, settings.storage)
+            zones = manifest.cells[cell].zones
+            nearest = sorted(zones, key=lambda zone: zone != identity.zone)
+            pool = await open_pool(
+                credentials,
+                [zones[zone].storage for zone in nearest],
+                jurisdiction=identity.jurisdiction,
+                cell=cell,
+                user="domicile_app",
+            )
+            stack.callback(pool.terminate)
+            section = manifest.jurisdictions[identity.jurisdiction].keys
+            keys = KeyClient(
+                credentials,
+                section.service,
+                jurisdiction=identity.jurisdiction,
+                cell=cell,
+                cache_seconds=section.cache_seconds,
+            )
+            stack.push_async_callback(keys.close)
+            gateways = {name: GatewayClient(credentials, manifest, name) for name in manifest.cells}
+            for gateway in gateways.values():
+                stack.push_async_callback(gateway.close)
+            vault = Vault(RowStore(pool, identity.jurisdiction), keys, cell, identity.jurisdiction)
+            yield cls(identity, manifest, pepper, directory, vault, FenceReader(pool), gateways)
+
+    @property
+    def cell(self) -> str:
+        return self._vault.cell
+
+    @property
+    def jurisdiction(self) -> str:
+        return self._vault.jurisdiction
+
+    async def ready(self) -> None:
+        """Raises Unavailable unless this cell's storage answers."""
+        await self._fences.fence(SubjectKey(bytes(KEY_BYTES)))
+
+    def subject_key(self, subject_id: str) -> SubjectKey:
+        """The key of an application's own id; raises InvalidInput for what can be none."""
+        return self._pepper.subject_key(subject_id)
+
+    async def claim(
+        self,
+        subject_id: str,
+        *,
+        residence: str | None = None,
+        jurisdiction: str | None = None,
+        observed_country: str | None = None,
+        aliases: Mapping[str, str] | None = None,
+    ) -> Home:
+        """Give a subject a home, or find the one that it has; harmless to repeat.
+
+        ``residence`` (a country) decides, else ``jurisdiction``, else ``observed_country``. ``aliases`` are
+        values by kind; they are written for a subject at home here alone. Raises WrongCell or
+        CrossBorderAccess, with the home's public host, where the home is elsewhere: claim again there.
+        Raises Conflict for a claim that contradicts the pin or an alias of another subject, InvalidInput for
+        a country of no jurisdiction, Unavailable without the directory.
+        """
+        key = self.subject_key(subject_id)
+        alias_keys = {kind: self._pepper.alias_key(kind, value) for kind, value in (aliases or {}).items()}
+        claim = ClaimRequest(residence=residence, jurisdiction=jurisdiction, observed_country=observed_country)
+        pin = await self._directory.claim(key, claim)
+        self._require_here(pin)
+        for kind, alias in alias_keys.items():
+            await self._directory.put_alias(kind, alias, key)
+        return await self._open(key, alias_keys)
+
+    async def home(self, subject_id: str) -> Home:
+        """The home of a subject in this cell: by its fence, without the directory, once that was opened.
+
+        Raises WrongCell for a sibling cell's subject, CrossBorderAccess for another jurisdiction's,
+        UnknownSubject for nobody's, and Unavailable where the directory must be asked and can't be.
+        """
+        return await self.home_of(self.subject_key(subject_id))
+
+    async def home_of(self, key: SubjectKey) -> Home:
+        """As ``home``, by subject key."""
+        fence = await self.fence(key)
+        if fence is not None and fence.state == "open":
+            return Home(self._vault, fence)
+        self._require_here(await self._pin(key))
+        return await self._open(key, {})
+
+    async def resolve_alias(self, kind: str, value: str) -> SubjectKey:
+        """Whose alias this is, in whatever cell; raises UnknownSubject for nobody's."""
+        alias = self._pepper.alias_key(kind, value)
+        try:
+            return await self._directory.alias(kind, alias)
+        except NotFound:
+            raise UnknownSubject("nobody has this alias") from None
+
+    async def abroad(self, subject_id: str) -> Abroad:
+        """A reader of what is shareable of a subject, wherever it is at home. Raises UnknownSubject."""
+        key = self.subject_key(subject_id)
+        pin = await self._pin(key)
+        gateway = self._gateways.get(pin.cell)
+        if gateway is None:
+            raise Unavailable("the home is a cell that this topology does not name", remedy="wait for the new topology")
+        if pin.jurisdiction != self.jurisdiction:
+            BORDER.labels(self.jurisdiction, pin.jurisdiction, "abroad-read", "asked").inc()
+        return Abroad(gateway, pin.jurisdiction, pin.cell, key)
+
+    async def fence(self, key: SubjectKey) -> Fence | None:
+        """The fence as this cell's storage has it, or None."""
+        return await self._fences.fence(key)
+
+    async def admit(self, key: SubjectKey, epoch: int) -> Fence:
+        """The fence after asking the gateway whether there is one at ``epoch``; it may be at another one.
+
+        Raises WrongCell, CrossBorderAccess or UnknownSubject where the directory says so, FenceRefused for a
+        fence that stays closed, Unavailable.
+        """
+        answer = await self._gateways[self.cell].open_fence(key, {}, min_epoch=epoch)
+        return Fence(key, answer.internal_id, answer.epoch, "open")
+
+    def home_by(self, fence: Fence) -> Home:
+        """The home behind a fence that is open here."""
+        return Home(self._vault, fence)
+
+    async def _open(self, key: SubjectKey, alias_keys: dict[str, AliasKey]) -> Home:
+        answer = await self._gateways[self.cell].open_fence(key, alias_keys)
+        return Home(self._vault, Fence(key, answer.internal_id, answer.epoch, "open"))
+
+    async def _pin(self, key: SubjectKey) -> Pin:
+        pin = await self._directory.pin(key)
+        if pin.state is PinState.ERASED:
+            raise UnknownSubject("no such subject any more")
+        return pin
+
+    def _require_here(self, pin: Pin) -> None:
+        if pin.cell == self.cell and pin.jurisdiction == self.jurisdiction:
+            return
+        self._refuse(pin)
+
+    def _refuse(self, pin: Pin) -> NoReturn:
+        place = self.manifest.jurisdictions.get(pin.jurisdiction)
+        host = place.public_host if place is not None else None
+        if pin.jurisdiction == self.jurisdiction:
+            raise WrongCell(
+                "the home is another cell of this jurisdiction",
+                jurisdiction=pin.jurisdiction,
+                cell=pin.cell,
+                subject_key=str(pin.subject_key),
+                public_host=host,
+            )
+        BORDER.labels(self.jurisdiction, pin.jurisdiction, "home", "refused").inc()
+        warn("border-refused", from_jurisdiction=self.jurisdiction, to_jurisdiction=pin.jurisdiction, kind="home")
+        raise CrossBorderAccess(
+            f"the home lies in {pin.jurisdiction}",
+            jurisdiction=pin.jurisdiction,
+            cell=pin.cell,
+            subject_key=str(pin.subject_key),
+            public_host=host,
+        )

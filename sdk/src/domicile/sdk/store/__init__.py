@@ -1,0 +1,20 @@
+"""A cell's database: its schema, who may touch what in it, and the only code here that speaks SQL."""
+
+from domicile.sdk.store.abroad import AbroadStore, ShareableRows
+from domicile.sdk.store.fences import Fence, FenceReader, FenceStore
+from domicile.sdk.store.pool import open_pool
+from domicile.sdk.store.rows import RowStore, StoredRow, Work
+from domicile.sdk.store.schema import apply_schema
+
+__all__ = [
+    "AbroadStore",
+    "Fence",
+    "FenceReader",
+    "FenceStore",
+    "RowStore",
+    "ShareableRows",
+    "StoredRow",
+    "Work",
+    "apply_schema",
+    "open_pool",
+]

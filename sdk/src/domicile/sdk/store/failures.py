@@ -1,0 +1,75 @@
+"""PostgreSQL's errors as ours. Its texts quote rows, so none of them, nor the error itself, goes on.
+
+``raise ... from None`` would keep the driver's error as ``__context__``, and with it the row; therefore
+``untold`` leaves the handler before it raises.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Final, TypeVar
+
+import asyncpg
+
+from domicile.model.errors import (
+    Conflict,
+    DomicileError,
+    FenceRefused,
+    Forbidden,
+    InvalidInput,
+    Unavailable,
+    WrongJurisdiction,
+)
+
+WAIT_SECONDS: Final = 20.0
+_WHERE: Final = "storage"
+FAILURES: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, EOFError)
+Result = TypeVar("Result")
+
+
+def _of_sqlstate(state: str) -> DomicileError:
+    match state:
+        case "DM001":
+            return FenceRefused("this cell does not hold the subject open at this epoch", where=_WHERE)
+        case "DM002":
+            return WrongJurisdiction("a row's label is not the jurisdiction of this cell", where=_WHERE)
+        case "DM003":
+            return Forbidden("a row keeps its subject, principal, key and jurisdiction for life", where=_WHERE)
+        case "DM004":
+            return Forbidden("synchronous_commit below on", where=_WHERE, remedy="leave it as the role has it")
+        case "DM005":
+            return FenceRefused("the grant is for another cell, or for another incarnation of it", where=_WHERE)
+        case "23505":
+            return Conflict("such a row exists already", where=_WHERE)
+        case "42501":
+            return Forbidden("the database refuses this to this role", where=_WHERE)
+        case "40001" | "40P01" | "55P03":
+            return Unavailable("another transaction was in the way", where=_WHERE, retry_after=1)
+        case "42P01":
+            return InvalidInput("no such table", where=_WHERE, remedy="run `domicile schema apply`")
+        case _ if state[:2] in ("22", "23"):
+            return InvalidInput(f"the database does not take such a value (SQLSTATE {state})", where=_WHERE)
+        case _ if state[:2] in ("08", "25", "53", "57", "58") or state == "28000":
+            return Unavailable(f"cannot serve now (SQLSTATE {state})", where=_WHERE)
+        case _:
+            return DomicileError(f"refused a statement (SQLSTATE {state})", where=_WHERE)
+
+
+def translate(error: BaseException) -> DomicileError:
+    """The error of our tree that a driver's error stands for. Pure; carries no text of the database."""
+    if isinstance(error, asyncpg.PostgresError):
+        return _of_sqlstate(error.sqlstate or "XX000")
+    if isinstance(error, asyncpg.DataError):
+        return InvalidInput("a value that does not fit its column", where=_WHERE)
+    return Unavailable(f"cannot be reached ({type(error).__name__})", where=_WHERE)
+
+
+async def untold(action: Awaitable[Result]) -> Result:
+    """Await ``action``, ``WAIT_SECONDS`` at most; what the driver raises becomes ours and stays here."""
+    try:
+        async with asyncio.timeout(WAIT_SECONDS):
+            return await action
+    except FAILURES as error:
+        refusal = translate(error)
+    raise refusal

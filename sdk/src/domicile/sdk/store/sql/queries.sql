@@ -1,0 +1,48 @@
+-- name: read_fence
+-- The fence of a subject ($1), for the application's role.
+SELECT internal_id, epoch, state FROM domicile.read_fence($1)
+
+-- name: fence
+-- The fence of a subject ($1), for the gateway's role.
+SELECT internal_id, epoch, state FROM domicile.fences WHERE subject_key = $1
+
+-- name: incarnation
+-- Which incarnation of the cell this database is.
+SELECT incarnation FROM domicile.cell
+
+-- name: open_fence
+-- Open the fence of a subject ($1) on a grant for cell $2 of $3, incarnation $4, epoch $5; keep aliases $6.
+SELECT internal_id, epoch, state FROM domicile.open_fence($1, $2, $3, $4, $5, $6)
+
+-- name: record_border
+-- Keep that something from jurisdiction $1, role $2 tried kind $3, with verdict $4.
+INSERT INTO domicile.border_events (from_jurisdiction, role, kind, verdict) VALUES ($1, $2, $3, $4)
+
+-- name: shareable_columns
+-- Every column of a record table ($1).
+SELECT column_name, class, category, sql_type FROM domicile.columns WHERE table_name = $1 ORDER BY column_name
+
+-- name: limit_to_subject
+-- Limit the transaction to a subject ($1, hexadecimal).
+SELECT set_config('domicile.subject', $1, true)
+
+-- name: cell
+-- Which cell this database says that it is.
+SELECT cell, jurisdiction FROM domicile.cell
+
+-- name: found_cell
+-- Make this database the storage of cell $1 in jurisdiction $2.
+INSERT INTO domicile.cell (cell, jurisdiction) VALUES ($1, $2)
+
+-- name: applied_columns
+-- What was applied for a table ($1) before.
+SELECT column_name, class, category, sealed, find, sql_type, nullable FROM domicile.columns WHERE table_name = $1
+
+-- name: note_column
+-- Keep what a column of a record table is.
+INSERT INTO domicile.columns (table_name, column_name, class, category, sealed, find, sql_type, nullable)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+
+-- name: one_at_a_time
+-- Schemas are applied one after the other.
+SELECT pg_advisory_xact_lock(hashtext('domicile.schema'))

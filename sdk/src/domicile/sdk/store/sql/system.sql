@@ -1,0 +1,153 @@
+-- The system schema of a cell, applied by an operator as superuser; running it again changes nothing.
+-- SQLSTATEs of our own: DM001 fence, DM002 jurisdiction, DM003 identity of a row, DM004 durability, DM005 grant.
+
+DO $roles$
+DECLARE
+    name text;
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'domicile_owner') THEN
+        CREATE ROLE domicile_owner NOLOGIN;
+    END IF;
+    FOREACH name IN ARRAY ARRAY['domicile_app', 'domicile_gateway', 'domicile_abroad'] LOOP
+        IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name) THEN
+            EXECUTE format('CREATE ROLE %I LOGIN', name);
+        END IF;
+        EXECUTE format('ALTER ROLE %I SET synchronous_commit = %L', name, 'on');
+    END LOOP;
+    EXECUTE format('REVOKE CREATE, TEMPORARY ON DATABASE %I FROM PUBLIC', current_database());
+END
+$roles$;
+
+REVOKE CREATE ON SCHEMA public FROM PUBLIC;
+GRANT USAGE, CREATE ON SCHEMA public TO domicile_owner;
+CREATE SCHEMA IF NOT EXISTS domicile AUTHORIZATION domicile_owner;
+SET LOCAL ROLE domicile_owner;
+
+-- Which cell this database is. A restore changes the incarnation, and with it every grant made before.
+CREATE TABLE IF NOT EXISTS domicile.cell (
+    only_row     boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    cell         text NOT NULL,
+    jurisdiction text NOT NULL,
+    incarnation  uuid NOT NULL DEFAULT gen_random_uuid()
+);
+
+-- Whether this cell may write for a subject, and at which epoch. Rows are never deleted: retired ones stay.
+CREATE TABLE IF NOT EXISTS domicile.fences (
+    subject_key bytea PRIMARY KEY CHECK (octet_length(subject_key) = 17),
+    internal_id uuid NOT NULL UNIQUE DEFAULT gen_random_uuid(),
+    epoch       bigint NOT NULL CHECK (epoch >= 1),
+    state       text NOT NULL CHECK (state IN ('open', 'closed', 'retired')),
+    alias_keys  jsonb NOT NULL DEFAULT '{}'
+);
+
+-- What each column of each record table holds, so that gateways need no application code.
+CREATE TABLE IF NOT EXISTS domicile.columns (
+    table_name  text NOT NULL,
+    column_name text NOT NULL,
+    class       text NOT NULL CHECK (class IN ('personal', 'shareable')),
+    category    text NOT NULL,
+    sealed      boolean NOT NULL,
+    find        text CHECK (find IN ('subject', 'cell')),
+    sql_type    text NOT NULL,
+    nullable    boolean NOT NULL,
+    PRIMARY KEY (table_name, column_name)
+);
+
+-- What crossed this cell's border, or tried to. No subject is named.
+CREATE TABLE IF NOT EXISTS domicile.border_events (
+    id                bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    time              timestamptz NOT NULL DEFAULT clock_timestamp(),
+    from_jurisdiction text NOT NULL,
+    role              text NOT NULL,
+    kind              text NOT NULL,
+    verdict           text NOT NULL
+);
+
+-- Hold a subject's fence open until the transaction ends, or refuse. FOR SHARE needs UPDATE on the fence,
+-- which the application lacks; VOLATILE, so that the lock sees what was committed while it waited.
+CREATE OR REPLACE FUNCTION domicile.hold_fence(subject bytea, wanted bigint) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    held domicile.fences;
+BEGIN
+    SELECT f.* INTO held FROM domicile.fences f WHERE f.subject_key = subject FOR SHARE;
+    IF held.state IS DISTINCT FROM 'open' OR held.epoch IS DISTINCT FROM wanted THEN
+        RAISE EXCEPTION 'the fence is not open at this epoch' USING ERRCODE = 'DM001';
+    END IF;
+END
+$$;
+
+-- A subject's fence as this statement's snapshot has it; no row where there is none.
+CREATE OR REPLACE FUNCTION domicile.read_fence(subject bytea)
+RETURNS TABLE (internal_id uuid, epoch bigint, state text)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT f.internal_id, f.epoch, f.state FROM domicile.fences f WHERE f.subject_key = subject
+$$;
+
+-- Open a fence on a grant: none yet, or one at a lower epoch. An open one at the same epoch is answered as it is.
+CREATE OR REPLACE FUNCTION domicile.open_fence(
+    subject bytea, granted_cell text, granted_jurisdiction text, granted_incarnation uuid,
+    granted_epoch bigint, aliases jsonb
+) RETURNS TABLE (internal_id uuid, epoch bigint, state text)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+    PERFORM FROM domicile.cell c
+    WHERE (c.cell, c.jurisdiction, c.incarnation) = (granted_cell, granted_jurisdiction, granted_incarnation)
+    FOR SHARE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'the grant is for another cell or incarnation' USING ERRCODE = 'DM005';
+    END IF;
+    RETURN QUERY
+        SELECT f.internal_id, f.epoch, f.state FROM domicile.fences f
+        WHERE f.subject_key = subject AND f.state = 'open' AND f.epoch = granted_epoch AND f.alias_keys @> aliases;
+    IF FOUND THEN
+        RETURN;
+    END IF;
+    RETURN QUERY
+        INSERT INTO domicile.fences AS f (subject_key, epoch, state, alias_keys)
+        VALUES (subject, granted_epoch, 'open', aliases)
+        ON CONFLICT (subject_key) DO UPDATE
+            SET epoch = excluded.epoch, state = 'open', alias_keys = f.alias_keys || excluded.alias_keys
+            WHERE excluded.epoch > f.epoch OR (excluded.epoch = f.epoch AND f.state = 'open')
+        RETURNING f.internal_id, f.epoch, f.state;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'the fence was closed at this epoch, or is at a higher one' USING ERRCODE = 'DM001';
+    END IF;
+END
+$$;
+
+-- On each record table, before each row: the third lock, which needs neither the SDK nor the guard.
+-- A deletion carries no epoch of its own; the transaction names it in domicile.epoch.
+CREATE OR REPLACE FUNCTION domicile.check_row() RETURNS trigger
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF current_setting('synchronous_commit') NOT IN ('on', 'remote_apply') THEN
+        RAISE EXCEPTION 'synchronous_commit is below on' USING ERRCODE = 'DM004';
+    END IF;
+    IF TG_OP = 'DELETE' THEN
+        PERFORM domicile.hold_fence(OLD.subject_key, nullif(current_setting('domicile.epoch', true), '')::bigint);
+        RETURN OLD;
+    END IF;
+    IF TG_OP = 'UPDATE' AND (NEW.jurisdiction, NEW.subject_key, NEW.principal_key, NEW.id)
+        IS DISTINCT FROM (OLD.jurisdiction, OLD.subject_key, OLD.principal_key, OLD.id) THEN
+        RAISE EXCEPTION 'a row keeps its jurisdiction, subject, principal and key' USING ERRCODE = 'DM003';
+    END IF;
+    PERFORM FROM domicile.cell c WHERE c.jurisdiction = NEW.jurisdiction;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'the row is labelled with another jurisdiction' USING ERRCODE = 'DM002';
+    END IF;
+    PERFORM domicile.hold_fence(NEW.subject_key, NEW.epoch);
+    RETURN NEW;
+END
+$$;
+
+REVOKE ALL ON ALL TABLES IN SCHEMA domicile FROM PUBLIC;
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA domicile FROM PUBLIC;
+GRANT USAGE ON SCHEMA domicile TO domicile_app, domicile_gateway, domicile_abroad;
+GRANT EXECUTE ON FUNCTION domicile.hold_fence(bytea, bigint) TO domicile_app;
+GRANT EXECUTE ON FUNCTION domicile.read_fence(bytea) TO domicile_app, domicile_abroad;
+GRANT EXECUTE ON FUNCTION domicile.open_fence(bytea, text, text, uuid, bigint, jsonb) TO domicile_gateway;
+GRANT SELECT ON domicile.cell, domicile.fences TO domicile_gateway;
+GRANT SELECT ON domicile.columns TO domicile_abroad;
+GRANT INSERT ON domicile.border_events TO domicile_gateway;

@@ -1,0 +1,138 @@
+"""What a record class says about its table, as plain data: columns, their classes, types and SQL names.
+
+A value has one spelling as bytes (``Kind.dump``): it is what is sealed and what a blind index is made of.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import Decimal
+from functools import cached_property
+from typing import Any, Final, Literal
+from uuid import UUID
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError
+
+from domicile.model.errors import InvalidInput
+from domicile.model.fields import FieldClass, Personal
+
+IDENTIFIER: Final = re.compile(r"[a-z][a-z0-9_]{0,54}")
+INDEX_SUFFIX: Final = "_index"
+SYSTEM_COLUMNS: Final = frozenset(
+    {"jurisdiction", "subject_key", "principal_key", "id", "epoch", "version", "created_at", "updated_at"}
+)
+_CONFIG: Final = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64", hide_input_in_errors=True)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A type that a field may have. ``findable``: whether equal values have equal spellings."""
+
+    python: type
+    sql: str
+    findable: bool = False
+
+    @cached_property
+    def _adapter(self) -> TypeAdapter[Any]:
+        return TypeAdapter(self.python, config=_CONFIG)
+
+    def check(self, value: Any) -> Any:
+        """The value, if it is one of this type; raises InvalidInput that does not quote it."""
+        try:
+            checked = self._adapter.validate_python(value, strict=True)
+        except ValidationError:
+            checked = None
+        if checked is None:
+            raise InvalidInput(f"a value that is not a {self.python.__name__}")
+        if isinstance(checked, datetime) and checked.tzinfo is None:
+            raise InvalidInput("a time without a zone", remedy="use datetime.now(UTC)")
+        return checked
+
+    def dump(self, value: Any) -> bytes:
+        """The one spelling of a value, as JSON."""
+        checked = self.check(value)
+        try:
+            return self._adapter.dump_json(checked)
+        except PydanticSerializationError:
+            pass
+        raise InvalidInput(f"a {self.python.__name__} that cannot be written as JSON")
+
+    def load(self, raw: bytes) -> Any:
+        """What ``dump`` wrote; raises InvalidInput for anything else."""
+        try:
+            return self._adapter.validate_json(raw)
+        except ValidationError:
+            pass
+        raise InvalidInput(f"bytes that are not a {self.python.__name__}")
+
+
+KINDS: Final[Mapping[type, Kind]] = {
+    kind.python: kind
+    for kind in (
+        Kind(str, "text", findable=True),
+        Kind(int, "bigint", findable=True),
+        Kind(UUID, "uuid", findable=True),
+        Kind(date, "date", findable=True),
+        Kind(bool, "boolean"),
+        Kind(float, "double precision"),
+        Kind(bytes, "bytea"),
+        Kind(datetime, "timestamp with time zone"),
+        Kind(Decimal, "numeric"),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One classified field."""
+
+    name: str
+    field: FieldClass
+    kind: Kind
+    nullable: bool
+
+    @property
+    def personal(self) -> bool:
+        return isinstance(self.field, Personal)
+
+    @property
+    def sealed(self) -> bool:
+        return isinstance(self.field, Personal) and self.field.sealed
+
+    @property
+    def find(self) -> Literal["subject", "cell"] | None:
+        """Under whose secret the blind index is, if there is one."""
+        if not isinstance(self.field, Personal) or self.field.find is False:
+            return None
+        return "cell" if self.field.find == "cell" else "subject"
+
+    @property
+    def index(self) -> str:
+        """The name of the blind index's column."""
+        return self.name + INDEX_SUFFIX
+
+    @property
+    def sql_type(self) -> str:
+        return "bytea" if self.sealed else self.kind.sql
+
+
+@dataclass(frozen=True)
+class Table:
+    """A record class's table: the columns that the class declared, in its order."""
+
+    name: str
+    columns: tuple[Column, ...]
+
+    @cached_property
+    def by_name(self) -> dict[str, Column]:
+        return {column.name: column for column in self.columns}
+
+    @cached_property
+    def stored(self) -> tuple[tuple[str, str, bool], ...]:
+        """(name, SQL type, nullable) of every column that a row carries beside the system's own."""
+        plain = [(column.name, column.sql_type, column.nullable) for column in self.columns]
+        return (*plain, *((column.index, "bytea", column.nullable) for column in self.columns if column.find))

@@ -1,0 +1,186 @@
+"""A record class that isn't fully classified is refused where it is defined; a record tells no personal value."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Annotated, Any
+from uuid import UUID, uuid4
+
+import pytest
+from pydantic import BaseModel
+
+from domicile.sample import Profile
+from domicile.sdk import InvalidInput, ModelError, Personal, Record, Shareable
+from domicile.sdk.store.schema import create_table
+from domicile.sdk.tables import KINDS
+
+CANARY = "canary-7c1f"
+
+
+def unclassified() -> None:
+    class Bad(Record, table="bads"):
+        email: str
+
+
+def classified_inside_an_option() -> None:
+    class Bad(Record, table="bads"):
+        email: Annotated[str, Personal("user.contact.email")] | None
+
+
+def classified_twice() -> None:
+    class Bad(Record, table="bads"):
+        email: Annotated[str, Personal("user.contact.email"), Shareable("user.contact.email")]
+
+
+def personal_key() -> None:
+    class Bad(Record, table="bads"):
+        id: Annotated[UUID, Personal("user.unique_id")]
+
+
+def key_of_text() -> None:
+    class Bad(Record, table="bads"):
+        id: str  # type: ignore[assignment]
+
+
+def default_jurisdiction() -> None:
+    class Bad(Record, table="bads"):
+        jurisdiction: str = "eu"
+
+
+def unsupported_type() -> None:
+    class Bad(Record, table="bads"):
+        tags: Annotated[list[str], Shareable("user.account.tags")]
+
+
+def unsupported_find() -> None:
+    class Bad(Record, table="bads"):
+        weight: Annotated[float, Personal("user.health.weight", find=True)]
+
+
+def no_table() -> None:
+    class Bad(Record):
+        plan: Annotated[str, Shareable("user.account.plan")]
+
+
+def table_with_a_quote() -> None:
+    class Bad(Record, table='x"; drop table y'):
+        plan: Annotated[str, Shareable("user.account.plan")]
+
+
+def system_column() -> None:
+    class Bad(Record, table="bads"):
+        subject_key: Annotated[str, Shareable("user.account.plan")]
+
+
+def column_like_an_index() -> None:
+    class Bad(Record, table="bads"):
+        email_index: Annotated[str, Shareable("user.account.plan")]
+
+
+@pytest.mark.parametrize(
+    ("define", "where", "what"),
+    [
+        (unclassified, "Bad.email", "not classified"),
+        (classified_inside_an_option, "Bad.email", "not classified"),
+        (classified_twice, "Bad.email", "classified twice"),
+        (personal_key, "Bad.id", "personal primary key"),
+        (key_of_text, "Bad.id", "not a UUID"),
+        (default_jurisdiction, "Bad", "without a default"),
+        (unsupported_type, "Bad.tags", "cannot be stored"),
+        (unsupported_find, "Bad.weight", "cannot be found"),
+        (no_table, "Bad", "names no table"),
+        (table_with_a_quote, "Bad", "names no table"),
+        (system_column, "Bad.subject_key", "no column"),
+        (column_like_an_index, "Bad.email_index", "no column"),
+    ],
+)
+def test_a_class_that_does_not_say_what_it_holds_is_refused(define: Callable[[], None], where: str, what: str) -> None:
+    with pytest.raises(ModelError) as refusal:
+        define()
+    assert refusal.value.where == where
+    assert what in refusal.value.what
+    assert refusal.value.remedy
+
+
+def profile(**changes: Any) -> Profile:
+    values = {"user": CANARY, "email": f"{CANARY}@example.eu", "password": CANARY, "plan": "free"}
+    return Profile(**{"jurisdiction": "eu", "id": uuid4(), **values, **changes})
+
+
+def test_a_record_shows_no_personal_value() -> None:
+    record = profile(born=date(1912, 6, 23))
+    for text in (repr(record), str(record), f"{record}", repr([record])):
+        assert CANARY not in text
+        assert "1912" not in text
+        assert "free" in text
+    assert "<personal user.contact.email>" in repr(record)
+
+
+class Envelope(BaseModel):
+    profile: Profile
+
+
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        lambda: profile(born=CANARY),
+        lambda: profile(**{"nickname": CANARY}),
+        lambda: Profile.model_validate({"jurisdiction": "eu", "email": CANARY}),
+        lambda: Profile.model_validate_json(f'{{"jurisdiction": "eu", "born": "{CANARY}"}}'),
+        lambda: Envelope.model_validate({"profile": {"email": CANARY}}),
+    ],
+)
+def test_a_value_that_does_not_fit_is_not_told(attempt: Callable[[], Any]) -> None:
+    with pytest.raises(InvalidInput) as refusal:
+        attempt()
+    error: BaseException | None = refusal.value
+    while error is not None:
+        assert CANARY not in f"{error} {error!r} {error.args}"
+        error = error.__cause__ or error.__context__
+    assert CANARY not in "".join(traceback.format_exception(refusal.value))
+
+
+def test_a_record_without_a_jurisdiction_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="jurisdiction: missing"):
+        Profile(id=uuid4(), user="a", email="b", password="c", plan="d")  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "Íñigo\0\u2603",
+        -(2**62),
+        True,
+        0.1,
+        b"\xff\x00",
+        date(1, 1, 1),
+        datetime(2026, 3, 29, 1, 30, tzinfo=UTC),
+        uuid4(),
+        Decimal("0.10"),
+    ],
+)
+def test_every_type_of_field_has_one_spelling_that_reads_back(value: Any) -> None:
+    kind = KINDS[type(value)]
+    back = kind.load(kind.dump(value))
+    assert back == value
+    assert type(back) is type(value)
+
+
+@pytest.mark.parametrize(("kind", "value"), [(str, 5), (int, True), (date, CANARY), (str, "\ud800"), (bool, 1)])
+def test_a_value_of_another_type_is_refused_untold(kind: type, value: Any) -> None:
+    with pytest.raises(InvalidInput) as refusal:
+        KINDS[kind].dump(value)
+    assert CANARY not in str(refusal.value)
+    assert refusal.value.__context__ is None
+
+
+def test_a_time_without_a_zone_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="without a zone"):
+        KINDS[datetime].check(datetime(2026, 1, 1))
+
+
+def test_a_jurisdiction_with_a_quote_stays_a_literal() -> None:
+    assert "(jurisdiction = 'e''u')" in create_table(Profile.domicile_table, "e'u")
