@@ -1,0 +1,281 @@
+"""The flow of one request: identify, resolve, decide, act; and every refusal as a problem document.
+
+A guard's 421 sends the flow round once more with the directory's newest word, and never twice: two parts
+that don't agree yet are waited for by the client, who is told when to come back.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from dataclasses import replace
+from http import HTTPStatus
+from typing import Final
+
+from aiohttp import web
+
+from domicile.identity import Signer
+from domicile.model import (
+    CrossBorderAccess,
+    DomicileError,
+    Identity,
+    Manifest,
+    Misdirected,
+    Pin,
+    ResidencyToken,
+    Unavailable,
+    UnknownSubject,
+)
+from domicile.model.manifest import Router
+from domicile.model.pins import RESIDENCY_TOKEN_SECONDS
+from domicile.model.wire import EPOCH_HEADER, GUARD_HEADER, MAX_HEAD_BYTES, PROBLEM_TYPE, Problem
+from domicile.router.body import Body
+from domicile.router.country import Countries
+from domicile.router.decide import (
+    MOVE_RETRY_SECONDS,
+    Decision,
+    Forward,
+    Hairpin,
+    Listener,
+    Question,
+    Redirect,
+    Refuse,
+    decide,
+)
+from domicile.router.errors import HeadTooLarge, MethodRefused, UpgradeRefused
+from domicile.router.forward import Answer, Guard, Outgoing, Wire
+from domicile.router.headers import kept_private, request_headers, statement, token_cookie
+from domicile.router.identify import Identified, Identifier
+from domicile.router.replica import Pins
+from domicile.router.settings import RouterSettings
+from domicile.router.target import path_of, read_target
+from domicile.service import plain_problem, problem_response
+from domicile.telemetry import BORDER, DECISIONS, DURATION, REFUSALS, REQUESTS, warn
+
+_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
+_REFUSED_METHODS: Final = frozenset({"CONNECT", "TRACE"})
+_UPGRADES: Final = frozenset({"websocket", "tcp"})
+_VERDICTS: Final = {Redirect: "redirected", Hairpin: "passed", Refuse: "refused"}
+
+
+class Front:
+    """Answers requests on both listeners of one router."""
+
+    def __init__(
+        self,
+        settings: RouterSettings,
+        vantage: Identity,
+        manifest: Manifest,
+        place: Router,
+        *,
+        identifier: Identifier,
+        pins: Pins,
+        countries: Countries,
+        wire: Wire,
+        signer: Signer,
+    ) -> None:
+        self._settings = settings
+        self._vantage = vantage
+        self._manifest = manifest
+        self._place = place
+        self._identifier = identifier
+        self._pins = pins
+        self._countries = countries
+        self._wire = wire
+        self._signer = signer
+        self._turns = itertools.count()
+
+    async def public(self, request: web.BaseRequest) -> web.StreamResponse:
+        return await self.handle(request, Listener.PUBLIC)
+
+    async def handle(self, request: web.BaseRequest, listener: Listener) -> web.StreamResponse:
+        """Raises ConnectionResetError, and nothing else, where the client's connection is past saving."""
+        started = time.perf_counter()
+        status = 499
+        try:
+            response = await self._answer(request, listener)
+            status = response.status
+            return response
+        finally:
+            method = request.method if request.method in _METHODS else "other"
+            REQUESTS.labels(listener.value, method, str(status)).inc()
+            DURATION.labels(listener.value).observe(time.perf_counter() - started)
+
+    async def _answer(self, request: web.BaseRequest, listener: Listener) -> web.StreamResponse:
+        try:
+            return await self._route(request, listener)
+        except DomicileError as error:
+            REFUSALS.labels(error.code).inc()
+            response: web.Response = problem_response(error)
+            if isinstance(error, CrossBorderAccess):
+                host = self._manifest.jurisdictions[self._vantage.jurisdiction].public_host
+                response.headers["Link"] = f'<https://{host}/>; rel="blocked-by"'  # RFC 7725, section 4
+        except ConnectionResetError:
+            raise
+        except Exception as error:
+            warn("unforeseen", error=type(error).__name__, endpoint=listener.value)
+            response = plain_problem(500, "internal", "an unforeseen error; the log names its class")
+        return _closing(request, response)
+
+    async def _route(self, request: web.BaseRequest, listener: Listener) -> web.StreamResponse:
+        _check_head(request)
+        target = read_target(request.raw_path)
+        path = path_of(target)
+        unpinned = self._place.is_unpinned(path)
+        body = Body(request, limit=self._settings.max_body, idle=self._settings.idle_seconds)
+        who = await self._identifier.identify(request.headers, pinned=not unpinned)
+        pin = await self._pin(who, pinned=not unpinned, listener=listener)
+        country = self._country(request) if unpinned and listener is Listener.PUBLIC else None
+        question = Question(path, request.method, not unpinned, listener, pin, turn=next(self._turns))
+        replayed = False
+        while True:
+            question = replace(question, down=self._wire.down())
+            decision = decide(question, self._manifest, self._vantage)
+            self._count(decision)
+            if isinstance(decision, Refuse):
+                if isinstance(decision.error, Misdirected) and listener is Listener.INTERNAL and question.pin:
+                    return _closing(request, _not_here(decision.error, question.pin))
+                raise decision.error
+            if isinstance(decision, Redirect):
+                return _closing(request, _redirect(decision, target))
+            if replayed and not body.replayable:
+                raise Unavailable(
+                    "the subject's home changed while its request came in", retry_after=MOVE_RETRY_SECONDS
+                )
+            answer = await self._send(decision, request, target, body, country)
+            guard = answer.guard()
+            if guard is None:
+                break
+            await answer.discard()
+            if replayed:
+                raise Unavailable("the home cell and the directory do not agree yet", retry_after=MOVE_RETRY_SECONDS)
+            question = await self._after_guard(guard, question)
+            replayed = True
+        if unpinned and who.key is not None:
+            self._pins.forget_unknown(who.key)
+        cookie = self._cookie(who, decision.pin, answer) if listener is Listener.PUBLIC else None
+        return await answer.pass_on(request, set_cookie=cookie)
+
+    async def _pin(self, who: Identified, *, pinned: bool, listener: Listener) -> Pin | None:
+        """The subject's pin. Raises Unavailable where a pinned path needs one that only the directory has."""
+        if who.key is None:
+            return None
+        try:
+            pin = await self._pins.resolve(who.key)
+        except Unavailable:
+            if pinned:
+                raise
+            return None
+        stale = pin is not None and (
+            # a token by a router that knows better, or another router that sent the subject here
+            (who.token is not None and who.token.epoch > pin.epoch)
+            or (listener is Listener.INTERNAL and pin.jurisdiction != self._vantage.jurisdiction)
+        )
+        if stale:
+            try:
+                return await self._pins.refresh(who.key)
+            except Unavailable:
+                pass
+        return pin
+
+    async def _after_guard(self, guard: Guard, question: Question) -> Question:
+        """The question to ask after a guard's refusal. Raises Unavailable where waiting is all that helps."""
+        pin = question.pin
+        if guard.kind == "wrong-cell":
+            # on a subject's own path, the subject is who was identified, whatever a cell says
+            key = pin.subject_key if question.pinned and pin is not None else guard.key
+            if key is not None:
+                found = await self._pins.refresh(key)
+                if found is None:
+                    raise UnknownSubject("no such subject")
+                return replace(question, pin=found, pinned=True)
+        elif guard.kind == "stale-epoch" and pin is not None:
+            if guard.epoch is not None and guard.epoch < pin.epoch:
+                raise Unavailable("the home cell has not taken the subject over yet", retry_after=MOVE_RETRY_SECONDS)
+            return replace(question, pin=await self._pins.refresh(pin.subject_key))
+        raise Unavailable("the cell's guard refused the request without saying who is meant")
+
+    async def _send(
+        self, decision: Forward | Hairpin, request: web.BaseRequest, target: str, body: Body, country: str | None
+    ) -> Answer:
+        if isinstance(decision, Hairpin):
+            headers = request_headers(request.headers, to_router=True)
+            upstreams = decision.routers.upstreams
+        else:
+            headers = request_headers(request.headers, to_router=False)
+            headers.update(statement(decision.pin, country))
+            upstreams = decision.home.upstreams
+        return await self._wire.send(upstreams, Outgoing(request.method, target, headers), body)
+
+    def _country(self, request: web.BaseRequest) -> str | None:
+        peer = request.transport.get_extra_info("peername") if request.transport is not None else None
+        return self._countries.observe(peer[0], request.headers.getall("X-Forwarded-For", [])) if peer else None
+
+    def _cookie(self, who: Identified, pin: Pin | None, answer: Answer) -> str | None:
+        """A residency token for somebody whom the application's own token authenticated."""
+        if not who.authenticated or pin is None or pin.subject_key != who.key or answer.status >= 400:
+            return None
+        if _states(who.token, pin) or not kept_private(answer.headers):
+            return None
+        token = self._signer.residency_token(pin, self._settings.deployment)
+        return token_cookie(token, RESIDENCY_TOKEN_SECONDS)
+
+    def _count(self, decision: Decision) -> None:
+        match decision:
+            case Forward(home, _):
+                jurisdiction = home.jurisdiction
+            case Hairpin(routers, _):
+                jurisdiction = routers.jurisdiction
+            case Redirect(name, _, _):
+                jurisdiction = name
+            case Refuse(_, where):
+                jurisdiction = where or self._vantage.jurisdiction
+        DECISIONS.labels(type(decision).__name__.lower(), jurisdiction).inc()
+        if jurisdiction != self._vantage.jurisdiction:
+            BORDER.labels(self._vantage.jurisdiction, jurisdiction, "traveller", _VERDICTS[type(decision)]).inc()
+
+
+def _states(token: ResidencyToken | None, pin: Pin) -> bool:
+    return token is not None and (token.jur, token.cell, token.epoch) == (pin.jurisdiction, pin.cell, pin.epoch)
+
+
+def _check_head(request: web.BaseRequest) -> None:
+    size = len(request.raw_path) + sum(len(name) + len(value) + 4 for name, value in request.raw_headers)
+    if size > MAX_HEAD_BYTES:
+        raise HeadTooLarge(f"the head is larger than {MAX_HEAD_BYTES} bytes")
+    if request.method in _REFUSED_METHODS:
+        raise MethodRefused(f"{request.method} is not served")
+    if request.headers.get("Upgrade", "").lower() in _UPGRADES:
+        raise UpgradeRefused("upgrades are not relayed", remedy="use server-sent events or plain requests")
+
+
+def _closing(request: web.BaseRequest, response: web.Response) -> web.Response:
+    """A client whose body is not wanted may send it all the same: what follows is not another request."""
+    if request.body_exists and not request.content.at_eof():
+        response.force_close()
+    return response
+
+
+def _redirect(decision: Redirect, target: str) -> web.Response:
+    problem = Problem(
+        title=HTTPStatus.TEMPORARY_REDIRECT.phrase,
+        status=HTTPStatus.TEMPORARY_REDIRECT,
+        code=CrossBorderAccess.code,
+        detail=f"the subject's home is in {decision.jurisdiction}",
+        jurisdiction=decision.jurisdiction,
+        public_host=decision.public_host,
+    )
+    return web.Response(
+        status=HTTPStatus.TEMPORARY_REDIRECT,
+        body=problem.model_dump_json(exclude_none=True),
+        content_type=PROBLEM_TYPE,
+        headers={"Location": f"https://{decision.public_host}{target}", "Cache-Control": "no-store"},
+    )
+
+
+def _not_here(error: Misdirected, pin: Pin) -> web.Response:
+    """To the router that sent the request: its pin is not the newest one, by the epoch given."""
+    REFUSALS.labels(error.code).inc()
+    response = problem_response(error)
+    response.headers.update({GUARD_HEADER: "stale-epoch", EPOCH_HEADER: str(pin.epoch)})
+    return response

@@ -1,0 +1,35 @@
+"""What one router process is told: its listeners, its country database and its limits. Never topology."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+from pydantic import Field
+
+from domicile.model.manifest import AddressField
+from domicile.service import ProcessSettings
+
+
+def _shipped_countries() -> Path:
+    return Path(str(files("domicile.router").joinpath("data/country.mmdb")))
+
+
+class RouterSettings(ProcessSettings):
+    """``bind`` is the internal listener: other routers' hairpins, and operators' health checks."""
+
+    public_bind: AddressField = Field(description="host:port of the listener that clients reach")
+    public_certificate: Path = Field(description="the public listener's certificate chain (PEM)")
+    public_key: Path = Field(description="its private key (PEM)")
+    countries: Path = Field(
+        default_factory=_shipped_countries, description="MaxMind country database; the shipped one is public domain"
+    )
+    max_body: int = Field(default=64 << 20, ge=0, description="bytes that one request's body may have")
+    idle_seconds: float = Field(
+        default=60.0, gt=0, le=3600, description="how long either side may be silent in the middle of a message"
+    )
+    connect_seconds: float = Field(default=2.0, gt=0, le=60, description="to connect to one zone before the next")
+    connections: int = Field(default=256, ge=1, description="connections to one upstream address")
+    replica_bytes: int = Field(
+        default=4 << 30, ge=1 << 20, description="upper bound of the pin replica's file, which grows as needed"
+    )
