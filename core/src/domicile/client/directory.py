@@ -41,6 +41,8 @@ class DirectoryClient:
         self._flights: dict[SubjectKey, asyncio.Task[Pin]] = {}
 
     async def close(self) -> None:
+        for flight in list(self._flights.values()):
+            flight.cancel()
         await self._peer.close()
 
     async def pin(self, key: SubjectKey) -> Pin:
@@ -48,8 +50,13 @@ class DirectoryClient:
         if flight is None:
             flight = asyncio.create_task(self._peer.ask(Pin, "GET", f"/v1/pins/{key}"))
             self._flights[key] = flight
-            flight.add_done_callback(lambda _: self._flights.pop(key, None))
+            flight.add_done_callback(lambda done: self._landed(key, done))
         return await asyncio.shield(flight)
+
+    def _landed(self, key: SubjectKey, flight: asyncio.Task[Pin]) -> None:
+        del self._flights[key]
+        if not flight.cancelled():
+            flight.exception()  # taken note of, also where every caller has gone
 
     async def resolve(self, keys: Sequence[SubjectKey]) -> ResolveResponse:
         body = ResolveRequest(subject_keys=list(keys))

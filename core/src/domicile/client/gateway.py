@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from domicile.client.http import Peer
 from domicile.identity import Credentials
@@ -31,12 +31,20 @@ class GatewayClient:
     async def close(self) -> None:
         await self._peer.close()
 
-    async def open_fence(self, key: SubjectKey, alias_keys: dict[str, AliasKey]) -> FenceResponse:
-        """Have the gateway fetch the grant and open the fence. Raises WrongCell, UnknownSubject, Unavailable."""
+    async def open_fence(
+        self, key: SubjectKey, alias_keys: dict[str, AliasKey], *, min_epoch: int | None = None
+    ) -> FenceResponse:
+        """Have the gateway answer the open fence, or fetch the grant and open it.
+
+        ``min_epoch``: a fence that is open below this epoch is not enough, and the gateway asks the directory
+        again; the answer may still be lower where the directory knows no higher one. Raises WrongCell,
+        UnknownSubject, FenceRefused, Unavailable.
+        """
         body = FenceRequest(alias_keys=alias_keys)
-        return await self._peer.ask(FenceResponse, "POST", f"/.domicile/v1/fences/{key}", body=body)
+        query = "" if min_epoch is None else f"?min_epoch={min_epoch}"
+        return await self._peer.ask(FenceResponse, "POST", f"/.domicile/v1/fences/{key}{query}", body=body)
 
     async def abroad(self, key: SubjectKey, table: str, conditions: dict[str, str]) -> AbroadRows:
         """Shareable columns of a subject's rows, filtered by equality on shareable columns."""
         query = f"?{urlencode(conditions)}" if conditions else ""
-        return await self._peer.ask(AbroadRows, "GET", f"/.domicile/v1/abroad/{key}/{table}{query}")
+        return await self._peer.ask(AbroadRows, "GET", f"/.domicile/v1/abroad/{key}/{quote(table, safe='')}{query}")

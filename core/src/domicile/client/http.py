@@ -7,8 +7,8 @@ class that its problem document names. No redirect is followed and no proxy of t
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import random
+import re
 import socket
 from collections.abc import Collection, Sequence
 from types import TracebackType
@@ -20,16 +20,28 @@ from pydantic import BaseModel, ValidationError
 
 from domicile.identity import Credentials
 from domicile.model.access import Role
+from domicile.model.addresses import Network, literal, may_listen
 from domicile.model.errors import DomicileError, InvalidInput, Misdirected, Unavailable, by_code
-from domicile.model.manifest import Network
 from domicile.model.wire import Problem
+from domicile.telemetry import REFUSALS, warn
 
 MAX_ANSWER_BYTES: Final = 8 << 20
+MAX_RETRY_SECONDS: Final = 3600
 Answer = TypeVar("Answer", bound=BaseModel)
 
 
+def inside(host: str, networks: Collection[Network] | None) -> bool:
+    """Whether an IP address may be connected to: in one of the networks, if given; never link-local."""
+    address = f"[{host}]:1" if ":" in host else f"{host}:1"
+    ip = literal(address)
+    return ip is not None and may_listen(address) and (networks is None or any(ip in net for net in networks))
+
+
 class JailedResolver(AbstractResolver):
-    """Resolves names only to addresses inside the peer's networks; link-local is always refused."""
+    """Resolves names only to addresses inside the peer's networks; link-local is always refused.
+
+    aiohttp does not ask a resolver about literal addresses: ``Peer`` holds those to the networks itself.
+    """
 
     def __init__(self, networks: Collection[Network] | None) -> None:
         self._networks = networks
@@ -39,20 +51,19 @@ class JailedResolver(AbstractResolver):
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
         answers = await self._inner.resolve(host, port, family)
-        return [answer for answer in answers if self._admits(answer["host"])]
-
-    def _admits(self, host: str) -> bool:
-        address = ipaddress.ip_address(host)
-        if address.is_link_local or address.is_multicast or address.is_unspecified:
-            return False
-        return self._networks is None or any(address in network for network in self._networks)
+        admitted = [answer for answer in answers if inside(answer["host"], self._networks)]
+        if not admitted:
+            REFUSALS.labels("address-outside").inc()
+            warn("address-outside")
+            raise OSError(None, "the name has no address inside the peer's networks")
+        return admitted
 
     async def close(self) -> None:
         await self._inner.close()
 
 
-def error_from(status: int, body: bytes, where: str) -> DomicileError:
-    """The error that a peer's answer stands for."""
+def error_from(status: int, body: bytes, where: str, retry_after: str | None = None) -> DomicileError:
+    """The error that a peer's answer stands for; ``retry_after`` is its header, in seconds (RFC 9110, 10.2.3)."""
     try:
         problem = Problem.model_validate_json(body)
     except ValidationError:
@@ -69,7 +80,8 @@ def error_from(status: int, body: bytes, where: str) -> DomicileError:
                 public_host=problem.public_host,
             )
         if status >= 500:
-            return Unavailable(detail, where=where)
+            seconds = int(retry_after) if retry_after and re.fullmatch(r"[0-9]{1,6}", retry_after) else 2
+            return Unavailable(detail, where=where, retry_after=min(seconds, MAX_RETRY_SECONDS))
         return InvalidInput(detail, where=where)
     return kind(detail, where=where, remedy=problem.remedy or "")
 
@@ -77,8 +89,9 @@ def error_from(status: int, body: bytes, where: str) -> DomicileError:
 class Peer:
     """A client of the processes of one role in one jurisdiction, at the addresses given.
 
-    Addresses are tried in a random order of their own for each client, then in turn: a dead one costs one
-    connection attempt. ``deadline`` bounds a call, all its attempts included, in seconds.
+    Each client starts with an order of its own, at random; an address that fails goes to its end, so that a
+    dead one costs one attempt. ``deadline`` bounds a call, all its attempts included, in seconds; none of
+    them may take more than its share to connect. A literal address outside ``networks`` is InvalidInput.
     """
 
     def __init__(
@@ -95,6 +108,13 @@ class Peer:
     ) -> None:
         if not addresses:
             raise InvalidInput(f"no address of the {jurisdiction} {role}", remedy="see the manifest")
+        for address in addresses:
+            ip = literal(address)
+            if ip is not None and not inside(str(ip), networks):
+                REFUSALS.labels("address-outside").inc()
+                raise InvalidInput(
+                    f"{address} lies outside the networks of the {jurisdiction} {role}", remedy="see the manifest"
+                )
         self._addresses = random.sample(list(addresses), len(addresses))
         self._where = f"{role} of {jurisdiction}"
         self._deadline = deadline
@@ -124,6 +144,8 @@ class Peer:
             self._session = aiohttp.ClientSession(
                 connector=connector,
                 trust_env=False,
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._deadline / max(2, len(self._addresses))),
+                skip_auto_headers=("Accept-Encoding", "User-Agent"),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
             )
@@ -145,18 +167,24 @@ class Peer:
         last: str = "no attempt"
         try:
             async with asyncio.timeout(self._deadline):
-                for address in self._addresses:
+                for address in tuple(self._addresses):
                     try:
                         return await self._attempt(method, address, path, data, headers or {})
-                    except aiohttp.ClientConnectorError as error:
+                    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
                         last = type(error).__name__
+                        self._last(address)
                     except (aiohttp.ClientError, ConnectionError) as error:
                         last = type(error).__name__
+                        self._last(address)
                         if not repeatable:
                             break
         except TimeoutError:
             last = f"no answer within {self._deadline:g} s"
         raise Unavailable(f"cannot be reached ({last})", where=self._where)
+
+    def _last(self, address: str) -> None:
+        self._addresses.remove(address)
+        self._addresses.append(address)
 
     async def _attempt(
         self, method: str, address: str, path: str, data: bytes | None, headers: dict[str, str]
@@ -173,7 +201,7 @@ class Peer:
             if len(body) > MAX_ANSWER_BYTES:
                 raise Unavailable(f"an answer over {MAX_ANSWER_BYTES} bytes", where=self._where)
             if response.status >= 300:
-                raise error_from(response.status, body, self._where)
+                raise error_from(response.status, body, self._where, response.headers.get("Retry-After"))
             return body
 
     async def ask(

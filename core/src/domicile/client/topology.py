@@ -13,7 +13,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from domicile.client.directory import DirectoryClient
-from domicile.identity import verify_topology
+from domicile.identity import verify_topology, write_private
 from domicile.model.errors import InvalidInput, NotFound, TokenInvalid, Unavailable
 from domicile.model.manifest import Manifest, parse_manifest
 from domicile.model.wire import TopologyDocument
@@ -72,10 +72,7 @@ class Topology:
                 remedy="publish a newer revision with `domicile apply`",
             )
         if document != cached:
-            self._cache.parent.mkdir(parents=True, exist_ok=True)
-            temporary = self._cache.with_suffix(".new")
-            temporary.write_text(document.model_dump_json())
-            temporary.replace(self._cache)
+            write_private(self._cache, document.model_dump_json().encode())
         log("topology-loaded", revision=document.revision)
         return manifest
 

@@ -143,12 +143,15 @@ class Authority:
     @classmethod
     def load(cls, folder: Path, deployment: str, jurisdiction: str) -> Authority:
         """Read what ``save`` wrote; raises InvalidInput where it is somebody else's."""
-        certificate = x509.load_pem_x509_certificate((folder / "authority.pem").read_bytes())
-        key = serialization.load_pem_private_key((folder / "authority.key").read_bytes(), None)
-        if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise InvalidInput("an authority has a P-256 key", where=str(folder))
+        try:
+            certificate = x509.load_pem_x509_certificate((folder / "authority.pem").read_bytes())
+            key = serialization.load_pem_private_key((folder / "authority.key").read_bytes(), None)
+        except (OSError, ValueError, TypeError):
+            raise InvalidInput("authority.pem and authority.key cannot be read", where=str(folder)) from None
+        if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
+            raise InvalidInput("authority.key is not the key of authority.pem", where=str(folder))
         subject = {a.oid: a.value for a in certificate.subject}
-        if (subject[NameOID.ORGANIZATION_NAME], subject[NameOID.COMMON_NAME]) != (
+        if (subject.get(NameOID.ORGANIZATION_NAME), subject.get(NameOID.COMMON_NAME)) != (
             deployment,
             common_name(jurisdiction),
         ):

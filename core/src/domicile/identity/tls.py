@@ -20,6 +20,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
+from cryptography import x509
+
 from domicile.identity.authority import common_name
 from domicile.model.access import Identity, Role
 from domicile.model.errors import InvalidInput, Unauthenticated
@@ -47,6 +49,18 @@ def identity_of(certificate: dict[str, Any]) -> Identity:
     return identity
 
 
+def _checked(connection: ssl.SSLObject | ssl.SSLSocket) -> Identity:
+    context = connection.context
+    assert isinstance(context, _Context)
+    try:
+        peer = identity_of(dict(connection.getpeercert() or {}))
+    except Unauthenticated as error:
+        raise ssl.SSLCertVerificationError(error.what) from None
+    if not context.accepts(peer):
+        raise ssl.SSLCertVerificationError(f"{peer.uri} is not expected here")
+    return peer
+
+
 class _CheckedPeer(ssl.SSLObject):
     """An SSL object whose handshake fails unless its peer is who the context expects."""
 
@@ -54,19 +68,20 @@ class _CheckedPeer(ssl.SSLObject):
 
     def do_handshake(self) -> None:
         super().do_handshake()
-        certificate = self.getpeercert()
-        context = self.context
-        assert isinstance(context, _Context)
-        try:
-            self.peer = identity_of(dict(certificate or {}))
-        except Unauthenticated as error:
-            raise ssl.SSLCertVerificationError(error.what) from None
-        if not context.accepts(self.peer):
-            raise ssl.SSLCertVerificationError(f"{self.peer.uri} is not expected here")
+        self.peer = _checked(self)
+
+
+class _CheckedSocket(ssl.SSLSocket):
+    """The same for a blocking socket."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        super().do_handshake(block)
+        _checked(self)
 
 
 class _Context(ssl.SSLContext):
     sslobject_class = _CheckedPeer
+    sslsocket_class = _CheckedSocket
     accepts: PeerCheck
 
 
@@ -80,8 +95,15 @@ class Credentials:
 
     @property
     def identity(self) -> Identity:
-        """Whom this certificate names; raises InvalidInput where it is not one of ours."""
-        return _own_identity(self.certificate, self.certificate.stat().st_mtime_ns)
+        """Whom this certificate names; raises InvalidInput where it is not one of ours, or can't be read."""
+        try:
+            return _own_identity(self.certificate, self.certificate.stat().st_mtime_ns)
+        except OSError as error:
+            raise InvalidInput(
+                f"cannot read the certificate: {(error.strerror or 'unreadable').lower()}",
+                where=str(self.certificate),
+                remedy="see DOMICILE_CERTIFICATE",
+            ) from None
 
     def _context(self, protocol: int, jurisdictions: Collection[str], accepts: PeerCheck) -> ssl.SSLContext:
         context = _Context(protocol)
@@ -89,14 +111,27 @@ class Credentials:
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.set_alpn_protocols(_ALPN)
         context.verify_mode = ssl.CERT_REQUIRED
-        context.load_cert_chain(self.certificate, self.key)
+        try:
+            context.load_cert_chain(self.certificate, self.key)
+        except OSError:
+            # ssl.SSLError is one too; neither says more than that the two files are no pair
+            raise InvalidInput(
+                "the certificate's private key cannot be read, or belongs to another certificate",
+                where=str(self.key),
+                remedy="see DOMICILE_KEY",
+            ) from None
+        if not jurisdictions:
+            raise InvalidInput("holds no authority", where=str(self.authorities), remedy="see DOMICILE_AUTHORITIES")
         for jurisdiction in jurisdictions:
             authority = self.authorities / f"{jurisdiction}.pem"
             if not authority.is_file():
                 raise InvalidInput(
                     f"no authority for {jurisdiction}", where=str(authority), remedy="run `domicile up` again"
                 )
-            context.load_verify_locations(authority)
+            try:
+                context.load_verify_locations(authority)
+            except OSError:
+                raise InvalidInput(f"the authority of {jurisdiction} cannot be read", where=str(authority)) from None
         return context
 
     def client(self, jurisdiction: str, roles: Collection[Role], *, cell: str | None = None) -> ssl.SSLContext:
@@ -147,11 +182,10 @@ def peer_of(transport: asyncio.BaseTransport | None) -> Identity:
 
 @lru_cache(maxsize=32)
 def _own_identity(path: Path, _modified: int) -> Identity:
-    from cryptography import x509
-
-    certificate = x509.load_pem_x509_certificate(path.read_bytes())
-    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-    if len(uris) != 1:
-        raise InvalidInput("the certificate carries no identity of ours", where=str(path))
-    return Identity.parse(uris[0])
+    try:
+        certificate = x509.load_pem_x509_certificate(path.read_bytes())
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        (uri,) = names.get_values_for_type(x509.UniformResourceIdentifier)
+        return Identity.parse(uri)
+    except (ValueError, x509.ExtensionNotFound, InvalidInput):
+        raise InvalidInput("not a certificate with one identity of ours", where=str(path)) from None

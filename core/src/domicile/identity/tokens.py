@@ -26,7 +26,6 @@ from domicile.model.errors import InvalidInput, TokenInvalid
 from domicile.model.pins import (
     PIN_GRANT_SECONDS,
     RESIDENCY_TOKEN_SECONDS,
-    Frozen,
     KeyUse,
     Pin,
     PinGrant,
@@ -40,7 +39,7 @@ MAX_TOPOLOGY_BYTES: Final = 4 << 20
 LEEWAY_SECONDS: Final = 30
 _ALGORITHM: Final = "EdDSA"
 Clock = Callable[[], float]
-Claims = TypeVar("Claims", bound=Frozen)
+Claims = TypeVar("Claims", PinGrant, ResidencyToken)
 
 
 def _b64(raw: bytes) -> str:
@@ -64,9 +63,12 @@ class Signer:
     def load_or_create(cls, path: Path) -> Signer:
         """Read the key at ``path`` (PEM, mode 0600), or make one there: a restart keeps its signatures good."""
         if path.exists():
-            key = serialization.load_pem_private_key(path.read_bytes(), None)
+            try:
+                key = serialization.load_pem_private_key(path.read_bytes(), None)
+            except (ValueError, TypeError):
+                key = None
             if not isinstance(key, Ed25519PrivateKey):
-                raise InvalidInput("not an Ed25519 private key", where=str(path))
+                raise InvalidInput("not an Ed25519 private key", where=str(path), remedy="restore it, or delete it")
             return cls(key)
         key = Ed25519PrivateKey.generate()
         write_private(
@@ -146,7 +148,7 @@ class Verifier:
     def knows(self, token: str, use: KeyUse) -> bool:
         """Whether the key that a token names is in the set: if not, fetching the set anew may help."""
         try:
-            return (use, str(jwt.get_unverified_header(token).get("kid"))) in self._keys
+            return (use, str(_unverified_header(token).get("kid"))) in self._keys
         except jwt.InvalidTokenError:
             return True
 
@@ -171,16 +173,24 @@ class Verifier:
         except (jwt.InvalidTokenError, ValidationError) as error:
             raise TokenInvalid(f"not a valid {kind}: {type(error).__name__}") from None
         now = self._clock()
-        if body["exp"] <= now - LEEWAY_SECONDS or body["iat"] > now + LEEWAY_SECONDS:
+        if statement.exp <= now - LEEWAY_SECONDS or statement.iat > now + LEEWAY_SECONDS:
             raise TokenInvalid(f"a {kind} outside its time")
         return statement
+
+
+def _unverified_header(token: str) -> dict[str, Any]:
+    try:
+        return jwt.get_unverified_header(token)
+    except (ValueError, RecursionError):
+        # what is no text, or nested deeper than any header of ours
+        raise jwt.DecodeError from None
 
 
 def _header(token: str, kind: TokenType, limit: int) -> dict[str, Any]:
     if len(token) > limit:
         raise TokenInvalid(f"a {kind} longer than {limit} bytes")
     try:
-        header = jwt.get_unverified_header(token)
+        header = _unverified_header(token)
     except jwt.InvalidTokenError:
         raise TokenInvalid(f"not a {kind}: malformed") from None
     if header.get("typ") != kind.value or header.get("alg") != _ALGORITHM:
@@ -195,10 +205,16 @@ def sign_topology(signer: Signer, deployment: str, revision: int, topology: dict
 
 
 def verify_topology(document: TopologyDocument, deployment: str, operators: Iterable[bytes]) -> dict[str, Any]:
-    """The topology in a document, if one of the operators' public keys (PEM) signed it; else TokenInvalid."""
+    """The topology in a document, if one of the operators' public keys (PEM) signed it; else TokenInvalid.
+
+    Raises InvalidInput for a key that is none.
+    """
     header = _header(document.signed, TokenType.TOPOLOGY, MAX_TOPOLOGY_BYTES)
     for pem in operators:
-        key = serialization.load_pem_public_key(pem)
+        try:
+            key = serialization.load_pem_public_key(pem)
+        except ValueError:
+            raise InvalidInput("an operator's key that is no public key (PEM)", remedy="see the folder") from None
         if not isinstance(key, Ed25519PublicKey) or header.get("kid") != key_id(key):
             continue
         try:

@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Final
 
 from domicile.model.errors import Forbidden, InvalidInput
+from domicile.model.ids import MAX_IDENTIFIER_BYTES
 
 GLOBAL: Final = "global"
 
@@ -66,7 +67,7 @@ class Identity:
     @classmethod
     def parse(cls, uri: str) -> Identity:
         """From a certificate's URI name; raises InvalidInput for anything that is not one of ours."""
-        match = _URI.fullmatch(uri)
+        match = _URI.fullmatch(uri) if len(uri) <= MAX_IDENTIFIER_BYTES else None
         if match is None:
             raise InvalidInput("not a Domicile identity", remedy="spiffe://deployment/jurisdiction/role/name")
         try:

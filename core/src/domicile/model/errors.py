@@ -1,19 +1,23 @@
 """One error tree for every part, so that a caller handles a refusal and not a transport.
 
     DomicileError
-    ├── InvalidInput            what was given cannot be accepted as it is           400 / 422
+    ├── InvalidInput            what was given cannot be accepted as it is           422
+    │   ├── IdentitiesDisagree  two proofs in one request name different subjects    400
     │   ├── ManifestError       a manifest that does not load
-    │   └── ModelError          a record class that is not fully classified
+    │   ├── ModelError          a record class that is not fully classified
+    │   ├── TooLarge            over a limit of ours                                 413
+    │   └── UnsupportedQuery    a condition that sealing makes impossible
     ├── Unauthenticated         nobody proved who asks                               401
+    │   └── TokenInvalid        a signed statement that cannot be believed
     ├── Forbidden               proved, and not allowed                              403
     │   └── WrongJurisdiction   a row, a cell and a subject that do not agree
     ├── UnknownSubject          no pin                                               404
+    ├── NotFound                no such thing, and it is not a subject               404
     ├── Conflict                contradicts what is recorded                         409
     ├── Misdirected             not served here                                      421 / 307
     │   ├── WrongCell           a sibling cell of the same jurisdiction is the home
     │   └── CrossBorderAccess   the home lies in another jurisdiction                451 / 307
     ├── FenceRefused            the cell's database does not hold the subject open   421
-    ├── UnsupportedQuery        a condition that sealing makes impossible            422
     └── Unavailable             try again later; carries ``retry_after`` seconds     503
 
 Errors carry fields, not sentences: ``what`` happened, ``where``, and the ``remedy``. None of them may
@@ -178,7 +182,8 @@ class Unavailable(DomicileError):
 def _tree(root: type[DomicileError]) -> dict[str, type[DomicileError]]:
     found = {root.code: root}
     for child in root.__subclasses__():
-        found.update(_tree(child))
+        # a class that inherits its code does not take its parent's place
+        found = _tree(child) | found
     return found
 
 

@@ -27,8 +27,9 @@ _ALIAS_PERSON: Final = b"domicile/alias"
 
 _NAME = r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$"
 Name = Annotated[str, StringConstraints(pattern=_NAME, max_length=32)]
-JurisdictionName = Annotated[str, StringConstraints(pattern=_NAME, max_length=15)]
-"""At most 15 bytes: a sealed value names its jurisdiction in its head."""
+MAX_JURISDICTION_BYTES: Final = 15
+JurisdictionName = Annotated[str, StringConstraints(pattern=_NAME, max_length=MAX_JURISDICTION_BYTES)]
+"""Short, because a sealed value names its jurisdiction in its head."""
 CellName = Name
 ZoneName = Name
 RESERVED_JURISDICTIONS: Final = frozenset({"global"})
@@ -75,6 +76,8 @@ class _Key(bytes):
         def load(value: Any) -> _Key:
             if isinstance(value, cls):
                 return value
+            if isinstance(value, _Key):
+                raise ValueError(f"a {type(value).__name__} is no {cls.__name__}")
             try:
                 return cls.parse(value) if isinstance(value, str) else cls(value)
             except (InvalidInput, TypeError) as error:
@@ -145,11 +148,23 @@ class Pepper:
         return AliasKey(self._digest(message, _ALIAS_PERSON))
 
 
+def _spaced(value: str) -> bool:
+    return any(c.isspace() or unicodedata.category(c) == "Cc" for c in value)
+
+
+def _folded(value: str) -> str:
+    """Without case, in NFKC. Folding can undo NFKC and the reverse, so both run until nothing changes."""
+    while (folded := unicodedata.normalize("NFKC", value.casefold())) != value:
+        value = folded
+    return value
+
+
 def _email(value: str) -> str:
-    local, at, domain = value.strip().rpartition("@")
-    if not at or not local or "." not in domain or any(c.isspace() for c in value.strip()):
+    address = _folded(value).strip()
+    local, _, domain = address.rpartition("@")
+    if not local or "." not in domain or _spaced(address):
         raise InvalidInput("an e-mail alias has the form local@domain.tld")
-    return f"{local.casefold()}@{domain.casefold()}"
+    return address
 
 
 def _phone(value: str) -> str:
@@ -160,8 +175,8 @@ def _phone(value: str) -> str:
 
 
 def _username(value: str) -> str:
-    name = value.strip().casefold()
-    if not name or any(c.isspace() for c in name):
+    name = _folded(value).strip()
+    if not name or _spaced(name):
         raise InvalidInput("a user name is not empty and holds no spaces")
     return name
 
@@ -177,11 +192,12 @@ def normalise_alias(kind: str, value: str) -> str:
     does, and two accounts that differ by case alone are a worse fault than one that is refused.
     """
     if kind not in _NORMALISERS:
-        raise InvalidInput(f"unknown alias kind {kind!r}", remedy=f"one of {', '.join(ALIAS_KINDS)}")
-    if len(value.encode("utf-8", "surrogatepass")) > MAX_IDENTIFIER_BYTES:
-        raise InvalidInput(f"an alias has at most {MAX_IDENTIFIER_BYTES} bytes")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise InvalidInput("an alias holds no lone surrogates") from None
-    return _NORMALISERS[kind](unicodedata.normalize("NFKC", value))
+        # not quoted: who mixes up the two arguments has put the alias here
+        raise InvalidInput("unknown alias kind", remedy=f"one of {', '.join(ALIAS_KINDS)}")
+    if any("\ud800" <= c <= "\udfff" for c in value):
+        raise InvalidInput("an alias holds no lone surrogates")
+    if len(value.encode()) <= MAX_IDENTIFIER_BYTES:
+        alias = _NORMALISERS[kind](unicodedata.normalize("NFKC", value))
+        if len(alias.encode()) <= MAX_IDENTIFIER_BYTES:  # NFKC may lengthen it
+            return alias
+    raise InvalidInput(f"an alias has at most {MAX_IDENTIFIER_BYTES} bytes")

@@ -9,58 +9,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import StrEnum
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+from domicile.model.addresses import Address as Address
+from domicile.model.addresses import AddressField as AddressField
+from domicile.model.addresses import Network as Network
+from domicile.model.addresses import NetworkField, PublicHost, literal, may_listen
 from domicile.model.errors import ManifestError, ManifestProblem
 from domicile.model.ids import RESERVED_JURISDICTIONS, CellName, Country, JurisdictionName, Name, ZoneName
 
 MAX_MANIFEST_BYTES: Final = 1 << 20
-Network = IPv4Network | IPv6Network
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
 
-class Address(str):
-    """``host:port`` or ``[ipv6]:port``; the port is never left to a default."""
-
-    __slots__ = ()
-
-    @property
-    def host(self) -> str:
-        return self.rpartition(":")[0].strip("[]")
-
-    @property
-    def port(self) -> int:
-        return int(self.rpartition(":")[2])
-
-
-def _address(text: str) -> Address:
-    host, colon, port = text.rpartition(":")
-    if not colon or not host or not port.isdigit() or not 1 <= int(port) <= 65535:
-        raise ValueError(f"{text!r} is not host:port with a port from 1 to 65535")
-    if any(c in host for c in "/@?#% ") or (":" in host) != (host[0] == "[" and host[-1] == "]"):
-        raise ValueError(f"{text!r} is not host:port; write an IPv6 host in brackets")
-    return Address(text)
-
-
-AddressField = Annotated[str, AfterValidator(_address)]
-
-
-def _network(value: object) -> Network:
-    if not isinstance(value, str | IPv4Network | IPv6Network):
-        raise ValueError("a network is written like 127.10.1.0/24")
-    return ip_network(value)
-
-
-NetworkField = Annotated[Network, BeforeValidator(_network)]
+def _collector(text: str) -> str:
+    if not text.startswith("https://"):
+        raise ValueError("a collector is reached over https://")
+    return text
 
 
 class Travellers(StrEnum):
@@ -100,14 +73,14 @@ class KeySection(_Strict):
 
     service: list[AddressField] = Field(min_length=1)
     domains: dict[Name, str] = Field(default_factory=dict)
-    cache_seconds: int = Field(default=300, ge=1, le=3600)
+    cache_seconds: int = Field(default=300, ge=1, le=3600, strict=True)
 
 
 class Jurisdiction(_Strict):
     countries: list[Country] = Field(min_length=1)
     travellers: Travellers = Travellers.REDIRECT
-    public_host: str = Field(min_length=1, max_length=253)
-    collector: str | None = None
+    public_host: PublicHost
+    collector: Annotated[str, AfterValidator(_collector)] | None = None
     keys: KeySection
 
 
@@ -126,7 +99,7 @@ class Witness(_Strict):
 
 class Cell(_Strict):
     jurisdiction: JurisdictionName
-    weight: int = Field(default=100, ge=1, le=10_000)
+    weight: int = Field(default=100, ge=1, le=10_000, strict=True)
     state: CellState = CellState.OPEN
     zones: dict[ZoneName, Zone] = Field(min_length=1)
     witness: Witness | None = None
@@ -136,7 +109,7 @@ class Cell(_Strict):
 class PathRule(_Strict):
     """``path`` is exact, or a prefix when it ends in ``*``. ``unpinned`` paths open no home."""
 
-    path: str = Field(pattern=r"^/[^\s?#]*$", max_length=256)
+    path: str = Field(pattern=r"^/[^\s?#*]*\*?$", max_length=256)
     kind: Literal["unpinned"] = Field(alias="class")
 
     def matches(self, path: str) -> bool:
@@ -169,10 +142,16 @@ class ApplicationIdentity(_Strict):
     subject_claim: str = "sub"
 
 
+def _version(number: int) -> int:
+    if number != 1:
+        raise ValueError("only version 1 is known here")
+    return number
+
+
 class Manifest(_Strict):
     """A manifest that loaded: every rule of this module holds for it."""
 
-    version: Literal[1]
+    version: Annotated[int, Field(strict=True), AfterValidator(_version)]
     deployment: Name
     directory: DirectorySection
     jurisdictions: dict[JurisdictionName, Jurisdiction] = Field(min_length=1)
@@ -220,10 +199,8 @@ def _third_zone(cell: Cell) -> bool:
 
 def _outside(address: str, network: Network) -> bool:
     """True for a literal address outside the network. Names are held to it when they are resolved."""
-    try:
-        return ip_address(Address(address).host) not in network
-    except ValueError:
-        return False
+    ip = literal(address)
+    return ip is not None and ip not in network
 
 
 def _check_jurisdictions(manifest: Manifest) -> Iterator[ManifestProblem]:
@@ -304,6 +281,25 @@ def _check_networks(manifest: Manifest) -> Iterator[ManifestProblem]:
             seen.append((zone.network, cell.jurisdiction))
 
 
+def _check_zones(manifest: Manifest) -> Iterator[ManifestProblem]:
+    """A zone is one failure domain in one country, wherever it is named."""
+    places = [(f"directory.sites[{n}]", s.zone, s.country) for n, s in enumerate(manifest.directory.sites)]
+    for name, cell in manifest.cells.items():
+        places += [(f"cells.{name}.zones.{zone}", zone, it.country) for zone, it in cell.zones.items()]
+        if cell.witness is not None:
+            places.append((f"cells.{name}.witness", cell.witness.zone, cell.witness.country))
+    places += [(f"routers.{zone}", zone, router.country) for zone, router in manifest.routers.items()]
+    first: dict[str, tuple[str, str]] = {}
+    for path, zone, country in places:
+        where, known = first.setdefault(zone, (path, country))
+        if country != known:
+            yield ManifestProblem(
+                f"{path}.country",
+                f"zone {zone} lies in {country} here and in {known} at {where}",
+                "give it one country",
+            )
+
+
 def _check_directory_and_routers(manifest: Manifest) -> Iterator[ManifestProblem]:
     zones: set[str] = set()
     for position, site in enumerate(manifest.directory.sites):
@@ -320,7 +316,7 @@ def _check_directory_and_routers(manifest: Manifest) -> Iterator[ManifestProblem
 
 
 def _check_addresses(manifest: Manifest) -> Iterator[ManifestProblem]:
-    """No two listeners share an address: one would answer for the other."""
+    """No two listeners share an address: one would answer for the other. None is at an address of no host."""
     listeners = [(f"directory.sites[{n}].address", s.address) for n, s in enumerate(manifest.directory.sites)]
     for name, jurisdiction in manifest.jurisdictions.items():
         listeners += [(f"jurisdictions.{name}.keys.service[{n}]", a) for n, a in enumerate(jurisdiction.keys.service)]
@@ -335,6 +331,10 @@ def _check_addresses(manifest: Manifest) -> Iterator[ManifestProblem]:
     for path, address in listeners:
         if (other := seen.setdefault(address, path)) != path:
             yield ManifestProblem(path, f"{address} is also the address of {other}", "give each its own")
+        if not may_listen(address):
+            yield ManifestProblem(
+                path, f"{address} is link-local, multicast or unspecified", "use a host's own address"
+            )
 
 
 def check(manifest: Manifest) -> list[ManifestProblem]:
@@ -343,6 +343,7 @@ def check(manifest: Manifest) -> list[ManifestProblem]:
     for name, cell in manifest.cells.items():
         problems += _check_cell(manifest, name, cell)
     problems += _check_networks(manifest)
+    problems += _check_zones(manifest)
     problems += _check_directory_and_routers(manifest)
     problems += _check_addresses(manifest)
     return problems
@@ -361,8 +362,9 @@ def _problem(detail: ErrorDetails) -> ManifestProblem:
         return ManifestProblem(_path(location), "unknown key", "remove it, or mend its spelling")
     if detail["type"] == "missing":
         return ManifestProblem(_path(location), "required key is missing")
-    reason = detail["msg"].removeprefix("Value error, ")
-    return ManifestProblem(_path(location), reason[0].lower() + reason[1:] if reason[:2] != "'D" else reason)
+    if detail["type"] == "value_error":
+        return ManifestProblem(_path(location), str(detail["ctx"]["error"]))
+    return ManifestProblem(_path(location), detail["msg"][0].lower() + detail["msg"][1:])
 
 
 def parse_manifest(data: object, *, source: str = "manifest") -> Manifest:

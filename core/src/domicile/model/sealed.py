@@ -5,13 +5,16 @@ Layout: magic (4) ‖ length of the jurisdiction (1) ‖ jurisdiction ‖ nonce 
 
 from __future__ import annotations
 
+import re
 from typing import Final, NamedTuple
 
 from domicile.model.errors import InvalidInput
+from domicile.model.ids import MAX_JURISDICTION_BYTES
 
 MAGIC: Final = b"\xd0\x4dS\x01"
 NONCE_BYTES: Final = 12
 TAG_BYTES: Final = 16
+_JURISDICTION: Final = re.compile(rf"(?=.{{1,{MAX_JURISDICTION_BYTES}}}$)[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 
 
 class Sealed(NamedTuple):
@@ -21,7 +24,9 @@ class Sealed(NamedTuple):
 
 
 def prefix(jurisdiction: str) -> bytes:
-    """What every sealed value of a jurisdiction begins with."""
+    """What every sealed value of a jurisdiction begins with; raises InvalidInput for what is no name of one."""
+    if not _JURISDICTION.fullmatch(jurisdiction):
+        raise InvalidInput("not a jurisdiction's name")
     code = jurisdiction.encode("ascii")
     return MAGIC + bytes([len(code)]) + code
 
@@ -38,8 +43,7 @@ def parse(raw: bytes) -> Sealed:
     end = head + raw[len(MAGIC)]
     if len(raw) < end + NONCE_BYTES + TAG_BYTES:
         raise InvalidInput("a sealed value that was cut short")
-    try:
-        jurisdiction = raw[head:end].decode("ascii")
-    except UnicodeDecodeError:
-        raise InvalidInput("a sealed value with a malformed jurisdiction") from None
+    jurisdiction = raw[head:end].decode("ascii", "replace")
+    if not _JURISDICTION.fullmatch(jurisdiction):
+        raise InvalidInput("a sealed value with a malformed jurisdiction")
     return Sealed(jurisdiction, raw[end : end + NONCE_BYTES], raw[end + NONCE_BYTES :])

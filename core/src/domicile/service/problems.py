@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from domicile.model.errors import DomicileError, Unavailable
 from domicile.model.wire import PROBLEM_TYPE, Problem
-from domicile.telemetry import REFUSALS, warn
+from domicile.telemetry import REFUSALS, place_of, warn
 
 
 def problem_response(error: DomicileError) -> web.Response:
@@ -43,10 +43,8 @@ def plain_problem(status: int, code: str, detail: str) -> web.Response:
 
 def where_invalid(error: ValidationError) -> str:
     """Which members of a body are wrong, and how; never what they held."""
-    places = (".".join(map(str, item["loc"])) or "body" for item in error.errors(include_input=False))
-    return "; ".join(
-        f"{place}: {item['type']}" for place, item in zip(places, error.errors(include_input=False), strict=True)
-    )[:500]
+    found = error.errors(include_input=False, include_context=False, include_url=False)
+    return "; ".join(f"{'.'.join(map(str, item['loc'])) or 'body'}: {item['type']}" for item in found)[:500]
 
 
 @web.middleware
@@ -66,9 +64,12 @@ async def problem_middleware(request: web.Request, handler: Handler) -> web.Stre
     except web.HTTPException as error:
         if error.status < 400:
             raise
-        return plain_problem(error.status, f"http-{error.status}", error.reason)
+        answer = plain_problem(error.status, f"http-{error.status}", HTTPStatus(error.status).phrase)
+        if isinstance(error, web.HTTPMethodNotAllowed):
+            answer.headers["Allow"] = ",".join(sorted(error.allowed_methods))  # RFC 9110, 15.5.6
+        return answer
     except ConnectionResetError:
         raise
     except Exception as error:
-        warn("unforeseen", error=type(error).__name__, endpoint=request.match_info.route.name or "none")
+        warn("unforeseen", error=type(error).__name__, place=place_of(error))
         return plain_problem(500, "internal", "an unforeseen error; the log names its class")

@@ -19,6 +19,7 @@ from typing import Any, Final, TypeVar
 
 import uvloop
 from aiohttp import web
+from aiohttp.hdrs import METH_ALL
 from aiohttp.typedefs import Handler
 from pydantic import BaseModel
 
@@ -29,7 +30,7 @@ from domicile.model.manifest import Address
 from domicile.model.wire import MAX_HEAD_BYTES
 from domicile.service.problems import problem_middleware
 from domicile.service.settings import ProcessSettings
-from domicile.telemetry import DURATION, REQUESTS, configure_logs, log, render_metrics, warn
+from domicile.telemetry import DURATION, REQUESTS, configure_logs, log, place_of, render_metrics, warn
 
 MAX_BODY_BYTES: Final = 1 << 20
 PEER: Final = web.RequestKey("domicile_peer", Identity)
@@ -63,7 +64,8 @@ async def _measure(request: web.Request, handler: Handler) -> web.StreamResponse
         return response
     finally:
         elapsed = time.perf_counter() - started
-        REQUESTS.labels(name, request.method, str(status)).inc()
+        method = request.method if request.method in METH_ALL else "other"
+        REQUESTS.labels(name, method, str(status)).inc()
         DURATION.labels(name).observe(elapsed)
 
 
@@ -159,17 +161,34 @@ Main = Callable[[], AbstractAsyncContextManager[None]]
 async def _until_told(main: Main) -> None:
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
+    starting = asyncio.current_task()
+
+    def tell() -> None:
+        told.set()
+        if starting is not None:
+            starting.cancel()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, told.set)
+        loop.add_signal_handler(number, tell)
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(main())
+        try:
+            await stack.enter_async_context(main())
+        except asyncio.CancelledError:
+            if told.is_set():  # before it was ready: what it had opened is closed, nothing is in flight
+                return
+            raise
+        starting = None
         log("ready")
         await told.wait()
         log("draining")
 
 
 def run(settings: ProcessSettings, main: Main) -> None:
-    """Run a service until SIGTERM or SIGINT. A refusal at start is one line and exit status 1."""
+    """Run a service until SIGTERM or SIGINT.
+
+    A refusal, or a file that can't be used, is one line and exit status 1. So is an unforeseen error, of
+    which only the class and the place are told: its text may hold what a log may not.
+    """
     configure_logs(settings.process, settings.log_level)
     try:
         uvloop.run(_until_told(main))
@@ -177,4 +196,14 @@ def run(settings: ProcessSettings, main: Main) -> None:
         warn("refused-to-start", code=error.code)
         print(f"{settings.process}: {error}", file=sys.stderr)
         raise SystemExit(1) from None
+    except Exception as error:
+        warn("ended-by-error", error=type(error).__name__, place=place_of(error))
+        print(f"{settings.process}: {_outline(error)}", file=sys.stderr)
+        raise SystemExit(1) from None
     log("stopped")
+
+
+def _outline(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {(error.strerror or type(error).__name__).lower()} (mend the path or its rights)"
+    return f"unforeseen {type(error).__name__} at {place_of(error)}"

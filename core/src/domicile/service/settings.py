@@ -6,20 +6,30 @@ precedence to remember.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import TracebackType
 from typing import Annotated, TypeVar
 
 from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings.exceptions import SettingsError
 
 from domicile.identity import Credentials
-from domicile.model.errors import InvalidInput
+from domicile.model.errors import DomicileError, InvalidInput
 from domicile.model.ids import Name, Pepper
 from domicile.model.manifest import Address, AddressField
 
 
 def _split(value: object) -> object:
-    return value.split(",") if isinstance(value, str) else value
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _refused(name: str, path: Path, error: OSError | UnicodeDecodeError) -> InvalidInput:
+    reason = (error.strerror if isinstance(error, OSError) else None) or "not text"
+    return InvalidInput(f"cannot be read: {reason.lower()}", where=str(path), remedy=f"see DOMICILE_{name}")
 
 
 class ProcessSettings(BaseSettings):
@@ -55,23 +65,50 @@ class ProcessSettings(BaseSettings):
     def load_pepper(self) -> Pepper:
         if self.pepper is None:
             raise InvalidInput("no pepper", where="DOMICILE_PEPPER", remedy="name the pepper file")
-        return Pepper.parse(self.pepper.read_text())
+        try:
+            return Pepper.parse(self.pepper.read_text())
+        except (OSError, UnicodeDecodeError) as error:
+            raise _refused("PEPPER", self.pepper, error) from None
 
     def operator_keys(self) -> list[bytes]:
         if self.operators is None:
             raise InvalidInput("no operators' keys", where="DOMICILE_OPERATORS", remedy="name their folder")
-        return [path.read_bytes() for path in sorted(self.operators.glob("*.pem"))]
+        try:
+            keys = [path.read_bytes() for path in sorted(self.operators.glob("*.pem"))]
+        except OSError as error:
+            raise _refused("OPERATORS", self.operators, error) from None
+        if not keys:
+            raise InvalidInput("holds no key (*.pem)", where=str(self.operators), remedy="see DOMICILE_OPERATORS")
+        return keys
 
 
 Settings = TypeVar("Settings", bound=ProcessSettings)
 
 
 def load_settings(kind: type[Settings]) -> Settings:
-    """From the environment. Raises InvalidInput that names the variable."""
+    """From the environment. Raises InvalidInput that names the first variable at fault.
+
+    A process that loads its settings ends on any uncaught refusal with one line and exit status 1, as ``run`` does.
+    """
+    sys.excepthook = partial(_one_line, sys.excepthook)
     try:
         return kind()
     except ValidationError as error:
-        first = error.errors()[0]
-        name = "DOMICILE_" + "_".join(str(part) for part in first["loc"]).upper()
-        missing = first["type"] == "missing"
-        raise InvalidInput("is not set" if missing else first["msg"], where=name, remedy="set it") from None
+        first = error.errors(include_input=False, include_url=False)[0]
+        name = f"DOMICILE_{first['loc'][0]}".upper() if first["loc"] else "DOMICILE_*"
+        if first["type"] == "missing":
+            raise InvalidInput("is not set", where=name, remedy="set it") from None
+        reason = first["msg"].removeprefix("Value error, ")
+        raise InvalidInput(reason[0].lower() + reason[1:], where=name, remedy="mend it") from None
+    except SettingsError as error:
+        raise InvalidInput(str(error), where="DOMICILE_*", remedy="mend it") from None
+
+
+ExceptHook = Callable[[type[BaseException], BaseException, TracebackType | None], object]
+
+
+def _one_line(others: ExceptHook, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if isinstance(error, DomicileError):
+        print(error, file=sys.stderr)
+    else:
+        others(kind, error, trace)

@@ -1,6 +1,6 @@
 """Logs and metrics by allow-list: personal values have no field to be written to."""
 
-from domicile.telemetry.logs import FIELDS, FieldNotAllowed, configure_logs, log, warn
+from domicile.telemetry.logs import FIELDS, FieldNotAllowed, configure_logs, log, place_of, warn
 from domicile.telemetry.metrics import BORDER, DECISIONS, DURATION, REFUSALS, REQUESTS, render_metrics
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "FieldNotAllowed",
     "configure_logs",
     "log",
+    "place_of",
     "render_metrics",
     "warn",
 ]

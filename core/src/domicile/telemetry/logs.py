@@ -11,7 +11,9 @@ import json
 import logging
 import re
 import sys
+import traceback
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Final, TextIO
 
 FIELDS: Final = frozenset(
@@ -30,6 +32,7 @@ FIELDS: Final = frozenset(
         "kind",
         "method",
         "peer_role",
+        "place",  # file:line of our own code or a library's
         "reason",  # a code from a closed set
         "revision",
         "role",
@@ -41,7 +44,8 @@ FIELDS: Final = frozenset(
         "zone",
     }
 )
-_PLAIN: Final = re.compile(r"[\w .:/{}\[\]*@<>-]{0,200}", re.ASCII)
+_PLAIN: Final = re.compile(r"[\w.:/{}\[\]*-]{0,200}", re.ASCII)
+_EVENT: Final = re.compile(r"[a-z][a-z0-9-]{0,60}")
 _LOGGER: Final = logging.getLogger("domicile")
 
 
@@ -60,15 +64,25 @@ class _JsonLines(logging.Formatter):
             "level": record.levelname.lower(),
             "process": self._process,
         }
-        if record.name == _LOGGER.name:
-            line["event"] = record.msg
-            line |= getattr(record, "fields", {})
+        fields = getattr(record, "domicile_fields", None)
+        if fields is not None:
+            line |= {"event": record.msg} | fields
         else:
             # other people's libraries log free text; only where from, and which exception, is kept
             line |= {"event": "library", "kind": record.name}
-        if record.exc_info and record.exc_info[0] is not None:
-            line["error"] = record.exc_info[0].__name__
+        if record.exc_info and record.exc_info[1] is not None:
+            line |= {"error": type(record.exc_info[1]).__name__, "place": place_of(record.exc_info[1])}
         return json.dumps(line, separators=(",", ":"))
+
+
+def place_of(error: BaseException) -> str:
+    """Where an exception was raised, as file:line: what may be told of it beside its class."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    if not frames:
+        return "unknown"
+    frame, line = frames[-1]
+    path = Path(frame.f_code.co_filename)
+    return re.sub(r"[^\w.:/-]", "_", f"{path.parent.name}/{path.name}:{line}", flags=re.ASCII)
 
 
 def configure_logs(process: str, level: str = "info", stream: TextIO | None = None) -> None:
@@ -79,18 +93,19 @@ def configure_logs(process: str, level: str = "info", stream: TextIO | None = No
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     _LOGGER.setLevel(level.upper())
+    logging.captureWarnings(True)
 
 
 def log(event: str, *, level: int = logging.INFO, **fields: str | int | float | bool | None) -> None:
     """Write one line. Raises FieldNotAllowed for a field off the list or a value that isn't plain."""
-    if not _LOGGER.isEnabledFor(level):
-        return
+    if not _EVENT.fullmatch(event):
+        raise FieldNotAllowed("a log event is a code such as topology-loaded")
     for name, value in fields.items():
         if name not in FIELDS:
             raise FieldNotAllowed(f"log field {name!r} is not on the list in domicile.telemetry.logs")
-        if isinstance(value, str) and not _PLAIN.fullmatch(value):
+        if not (_PLAIN.fullmatch(value) if isinstance(value, str) else isinstance(value, int | float | None)):
             raise FieldNotAllowed(f"log field {name!r} holds more than a plain code or name")
-    _LOGGER.log(level, event, extra={"fields": fields})
+    _LOGGER.log(level, event, extra={"domicile_fields": fields})
 
 
 def warn(event: str, **fields: str | int | float | bool | None) -> None:

@@ -1,0 +1,39 @@
+"""The public surface of core is a decision: what is added or dropped is added or dropped here, too."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import pytest
+
+FACADES = {
+    "domicile.model": """
+        ALIAS_KINDS COUNTRIES GLOBAL MATRIX PIN_GRANT_SECONDS RESIDENCY_TOKEN_SECONDS Address AliasKey Cell
+        CellState Conflict CrossBorderAccess DomicileError Endpoint FenceRefused FieldClass Forbidden
+        IdentitiesDisagree Identity InvalidInput Jurisdiction Manifest ManifestError ManifestProblem Misdirected
+        ModelError NotFound Pepper Personal Pin PinGrant PinState ResidencyToken Risk Role Router Rule Scope
+        Shareable SubjectKey TokenInvalid TokenType TooLarge Travellers Unauthenticated Unavailable UnknownSubject
+        UnsupportedQuery Withheld WrongCell WrongJurisdiction Zone by_code load_manifest may normalise_alias
+        pack_pin parse_manifest read_yaml require unpack_pin
+    """,
+    "domicile.identity": """
+        Authority Credentials Signer Verifier identity_of key_id peer_of public_key public_server sign_topology
+        verify_topology write_private
+    """,
+    "domicile.client": "DirectoryClient GatewayClient JailedResolver KeyClient Peer Topology",
+    "domicile.telemetry": """
+        BORDER DECISIONS DURATION FIELDS REFUSALS REQUESTS FieldNotAllowed configure_logs log place_of
+        render_metrics warn
+    """,
+    "domicile.service": """
+        MAX_BODY_BYTES PEER ProcessSettings Service json_response load_settings plain_problem problem_middleware
+        problem_response read_body run where_invalid
+    """,
+}
+
+
+@pytest.mark.parametrize("name", FACADES)
+def test_the_facade_is_frozen(name: str) -> None:
+    facade = import_module(name)
+    assert sorted(facade.__all__) == sorted(FACADES[name].split())
+    assert [each for each in facade.__all__ if not hasattr(facade, each)] == []

@@ -1,0 +1,577 @@
+"""Everything that a manifest is refused for, each with its YAML path and its reason."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from domicile.model import Manifest, ManifestError, Travellers, load_manifest, parse_manifest, read_yaml
+from domicile.model.manifest import Address, Operators, PathRule
+
+GOOD = """
+version: 1
+deployment: acme
+directory: {sites: [{zone: fra, country: DE, address: "127.20.1.1:7000"}]}
+jurisdictions:
+  eu:
+    countries: [AT, DE, FR, NL, NO]
+    public_host: eu.acme.example
+    keys: {service: ["127.10.1.9:7300"]}
+  us:
+    countries: [US]
+    travellers: hairpin
+    public_host: us.acme.example:8443
+    collector: https://collector.us.acme.example
+    keys: {service: ["keys.us.internal:7300"], cache_seconds: 60}
+cells:
+  eu-1:
+    jurisdiction: eu
+    zones:
+      fra: {country: DE, network: 127.10.1.0/24, app: "127.10.1.1:1", gateway: "127.10.1.1:2", storage: "127.10.1.1:3"}
+      par: {country: FR, network: 127.10.2.0/24, app: "127.10.2.1:1", gateway: "127.10.2.1:2", storage: "127.10.2.1:3"}
+    witness: {zone: ams, country: NL}
+  us-1:
+    jurisdiction: us
+    weight: 50
+    state: draining
+    zones:
+      iad: {country: US, network: "fd00:1::/64", app: "[fd00:1::1]:1", gateway: "[fd00:1::1]:2", storage: "db.iad:3"}
+      pdx: {country: US, network: 127.30.2.0/24, app: "127.30.2.1:1", gateway: "127.30.2.1:2", storage: "127.30.2.1:3"}
+    witness: {zone: ord, country: US}
+routers:
+  muc:
+    country: DE
+    public: "127.10.1.5:443"
+    internal: "127.10.1.5:7443"
+    trusted_peers: [127.0.0.0/8]
+    rules: [{path: /signup, class: unpinned}, {path: "/support/*", class: unpinned}]
+operators: {keys: [operators/a.pem]}
+identity: {jwks: trust/jwks.json, issuer: sample.acme, audience: acme}
+secrets: {pepper: /run/secrets/pepper}
+"""
+DATA: dict[str, Any] = read_yaml(GOOD)  # type: ignore[assignment]
+REMOVE = object()
+
+
+def changed(*changes: tuple[str, object]) -> dict[str, Any]:
+    """GOOD with values put at (or taken from) slash-separated paths; a number is an index."""
+    data = copy.deepcopy(DATA)
+    for path, value in changes:
+        *steps, last = path.split("/")
+        place: Any = data
+        for step in steps:
+            place = place[int(step)] if isinstance(place, list) else place[step]
+        if value is REMOVE:
+            del place[last]
+        elif isinstance(place, list):
+            place[int(last)] = value
+        else:
+            place[last] = value
+    return data
+
+
+def problems(data: object) -> list[tuple[str, str]]:
+    with pytest.raises(ManifestError) as caught:
+        parse_manifest(data)
+    return [(problem.path, problem.reason) for problem in caught.value.problems]
+
+
+def yaml_problems(text: str) -> list[tuple[str, str]]:
+    with pytest.raises(ManifestError) as caught:
+        load_manifest(text, source="domicile.yaml")
+    assert str(caught.value).startswith("domicile.yaml: ")
+    assert "\n" not in str(caught.value)
+    return [(problem.path, problem.reason) for problem in caught.value.problems]
+
+
+def test_a_good_manifest_loads_with_its_defaults() -> None:
+    manifest = load_manifest(GOOD)
+    eu = manifest.cells["eu-1"]
+    assert (eu.weight, eu.state, eu.accept) == (100, "open", [])
+    assert manifest.jurisdictions["eu"].travellers is Travellers.REDIRECT
+    assert manifest.jurisdictions["eu"].keys.cache_seconds == 300
+    assert manifest.losses() == []
+
+
+def test_it_answers_where_things_lie() -> None:
+    manifest = load_manifest(GOOD)
+    assert manifest.jurisdiction_of("FR") == "eu"
+    assert manifest.jurisdiction_of("US") == "us"
+    assert manifest.jurisdiction_of("JP") is None
+    assert list(manifest.cells_of("eu")) == ["eu-1"]
+    assert manifest.cells_of("jp") == {}
+    assert list(manifest.routers_of("eu")) == ["muc"]
+    assert manifest.routers_of("us") == {}
+
+
+def test_norway_is_a_country() -> None:
+    assert load_manifest(GOOD).jurisdiction_of("NO") == "eu"
+
+
+RULES: list[tuple[str, object, str, str]] = [
+    # a zone or witness outside the cell's jurisdiction
+    ("cells/eu-1/zones/par/country", "US", "cells.eu-1.zones.par.country", "US lies outside eu"),
+    ("cells/eu-1/zones/par/country", "JP", "cells.eu-1.zones.par.country", "JP lies outside eu"),
+    ("cells/eu-1/witness/country", "US", "cells.eu-1.witness.country", "US lies outside eu"),
+    # an address outside its zone's network
+    *(
+        (
+            f"cells/eu-1/zones/fra/{f}",
+            "127.10.2.9:1",
+            f"cells.eu-1.zones.fra.{f}",
+            "127.10.2.9:1 lies outside 127.10.1.0/24",
+        )
+        for f in ("app", "gateway", "storage")
+    ),
+    ("cells/us-1/zones/iad/app", "127.10.1.77:1", "cells.us-1.zones.iad.app", "127.10.1.77:1 lies outside fd00:1::/64"),
+    (
+        "cells/eu-1/zones/fra/app",
+        "[::ffff:127.10.2.9]:1",
+        "cells.eu-1.zones.fra.app",
+        "[::ffff:7f0a:209]:1 lies outside 127.10.1.0/24",
+    ),
+    (
+        "jurisdictions/eu/keys/service/0",
+        "127.30.2.9:1",
+        "jurisdictions.eu.keys.service[0]",
+        "127.30.2.9:1 lies in no zone of eu",
+    ),
+    # overlapping jurisdictions
+    ("jurisdictions/us/countries", ["US", "DE"], "jurisdictions.us.countries[1]", "DE already belongs to eu"),
+    ("jurisdictions/us/countries", ["US", "US"], "jurisdictions.us.countries[1]", "US already belongs to us"),
+    ("jurisdictions/us/public_host", "EU.acme.example", "jurisdictions.us.public_host", "eu.acme.example is also eu's"),
+    # overlapping networks of two jurisdictions
+    (
+        "cells/eu-1/zones/par/network",
+        "127.0.0.0/8",
+        "cells.us-1.zones.pdx.network",
+        "127.30.2.0/24 overlaps 127.0.0.0/8 of eu",
+    ),
+    # one data zone, no third-zone witness
+    ("cells/eu-1/zones/par", REMOVE, "cells.eu-1.zones", "one data zone only"),
+    ("cells/eu-1/witness", REMOVE, "cells.eu-1.witness", "no witness in a third zone"),
+    ("cells/eu-1/witness", {"zone": "par", "country": "FR"}, "cells.eu-1.witness", "no witness in a third zone"),
+    # names, routers, listeners
+    ("routers/muc/country", "JP", "routers.muc.country", "JP lies in no jurisdiction"),
+    (
+        "routers/muc/internal",
+        "127.10.1.5:443",
+        "routers.muc.internal",
+        "127.10.1.5:443 is also the address of routers.muc.public",
+    ),
+    (
+        "cells/eu-1/zones/fra/gateway",
+        "127.10.1.1:1",
+        "cells.eu-1.zones.fra.gateway",
+        "127.10.1.1:1 is also the address of cells.eu-1.zones.fra.app",
+    ),
+    (
+        "cells/us-1/zones/iad/gateway",
+        "[FD00:1:0::1]:1",
+        "cells.us-1.zones.iad.gateway",
+        "[fd00:1::1]:1 is also the address of cells.us-1.zones.iad.app",
+    ),
+    (
+        "routers/muc/public",
+        "169.254.169.254:80",
+        "routers.muc.public",
+        "169.254.169.254:80 is link-local, multicast or unspecified",
+    ),
+    (
+        "routers/muc/public",
+        "[::ffff:169.254.1.1]:80",
+        "routers.muc.public",
+        "[::ffff:a9fe:101]:80 is link-local, multicast or unspecified",
+    ),
+    ("routers/muc/public", "0.0.0.0:80", "routers.muc.public", "0.0.0.0:80 is link-local, multicast or unspecified"),
+    (
+        "directory/sites/0/address",
+        "[fe80::1]:80",
+        "directory.sites[0].address",
+        "[fe80::1]:80 is link-local, multicast or unspecified",
+    ),
+    # shapes
+    ("version", 2, "version", "only version 1 is known here"),
+    ("version", True, "version", "input should be a valid integer"),
+    ("version", "1", "version", "input should be a valid integer"),
+    ("version", REMOVE, "version", "required key is missing"),
+    ("deployment", "Acme Inc", "deployment", "string should match pattern '^[a-z][a-z0-9]*(-[a-z0-9]+)*$'"),
+    ("deployment", 3, "deployment", "input should be a valid string"),
+    ("deployment", "a" * 33, "deployment", "string should have at most 32 characters"),
+    ("directory/sites", [], "directory.sites", "list should have at least 1 item after validation, not 0"),
+    (
+        "directory/sites/0/country",
+        "Germany",
+        "directory.sites[0].country",
+        "'Germany' is not an ISO 3166-1 alpha-2 country code (upper case, such as DE)",
+    ),
+    ("jurisdictions", {}, "jurisdictions", "dictionary should have at least 1 item after validation, not 0"),
+    ("jurisdictions", ["eu"], "jurisdictions", "input should be a valid dictionary"),
+    ("jurisdictions/eu", None, "jurisdictions.eu", "input should be a valid dictionary or instance of Jurisdiction"),
+    (
+        "jurisdictions/eu/countries",
+        ["DE", "XX"],
+        "jurisdictions.eu.countries[1]",
+        "'XX' is not an ISO 3166-1 alpha-2 country code (upper case, such as DE)",
+    ),
+    ("jurisdictions/eu/countries", ["DE", False], "jurisdictions.eu.countries[1]", "input should be a valid string"),
+    ("jurisdictions/eu/countries", "DE", "jurisdictions.eu.countries", "input should be a valid list"),
+    (
+        "jurisdictions/eu/countries",
+        [],
+        "jurisdictions.eu.countries",
+        "list should have at least 1 item after validation, not 0",
+    ),
+    (
+        "jurisdictions/eu/travellers",
+        "teleport",
+        "jurisdictions.eu.travellers",
+        "input should be 'redirect', 'hairpin' or 'refuse'",
+    ),
+    ("jurisdictions/eu/keys", REMOVE, "jurisdictions.eu.keys", "required key is missing"),
+    (
+        "jurisdictions/eu/keys/cache_seconds",
+        0,
+        "jurisdictions.eu.keys.cache_seconds",
+        "input should be greater than or equal to 1",
+    ),
+    (
+        "jurisdictions/eu/keys/cache_seconds",
+        3601,
+        "jurisdictions.eu.keys.cache_seconds",
+        "input should be less than or equal to 3600",
+    ),
+    (
+        "jurisdictions/us/collector",
+        "http://c.example",
+        "jurisdictions.us.collector",
+        "a collector is reached over https://",
+    ),
+    ("cells", {}, "cells", "dictionary should have at least 1 item after validation, not 0"),
+    ("cells/eu-1/weight", 0, "cells.eu-1.weight", "input should be greater than or equal to 1"),
+    ("cells/eu-1/weight", True, "cells.eu-1.weight", "input should be a valid integer"),
+    ("cells/eu-1/weight", "100", "cells.eu-1.weight", "input should be a valid integer"),
+    ("cells/eu-1/state", "opened", "cells.eu-1.state", "input should be 'open', 'draining' or 'closed'"),
+    ("cells/eu-1/accept", ["everything"], "cells.eu-1.accept[0]", "input should be 'single-zone' or 'shared-witness'"),
+    ("cells/eu-1/zones", {}, "cells.eu-1.zones", "dictionary should have at least 1 item after validation, not 0"),
+    (
+        "cells/eu-1/zones/fra/network",
+        "127.10.1.1/24",
+        "cells.eu-1.zones.fra.network",
+        "'127.10.1.1/24' is not a network such as 127.10.1.0/24, with no bit set behind the slash",
+    ),
+    (
+        "cells/eu-1/zones/fra/network",
+        "inside",
+        "cells.eu-1.zones.fra.network",
+        "'inside' is not a network such as 127.10.1.0/24, with no bit set behind the slash",
+    ),
+    ("cells/eu-1/zones/fra/network", 5, "cells.eu-1.zones.fra.network", "a network is written like 127.10.1.0/24"),
+    (
+        "routers/muc/trusted_peers",
+        ["all"],
+        "routers.muc.trusted_peers[0]",
+        "'all' is not a network such as 127.10.1.0/24, with no bit set behind the slash",
+    ),
+    (
+        "routers/muc/rules/0/path",
+        "signup",
+        "routers.muc.rules[0].path",
+        "string should match pattern '^/[^\\s?#*]*\\*?$'",
+    ),
+    (
+        "routers/muc/rules/0/path",
+        "/*/x",
+        "routers.muc.rules[0].path",
+        "string should match pattern '^/[^\\s?#*]*\\*?$'",
+    ),
+    ("routers/muc/rules/0/class", "pinned", "routers.muc.rules[0].class", "input should be 'unpinned'"),
+    ("identity/issuer", REMOVE, "identity.issuer", "required key is missing"),
+    ("secrets/pepper", ["a"], "secrets.pepper", "input should be a valid string"),
+    # unknown keys, at every depth
+    *(
+        (path, 1, path.replace("/0/", "[0].").replace("/", "."), "unknown key")
+        for path in (
+            "verzion",
+            "directory/site",
+            "directory/sites/0/region",
+            "jurisdictions/eu/country",
+            "jurisdictions/eu/keys/cache",
+            "cells/eu-1/jurisdictions",
+            "cells/eu-1/zones/fra/port",
+            "cells/eu-1/witness/host",
+            "routers/muc/publik",
+            "routers/muc/rules/0/method",
+            "operators/key",
+            "identity/claim",
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "where", "reason"), RULES, ids=lambda v: str(v)[:40])
+def test_each_refusal_has_its_path_and_its_reason(path: str, value: object, where: str, reason: str) -> None:
+    assert problems(changed((path, value))) == [(where, reason)]
+
+
+@pytest.mark.parametrize("key", ["Eu-1", "eu_1", "", "1eu", "eu--1", "a" * 33])
+def test_a_cells_name_is_a_name(key: str) -> None:
+    data = changed()
+    data["cells"][key] = data["cells"].pop("eu-1")
+    assert [path for path, _ in problems(data)] == [f"cells.{key}"]
+
+
+def test_a_jurisdictions_name_fits_the_head_of_a_sealed_value() -> None:
+    data = changed(("cells/eu-1/jurisdiction", "europeunion-long"))
+    data["jurisdictions"]["europeunion-long"] = data["jurisdictions"].pop("eu")
+    assert [path for path, _ in problems(data)] == ["jurisdictions.europeunion-long", "cells.eu-1.jurisdiction"]
+
+
+def test_the_directorys_own_domain_is_no_jurisdiction() -> None:
+    data = changed(("cells/us-1/jurisdiction", "global"))
+    data["jurisdictions"]["global"] = data["jurisdictions"].pop("us")
+    assert problems(data) == [("jurisdictions.global", "'global' is the directory's own trust domain")]
+
+
+def test_a_directory_site_is_listed_once() -> None:
+    sites = [*DATA["directory"]["sites"], {"zone": "fra", "country": "DE", "address": "127.20.2.1:1"}]
+    assert problems(changed(("directory/sites", sites))) == [("directory.sites[1].zone", "fra is listed twice")]
+
+
+def test_a_cell_of_a_jurisdiction_that_is_not_there() -> None:
+    assert problems(changed(("cells/eu-1/jurisdiction", "jp"))) == [
+        ("jurisdictions.eu.keys.service[0]", "127.10.1.9:7300 lies in no zone of eu"),
+        ("cells.eu-1.jurisdiction", "unknown jurisdiction 'jp'"),
+    ]
+
+
+def test_a_zone_lies_in_one_country_wherever_it_is_named() -> None:
+    assert problems(changed(("directory/sites/0/country", "FR"))) == [
+        ("cells.eu-1.zones.fra.country", "zone fra lies in DE here and in FR at directory.sites[0]"),
+    ]
+
+
+def test_a_jurisdiction_without_a_zone_has_no_place_for_its_keys() -> None:
+    assert problems(changed(("cells/us-1", REMOVE), ("jurisdictions/us/keys/service", ["127.30.1.1:1"]))) == [
+        ("jurisdictions.us.keys.service[0]", "127.30.1.1:1 lies in no zone of us")
+    ]
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["", "127.10.1.1", ":80", "127.10.1.1:", "127.10.1.1:0", "127.10.1.1:65536", "127.10.1.1:x", "127.10.1.1:-1",
+     "127.10.1.1:080", "127.10.1.1:\u0661", "127.10.1.1:\u00b2", "fd00:1::1:80", "[127.10.1.1]:80", "[fd00::1]80",
+     "[fd00::1%eth0]:80", "a b:80", "a/b:80", "u@h:80", "h\n:80", "h,h:80",
+     "\u00e9:80", "-h:80", "h-:80", ".h:80", "h.:80",
+     "127.1:80", "2130706433:80", "0x7f.1:80", "0x7f000001:80", "127.10.1.300:80", "a" * 64 + ":80", "https://h:80"],
+)  # fmt: skip
+def test_what_is_no_address_is_refused(address: str) -> None:
+    ((path, reason),) = problems(changed(("cells/eu-1/zones/fra/app", address)))
+    assert path == "cells.eu-1.zones.fra.app"
+    assert reason.startswith(f"{address!r} is not host:port")
+
+
+@pytest.mark.parametrize("address", [8080, None, ["a:1"], True])
+def test_an_address_is_text(address: object) -> None:
+    assert problems(changed(("cells/eu-1/zones/fra/app", address))) == [
+        ("cells.eu-1.zones.fra.app", "input should be a valid string")
+    ]
+
+
+@pytest.mark.parametrize(
+    "host", ["", "eu acme", "eu/acme", "https://eu", "eu\r\nX: y", "eu?x", "u@eu", "eu:", "eu:0", "é.eu"]
+)
+def test_what_is_no_public_host_is_refused(host: str) -> None:
+    ((path, reason),) = problems(changed(("jurisdictions/eu/public_host", host)))
+    assert path == "jurisdictions.eu.public_host"
+    assert reason == f"{host!r} is not a host name, with or without a port"
+
+
+def test_an_address_has_one_spelling() -> None:
+    manifest = parse_manifest(
+        changed(("cells/eu-1/zones/fra/storage", "DB.Fra:5432"), ("cells/us-1/zones/iad/app", "[FD00:1:0:0::0a]:1"))
+    )
+    assert manifest.cells["eu-1"].zones["fra"].storage == "db.fra:5432"
+    address = Address(manifest.cells["us-1"].zones["iad"].app)
+    assert (address, address.host, address.port) == ("[fd00:1::a]:1", "fd00:1::a", 1)
+
+
+def test_all_problems_are_reported_at_once() -> None:
+    spanning = changed(
+        ("cells/eu-1/zones/par/country", "US"),
+        ("cells/eu-1/witness", REMOVE),
+        ("cells/us-1/zones/pdx/app", "127.10.1.50:1"),
+        ("jurisdictions/us/countries", ["US", "NL"]),
+        ("routers/muc/country", "JP"),
+    )
+    assert {path for path, _ in problems(spanning)} == {
+        "jurisdictions.us.countries[1]",
+        "cells.eu-1.zones.par.country",
+        "cells.eu-1.witness",
+        "cells.us-1.zones.pdx.app",
+        "routers.muc.country",
+    }
+    shapes = changed(("version", 9), ("deployment", REMOVE), ("cells/eu-1/wait", 1), ("cells/us-1/state", "ajar"))
+    assert [path for path, _ in problems(shapes)] == ["version", "deployment", "cells.eu-1.wait", "cells.us-1.state"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "accept", "lost"),
+    [
+        ([("zones/par", REMOVE)], "single-zone", "cell eu-1: losing zone fra loses the cell and its data"),
+        ([("witness", REMOVE)], "shared-witness",
+         "cell eu-1: without a third zone, losing one zone stops writes until a person acts"),
+    ],
+)  # fmt: skip
+def test_an_accepted_risk_loads_and_says_what_is_lost(
+    changes: list[tuple[str, object]], accept: str, lost: str
+) -> None:
+    weaker = [(f"cells/eu-1/{path}", value) for path, value in changes]
+    other = ({"single-zone", "shared-witness"} - {accept}).pop()
+    assert len(problems(changed(*weaker, ("cells/eu-1/accept", [other])))) == 1
+    assert parse_manifest(changed(*weaker, ("cells/eu-1/accept", [accept]))).losses() == [lost]
+
+
+def test_a_risk_that_is_accepted_and_not_run_costs_nothing() -> None:
+    assert parse_manifest(changed(("cells/eu-1/accept", ["single-zone", "shared-witness"]))).losses() == []
+
+
+def test_the_topology_loads_again_and_holds_no_path_of_a_secret() -> None:
+    manifest = load_manifest(GOOD)
+    topology = manifest.topology()
+    text = json.dumps(topology)
+    assert "secrets" not in topology
+    assert "operators" not in topology
+    assert "/run/secrets" not in text
+    assert "operators/a.pem" not in text
+    again = parse_manifest(json.loads(text))
+    assert again == manifest.model_copy(update={"secrets": {}, "operators": Operators()})
+    assert again.topology() == topology
+
+
+@pytest.mark.parametrize(
+    ("rule", "path", "expected"),
+    [("/a", "/a", True), ("/a", "/a/", False), ("/a", "/ab", False), ("/a/*", "/a/b", True), ("/a/*", "/a/", True),
+     ("/a/*", "/a", False), ("/a*", "/ab", True), ("/*", "/", True), ("/a", "/A", False)],
+)  # fmt: skip
+def test_path_rules(rule: str, path: str, expected: bool) -> None:
+    assert PathRule(path=rule, kind="unpinned").matches(path) is expected
+    router = parse_manifest(changed(("routers/muc/rules", [{"path": rule, "class": "unpinned"}]))).routers["muc"]
+    assert router.is_unpinned(path) is expected
+
+
+def test_a_manifest_is_not_changed_after_it_loaded() -> None:
+    manifest = load_manifest(GOOD)
+    with pytest.raises(ValueError, match="frozen"):
+        manifest.version = 2  # type: ignore[misc]
+
+
+# --- YAML
+
+
+def test_a_duplicate_key_is_refused_with_its_line() -> None:
+    text = GOOD.replace("deployment: acme", "deployment: acme\ndeployment: acme2")
+    ((path, reason),) = yaml_problems(text)
+    assert path == "line 4, column 1"
+    assert 'duplicate key "deployment"' in reason
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "reason"),
+    [
+        ("a: [", "line 1, column 5", "not valid YAML"),
+        ("a: b: c", "line 1, column 5", "not valid YAML"),
+        ("a: 1\n\tb: 2", "line 2, column 1", "not valid YAML"),
+        ("a: *b", "line 1, column 4", "undefined alias"),
+        ("--- 1\n--- 2", "line 2, column 1", "not valid YAML"),
+        ("a: !!python/object/apply:os.system [id]", "line 1, column 4", "not valid YAML"),
+        ("a: !!int x", "(top)", "not valid YAML"),
+        ("a: 2020-99-99", "(top)", "not valid YAML"),
+        ("\0", "(top)", "not valid YAML"),
+        ("\ud800", "(top)", "not valid YAML"),
+        ("[" * 50_000, "(top)", "not valid YAML"),
+        ("{a: " * 5_000, "(top)", "not valid YAML"),
+        ("#" * (1 << 20) + "\n", "(top)", "larger than 1048576 bytes"),
+        ("#" + "é" * (1 << 19) + "\n", "(top)", "larger than 1048576 bytes"),
+        ("", "(top)", "not a mapping of keys"),
+        ("- version: 1", "(top)", "not a mapping of keys"),
+        ("acme", "(top)", "not a mapping of keys"),
+        ("42", "(top)", "not a mapping of keys"),
+    ],
+    ids=lambda v: repr(v)[:30],
+)
+def test_what_is_no_yaml_or_no_mapping(text: str, path: str, reason: str) -> None:
+    ((where, why),) = yaml_problems(text)
+    assert where == path
+    assert reason in why
+
+
+def test_a_mapping_that_holds_itself_is_refused() -> None:
+    assert ("secrets.self", "input should be a valid string") in yaml_problems(
+        GOOD.replace("secrets: {pepper: /run/secrets/pepper}", "secrets: &s {self: *s}")
+    )
+
+
+def test_old_yaml_where_norway_is_false_is_refused() -> None:
+    assert yaml_problems("%YAML 1.1\n---" + GOOD) == [
+        ("jurisdictions.eu.countries[4]", "input should be a valid string")
+    ]
+
+
+@pytest.mark.parametrize("key", ["1", "null", "2026-01-01", "[a, b]", "true"])
+def test_a_key_is_text(key: str) -> None:
+    assert len(yaml_problems(f"{GOOD}? {key}\n: 1\n")) == 1
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.floats(allow_nan=False),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+def paths(data: object, prefix: str = "") -> list[str]:
+    found = [prefix] if prefix else []
+    items: list[tuple[object, object]] = []
+    if isinstance(data, dict):
+        items = list(data.items())
+    elif isinstance(data, list):
+        items = list(enumerate(data))
+    for key, value in items:
+        found += paths(value, f"{prefix}/{key}" if prefix else str(key))
+    return found
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(st.sampled_from(paths(DATA)), VALUES)
+def test_any_value_anywhere_loads_or_is_refused_with_a_path(path: str, value: object) -> None:
+    try:
+        manifest = parse_manifest(changed((path, value)))
+    except ManifestError as error:
+        refused = error.problems
+    else:
+        assert parse_manifest(manifest.topology()).topology() == manifest.topology()
+        return
+    assert refused
+    assert all(problem.path and problem.reason for problem in refused)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(max_size=60))
+def test_any_text_is_refused_as_a_manifest(text: str) -> None:
+    with pytest.raises(ManifestError):
+        load_manifest(text)
+
+
+@pytest.mark.parametrize(
+    "loader", [lambda: parse_manifest(None), lambda: parse_manifest([]), lambda: parse_manifest("x")]
+)
+def test_other_data_is_no_manifest(loader: Callable[[], Manifest]) -> None:
+    with pytest.raises(ManifestError, match="not a mapping of keys"):
+        loader()
