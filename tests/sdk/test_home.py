@@ -147,7 +147,7 @@ async def test_a_transaction_holds_together(residency: Residency, somebody: Some
         assert [row.text for row in await transaction.all(Note)] == ["kept"]
         with pytest.raises(Conflict):
             await transaction.put(note, version=7)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(ZeroDivisionError):  # noqa: PT012
         async with home.transaction() as transaction:
             await transaction.put(transaction.new(Note, text="lost", topic="a"))
             raise ZeroDivisionError
@@ -158,7 +158,7 @@ async def test_a_failed_statement_does_not_pass_for_a_commit(
     residency: Residency, somebody: Somebody, eu_root: asyncpg.Connection
 ) -> None:
     home = await residency.claim(somebody()[0], residence="DE")
-    with pytest.raises(Conflict, match="rolled back"):
+    with pytest.raises(Conflict, match="rolled back"):  # noqa: PT012
         async with home.transaction() as transaction:
             with pytest.raises(InvalidInput):
                 await transaction.put(transaction.new(Note, text="x", topic="NUL \0"))
@@ -317,8 +317,8 @@ async def test_equal_values_differ_at_rest_and_open_nowhere_else(
     (user, key), (other_user, other_key) = somebody(), somebody()
     home = await residency.claim(user, residence="DE")
     other = await residency.claim(other_user, residence="DE")
-    one, two = (home.new(Profile, **profile(password="pw")) for _ in range(2))  # noqa: S106
-    foreign = other.new(Profile, **profile(password="pw", id=one.id))  # noqa: S106
+    one, two = (home.new(Profile, **profile(password="pw")) for _ in range(2))
+    foreign = other.new(Profile, **profile(password="pw", id=one.id))
     await home.put(one)
     await home.put(two)
     await other.put(foreign)
@@ -344,7 +344,7 @@ async def test_equal_values_differ_at_rest_and_open_nowhere_else(
 async def test_a_value_without_its_key_is_gone(
     around: Surroundings, residency: Residency, somebody: Somebody, tmp_path: Path
 ) -> None:
-    user, key = somebody()
+    user, _ = somebody()
     home = await residency.claim(user, residence="DE")
     note = home.new(Note, text=CANARY, topic="a")
     await home.put(note)
@@ -418,7 +418,7 @@ async def test_at_home_the_view_from_abroad_is_the_same(residency: Residency, so
 async def test_who_is_cancelled_during_commit_leaves_the_connection_behind(
     residency: Residency, somebody: Somebody, eu_root: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    user, key = somebody()
+    user, _ = somebody()
     home = await residency.claim(user, residence="DE")
     await home.put(home.new(Note, text="warm", topic="a"))
     # a deferred trigger makes COMMIT wait for a lock that the test holds

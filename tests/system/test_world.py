@@ -1,18 +1,16 @@
-"""A world comes up whole, says what is lost, and leaves nothing behind, however it is ended."""
+"""A world comes up whole, and tells of itself what is so."""
 
 from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
-from domicile_testing.databases import wait_for
-from domicile_testing.worlds import COMMAND, LocalWorld, clean_environment, domicile, processes_of, running_world
+from domicile_testing.worlds import LocalWorld, domicile, running_world
 
 pytestmark = [pytest.mark.system, pytest.mark.xdist_group("world")]
 
@@ -62,114 +60,25 @@ def test_apply_of_the_same_topology_makes_no_new_revision(world: LocalWorld) -> 
     assert first.stdout == second.stdout == "published as revision 1\n"
 
 
-@pytest.mark.parametrize("name", ["keys-eu", "us-1-postgres", "router-fra"])
-def test_a_killed_process_is_reported_by_name_within_five_seconds(
-    tmp_path_factory: pytest.TempPathFactory, name: str
-) -> None:
-    with running_world(tmp_path_factory.mktemp("killed") / "s") as world:
-        os.kill(world.pids()[name], signal.SIGKILL)
-        killed = time.monotonic()
-        while True:
-            code, document = world.status()
-            lost = [row["name"] for row in document["processes"] if row["state"] == "stopped"]
-            if lost:
-                break
-            assert time.monotonic() - killed < 5, "not reported within 5 s"
-        assert lost == [name]
-        assert (code, document["ok"]) == (1, False)
-        shown = domicile("status", "--state", str(world.state))
-        assert f"{name} is stopped" in shown.stderr
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
-def test_whatever_ends_the_supervisor_ends_the_world(tmp_path: Path, number: signal.Signals) -> None:
-    state = tmp_path / "s"
-    started = domicile("up", "--detach", "--state", str(state))
-    assert started.returncode == 0, started.stderr
-    supervisor = LocalWorld(state).record()["supervisor"]["pid"]
-    os.kill(supervisor, number)
-    wait_for(lambda: processes_of(state) == [], "every process ended", 30)
-    if number is signal.SIGKILL:
-        assert (state / "world.json").exists()
-        assert domicile("status", "--state", str(state)).returncode == 1
-        assert domicile("down", "--state", str(state)).returncode == 0
-    assert not (state / "world.json").exists()
-
-
-@pytest.mark.parametrize("after", [0.3, 1.5, 4.0])
-def test_a_starter_killed_at_any_moment_leaves_nothing(tmp_path: Path, after: float) -> None:
-    state = tmp_path / "s"
-    starter = subprocess.Popen(
-        [*COMMAND, "up", "--detach", "--state", str(state)],
-        env=clean_environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        starter.wait(after)
-    except subprocess.TimeoutExpired:
-        starter.kill()
-        starter.wait()
-        wait_for(lambda: processes_of(state) == [], "every process ended", 60)
-    else:
-        assert domicile("down", "--state", str(state)).returncode == 0
-
-
-def test_a_world_comes_back_with_its_state_after_a_crash(tmp_path: Path) -> None:
-    state = tmp_path / "s"
-    with running_world(state) as world:
-        pepper = (state / "secrets" / "pepper").read_text()
-        os.kill(world.record()["supervisor"]["pid"], signal.SIGKILL)
-        wait_for(lambda: processes_of(state) == [], "every process ended", 30)
-    with running_world(state) as world:
-        assert world.status()[0] == 0
-        assert (state / "secrets" / "pepper").read_text() == pepper
-
-
-def test_a_stale_record_is_not_believed(tmp_path: Path) -> None:
-    """The pids in a stale file belong to others by now: they are neither reported as ours nor ended."""
-    state = tmp_path / "s"
-    with running_world(state) as world:
-        record = (state / "world.json").read_text()
-        pid = world.pids()["directory"]
-    innocent = subprocess.Popen(["sleep", "60"])
-    try:
-        (state / "world.json").write_text(record.replace(str(pid), str(innocent.pid)))
-        assert domicile("status", "--state", str(state)).returncode == 1
-        assert domicile("down", "--state", str(state)).returncode == 0
-        assert innocent.poll() is None
-    finally:
-        innocent.kill()
-        innocent.wait()
-
-
-def test_a_part_that_cannot_start_shows_the_end_of_its_log(tmp_path: Path) -> None:
-    state = tmp_path / "s"
-    with running_world(state):
-        pass
-    (state / "secrets" / "pepper").write_text("not a pepper")
-    failed = domicile("up", "--state", str(state))
-    assert failed.returncode == 1
-    assert "ended with exit status" in failed.stderr
-    assert "VERSION:HEX" in failed.stderr
-    assert processes_of(state) == []
-    assert not (state / "world.json").exists()
-
-
-@pytest.mark.skipif(os.getuid() != 0, reason="already an ordinary user")
-def test_an_ordinary_user_starts_the_same_world(tmp_path: Path) -> None:
-    state = tmp_path / "s"
-    ordinary = ("unshare", "-U", "--map-user=1000", "--map-group=1000")
-    started = domicile("up", "--detach", "--state", str(state), prefix=ordinary)
-    assert started.returncode == 0, started.stderr
-    try:
-        assert domicile("status", "--state", str(state), prefix=ordinary).returncode == 0
-    finally:
-        assert domicile("down", "--state", str(state), prefix=ordinary).returncode == 0
-    assert processes_of(state) == []
-
-
 def test_two_worlds_run_beside_each_other(world: LocalWorld, tmp_path: Path) -> None:
     with running_world(tmp_path / "other") as other:
         assert other.status()[0] == 0
         assert world.status()[0] == 0
+
+
+def test_killed_processes_are_reported_by_name_within_five_seconds(world: LocalWorld) -> None:
+    """The last of this module: the world is not whole afterwards."""
+    lost: set[str] = set()
+    for name in ("keys-eu", "us-1-postgres", "router-fra"):
+        os.kill(world.pids()[name], signal.SIGKILL)
+        killed = time.monotonic()
+        lost.add(name)
+        while True:
+            code, document = world.status()
+            stopped = {row["name"] for row in document["processes"] if row["state"] == "stopped"}
+            if stopped == lost:
+                break
+            assert time.monotonic() - killed < 5, f"{name} not reported within 5 s"
+        assert (code, document["ok"]) == (1, False)
+    shown = domicile("status", "--state", str(world.state))
+    assert "keys-eu is stopped" in shown.stderr

@@ -69,4 +69,5 @@ def running_world(state: Path) -> Iterator[LocalWorld]:
     finally:
         stopped = domicile("down", "--state", str(state))
         assert stopped.returncode == 0, stopped.stderr
-        assert processes_of(state) == []
+        left = processes_of(state)
+        assert left == [], left

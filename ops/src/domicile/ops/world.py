@@ -355,7 +355,8 @@ def stop_world(layout: Layout, *, seconds: float = 60.0) -> tuple[bool, list[str
     lock = try_lock(layout.lock)
     running = lock is None
     deadline = time.monotonic() + seconds
-    if running and record is not None and (supervisor := record.supervisor.process()) is not None:
+    supervisor = record.supervisor.process() if running and record is not None else None
+    if supervisor is not None:
         supervisor.send_signal(signal.SIGTERM)
     while lock is None:
         if time.monotonic() > deadline:
@@ -363,6 +364,8 @@ def stop_world(layout: Layout, *, seconds: float = 60.0) -> tuple[bool, list[str
         time.sleep(_POLL_SECONDS)
         lock = try_lock(layout.lock)
     try:
+        if supervisor is not None:
+            psutil.wait_procs([supervisor], timeout=5)
         left = end_processes(record.processes) if record is not None else []
         layout.record.unlink(missing_ok=True)
     finally:

@@ -1,0 +1,278 @@
+"""The guard alone: a request that isn't for this cell at this epoch never reaches a handler.
+
+The handlers here write nothing and the database would take everything, so that what refuses is the guard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import asyncpg
+import pytest
+from aiohttp import web
+from domicile_testing import Trust
+from domicile_testing.homes import Surroundings
+
+from domicile.model import GLOBAL, Endpoint, Role, SubjectKey
+from domicile.sdk import Residency
+from domicile.sdk.aiohttp import SUBJECT, guard, observed_country
+from domicile.service import ProcessSettings, Service
+
+Somebody = Callable[[], tuple[str, SubjectKey]]
+
+
+@dataclass
+class App:
+    """A guarded application, and what its handlers saw."""
+
+    trust: Trust
+    residency: Residency
+    address: str
+    seen: list[str] = field(default_factory=list)
+
+    async def ask(
+        self,
+        path: str,
+        headers: Any = None,
+        *,
+        method: str = "GET",
+        peer: tuple[str, Role, str] = ("eu", Role.ROUTER, "fra"),
+    ) -> tuple[int, dict[str, str], dict[str, Any]]:
+        context = self.trust.credentials(*peer).client("eu", [Role.APP])
+        connector = aiohttp.TCPConnector(ssl=context)
+        async with (
+            aiohttp.ClientSession(connector=connector) as session,
+            session.request(
+                method, f"https://{self.address}{path}", headers=headers, allow_redirects=False
+            ) as response,
+        ):
+            body = await response.json(content_type=None) if response.status != 307 else {}
+            return response.status, dict(response.headers), body
+
+
+def named(key: SubjectKey | str, *, cell: str = "eu-1", epoch: object = 1) -> dict[str, str]:
+    return {"Domicile-Subject-Key": str(key), "Domicile-Cell": cell, "Domicile-Epoch": str(epoch)}
+
+
+@pytest.fixture
+async def app(around: Surroundings, residency: Residency, trust: Trust, tmp_path: Path) -> AsyncIterator[App]:
+    settings: ProcessSettings = around.settings(state=tmp_path)
+    service = Service(settings, residency.ready)
+    served = App(trust, residency, settings.bind)
+
+    async def plain(request: web.Request) -> web.StreamResponse:
+        served.seen.append(request.path)
+        home = request.get(SUBJECT)
+        body = {"subject": str(home.subject_key) if home else None, "country": observed_country(request)}
+        return web.json_response(body, headers={"Domicile-Guard": "stale-epoch"})
+
+    async def stream(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(status=421, headers={"Domicile-Guard": "wrong-cell"})
+        await response.prepare(request)
+        await response.write(b"{}")
+        return response
+
+    async def raised(request: web.Request) -> web.StreamResponse:
+        raise web.HTTPMisdirectedRequest(headers={"Domicile-Guard": "wrong-cell"}, text="{}")
+
+    async def look_for(request: web.Request) -> web.StreamResponse:
+        await residency.home(request.query["user"])
+        return web.json_response({})
+
+    for method, path, handler in (
+        ("GET", "/data", plain),
+        ("POST", "/data", plain),
+        ("GET", "/about", plain),
+        ("GET", "/stream", stream),
+        ("GET", "/raised", raised),
+        ("GET", "/home", look_for),
+        ("POST", "/signup", look_for),
+    ):
+        service.route(method, path, Endpoint.APP_REQUESTS, handler)
+    guard(service.app, residency)
+    context = service.internal_context([Role.ROUTER, Role.LOAD])
+    async with service.listen(settings.address(), context):
+        yield served
+
+
+async def test_a_subject_at_home_reaches_its_handler(app: App, around: Surroundings, somebody: Somebody) -> None:
+    _, key = somebody()
+    around.directory.pin(key)
+    status, headers, body = await app.ask("/data", named(key))
+    assert (status, body["subject"]) == (200, str(key))
+    assert "Domicile-Guard" not in headers
+    assert around.directory.asked == 0  # the gateway asked, for the grant; the next request asks nobody
+    del around.directory.pins[key]
+    assert (await app.ask("/data", named(key)))[0] == 200
+
+
+@pytest.mark.parametrize("cell", ["eu-2", "us-1", "nowhere", ""])
+async def test_another_cell_is_told_to_the_router(
+    app: App, around: Surroundings, somebody: Somebody, cell: str
+) -> None:
+    _, key = somebody()
+    around.directory.pin(key)
+    status, headers, body = await app.ask("/data", named(key, cell=cell), method="POST")
+    assert (status, body["code"]) == (421, "wrong-cell")
+    assert headers["Domicile-Guard"] == "wrong-cell"
+    assert headers["Domicile-Subject-Key"] == str(key)
+    assert app.seen == []
+
+
+async def test_an_older_epoch_is_stale(app: App, around: Surroundings, somebody: Somebody) -> None:
+    user, key = somebody()
+    around.directory.pin(key, epoch=5)
+    await app.residency.home(user)
+    status, headers, body = await app.ask("/data", named(key, epoch=4))
+    assert (status, body["code"]) == (421, "fence-refused")
+    assert (headers["Domicile-Guard"], headers["Domicile-Epoch"]) == ("stale-epoch", "5")
+    assert app.seen == []
+
+
+async def test_a_newer_epoch_opens_the_fence_if_the_directory_says_so(
+    app: App, around: Surroundings, somebody: Somebody
+) -> None:
+    user, key = somebody()
+    around.directory.pin(key)
+    await app.residency.home(user)
+    status, headers, _ = await app.ask("/data", named(key, epoch=2))
+    assert (status, headers["Domicile-Guard"], headers["Domicile-Epoch"]) == (421, "stale-epoch", "1")
+    assert app.seen == []
+    around.directory.pin(key, epoch=2)
+    assert (await app.ask("/data", named(key, epoch=2)))[0] == 200
+    assert (await app.ask("/data", named(key, epoch=1)))[1]["Domicile-Epoch"] == "2"
+
+
+async def test_a_closed_fence_stays_closed(
+    app: App, around: Surroundings, somebody: Somebody, eu_root: asyncpg.Connection
+) -> None:
+    user, key = somebody()
+    around.directory.pin(key)
+    await app.residency.home(user)
+    await eu_root.execute("UPDATE domicile.fences SET state = 'closed' WHERE subject_key = $1", key)
+    status, headers, _ = await app.ask("/data", named(key))
+    assert (status, headers["Domicile-Guard"], headers["Domicile-Epoch"]) == (421, "stale-epoch", "1")
+    assert app.seen == []
+
+
+async def test_a_subject_that_is_not_at_home_is_not_let_in_by_headers(
+    app: App, around: Surroundings, somebody: Somebody
+) -> None:
+    (_, nobody), (_, american) = somebody(), somebody()
+    around.directory.pin(american, "us-1")
+    for key in (nobody, american):
+        status, headers, _ = await app.ask("/data", named(key))
+        assert status == 421
+        assert "Domicile-Guard" in headers
+    assert app.seen == []
+
+
+async def test_headers_that_disagree_or_lack_are_refused(app: App, somebody: Somebody) -> None:
+    _, key = somebody()
+    good = named(key)
+    twice = [*good.items(), ("Domicile-Subject-Key", str(key))]
+    attempts: list[tuple[Any, int]] = [
+        ({}, 400),
+        ({"Domicile-Subject-Key": str(key)}, 400),
+        ({k: v for k, v in good.items() if k != "Domicile-Epoch"}, 400),
+        (twice, 400),
+        (named("zz"), 422),
+        *((named(key, epoch=epoch), 422) for epoch in ("0", "-1", "1.5", "²", "one", 2**63)),
+    ]
+    for headers, expected in attempts:
+        status, answered, body = await app.ask("/data", headers)
+        assert status == expected, headers
+        assert body["code"] in ("identities-disagree", "invalid-input")
+        assert answered["Content-Type"].startswith("application/problem+json")
+    assert app.seen == []
+
+
+@pytest.mark.parametrize(
+    "peer",
+    [
+        ("us", Role.ROUTER, "iad"),
+        (GLOBAL, Role.ROUTER, "fra"),
+        ("eu", Role.LOAD, "fra"),
+        ("eu", Role.OPERATOR, "fra"),
+        (GLOBAL, Role.OPERATOR, "fra"),
+    ],
+)
+async def test_only_routers_of_the_jurisdiction_are_heard(
+    app: App, around: Surroundings, somebody: Somebody, peer: tuple[str, Role, str]
+) -> None:
+    _, key = somebody()
+    around.directory.pin(key)
+    for path in ("/data", "/about", "/none"):
+        status, _, body = await app.ask(path, named(key), peer=peer)
+        assert (status, body["code"]) == (403, "forbidden")
+    assert app.seen == []
+    status, _, _ = await app.ask("/readyz", peer=peer)
+    assert (status == 200) == (peer[1] is Role.OPERATOR)
+
+
+async def test_a_router_that_no_manifest_names_has_no_unpinned_paths(app: App) -> None:
+    status, _, _ = await app.ask("/about", peer=("eu", Role.ROUTER, "par"))
+    assert status == 400
+
+
+async def test_the_applications_own_guard_header_never_leaves(
+    app: App, around: Surroundings, somebody: Somebody
+) -> None:
+    _, key = somebody()
+    around.directory.pin(key)
+    for path, expected in (("/data", 200), ("/stream", 421), ("/raised", 421)):
+        status, headers, _ = await app.ask(path, named(key))
+        assert status == expected
+        assert "Domicile-Guard" not in headers, path
+
+
+async def test_an_unpinned_path_is_answered_here_whoever_asks(app: App, somebody: Somebody) -> None:
+    _, key = somebody()
+    headers = {**named(key, cell="us-1"), "Domicile-Observed-Country": "DE"}
+    status, _, body = await app.ask("/about", headers)
+    assert (status, body) == (200, {"subject": None, "country": "DE"})
+    assert (await app.ask("/about", {"Domicile-Observed-Country": "Mars"}))[2]["country"] is None
+
+
+async def test_a_home_abroad_is_a_redirect_on_unpinned_paths_only(
+    app: App, around: Surroundings, somebody: Somebody
+) -> None:
+    (user, key), (_, german) = somebody(), somebody()
+    around.directory.pin(key, "us-1")
+    around.directory.pin(german)
+    status, headers, _ = await app.ask(f"/signup?user={user}", method="POST")
+    assert (status, headers["Location"]) == (307, f"https://us.example/signup?user={user}")
+    status, headers, body = await app.ask(f"/home?user={user}", named(german))
+    assert (status, body["code"], body["jurisdiction"]) == (451, "cross-border-access", "us")
+    assert "Location" not in headers
+
+
+async def test_a_home_in_a_sibling_cell_is_told_to_the_router_on_unpinned_paths_only(
+    app: App, around: Surroundings, somebody: Somebody
+) -> None:
+    (user, key), (_, german) = somebody(), somebody()
+    around.directory.pin(key, "eu-2")
+    around.directory.pin(german)
+    status, headers, body = await app.ask(f"/signup?user={user}", method="POST")
+    assert (status, headers["Domicile-Guard"]) == (421, "wrong-cell")
+    assert (headers["Domicile-Subject-Key"], body["code"]) == (str(key), "wrong-cell")
+    status, headers, _ = await app.ask(f"/home?user={user}", named(german))
+    assert status == 421
+    assert "Domicile-Guard" not in headers
+
+
+async def test_without_the_directory_the_known_are_served_and_the_unknown_are_asked_to_wait(
+    app: App, around: Surroundings, somebody: Somebody
+) -> None:
+    (user, key), (stranger, _) = somebody(), somebody()
+    around.directory.pin(key)
+    await app.residency.home(user)
+    await around.stop("directory")
+    assert (await app.ask("/data", named(key)))[0] == 200
+    status, headers, body = await app.ask(f"/signup?user={stranger}", method="POST")
+    assert (status, body["code"]) == (503, "unavailable")
+    assert int(headers["Retry-After"]) > 0

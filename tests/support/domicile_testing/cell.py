@@ -1,0 +1,163 @@
+"""What tests of a cell's services need around them: a directory of a few pins, callers, a superuser."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import UUID
+
+import asyncpg
+from aiohttp import web
+
+from domicile.client import GatewayClient, KeyClient, Peer
+from domicile.identity import Signer
+from domicile.model import (
+    GLOBAL,
+    Endpoint,
+    Manifest,
+    Pin,
+    Role,
+    SubjectKey,
+    UnknownSubject,
+    WrongCell,
+    parse_manifest,
+)
+from domicile.model.wire import JWKS, GrantRequest, GrantResponse, SigningKey
+from domicile.service import PEER, ProcessSettings, Service, json_response, read_body
+from domicile_testing.certificates import DEPLOYMENT, Trust
+from domicile_testing.databases import Storage, free_port
+
+
+@dataclass
+class Directory:
+    """A directory of a few pins over real mutual TLS. ``forge`` replaces the grant that it would sign."""
+
+    address: str
+    signer: Signer
+    router: Signer
+    published: list[SigningKey]
+    pins: dict[SubjectKey, Pin] = field(default_factory=dict)
+    forge: Callable[[Pin, UUID], str] | None = None
+    grants: int = 0
+    key_reads: int = 0
+
+    def pin(self, key: SubjectKey, *, cell: str = "eu-1", epoch: int = 1) -> Pin:
+        self.pins[key] = Pin(subject_key=key, jurisdiction="eu", cell=cell, epoch=epoch)
+        return self.pins[key]
+
+    async def grant(self, request: web.Request) -> web.Response:
+        self.grants += 1
+        asked = await read_body(request, GrantRequest)
+        pin = self.pins.get(SubjectKey.parse(request.match_info["key"]))
+        if pin is None:
+            raise UnknownSubject("no pin")
+        if self.forge is not None:
+            return json_response(GrantResponse(grant=self.forge(pin, asked.incarnation)))
+        if pin.cell != request[PEER].cell:
+            raise WrongCell(
+                "another cell is the home",
+                jurisdiction=pin.jurisdiction,
+                cell=pin.cell,
+                subject_key=str(pin.subject_key),
+                public_host="eu.example",
+            )
+        return json_response(GrantResponse(grant=self.signer.pin_grant(pin, DEPLOYMENT, asked.incarnation)))
+
+    async def keys(self, _: web.Request) -> web.Response:
+        self.key_reads += 1
+        return json_response(JWKS(keys=self.published))
+
+
+@asynccontextmanager
+async def running_directory(trust: Trust, folder: Path) -> AsyncIterator[Directory]:
+    settings = trust.settings(GLOBAL, Role.DIRECTORY, "fra", f"127.0.0.1:{free_port()}")
+    signer, router = Signer.load_or_create(folder / "grant.key"), Signer.load_or_create(folder / "router.key")
+    served = Directory(settings.bind, signer, router, [signer.public("pin-grant"), router.public("residency")])
+
+    async def ready() -> None: ...
+
+    service = Service(settings, ready)
+    service.route("POST", "/v1/pins/{key}/grants", Endpoint.PINS_GRANT, served.grant)
+    service.route("GET", "/.well-known/jwks.json", Endpoint.PINS_READ, served.keys)
+    async with service.listen(settings.address(), service.internal_context([Role.GATEWAY])):
+        yield served
+
+
+@asynccontextmanager
+async def superuser(storage: Storage) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(
+        host=storage.host,
+        port=storage.port,
+        user="postgres",
+        database="domicile",
+        ssl=storage.context(Role.OPERATOR, "fra"),
+    )
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+def gateway_settings(trust: Trust, storage: str, directory: str) -> ProcessSettings:
+    bind = f"127.0.0.1:{free_port()}"
+    return trust.settings("eu", Role.GATEWAY, "eu-1.fra", bind, storage=storage, directory=[directory])
+
+
+def manifest(gateway: str) -> Manifest:
+    """A manifest whose cell ``eu-1`` has its gateway at this address."""
+    return parse_manifest(
+        {
+            "version": 1,
+            "deployment": DEPLOYMENT,
+            "directory": {"sites": [{"zone": "fra", "country": "DE", "address": "127.0.0.1:1"}]},
+            "jurisdictions": {
+                "eu": {"countries": ["DE"], "public_host": "eu.example", "keys": {"service": ["127.0.0.1:2"]}}
+            },
+            "cells": {
+                "eu-1": {
+                    "jurisdiction": "eu",
+                    "accept": ["single-zone", "shared-witness"],
+                    "zones": {
+                        "fra": {
+                            "country": "DE",
+                            "network": "127.0.0.0/8",
+                            "app": "127.0.0.1:3",
+                            "storage": "127.0.0.1:4",
+                            "gateway": gateway,
+                        }
+                    },
+                }
+            },
+        }
+    )
+
+
+@asynccontextmanager
+async def application(
+    trust: Trust, gateway: str, jurisdiction: str = "eu", name: str = "eu-1.fra"
+) -> AsyncIterator[GatewayClient]:
+    client = GatewayClient(trust.credentials(jurisdiction, Role.APP, name), manifest(gateway), "eu-1")
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+def caller(trust: Trust, gateway: str, jurisdiction: str, role: Role, name: str) -> Peer:
+    """Anybody, calling the gateway of ``eu-1``."""
+    return Peer(
+        trust.credentials(jurisdiction, role, name), [gateway], jurisdiction="eu", role=Role.GATEWAY, cell="eu-1"
+    )
+
+
+@asynccontextmanager
+async def key_client(trust: Trust, address: str, cell: str = "eu-1") -> AsyncIterator[KeyClient]:
+    """An application's client of the key service of ``eu`` at ``address``."""
+    credentials = trust.credentials("eu", Role.APP, f"{cell}.fra")
+    keys = KeyClient(credentials, [address], jurisdiction="eu", cell=cell, cache_seconds=60)
+    try:
+        yield keys
+    finally:
+        await keys.close()

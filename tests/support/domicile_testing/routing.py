@@ -1,0 +1,326 @@
+"""A small world around a router under test: cells that record what reaches them, a directory that serves pins.
+
+Everything speaks real TLS with real certificates on loopback addresses; only what the processes answer is
+up to the test.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import jwt
+from aiohttp import web
+from multidict import CIMultiDictProxy
+
+from domicile.identity import Signer, sign_topology, write_private
+from domicile.model import (
+    GLOBAL,
+    Endpoint,
+    Manifest,
+    Pepper,
+    Pin,
+    PinState,
+    Role,
+    SubjectKey,
+    UnknownSubject,
+    parse_manifest,
+)
+from domicile.model.wire import JWKS, SigningKey
+from domicile.router.serve import serve
+from domicile.router.settings import RouterSettings
+from domicile.service import ProcessSettings, Service, json_response, read_body
+from domicile_testing.certificates import DEPLOYMENT, PEPPER, Trust
+from domicile_testing.databases import free_port
+
+ISSUER = "https://id.acme.example"
+AUDIENCE = "acme"
+APPLICATION_KID = "app-1"
+HOSTS = {"fra": "127.10.1.1", "par": "127.10.2.1", "ams": "127.10.3.1", "iad": "127.20.1.1"}
+ZONES = {"eu-1": ("fra", "par"), "eu-2": ("ams",), "us-1": ("iad",)}
+COUNTRY_OF = {"fra": "DE", "par": "FR", "ams": "NL", "iad": "US"}
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+
+def subject(name: str) -> SubjectKey:
+    return Pepper.parse(PEPPER).subject_key(name)
+
+
+def pin(name: str, cell: str, epoch: int = 1, state: PinState = PinState.ACTIVE) -> Pin:
+    return Pin(subject_key=subject(name), jurisdiction=cell.partition("-")[0], cell=cell, epoch=epoch, state=state)
+
+
+def manifest_data(folder: Path, *, eu: str = "redirect", us: str = "redirect") -> dict[str, Any]:
+    """A manifest of two jurisdictions, three cells, two routers, on free ports."""
+
+    given: set[str] = set()
+
+    def fresh(host: str) -> str:
+        """An address that no other listener of this manifest was given."""
+        while (address := f"{host}:{free_port(host)}") in given:
+            continue
+        given.add(address)
+        return address
+
+    def zone(name: str) -> dict[str, str]:
+        host = HOSTS[name]
+        network = host.rpartition(".")[0] + ".0/24"
+        places = {part: fresh(host) for part in ("app", "gateway", "storage")}
+        return {"country": COUNTRY_OF[name], "network": network, **places}
+
+    def jurisdiction(name: str, countries: list[str], travellers: str, keys: str) -> dict[str, Any]:
+        return {
+            "countries": countries,
+            "travellers": travellers,
+            "public_host": f"{name}.acme.example",
+            "keys": {"service": [fresh(HOSTS[keys])]},
+        }
+
+    def router(country: str) -> dict[str, Any]:
+        return {
+            "country": country,
+            "public": fresh("127.0.0.1"),
+            "internal": fresh("127.0.0.1"),
+            "trusted_peers": ["127.0.0.0/8"],
+            "rules": [{"path": path, "class": "unpinned"} for path in ("/signup", "/login", "/about", "/support/*")],
+        }
+
+    return {
+        "version": 1,
+        "deployment": DEPLOYMENT,
+        "directory": {"sites": [{"zone": "fra", "country": "DE", "address": fresh("127.0.0.1")}]},
+        "jurisdictions": {
+            "eu": jurisdiction("eu", ["DE", "FR", "NL"], eu, "fra"),
+            "us": jurisdiction("us", ["US"], us, "iad"),
+        },
+        "cells": {
+            cell: {
+                "jurisdiction": cell.partition("-")[0],
+                "zones": {name: zone(name) for name in zones},
+                "accept": ["single-zone", "shared-witness"],
+            }
+            for cell, zones in ZONES.items()
+        },
+        "routers": {"fra": router("DE"), "iad": router("US")},
+        "identity": {"jwks": str(folder / "app-jwks.json"), "issuer": ISSUER, "audience": AUDIENCE},
+    }
+
+
+@dataclass
+class Seen:
+    """One request as a cell saw it."""
+
+    place: str
+    method: str
+    target: str
+    headers: CIMultiDictProxy[str]
+    body: bytes
+
+
+async def _echo(request: web.BaseRequest) -> web.StreamResponse:
+    return web.json_response({"served": True})
+
+
+@dataclass
+class Place:
+    """One listener of a cell. ``handler`` answers; what it was asked is in ``seen``."""
+
+    name: str
+    address: str
+    context: ssl.SSLContext
+    seen: list[Seen]
+    handler: Handler = _echo
+    reads_body: bool = True
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set by a request's head."""
+    _runner: web.ServerRunner | None = None
+
+    async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        record = Seen(self.name, request.method, request.raw_path, request.headers, b"")
+        self.seen.append(record)
+        self.arrived.set()
+        if self.reads_body:
+            record.body = await request.read()
+        return await self.handler(request)
+
+    async def start(self) -> None:
+        server = web.Server(
+            self._serve, access_log=None, auto_decompress=False, handler_cancellation=True, lingering_time=0.5
+        )
+        self._runner = web.ServerRunner(server, shutdown_timeout=0.1)
+        await self._runner.setup()
+        host, _, port = self.address.rpartition(":")
+        await web.TCPSite(self._runner, host, int(port), ssl_context=self.context).start()
+
+    async def stop(self) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+
+class Directory:
+    """The parts of the directory that a router uses, from plain dictionaries."""
+
+    def __init__(self, trust: Trust, address: str, manifest: Manifest, operator: Signer) -> None:
+        self.pins: dict[SubjectKey, Pin] = {}
+        self.keys: dict[str, SigningKey] = {}
+        self.asked: list[SubjectKey] = []
+        self.key_reads = 0
+        self.reached = asyncio.Event()
+        self.gate = asyncio.Event()
+        self.gate.set()
+        settings = trust.settings(GLOBAL, Role.DIRECTORY, "fra", address)
+        self._document = sign_topology(operator, DEPLOYMENT, 1, manifest.topology())
+        self._settings: ProcessSettings = settings
+        self._stack = AsyncExitStack()
+
+    def _service(self) -> Service:
+        service = Service(self._settings, self._ready)
+        service.route("GET", "/v1/pins/{key}", Endpoint.PINS_READ, self._pin)
+        service.route("GET", "/v1/topology", Endpoint.TOPOLOGY_READ, self._topology)
+        service.route("GET", "/.well-known/jwks.json", Endpoint.PINS_READ, self._jwks)
+        service.route("PUT", "/v1/signing-keys/{kid}", Endpoint.SIGNING_KEYS_PUBLISH, self._publish)
+        return service
+
+    async def _ready(self) -> None:
+        return None
+
+    async def _pin(self, request: web.Request) -> web.Response:
+        key = SubjectKey.parse(request.match_info["key"])
+        self.asked.append(key)
+        self.reached.set()
+        await self.gate.wait()
+        if key not in self.pins:
+            raise UnknownSubject("no such subject")
+        return json_response(self.pins[key])
+
+    async def _topology(self, _: web.Request) -> web.Response:
+        return json_response(self._document)
+
+    async def _jwks(self, _: web.Request) -> web.Response:
+        self.key_reads += 1
+        return json_response(JWKS(keys=list(self.keys.values())))
+
+    async def _publish(self, request: web.Request) -> web.Response:
+        key = await read_body(request, SigningKey)
+        self.keys[key.kid] = key
+        return web.Response(status=201)
+
+    def place(self, *pins: Pin) -> None:
+        self.pins.update({pin.subject_key: pin for pin in pins})
+
+    async def start(self) -> None:
+        service = self._service()
+        context = service.internal_context([Role.ROUTER])
+        await self._stack.enter_async_context(service.listen(self._settings.address(), context))
+
+    async def stop(self) -> None:
+        await self._stack.aclose()
+
+
+@dataclass
+class World:
+    """Cells and a directory that run; routers and clients on demand."""
+
+    trust: Trust
+    folder: Path
+    manifest: Manifest
+    directory: Directory
+    places: dict[str, Place]
+    seen: list[Seen]
+    sessions: Signer
+
+    def app(self, name: str) -> Place:
+        return self.places[f"{name}/app"]
+
+    def answers(self, handler: Handler, *names: str) -> None:
+        """Have the applications of these places (all: none named) answer by ``handler``."""
+        for name, place in self.places.items():
+            if not names or name.partition("/")[0] in names:
+                place.handler = handler
+
+    def jwt(self, name: str, **changes: Any) -> str:
+        """The application's own session for a subject; ``changes`` replace claims, None removes one."""
+        claims: dict[str, Any] = {"sub": name, "iss": ISSUER, "aud": AUDIENCE, "exp": 4_000_000_000, **changes}
+        claims = {key: value for key, value in claims.items() if value is not None}
+        return jwt.encode(claims, self.sessions.key, "EdDSA", headers={"kid": APPLICATION_KID})
+
+    def bearer(self, name: str) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.jwt(name)}"}
+
+    def settings(self, zone: str, **more: Any) -> RouterSettings:
+        router = self.manifest.routers[zone]
+        jurisdiction = self.manifest.jurisdiction_of(router.country)
+        assert jurisdiction is not None
+        place = self.folder / f"public-{zone}"
+        certificate, key = self.trust.authorities[jurisdiction].issue_public(["127.0.0.1", "localhost"])
+        write_private(place / "cert.pem", certificate)
+        write_private(place / "key.pem", key)
+        values: dict[str, Any] = {
+            "directory": [self.manifest.directory.sites[0].address],
+            "operators": self.folder / "operators",
+            "pepper": self.folder / "pepper",
+            "public_bind": router.public,
+            "public_certificate": place / "cert.pem",
+            "public_key": place / "key.pem",
+            **more,
+        }
+        settings = self.trust.settings(jurisdiction, Role.ROUTER, zone, router.internal, RouterSettings, **values)
+        assert isinstance(settings, RouterSettings)
+        return settings
+
+    @asynccontextmanager
+    async def router(self, zone: str = "fra", **more: Any) -> AsyncIterator[aiohttp.ClientSession]:
+        """A router that runs, and a client of its public listener."""
+        async with serve(self.settings(zone, **more)), self.client(zone) as client:
+            yield client
+
+    def client(self, zone: str) -> aiohttp.ClientSession:
+        router = self.manifest.routers[zone]
+        jurisdiction = self.manifest.jurisdiction_of(router.country)
+        return aiohttp.ClientSession(
+            f"https://{router.public}",
+            connector=aiohttp.TCPConnector(ssl=self.public_context(jurisdiction)),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+        )
+
+    def public_context(self, jurisdiction: str | None) -> ssl.SSLContext:
+        return ssl.create_default_context(cafile=str(self.folder / "authorities" / f"{jurisdiction}.pem"))
+
+
+@asynccontextmanager
+async def routing_world(folder: Path, **policies: str) -> AsyncIterator[World]:
+    """``policies``: traveller policy by jurisdiction, as in ``manifest_data``."""
+    trust = Trust.create(folder)
+    operator = Signer.load_or_create(folder / "operator.key")
+    write_private(folder / "operators" / "root.pem", operator.public_pem())
+    sessions = Signer.load_or_create(folder / "sessions.key")
+    public = sessions.public("residency")
+    entry = {"kty": "OKP", "crv": "Ed25519", "kid": APPLICATION_KID, "x": public.x, "alg": "EdDSA", "use": "sig"}
+    (folder / "app-jwks.json").write_text(json.dumps({"keys": [entry]}))
+    manifest = parse_manifest(manifest_data(folder, **policies))
+    directory = Directory(trust, manifest.directory.sites[0].address, manifest, operator)
+    seen: list[Seen] = []
+    places: dict[str, Place] = {}
+    for cell_name, cell in manifest.cells.items():
+        for zone_name, zone in cell.zones.items():
+            for role, address in ((Role.APP, zone.app), (Role.GATEWAY, zone.gateway)):
+                name = f"{cell_name}.{zone_name}"
+                credentials = trust.credentials(cell.jurisdiction, role, name, (HOSTS[zone_name],))
+                context = credentials.server([cell.jurisdiction], [Role.ROUTER])
+                places[f"{name}/{role}"] = Place(f"{name}/{role}", address, context, seen)
+    async with AsyncExitStack() as stack:
+        await directory.start()
+        stack.push_async_callback(directory.stop)
+        for place in places.values():
+            await place.start()
+            stack.push_async_callback(place.stop)
+        yield World(trust, folder, manifest, directory, places, seen, sessions)
