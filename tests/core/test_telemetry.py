@@ -74,8 +74,21 @@ def test_a_field_off_the_list_is_refused(stream: io.StringIO, name: str) -> None
 
 @pytest.mark.parametrize(
     "value",
-    ["alice@example.eu", "two words", "a\nb", "{\"a\": 1}", "é", "a=b", "a?b", "x" * 201, b"x", ["x"], {"a": 1}, ValueError("x")],
-)  # fmt: skip
+    [
+        "alice@example.eu",
+        "two words",
+        "a\nb",
+        '{"a": 1}',
+        "é",
+        "a=b",
+        "a?b",
+        "x" * 201,
+        b"x",
+        ["x"],
+        {"a": 1},
+        ValueError("x"),
+    ],
+)
 def test_a_value_that_is_no_plain_code_is_refused(stream: io.StringIO, value: Any) -> None:
     with pytest.raises(FieldNotAllowed) as caught:
         log("refused", reason=value)

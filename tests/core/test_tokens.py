@@ -213,9 +213,16 @@ def test_one_changed_character_is_refused_or_means_the_same(position: int, chara
 
 @pytest.mark.parametrize(
     ("at", "good"),
-    [(NOW, True), (NOW - LEEWAY_SECONDS, True), (NOW - LEEWAY_SECONDS - 1, False), (NOW + 60 + LEEWAY_SECONDS - 1, True),
-     (NOW + 60 + LEEWAY_SECONDS, False), (0, False), (NOW + 10**9, False)],
-)  # fmt: skip
+    [
+        (NOW, True),
+        (NOW - LEEWAY_SECONDS, True),
+        (NOW - LEEWAY_SECONDS - 1, False),
+        (NOW + 60 + LEEWAY_SECONDS - 1, True),
+        (NOW + 60 + LEEWAY_SECONDS, False),
+        (0, False),
+        (NOW + 10**9, False),
+    ],
+)
 def test_a_token_holds_in_its_time_only(at: float, good: bool) -> None:
     if good:
         assert verifier(at).residency(GOOD).epoch == 3

@@ -107,7 +107,5 @@ async def test_claims_under_way_when_the_database_dies_are_unavailable_or_kept(
 
 def _runs(folder: Path) -> bool:
     """Whether a server process of this folder is left: its working directory is the data folder."""
-    found = []
-    for process in psutil.process_iter(["cwd"]):
-        found.append(process.info["cwd"] == str(folder / "data"))
-    return any(found)
+    working = [process.info["cwd"] for process in psutil.process_iter(["cwd"])]
+    return str(folder / "data") in working

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
-from domicile_testing import Storage, Trust
+from domicile_testing import Storage
 from domicile_testing.homes import Surroundings
 
 from domicile.model import SubjectKey
@@ -35,7 +34,6 @@ from domicile.sdk import (
     UnsupportedQuery,
     Withheld,
     WrongCell,
-    WrongJurisdiction,
 )
 from domicile.sdk.store import apply_schema
 
@@ -283,9 +281,9 @@ async def test_it_does_not_start_where_certificate_and_manifest_disagree(
 # -- at rest -----------------------------------------------------------------------------------------
 
 
-async def copied(root: asyncpg.Connection, table: str, format: str) -> bytes:  # noqa: A002
+async def copied(root: asyncpg.Connection, table: str, form: Literal["text", "binary"]) -> bytes:
     out = io.BytesIO()
-    await root.copy_from_table(table, output=out, format=format)
+    await root.copy_from_table(table, output=out, format=form)
     return out.getvalue()
 
 
@@ -410,102 +408,3 @@ async def test_at_home_the_view_from_abroad_is_the_same(residency: Residency, so
     (seen,) = await (await residency.abroad(user)).all(Everything, active=True, joined=record.joined)
     assert (seen.other, seen.active, seen.score, seen.joined) == (record.other, True, 0.25, record.joined)
     assert isinstance(seen.clear, Withheld)
-
-
-# -- COMMIT ------------------------------------------------------------------------------------------
-
-
-async def test_who_is_cancelled_during_commit_leaves_the_connection_behind(
-    residency: Residency, somebody: Somebody, eu_root: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    user, _ = somebody()
-    home = await residency.claim(user, residence="DE")
-    await home.put(home.new(Note, text="warm", topic="a"))
-    # a deferred trigger makes COMMIT wait for a lock that the test holds
-    await eu_root.execute(
-        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS "
-        "$$BEGIN PERFORM pg_advisory_xact_lock(42); RETURN NULL; END$$;"
-        "CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON notes DEFERRABLE INITIALLY DEFERRED "
-        "FOR EACH ROW EXECUTE FUNCTION slow()"
-    )
-    try:
-        await eu_root.execute("SELECT pg_advisory_lock(42)")
-        putting = asyncio.create_task(home.put(home.new(Note, text="slow", topic="a")))
-        waits = "SELECT pid FROM pg_stat_activity WHERE query = 'COMMIT' AND wait_event_type = 'Lock'"
-        async with asyncio.timeout(10):
-            while (server := await eu_root.fetchval(waits)) is None:
-                pass
-        putting.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await putting
-        assert await eu_root.fetchval(waits) == server, "COMMIT was cut short"
-        assert len(await home.all(Note)) == 1  # by another connection
-        await eu_root.execute("SELECT pg_advisory_unlock(42)")
-        async with asyncio.timeout(10):
-            while len(await home.all(Note)) != 2:
-                pass
-    finally:
-        await eu_root.execute("SELECT pg_advisory_unlock_all(); DROP FUNCTION slow() CASCADE")
-
-
-async def test_a_cancelled_write_leaves_nothing_and_the_pool_goes_on(
-    residency: Residency, somebody: Somebody, eu_root: asyncpg.Connection
-) -> None:
-    home = await residency.claim(somebody()[0], residence="DE")
-    held = asyncio.Event()
-
-    async def hang() -> None:
-        async with home.transaction() as transaction:
-            await transaction.put(transaction.new(Note, text="x", topic="a"))
-            held.set()
-            await asyncio.Event().wait()
-
-    for _ in range(10):  # more than the pool holds
-        held.clear()
-        task = asyncio.create_task(hang())
-        await held.wait()
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-    assert await home.all(Note) == []
-
-
-# -- what errors tell --------------------------------------------------------------------------------
-
-
-async def test_no_error_carries_what_the_database_said(
-    residency: Residency, somebody: Somebody, eu_root: asyncpg.Connection
-) -> None:
-    home = await residency.claim(somebody()[0], residence="DE")
-    wrong = home.new(Profile, **profile())
-    attempts: list[Any] = [
-        home.put(wrong.model_copy(update={"plan": CANARY + "\0"})),
-        home.put(wrong.model_copy(update={"born": CANARY})),
-        home.put(wrong.model_copy(update={"email": 5})),
-        home.put(wrong.model_copy(update={"jurisdiction": CANARY})),
-        home.find(Profile, plan=CANARY + "\0"),
-    ]
-    for attempt in attempts:
-        with pytest.raises(DomicileError) as refusal:
-            await attempt
-        error: BaseException | None = refusal.value
-        while error is not None:
-            assert CANARY not in f"{error} {error!r} {vars(error)}"
-            assert not isinstance(error, asyncpg.PostgresError)
-            error = error.__cause__ or error.__context__
-    with pytest.raises(WrongJurisdiction):
-        await home.put(wrong.model_copy(update={"jurisdiction": "us"}))
-
-
-async def test_a_storage_that_is_gone_is_unavailable(
-    around: Surroundings, somebody: Somebody, tmp_path: Path, trust: Trust
-) -> None:
-    zone = around.manifest.cells["eu-1"].zones["fra"]
-    gone = zone.model_copy(update={"storage": "127.0.0.1:9"})
-    cell = around.manifest.cells["eu-1"].model_copy(update={"zones": {"fra": gone}})
-    around.directory.manifest = around.manifest.model_copy(update={"cells": {**around.manifest.cells, "eu-1": cell}})
-    async with Residency.connect(around.settings(state=tmp_path)) as residency:
-        with pytest.raises(Unavailable):
-            await residency.ready()
-        with pytest.raises(Unavailable):
-            await residency.home(somebody()[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,7 @@ class Client:
             headers |= {"Domicile-Subject-Key": key, "Domicile-Cell": "eu-1", "Domicile-Epoch": "1"}
         if session:
             headers["Authorization"] = f"Bearer {session}"
-        content: dict[str, Any] = {"data": raw} if raw is not None else {"json": body}
+        content: dict[str, Any] = {"data": io.BytesIO(raw)} if raw is not None else {"json": body}
         async with self.http.request(
             method, f"https://{self.address}{path}", headers=headers, allow_redirects=False, **content
         ) as response:

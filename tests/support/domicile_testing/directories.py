@@ -22,10 +22,8 @@ from domicile_testing.databases import free_port
 Cells = Mapping[str, tuple[int, str]]
 """Weight and state of each cell; its jurisdiction is its name's first part."""
 SETTLED: Cells = {"eu-1": (100, "open"), "eu-2": (100, "open"), "us-1": (100, "open")}
-NAMES = {
-    Role.APP: "eu-1.fra",
-    Role.GATEWAY: "eu-1.fra",
-}
+NAMES = {Role.APP: "eu-1.fra", Role.GATEWAY: "eu-1.fra"}
+"""Of callers whose name does not matter, in roles that belong to a cell."""
 
 
 def manifest(cells: Cells = SETTLED) -> Manifest:
@@ -135,7 +133,7 @@ def directory_settings(trust: Trust, storage: str, operator: Signer, name: str =
     settings = trust.settings(
         GLOBAL, Role.DIRECTORY, name, bind, kind=DirectorySettings, storage=storage, operators=folder
     )
-    return cast(DirectorySettings, settings)
+    return cast("DirectorySettings", settings)
 
 
 @asynccontextmanager

@@ -60,10 +60,18 @@ async def _ready() -> None: ...
 
 def manifest(eu_storage: str, *, travellers: str = "redirect") -> Manifest:
     """Two jurisdictions, three cells; free ports for what the tests start."""
+    taken = {eu_storage}
+
+    def free(host: str) -> str:
+        """An address that was not given out before: the system may name a free port twice."""
+        while (address := f"{host}:{free_port(host)}") in taken:
+            pass
+        taken.add(address)
+        return address
 
     def zone(country: str, network: str, host: str, storage: str | None = None) -> dict[str, Any]:
-        ports = {name: f"{host}:{free_port(host)}" for name in ("app", "gateway")}
-        return {"country": country, "network": network, "storage": storage or f"{host}:{free_port(host)}", **ports}
+        ports = {name: free(host) for name in ("app", "gateway")}
+        return {"country": country, "network": network, "storage": storage or free(host), **ports}
 
     accept = ["single-zone", "shared-witness"]
     fra, par = zone("DE", "127.0.0.0/16", "127.0.0.1", eu_storage), zone("FR", "127.0.0.0/16", "127.0.0.1")
@@ -72,18 +80,18 @@ def manifest(eu_storage: str, *, travellers: str = "redirect") -> Manifest:
         {
             "version": 1,
             "deployment": DEPLOYMENT,
-            "directory": {"sites": [{"zone": "fra", "country": "DE", "address": f"127.0.0.1:{free_port()}"}]},
+            "directory": {"sites": [{"zone": "fra", "country": "DE", "address": free("127.0.0.1")}]},
             "jurisdictions": {
                 "eu": {
                     "countries": ["DE", "FR"],
                     "public_host": "eu.example",
-                    "keys": {"service": [f"127.0.0.1:{free_port()}"]},
+                    "keys": {"service": [free("127.0.0.1")]},
                 },
                 "us": {
                     "countries": ["US"],
                     "public_host": "us.example",
                     "travellers": travellers,
-                    "keys": {"service": [f"{US_HOST}:{free_port(US_HOST)}"]},
+                    "keys": {"service": [free(US_HOST)]},
                 },
             },
             "cells": {
@@ -94,8 +102,8 @@ def manifest(eu_storage: str, *, travellers: str = "redirect") -> Manifest:
             "routers": {
                 "fra": {
                     "country": "DE",
-                    "public": f"127.0.0.1:{free_port()}",
-                    "internal": f"127.0.0.1:{free_port()}",
+                    "public": free("127.0.0.1"),
+                    "internal": free("127.0.0.1"),
                     "rules": [
                         {"path": path, "class": "unpinned"} for path in ("/signup", "/login", "/about", "/support/*")
                     ],

@@ -161,7 +161,8 @@ class Peer:
         repeatable: bool = True,
     ) -> bytes:
         """One request; the answer's body. ``repeatable``: whether a second address may be tried after a
-        request may have been received. Raises Unavailable, or what the peer's problem document names.
+        request may have been received; aiohttp repeats idempotent methods (RFC 9110, 9.2.2) by itself, so it
+        matters for POST. Raises Unavailable, or what the peer's problem document names.
         """
         data = body.model_dump_json(exclude_none=True).encode() if body is not None else None
         last: str = "no attempt"

@@ -69,6 +69,8 @@ class ProcessSettings(BaseSettings):
             return Pepper.parse(self.pepper.read_text())
         except (OSError, UnicodeDecodeError) as error:
             raise _refused("PEPPER", self.pepper, error) from None
+        except InvalidInput as error:
+            raise InvalidInput(error.what, where=str(self.pepper), remedy="see DOMICILE_PEPPER") from None
 
     def operator_keys(self) -> list[bytes]:
         if self.operators is None:

@@ -178,7 +178,7 @@ class Records(ABC):
                 values[column.name] = UUID(int=raw.int)
         record = kind.model_construct(jurisdiction=self.jurisdiction, id=row.id, **values)
         record._version = row.version
-        return cast(R, record)
+        return cast("R", record)
 
 
 def _findable(kind: type[Record], name: str, value: Any) -> Column:

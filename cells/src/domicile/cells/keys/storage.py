@@ -123,7 +123,7 @@ class KeyStore:
         async with self._transaction() as connection:
             found = await self._find(connection, cell, list(wanted))
             made: list[asyncpg.Record] = []
-            missing = [name for name in sorted(wanted) if name not in found]
+            missing = [name for name in wanted if name not in found]
             if make is not None and missing:
                 subjects, principals = [name[0] for name in missing], [name[1] for name in missing]
                 wrapped = [make(wanted[name]) for name in missing]

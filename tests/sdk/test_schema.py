@@ -1,0 +1,326 @@
+"""The schema: applied once or many times, refused where it doesn't fit, and readable abroad only where shareable."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Annotated, Any
+from uuid import uuid4
+
+import asyncpg
+import pytest
+from domicile_testing import Storage, Trust
+
+import domicile.sdk
+import domicile.sdk.store
+from domicile.model import PinGrant, Role, SubjectKey
+from domicile.sample import Note, Profile
+from domicile.sdk import Conflict, FenceRefused, InvalidInput, NotFound, Personal, Record, Shareable, UnsupportedQuery
+from domicile.sdk.store import AbroadStore, FenceStore, apply_schema, open_pool
+
+Somebody = Callable[[], tuple[str, SubjectKey]]
+
+
+class Renamed(Record, table="notes"):
+    """A class of an existing table that says less of it than the one that was applied."""
+
+    text: Annotated[str, Shareable("user.content.private")]
+    topic: Annotated[str, Shareable("user.content.topic")]
+
+
+class Extra(Record, table="extras"):
+    name: Annotated[str, Personal("user.name")]
+
+
+async def test_applying_again_changes_nothing(us_root: asyncpg.Connection) -> None:
+    before = await us_root.fetchrow("SELECT cell, jurisdiction, incarnation FROM domicile.cell")
+    await apply_schema(us_root, "us-1", "us", [Profile, Note])
+    assert await us_root.fetchrow("SELECT cell, jurisdiction, incarnation FROM domicile.cell") == before
+    columns = await us_root.fetch(
+        "SELECT column_name, class, category, sealed FROM domicile.columns WHERE table_name = 'profiles'"
+    )
+    assert {tuple(row) for row in columns} == {
+        ("user", "personal", "user.unique_id", True),
+        ("email", "personal", "user.contact.email", True),
+        ("password", "personal", "user.authorization.password", True),
+        ("born", "personal", "user.demographic.date_of_birth", False),
+        ("plan", "shareable", "user.account.plan", False),
+    }
+
+
+@pytest.mark.parametrize(
+    ("cell", "jurisdiction", "records"),
+    [
+        ("us-2", "us", [Profile]),
+        ("us-1", "eu", [Profile]),
+        ("us-1", "us", [Extra, Renamed]),
+        ("us-1", "us", [Extra, Note, Renamed]),
+    ],
+)
+async def test_what_does_not_fit_is_refused_as_a_whole(
+    us_root: asyncpg.Connection, cell: str, jurisdiction: str, records: list[type[Record]]
+) -> None:
+    with pytest.raises(Conflict):
+        await apply_schema(us_root, cell, jurisdiction, records)
+    assert await us_root.fetchval("SELECT to_regclass('public.extras')") is None
+
+
+async def test_the_label_comes_first_and_nothing_belongs_to_those_who_log_in(us_root: asyncpg.Connection) -> None:
+    first = await us_root.fetch(
+        "SELECT attname FROM pg_attribute WHERE attrelid = 'profiles'::regclass AND attnum > 0 ORDER BY attnum LIMIT 4"
+    )
+    assert [row[0] for row in first] == ["jurisdiction", "subject_key", "principal_key", "id"]
+    owners = await us_root.fetch("SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname IN ('public', 'domicile')")
+    assert [row[0] for row in owners] == ["domicile_owner"]
+    assert not await us_root.fetchval("SELECT rolcanlogin FROM pg_roles WHERE rolname = 'domicile_owner'")
+    loose = await us_root.fetch(
+        "SELECT proname FROM pg_proc WHERE pronamespace = 'domicile'::regnamespace AND (NOT prosecdef "
+        "OR proconfig IS DISTINCT FROM ARRAY['search_path=pg_catalog, pg_temp'] "
+        "OR has_function_privilege('public', oid, 'EXECUTE'))"
+    )
+    assert loose == []
+
+
+# -- abroad ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def abroad_pool(trust: Trust, us: Storage) -> AsyncIterator[asyncpg.Pool]:
+    credentials = trust.credentials("us", Role.GATEWAY, "us-1.iad")
+    pool = await open_pool(credentials, [us.address], jurisdiction="us", cell="us-1", user="domicile_abroad")
+    yield pool
+    pool.terminate()
+
+
+@pytest.fixture
+async def plans(us_fences: FenceStore, us_root: asyncpg.Connection, somebody: Somebody) -> SubjectKey:
+    """A subject with two profiles; their plans are ``free`` and ``pro``."""
+    _, key = somebody()
+    now = int(time.time())
+    await us_fences.open(
+        PinGrant(
+            iss="acme",
+            sub=key,
+            jur="us",
+            cell="us-1",
+            epoch=1,
+            incarnation=await us_fences.incarnation(),
+            iat=now,
+            exp=now + 60,
+        ),
+        {},
+    )
+    for plan in ("free", "pro"):
+        await us_root.execute(
+            'INSERT INTO profiles (jurisdiction, subject_key, principal_key, id, epoch, "user", email, email_index, '
+            "password, born, plan) VALUES ('us', $1, $1, $2, 1, '\\x00', '\\x00', '\\x00', '\\x00', '1912-06-23', $3)",
+            key,
+            uuid4(),
+            plan,
+        )
+    return key
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT * FROM profiles",
+        "SELECT email FROM profiles",
+        "SELECT email_index FROM profiles",
+        "SELECT born FROM profiles",
+        "SELECT profiles FROM profiles",
+        "SELECT count(*) FROM profiles WHERE born = '1912-06-23'",
+        "SELECT plan FROM profiles ORDER BY born",
+        "SELECT created_at FROM profiles",
+        "COPY profiles TO STDOUT",
+        "UPDATE profiles SET plan = 'x'",
+        "DELETE FROM profiles",
+        "SELECT * FROM domicile.fences",
+        "SELECT domicile.hold_fence('\\x00', 1)",
+    ],
+)
+async def test_the_abroad_role_can_select_nothing_personal(abroad_pool: asyncpg.Pool, statement: str) -> None:
+    async with abroad_pool.acquire() as connection:
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.execute(statement)
+
+
+async def test_shareable_rows_of_one_subject(
+    abroad_pool: asyncpg.Pool, plans: SubjectKey, us_root: asyncpg.Connection, somebody: Somebody
+) -> None:
+    store = AbroadStore(abroad_pool)
+    rows, withheld = await store.rows("profiles", plans, {})
+    assert sorted(row["plan"] for row in rows) == ["free", "pro"]
+    assert all(row.keys() == {"id", "plan"} for row in rows)
+    assert withheld == {
+        "user": "user.unique_id",
+        "email": "user.contact.email",
+        "password": "user.authorization.password",
+        "born": "user.demographic.date_of_birth",
+    }
+    assert [row["plan"] for row in (await store.rows("profiles", plans, {"plan": "pro"})).rows] == ["pro"]
+    assert len((await store.rows("profiles", plans, {}, limit=1)).rows) == 1
+    assert (await store.rows("notes", plans, {})).rows == []
+    async with abroad_pool.acquire() as connection:
+        assert await connection.fetchval("SELECT count(plan) FROM profiles") == 0
+    await us_root.execute("UPDATE domicile.fences SET state = 'closed' WHERE subject_key = $1", plans)
+    for key in (plans, somebody()[1]):
+        with pytest.raises(FenceRefused):
+            await store.rows("profiles", key, {})
+
+
+@pytest.mark.parametrize(
+    ("table", "conditions", "error"),
+    [
+        ("fences", {}, NotFound),
+        ('profiles" --', {}, NotFound),
+        ("profiles", {"born": "1912-06-23"}, UnsupportedQuery),
+        ("profiles", {"email_index": "x"}, UnsupportedQuery),
+        ("profiles", {"subject_key": "x"}, UnsupportedQuery),
+        ("profiles", {"plan\" = '' OR \"born": "x"}, UnsupportedQuery),
+        ("profiles", {"id": "canary-not-a-uuid"}, InvalidInput),
+    ],
+)
+async def test_what_may_not_be_asked_from_abroad(
+    abroad_pool: asyncpg.Pool, plans: SubjectKey, table: str, conditions: dict[str, str], error: type[Exception]
+) -> None:
+    with pytest.raises(error) as refusal:
+        await AbroadStore(abroad_pool).rows(table, plans, conditions)
+    assert "canary" not in str(refusal.value)
+    assert refusal.value.__context__ is None
+
+
+async def test_the_gateway_records_the_border_and_writes_nothing_else(
+    us_fences: FenceStore, us_root: asyncpg.Connection, us: Storage, trust: Trust
+) -> None:
+    await us_fences.record_border(from_jurisdiction="eu", role="app", kind="abroad-read", verdict="allowed")
+    event = await us_root.fetchrow("SELECT * FROM domicile.border_events ORDER BY id DESC LIMIT 1")
+    assert event is not None
+    assert (event["from_jurisdiction"], event["role"], event["kind"], event["verdict"]) == (
+        "eu",
+        "app",
+        "abroad-read",
+        "allowed",
+    )
+    credentials = trust.credentials("us", Role.GATEWAY, "us-1.iad")
+    pool = await open_pool(credentials, [us.address], jurisdiction="us", cell="us-1", user="domicile_gateway")
+    try:
+        for statement in (
+            "SELECT * FROM profiles",
+            "UPDATE domicile.fences SET state = 'open'",
+            "DELETE FROM domicile.border_events",
+            "UPDATE domicile.border_events SET verdict = 'allowed'",
+        ):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await pool.execute(statement)
+    finally:
+        pool.terminate()
+
+
+async def test_a_pool_for_another_cell_never_says_a_word_to_this_one(trust: Trust, us: Storage) -> None:
+    credentials = trust.credentials("us", Role.APP, "us-1.iad")
+    pool = await open_pool(credentials, [us.address], jurisdiction="us", cell="us-2", user="domicile_app")
+    try:
+        with pytest.raises((OSError, asyncpg.PostgresError)):
+            await pool.fetchval("SELECT 1")
+    finally:
+        pool.terminate()
+
+
+# -- the command -------------------------------------------------------------------------------------
+
+
+def run(trust: Trust, storage: Storage, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
+    operator = trust.credentials(storage.jurisdiction, Role.OPERATOR, "root")
+    environment = {
+        "DOMICILE_DEPLOYMENT": "acme",
+        "DOMICILE_CERTIFICATE": str(operator.certificate),
+        "DOMICILE_KEY": str(operator.key),
+        "DOMICILE_AUTHORITIES": str(operator.authorities),
+        "DOMICILE_STORAGE": storage.address,
+    }
+    console = "from domicile.sdk.store.commands import app; app(prog_name='domicile schema')"
+    return subprocess.run(
+        [sys.executable, "-c", console, "apply", *arguments],
+        env=os.environ | environment | changes,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def test_the_command_applies_a_modules_records(trust: Trust, us: Storage) -> None:
+    done = run(trust, us, "domicile.sample", "--cell", "us-1", "--jurisdiction", "us", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout) == {"ok": True, "cell": "us-1", "tables": ["notes", "profiles"]}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "changes", "what"),
+    [
+        (("domicile.sample", "--cell", "us-2", "--jurisdiction", "us"), {}, "cannot be reached"),
+        (("domicile.sample", "--cell", "us-1", "--jurisdiction", "eu"), {}, "cannot be reached"),
+        (("domicile.model", "--cell", "us-1", "--jurisdiction", "us"), {}, "names no record class"),
+        (("no.such", "--cell", "us-1", "--jurisdiction", "us"), {}, "no such module"),
+        (("domicile.sample", "--cell", "us-1", "--jurisdiction", "us"), {"DOMICILE_STORAGE": ""}, "DOMICILE_STORAGE"),
+        (
+            ("domicile.sample", "--cell", "us-1", "--jurisdiction", "us"),
+            {"DOMICILE_DEPLOYMENT": "other"},
+            "not for deployment other",
+        ),
+    ],
+)
+def test_the_command_says_why_not_in_one_line(
+    trust: Trust, us: Storage, arguments: tuple[str, ...], changes: dict[str, Any], what: str
+) -> None:
+    failed = run(trust, us, *arguments, **changes)
+    assert failed.returncode == 1
+    assert what in failed.stderr
+    assert len(failed.stderr.strip().splitlines()) == 1
+
+
+# -- the facades -------------------------------------------------------------------------------------
+
+
+def test_the_public_names_are_these() -> None:
+    assert domicile.sdk.__all__ == [
+        "Abroad",
+        "AbroadRow",
+        "Conflict",
+        "CrossBorderAccess",
+        "DomicileError",
+        "FenceRefused",
+        "Forbidden",
+        "Home",
+        "InvalidInput",
+        "ModelError",
+        "NotFound",
+        "Personal",
+        "Record",
+        "Residency",
+        "Shareable",
+        "Transaction",
+        "Unavailable",
+        "UnknownSubject",
+        "UnsupportedQuery",
+        "Withheld",
+        "WrongCell",
+        "WrongJurisdiction",
+    ]
+    assert domicile.sdk.store.__all__ == [
+        "AbroadStore",
+        "Fence",
+        "FenceReader",
+        "FenceStore",
+        "RowStore",
+        "ShareableRows",
+        "StoredRow",
+        "Work",
+        "apply_schema",
+        "open_pool",
+    ]
