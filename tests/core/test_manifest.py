@@ -56,7 +56,7 @@ identity: {jwks: trust/jwks.json, issuer: sample.acme, audience: acme}
 secrets: {pepper: /run/secrets/pepper}
 """
 DATA: dict[str, Any] = read_yaml(GOOD)  # type: ignore[assignment]
-REMOVE = object()
+REMOVE = "(absent)"
 
 
 def changed(*changes: tuple[str, object]) -> dict[str, Any]:
