@@ -15,6 +15,7 @@ from hatchling.metadata.plugin.interface import MetadataHookInterface
 ROOMS = ("core", "sdk", "directory", "router", "cells", "ops")
 DEVELOPMENT = [
     "asyncpg-stubs",
+    "hatchling",  # mypy reads this file too
     "hypothesis",
     "import-linter",
     "mypy",
