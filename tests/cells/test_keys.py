@@ -269,7 +269,9 @@ async def test_a_wrapped_key_in_another_row_does_not_open(trust: Trust, key_stor
         assert await unwrap(caller, [mine]) == [key]
 
 
-@pytest.mark.parametrize("content", [None, b"", b"k" * 31, secrets.token_bytes(32)])
+@pytest.mark.parametrize(
+    "content", [None, b"", b"k" * 31, b"another key of the right length."], ids=["gone", "empty", "short", "another"]
+)
 async def test_without_its_key_encryption_key_it_refuses_to_start(
     trust: Trust, key_storage: Storage, content: bytes | None
 ) -> None:
