@@ -1,4 +1,4 @@
-"""Two cells' real storages, ``eu-1`` and ``us-1``, for the whole room; each test brings subjects of its own."""
+"""Fixtures: two cells' real storages, ``eu-1`` and ``us-1``, for a whole run; each test brings subjects of its own."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
-from domicile_testing import Storage, Trust, running_storage
-from domicile_testing.cell import superuser
-from domicile_testing.homes import Surroundings, surroundings
 
 from domicile.model import Endpoint, Pepper, Role, SubjectKey
 from domicile.sample import Note, Profile
 from domicile.sdk import Residency
 from domicile.sdk.store import FenceStore, apply_schema, open_pool
+from domicile_testing import Storage, Trust, running_storage
+from domicile_testing.cell import superuser
+from domicile_testing.homes import Surroundings, surroundings
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Each of the three locks on a write holds alone, the others gone around: SDK, guard (test_guard), database."""
+"""Each lock on a write holds alone, the others gone around: the SDK, and the database. The guard: sdk/test_guard."""
 
 from __future__ import annotations
 
