@@ -39,6 +39,13 @@ async def home_of(directory: RunningDirectory, key: SubjectKey) -> Pin:
     return await directory.app.claim(key, GERMANY)
 
 
+async def at_eu_1(directory: RunningDirectory) -> SubjectKey:
+    """A subject of the cell that ``directory.app`` belongs to."""
+    while (await home_of(directory, key := any_key())).cell != "eu-1":
+        pass
+    return key
+
+
 async def test_an_unknown_subject_is_not_found_and_that_may_be_cached(directory: RunningDirectory) -> None:
     answer = await directory.ask("GET", f"/v1/pins/{any_key()}", role=Role.ROUTER)
     assert (answer.status, answer.body["code"]) == (404, "unknown-subject")
@@ -94,9 +101,7 @@ async def test_only_an_active_pin_is_granted(
 
 
 async def test_an_alias_belongs_to_one_subject(directory: RunningDirectory) -> None:
-    mine, other = any_key(), any_key()
-    await home_of(directory, mine)
-    await home_of(directory, other)
+    mine, other = await at_eu_1(directory), await at_eu_1(directory)
     alias = any_alias()
     path = f"/v1/aliases/email/{alias}"
     assert (await directory.ask("PUT", path, {"subject_key": str(mine)})).status == 201
@@ -110,31 +115,44 @@ async def test_an_alias_belongs_to_one_subject(directory: RunningDirectory) -> N
 
 
 async def test_concurrent_takers_of_one_alias_have_one_winner(directory: RunningDirectory) -> None:
-    keys = [any_key() for _ in range(32)]
+    keys = [await at_eu_1(directory) for _ in range(16)]
     clients = [directory.app for _ in keys]
-    await asyncio.gather(*(home_of(directory, key) for key in keys))
     alias = any_alias()
     takes = [client.put_alias("email", alias, key) for client, key in zip(clients, keys, strict=True)]
     results = await asyncio.gather(*takes, return_exceptions=True)
     winners = [key for key, result in zip(keys, results, strict=True) if result is None]
     assert winners == [await directory.app.alias("email", alias)]
-    assert [type(result) for result in results if result is not None] == [Conflict] * 31
+    assert [type(result) for result in results if result is not None] == [Conflict] * 15
 
 
 async def test_an_alias_needs_a_pinned_subject_and_a_known_kind(directory: RunningDirectory) -> None:
     key, alias = any_key(), any_alias()
     with pytest.raises(UnknownSubject):
         await directory.app.put_alias("email", alias, key)
-    await home_of(directory, key)
+    key = await at_eu_1(directory)
     assert (await directory.ask("PUT", f"/v1/aliases/fax/{alias}", {"subject_key": str(key)})).status == 422
     assert (await directory.ask("PUT", "/v1/aliases/email/jo@example.eu", {"subject_key": str(key)})).status == 422
     with pytest.raises(NotFound):
         await directory.app.alias("email", alias)
 
 
+async def test_only_the_home_cell_ties_and_unties_a_subjects_alias(directory: RunningDirectory) -> None:
+    key, alias = await at_eu_1(directory), any_alias()
+    path = f"/v1/aliases/email/{alias}"
+    for stranger in (("us", "us-1.zone-us-1"), ("eu", "eu-2.zone-eu-2")):
+        with pytest.raises(WrongCell):
+            await directory.client(stranger[0], Role.APP, stranger[1]).put_alias("email", alias, key)
+    await directory.app.put_alias("email", alias, key)
+    for stranger in (("us", "us-1.zone-us-1"), ("eu", "eu-2.zone-eu-2")):
+        with pytest.raises(WrongCell):
+            await directory.client(stranger[0], Role.APP, stranger[1]).delete_alias("email", alias, key)
+    assert await directory.app.alias("email", alias) == key
+    refused = await directory.ask("DELETE", f"{path}?subject_key={any_key()}")
+    assert (refused.status, refused.body["code"]) == (404, "unknown-subject")
+
+
 async def test_deleting_an_alias_may_be_repeated_and_never_takes_anothers(directory: RunningDirectory) -> None:
-    mine, other, alias = any_key(), any_key(), any_alias()
-    await home_of(directory, mine)
+    mine, other, alias = await at_eu_1(directory), await at_eu_1(directory), any_alias()
     await directory.app.put_alias("email", alias, mine)
     assert (await directory.ask("DELETE", f"/v1/aliases/email/{alias}")).status == 422
     await directory.app.delete_alias("email", alias, other)

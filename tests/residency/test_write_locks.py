@@ -200,6 +200,8 @@ async def test_a_write_that_would_not_be_durable_is_refused(
         "CREATE TEMPORARY TABLE fences (a int)",
         "CREATE SCHEMA mine",
         "COPY notes TO PROGRAM 'cat'",
+        "SELECT lo_from_bytea(0, 'x')",
+        "SELECT lo_create(0)",
     ],
 )
 async def test_the_applications_role_cannot_touch_what_fences_it(us_app: asyncpg.Connection, statement: str) -> None:

@@ -156,11 +156,28 @@ async def test_a_failed_statement_does_not_pass_for_a_commit(
     residency: Residency, somebody: Somebody, eu_root: asyncpg.Connection
 ) -> None:
     home = await residency.claim(somebody()[0], residence="DE")
-    with pytest.raises(Conflict, match="rolled back"):  # noqa: PT012
-        async with home.transaction() as transaction:
-            with pytest.raises(InvalidInput):
-                await transaction.put(transaction.new(Note, text="x", topic="NUL \0"))
+    await eu_root.execute("ALTER TABLE notes ADD CONSTRAINT refused CHECK (topic <> 'refused')")
+    try:
+        with pytest.raises(Conflict, match="rolled back"):  # noqa: PT012
+            async with home.transaction() as transaction:
+                await transaction.put(transaction.new(Note, text="x", topic="a"))
+                with pytest.raises(DomicileError):
+                    await transaction.put(transaction.new(Note, text="x", topic="refused"))
+    finally:
+        await eu_root.execute("ALTER TABLE notes DROP CONSTRAINT refused")
     assert await home.all(Note) == []
+
+
+async def test_a_text_that_postgresql_does_not_store_is_refused_by_the_sdk(
+    residency: Residency, somebody: Somebody
+) -> None:
+    home = await residency.claim(somebody()[0], residence="DE")
+    for topic in ("NUL \0", "lone \ud800"):
+        record = home.new(Note, text="x", topic="a").model_copy(update={"topic": topic})
+        with pytest.raises(InvalidInput, match="does not store"):
+            await home.put(record)
+        with pytest.raises(InvalidInput, match="does not store"):
+            await home.find(Note, topic=topic)
 
 
 async def test_a_closed_fence_is_an_error_for_reads_and_writes_alike(

@@ -40,6 +40,7 @@ class Client:
         body: object = None,
         *,
         session: str = "",
+        support: str = "",
         routed: str | None = None,
         country: str = "DE",
         raw: bytes | None = None,
@@ -50,6 +51,8 @@ class Client:
             headers |= {"Domicile-Subject-Key": key, "Domicile-Cell": "eu-1", "Domicile-Epoch": "1"}
         if session:
             headers["Authorization"] = f"Bearer {session}"
+        if support:
+            headers["Authorization"] = f"Support {support}"
         content: dict[str, Any] = {"data": io.BytesIO(raw)} if raw is not None else {"json": body}
         async with self.http.request(
             method, f"https://{self.address}{path}", headers=headers, allow_redirects=False, **content
@@ -161,18 +164,37 @@ async def test_support_sees_what_is_shareable_and_changes_what_is_at_home(
     (user, _), (american, key), (stranger, _) = somebody(), somebody(), somebody()
     await client.sign_up(user)
     client.around.directory.pin(key, "us-1")
-    status, body, _ = await client.ask("POST", "/support/profile", {"user": user})
+    desk = (client.state / "support.key").read_text()
+
+    async def ask(path: str, **body: str) -> tuple[int, Any]:
+        return (await client.ask("POST", f"/support/{path}", body, support=desk))[:2]
+
+    status, body = await ask("profile", user=user)
     assert (status, body["plan"]) == (200, "pro")
     assert body["email"] == {"withheld": "user.contact.email", "jurisdiction": "eu"}
-    status, body, _ = await client.ask("POST", "/support/plan", {"user": user, "plan": "free"})
+    status, body = await ask("plan", user=user, plan="free")
     assert (status, body["plan"]) == (200, "free")
-    status, body, _ = await client.ask("POST", "/support/plan", {"user": american, "plan": "free"})
+    status, body = await ask("plan", user=american, plan="free")
     assert (status, body["code"], body["jurisdiction"]) == (451, "cross-border-access", "us")
-    for path in ("profile", "plan"):
-        status, body, _ = await client.ask(
-            "POST", f"/support/{path}", {"user": stranger, "plan": "x"} if path == "plan" else {"user": stranger}
-        )
+    for status, body in (await ask("profile", user=stranger), await ask("plan", user=stranger, plan="x")):
         assert (status, body["code"]) == (404, "unknown-subject")
+
+
+async def test_nobody_but_the_support_desk_is_served_at_its_paths(client: Client, somebody: Somebody) -> None:
+    user, _ = somebody()
+    session = (await client.sign_up(user))[1]["session"]
+    for proof in ({}, {"session": session}, {"support": "x"}, {"support": "\u00ff" * 64}):
+        for path, body in (("profile", {"user": user}), ("plan", {"user": user, "plan": "hacked"})):
+            status, answer, _ = await client.ask("POST", f"/support/{path}", body, **proof)
+            assert (status, answer["code"]) == (401, "unauthenticated")
+    assert (await client.ask("GET", "/profile", session=session, routed=user))[1]["plan"] == "pro"
+
+
+async def test_what_postgresql_cannot_store_ties_no_address_to_a_user(client: Client, somebody: Somebody) -> None:
+    (user, _), (other, _) = somebody(), somebody()
+    email = f"{user}@example.eu"
+    assert (await client.sign_up(user, plan="p\0ro"))[0] == 422
+    assert (await client.sign_up(other, email=email))[0] == 201
 
 
 async def test_about_says_where_one_is(client: Client) -> None:

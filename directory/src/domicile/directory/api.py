@@ -47,8 +47,8 @@ UNKNOWN_SECONDS: Final = 5
 """How long "no such pin" may be cached: also how long a router may not know of a subject that just signed up."""
 
 
-def check_grantable(pin: Pin, peer: Identity) -> None:
-    """Raise unless ``peer``, by its certificate, is of the cell that the pin names. Pure."""
+def check_home(pin: Pin, peer: Identity) -> None:
+    """Raise WrongCell unless ``peer``, by its certificate, is of the cell that the pin names. Pure."""
     if (peer.jurisdiction, peer.cell) != (pin.jurisdiction, pin.cell):
         raise WrongCell(
             "the subject's home is another cell",
@@ -56,6 +56,11 @@ def check_grantable(pin: Pin, peer: Identity) -> None:
             cell=pin.cell,
             subject_key=str(pin.subject_key),
         )
+
+
+def check_grantable(pin: Pin, peer: Identity) -> None:
+    """As ``check_home``, and Conflict for a pin that is not active. Pure."""
+    check_home(pin, peer)
     if pin.state is not PinState.ACTIVE:
         raise Conflict(f"the subject's pin is {pin.state}; only an active one is granted")
 
@@ -128,6 +133,7 @@ class DirectoryApi:
     async def _put_alias(self, request: web.Request) -> web.Response:
         kind, alias = _alias(request)
         key = (await read_body(request, AliasRequest)).subject_key
+        check_home(await self._storage.pin(key), request[PEER])
         made = await self._storage.put_alias(kind, alias, key)
         return json_response(AliasDocument(alias_key=alias, subject_key=key), status=201 if made else 200)
 
@@ -139,7 +145,9 @@ class DirectoryApi:
         kind, alias = _alias(request)
         if "subject_key" not in request.query:
             raise InvalidInput("whose alias is to be deleted is missing", remedy="add ?subject_key=")
-        await self._storage.delete_alias(kind, alias, SubjectKey.parse(request.query["subject_key"]))
+        key = SubjectKey.parse(request.query["subject_key"])
+        check_home(await self._storage.pin(key), request[PEER])
+        await self._storage.delete_alias(kind, alias, key)
         return web.Response(status=204)
 
     async def _get_topology(self, _: web.Request) -> web.Response:

@@ -175,10 +175,8 @@ class Storage:
         raise UnknownSubject("the subject has no pin")
 
     async def put_alias(self, kind: str, alias: AliasKey, key: SubjectKey) -> bool:
-        """Whether it is new. Raises UnknownSubject for a subject without a pin, Conflict for another's alias."""
+        """Whether it is new, for a subject that has a pin. Raises Conflict for another's alias."""
         async with self._transaction() as connection:
-            if not await connection.fetch(_SQL["find_pins"], [key]):
-                raise UnknownSubject("the alias's subject has no pin", remedy="claim its home first")
             row = await connection.fetchrow(_SQL["put_alias"], kind, alias, key)
             assert row is not None
             if row["subject_key"] != key:

@@ -12,6 +12,7 @@ from domicile.identity import Signer
 from domicile.model import GLOBAL, InvalidInput, Role
 from domicile.sample.app import Sample
 from domicile.sample.sessions import Sessions
+from domicile.sample.support import SupportDesk
 from domicile.sdk import Residency
 from domicile.service import ProcessSettings, Service, load_settings, run
 
@@ -30,7 +31,8 @@ async def serve(settings: SampleSettings) -> AsyncIterator[None]:
             raise InvalidInput("does not say who the application's users are", where="manifest: identity")
         signer = Signer.load_or_create(settings.session_key or settings.state / "session.key")
         service = Service(settings, residency.ready)
-        Sample(residency, Sessions(signer, residency.manifest.identity)).routes(service)
+        desk = SupportDesk.load_or_create(settings.state / "support.key")
+        Sample(residency, Sessions(signer, residency.manifest.identity), desk).routes(service)
         # operators of the directory's domain ask for health; the guard lets nobody else in from there
         context = service.internal_context([Role.ROUTER], [residency.jurisdiction, GLOBAL])
         async with service.listen(settings.address(), context):

@@ -28,11 +28,12 @@ from domicile.model.ids import Country, JurisdictionName
 from domicile.sample import passwords
 from domicile.sample.records import PROFILE, Note, Profile
 from domicile.sample.sessions import Sessions
+from domicile.sample.support import SupportDesk
 from domicile.sdk import Home, Residency, Withheld
 from domicile.sdk.aiohttp import SUBJECT, guard, observed_country
 from domicile.service import Service, problem_response, read_body
 
-Text = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+Text = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00]*$")]
 Password = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 TAKEN: Final = "nobody can sign up with this user name and e-mail address"
 
@@ -81,9 +82,10 @@ def _json(status: int = 200, **body: Any) -> web.Response:
 class Sample:
     """Handlers of one cell."""
 
-    def __init__(self, residency: Residency, sessions: Sessions) -> None:
+    def __init__(self, residency: Residency, sessions: Sessions, desk: SupportDesk) -> None:
         self._residency = residency
         self._sessions = sessions
+        self._desk = desk
 
     def routes(self, service: Service) -> None:
         """Declare every route, and put the guard before them."""
@@ -197,7 +199,8 @@ class Sample:
         return web.json_response(body, headers={"Cache-Control": "no-store"})
 
     async def support_profile(self, request: web.Request) -> web.Response:
-        """A user's profile as this jurisdiction may see it."""
+        """A user's profile as this jurisdiction may see it, for the support desk."""
+        self._desk.require(request.headers.get("Authorization"))
         body = await read_body(request, SupportLookup)
         row = await (await self._residency.abroad(body.user)).get(Profile, PROFILE)
         if row is None:
@@ -211,6 +214,7 @@ class Sample:
 
     async def support_plan(self, request: web.Request) -> web.Response:
         """Change a user's plan, if the user is at home here; a support desk is not sent abroad: 451."""
+        self._desk.require(request.headers.get("Authorization"))
         body = await read_body(request, SupportChange)
         try:
             home = await self._residency.home(body.user)

@@ -52,7 +52,7 @@ def _condition(table: Table, name: str, value: Any) -> str:
         raise UnsupportedQuery(
             "a condition on a field that stays at home", where=table.name, remedy="conditions on shareable fields only"
         )
-    checked = column.kind.check(value)
+    checked = column.clear(value)
     match checked:
         case bool():
             return str(checked).lower()

@@ -111,9 +111,9 @@ class Records(ABC):
         columns = {name: _findable(kind, name, value) for name, value in conditions.items()}
         wanted: dict[str, Any] = {}
         for name, column in columns.items():
-            value = column.kind.check(conditions[name])
+            value = conditions[name]
             if column.find is None:
-                wanted[name] = value
+                wanted[name] = column.clear(value)
             else:
                 try:
                     secret = await self._secret(column)
@@ -146,7 +146,7 @@ class Records(ABC):
             if value is None and not column.nullable:
                 raise InvalidInput("no value", where=f"{table.name}.{column.name}")
             if value is None or not column.sealed:
-                values[column.name] = None if value is None else column.kind.check(value)
+                values[column.name] = None if value is None else column.clear(value)
             else:
                 sealer = sealer or self._sealer(await self._key(create=True), self.subject_key)
                 raw = column.kind.dump(value)

@@ -115,6 +115,13 @@ class Column:
         """The name of the blind index's column."""
         return self.name + INDEX_SUFFIX
 
+    def clear(self, value: Any) -> Any:
+        """A value as it lies in a column that is not sealed; raises InvalidInput that does not quote it."""
+        checked = self.kind.check(value)
+        if isinstance(checked, str) and any(c == "\0" or "\ud800" <= c <= "\udfff" for c in checked):
+            raise InvalidInput("a text with NUL or a lone surrogate, which PostgreSQL does not store")
+        return checked
+
     @property
     def sql_type(self) -> str:
         return "bytea" if self.sealed else self.kind.sql

@@ -193,7 +193,10 @@ class Story:
 
     async def _abroad(self) -> None:
         who = self._from("FR")
-        answer = await self._browser.send("POST", self._router["us"], "/support/profile", body={"user": who.user})
+        desk = {"Authorization": f"Support {self._support_secret('us-1')}"}
+        answer = await self._browser.send(
+            "POST", self._router["us"], "/support/profile", body={"user": who.user}, headers=desk
+        )
         email = answer.body.get("email")
         withheld = isinstance(email, dict) and email.get("withheld") == "user.contact.email"
         happened = f"plan {answer.body.get('plan')}, e-mail {'withheld' if withheld else 'NOT withheld'}"
@@ -204,9 +207,15 @@ class Story:
             happened if answer.status == 200 else answer.reason,
         )
         answer = await self._browser.send(
-            "POST", self._router["us"], "/support/plan", body={"user": who.user, "plan": "free"}
+            "POST", self._router["us"], "/support/plan", body={"user": who.user, "plan": "free"}, headers=desk
         )
         self._row("abroad", "the same service writes to it", "451 cross-border-access", answer.reason)
+        answer = await self._browser.send("POST", self._router["us"], "/support/profile", body={"user": who.user})
+        self._row("abroad", "somebody who is not the support desk reads", "401 unauthenticated", answer.reason)
+
+    def _support_secret(self, cell: str) -> str:
+        zone = next(iter(self._world.manifest.cells[cell].zones))
+        return (self._world.layout.cell(cell, zone) / Role.APP / "support.key").read_text()
 
     # -- people who may not --------------------------------------------------------------------------
 

@@ -15,6 +15,13 @@ BEGIN
         EXECUTE format('ALTER ROLE %I SET synchronous_commit = %L', name, 'on');
     END LOOP;
     EXECUTE format('REVOKE CREATE, TEMPORARY ON DATABASE %I FROM PUBLIC', current_database());
+    -- large objects are bytes at rest that no fence and no row security reaches
+    FOR name IN SELECT p.oid::regprocedure FROM pg_proc p
+        WHERE p.pronamespace = 'pg_catalog'::regnamespace
+          AND (p.proname LIKE 'lo\_%' OR p.proname IN ('loread', 'lowrite'))
+    LOOP
+        EXECUTE format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', name);
+    END LOOP;
 END
 $roles$;
 
