@@ -36,7 +36,7 @@ log_min_error_statement = 'panic'
 log_parameter_max_length = 0
 log_parameter_max_length_on_error = 0
 log_error_verbosity = 'terse'
-log_min_messages = 'warning'
+log_min_messages = 'log'  # above error: the text of an error quotes values
 log_connections = off
 track_activities = on
 """

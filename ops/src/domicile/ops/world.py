@@ -190,7 +190,10 @@ class World:
         self._progress(f"{cell}-schema", "applied")
 
     def _spawn(self, spec: ProcessSpec) -> None:
-        command = postgres.launched(spec.command, ends_with=spec.ends_with, unprivileged=spec.database is not None)
+        # where the supervisor is killed nobody asks twice: an immediate shutdown ends PostgreSQL in every state,
+        # which a fast one does not (seen to hang in the recovery after a backend's crash)
+        leash = signal.SIGQUIT if spec.database is not None else spec.ends_with
+        command = postgres.launched(spec.command, ends_with=leash, unprivileged=spec.database is not None)
         with self.layout.log(spec.name).open("ab") as stream:
             child = subprocess.Popen(
                 command,
