@@ -235,11 +235,11 @@ async def test_an_application_of_any_jurisdiction_may_ask(
         ("eu", Role.OPERATOR, "fra", Forbidden),
         (GLOBAL, Role.OPERATOR, "root", Forbidden),
         ("us", Role.GATEWAY, "us-1.iad", Unavailable),
-        ("us", Role.ROUTER, "iad", Unavailable),
+        ("us", Role.ROUTER, "iad", Forbidden),
         ("us", Role.KEYS, "iad", Unavailable),
         ("us", Role.STORAGE, "iad", Unavailable),
         ("us", Role.LOAD, "iad", Unavailable),
-        ("eu", Role.ROUTER, "fra", Unavailable),
+        ("eu", Role.ROUTER, "fra", Forbidden),
         (GLOBAL, Role.DIRECTORY, "fra", Unavailable),
     ],
 )

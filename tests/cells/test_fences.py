@@ -278,7 +278,7 @@ async def test_a_min_epoch_of_another_shape_is_refused(trust: Trust, gateway: st
         (GLOBAL, Role.OPERATOR, "root", Forbidden),
         # these don't
         ("eu", Role.GATEWAY, "eu-1.fra", Unavailable),
-        ("eu", Role.ROUTER, "fra", Unavailable),
+        ("eu", Role.ROUTER, "fra", Forbidden),
         ("eu", Role.KEYS, "fra", Unavailable),
         ("eu", Role.STORAGE, "eu-1.fra", Unavailable),
         ("eu", Role.LOAD, "fra", Unavailable),

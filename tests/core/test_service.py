@@ -222,6 +222,16 @@ async def test_a_body_of_another_shape_is_refused_without_an_echo(serving: Servi
     assert "alice" not in json.dumps(problem)
 
 
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+async def test_a_body_that_is_not_encoded_as_its_head_says_is_a_problem(serving: Serving, encoding: str) -> None:
+    status, problem, headers = await serving.ask(
+        "POST", "/body", data=b'{"name": "x"}', headers={"Content-Encoding": encoding}
+    )
+    assert status == 400
+    assert headers["type"] == "application/problem+json"
+    assert problem["status"] == status
+
+
 async def test_a_good_body_is_answered(serving: Serving) -> None:
     status, body, headers = await serving.ask("POST", "/body", data=b'{"name": "bob", "later": 1}')
     assert (status, body, headers["Cache-Control"]) == (201, {"name": "bob", "age": 0, "tags": {}}, "no-store")

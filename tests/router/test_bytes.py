@@ -183,6 +183,9 @@ async def test_a_head_over_the_limit_is_431(world: World) -> None:
         (b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", 400),
         (b"POST /about HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
         (b"nonsense\r\n\r\n", 400),
+        (b"GET /about HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 40_000 + b"\r\n\r\n", 431),
+        (b"GET /notes HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer \xff\r\n\r\n", 401),
+        (b"GET /notes HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer " + b"e30." * 3 + b"\r\n\r\n", 401),
     ],
 )
 async def test_what_has_no_one_meaning_is_refused_with_a_problem(world: World, head: bytes, status: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from http import HTTPStatus
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler
 from pydantic import ValidationError
 
@@ -61,6 +62,9 @@ async def problem_middleware(request: web.Request, handler: Handler) -> web.Stre
     except web.HTTPRequestEntityTooLarge:
         REFUSALS.labels("too-large").inc()
         return plain_problem(413, "too-large", "the body is larger than this service accepts")
+    except (web.RequestPayloadError, HttpProcessingError):
+        REFUSALS.labels("bad-request").inc()
+        return plain_problem(400, "bad-request", "a body that is not encoded as its head says")
     except web.HTTPException as error:
         if error.status < 400:
             raise

@@ -50,7 +50,7 @@ from domicile.router.replica import Pins
 from domicile.router.settings import RouterSettings
 from domicile.router.target import path_of, read_target
 from domicile.service import plain_problem, problem_response
-from domicile.telemetry import BORDER, DECISIONS, DURATION, REFUSALS, REQUESTS, warn
+from domicile.telemetry import BORDER, DECISIONS, DURATION, REFUSALS, REQUESTS, place_of, warn
 
 _METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
 _REFUSED_METHODS: Final = frozenset({"CONNECT", "TRACE"})
@@ -113,7 +113,7 @@ class Front:
         except ConnectionResetError:
             raise
         except Exception as error:
-            warn("unforeseen", error=type(error).__name__, endpoint=listener.value)
+            warn("unforeseen", error=type(error).__name__, endpoint=listener.value, place=place_of(error))
             response = plain_problem(500, "internal", "an unforeseen error; the log names its class")
         return _closing(request, response)
 

@@ -51,7 +51,7 @@ class Sessions:
             raise TokenInvalid(f"a session token over {MAX_JWT_BYTES} bytes")
         try:
             header = jwt.get_unverified_header(token)
-        except jwt.InvalidTokenError:
+        except (jwt.InvalidTokenError, ValueError, RecursionError):  # the latter two for what is no text or too deep
             raise TokenInvalid("a session token that is no JWT") from None
         key = self._keys.get(str(header.get("kid")))
         if key is None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
 from aiohttp.typedefs import Handler
 
 from domicile.client import DirectoryClient, Topology
@@ -22,13 +23,14 @@ from domicile.model import Address, Endpoint, Identity, InvalidInput, Manifest, 
 from domicile.model.wire import MAX_HEAD_BYTES
 from domicile.router.country import Countries
 from domicile.router.decide import Listener
+from domicile.router.errors import HeadTooLarge
 from domicile.router.forward import Wire
 from domicile.router.front import Front
 from domicile.router.identify import Identifier, Sessions
 from domicile.router.keys import ApplicationKeys, ResidencyKeys
 from domicile.router.replica import Pins, Replica
 from domicile.router.settings import RouterSettings
-from domicile.service import Service, plain_problem
+from domicile.service import Service, plain_problem, problem_response
 from domicile.telemetry import REFUSALS, log
 
 LINGER_SECONDS: Final = 2.0
@@ -55,7 +57,10 @@ class _PublicProtocol(web.RequestHandler):
         if request.writer.output_size > 0:
             raise ConnectionResetError
         REFUSALS.labels("bad-request").inc()
-        response = plain_problem(status, "bad-request", "not a request that this router understands")
+        if isinstance(exc, LineTooLong):
+            response = problem_response(HeadTooLarge("a line of the head is too long"))
+        else:
+            response = plain_problem(status, "bad-request", "not a request that this router understands")
         response.force_close()
         return response
 

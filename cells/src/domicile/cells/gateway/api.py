@@ -165,5 +165,5 @@ async def serve_gateway(settings: ProcessSettings) -> AsyncIterator[None]:
 
         service = Service(settings, ready)
         GatewayApi(identity, fences, abroad, Grants(directory, identity)).routes(service)
-        async with service.listen(settings.address(), service.internal_context([Role.APP])):
+        async with service.listen(settings.address(), service.internal_context([Role.APP, Role.ROUTER])):
             yield
