@@ -32,7 +32,7 @@ async def test_neither_errors_nor_a_crash_quote_a_value(logged: Storage) -> None
         for statement in (
             f"SELECT '{CANARY}'::uuid",
             f"SELECT '{CANARY}'::int",
-            f"SELECT * FROM \"{CANARY}\"",
+            f'SELECT * FROM "{CANARY}"',
             f"DO $$ BEGIN RAISE WARNING '{CANARY}'; RAISE EXCEPTION '{CANARY}'; END $$",
             f"INSERT INTO t VALUES ('{CANARY}', 1), ('{CANARY}', 1)",
             f"INSERT INTO t VALUES ('{CANARY}', 0)",
@@ -56,4 +56,3 @@ async def test_neither_errors_nor_a_crash_quote_a_value(logged: Storage) -> None
     report = Scanner(needles_for_value("canary", CANARY)).scan([log])
     assert (report.files, report.hits, report.unread) == (1, [], [])
     assert log in list(files_below(logged.folder)), "the log lies where the scan of a world would find it"
-

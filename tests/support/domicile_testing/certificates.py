@@ -51,7 +51,7 @@ class Trust:
         **more: Any,
     ) -> ProcessSettings:
         """Settings of a process that runs inside a test; ``more`` as in ProcessSettings."""
-        credentials = self.credentials(jurisdiction, role, name)
+        credentials = self.credentials(jurisdiction, role, name, (bind.rpartition(":")[0],))
         state = self.folder / "state" / f"{jurisdiction}-{role}-{name}"
         state.mkdir(parents=True, exist_ok=True)
         values: dict[str, Any] = {

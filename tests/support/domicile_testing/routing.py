@@ -83,11 +83,11 @@ def manifest_data(folder: Path, *, eu: str = "redirect", us: str = "redirect") -
             "keys": {"service": [fresh(HOSTS[keys])]},
         }
 
-    def router(country: str) -> dict[str, Any]:
+    def router(zone: str) -> dict[str, Any]:
         return {
-            "country": country,
-            "public": fresh("127.0.0.1"),
-            "internal": fresh("127.0.0.1"),
+            "country": COUNTRY_OF[zone],
+            "public": fresh(HOSTS[zone]),
+            "internal": fresh(HOSTS[zone]),
             "trusted_peers": ["127.0.0.0/8"],
             "rules": [{"path": path, "class": "unpinned"} for path in ("/signup", "/login", "/about", "/support/*")],
         }
@@ -108,7 +108,7 @@ def manifest_data(folder: Path, *, eu: str = "redirect", us: str = "redirect") -
             }
             for cell, zones in ZONES.items()
         },
-        "routers": {"fra": router("DE"), "iad": router("US")},
+        "routers": {zone: router(zone) for zone in ("fra", "iad")},
         "identity": {"jwks": str(folder / "app-jwks.json"), "issuer": ISSUER, "audience": AUDIENCE},
     }
 
@@ -260,7 +260,7 @@ class World:
         jurisdiction = self.manifest.jurisdiction_of(router.country)
         assert jurisdiction is not None
         place = self.folder / f"public-{zone}"
-        certificate, key = self.trust.authorities[jurisdiction].issue_public(["127.0.0.1", "localhost"])
+        certificate, key = self.trust.authorities[jurisdiction].issue_public([HOSTS[zone], "localhost"])
         write_private(place / "cert.pem", certificate)
         write_private(place / "key.pem", key)
         values: dict[str, Any] = {

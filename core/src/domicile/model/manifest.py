@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
@@ -24,6 +25,8 @@ from domicile.model.errors import ManifestError, ManifestProblem
 from domicile.model.ids import RESERVED_JURISDICTIONS, CellName, Country, JurisdictionName, Name, ZoneName
 
 MAX_MANIFEST_BYTES: Final = 1 << 20
+MAX_MANIFEST_DEPTH: Final = 32
+MAX_MANIFEST_VALUES: Final = 200_000
 
 
 class _Strict(BaseModel):
@@ -31,9 +34,15 @@ class _Strict(BaseModel):
 
 
 def _collector(text: str) -> str:
-    if not text.startswith("https://"):
-        raise ValueError("a collector is reached over https://")
+    if not text.startswith("https://") or not urlsplit(text).hostname:
+        raise ValueError("a collector is reached over https://, at a host")
     return text
+
+
+def _key_set(path: str) -> str:
+    if "://" in path:
+        raise ValueError("a key set is read from a file, not from an address: fetch it, and name the file")
+    return path
 
 
 class Travellers(StrEnum):
@@ -136,7 +145,7 @@ class Operators(_Strict):
 class ApplicationIdentity(_Strict):
     """The application's own users: where their keys are, and which claim is the subject id."""
 
-    jwks: str
+    jwks: Annotated[str, AfterValidator(_key_set)]
     issuer: str
     audience: str
     subject_claim: str = "sub"
@@ -281,6 +290,40 @@ def _check_networks(manifest: Manifest) -> Iterator[ManifestProblem]:
             seen.append((zone.network, cell.jurisdiction))
 
 
+def _networks(manifest: Manifest) -> Iterator[tuple[str, str, Network]]:
+    """Jurisdiction, zone and network of each data zone."""
+    for cell in manifest.cells.values():
+        for zone_name, zone in cell.zones.items():
+            yield cell.jurisdiction, zone_name, zone.network
+
+
+def _check_outposts(manifest: Manifest) -> Iterator[ManifestProblem]:
+    """What has no network of its own lies in its zone's, if the zone has one, and in no other jurisdiction's."""
+    known = [place for place in _networks(manifest) if place[0] in manifest.jurisdictions]
+    outposts = [
+        (f"routers.{zone}.{field}", getattr(router, field), manifest.jurisdiction_of(router.country), zone)
+        for zone, router in manifest.routers.items()
+        for field in ("public", "internal")
+    ]
+    for name, jurisdiction in manifest.jurisdictions.items():
+        if jurisdiction.collector is not None:
+            host = urlsplit(jurisdiction.collector).hostname or ""
+            address = f"[{host}]:1" if ":" in host else f"{host}:1"
+            outposts.append((f"jurisdictions.{name}.collector", address, name, ""))
+    for path, address, home, zone in outposts:
+        if home is None or (ip := literal(address)) is None:
+            continue
+        foreign = [(name, network) for name, _, network in known if name != home and ip in network]
+        own = [network for name, place, network in known if name == home and place == zone]
+        if foreign:
+            name, network = foreign[0]
+            yield ManifestProblem(path, f"its address lies in {network} of {name}", f"use an address in {home}")
+        elif own and not any(ip in network for network in own):
+            yield ManifestProblem(
+                path, f"{address} lies outside the network of zone {zone}", f"use one in {own[0]}, see cells"
+            )
+
+
 def _check_zones(manifest: Manifest) -> Iterator[ManifestProblem]:
     """A zone is one failure domain in one country, wherever it is named."""
     places = [(f"directory.sites[{n}]", s.zone, s.country) for n, s in enumerate(manifest.directory.sites)]
@@ -345,6 +388,7 @@ def check(manifest: Manifest) -> list[ManifestProblem]:
     problems += _check_networks(manifest)
     problems += _check_zones(manifest)
     problems += _check_directory_and_routers(manifest)
+    problems += _check_outposts(manifest)
     problems += _check_addresses(manifest)
     return problems
 
@@ -380,12 +424,25 @@ def parse_manifest(data: object, *, source: str = "manifest") -> Manifest:
     return manifest
 
 
+def _check_size(data: object, depth: int = 0, seen: int = 0) -> int:
+    """How many values there are, anchors written out. Raises ValueError for more than any manifest has."""
+    seen += 1
+    if depth > MAX_MANIFEST_DEPTH or seen > MAX_MANIFEST_VALUES:
+        raise ValueError("nested or repeated beyond any manifest (an anchor inside itself?)")
+    children = data.values() if isinstance(data, dict) else data if isinstance(data, list) else ()
+    for child in children:
+        seen = _check_size(child, depth + 1, seen)
+    return seen
+
+
 def read_yaml(text: str, *, source: str = "manifest") -> object:
     """Plain data from YAML 1.2 text; raises ManifestError with line and column, or for a duplicate key."""
     if len(text.encode("utf-8", "surrogatepass")) > MAX_MANIFEST_BYTES:
         raise ManifestError([ManifestProblem("(top)", f"larger than {MAX_MANIFEST_BYTES} bytes")], source=source)
     try:
-        return YAML(typ="safe", pure=True).load(text)
+        data: object = YAML(typ="safe", pure=True).load(text)
+        _check_size(data)
+        return data
     except MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "(top)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -76,24 +77,30 @@ def _detached(layout: Layout, manifest: Path | None, log_level: str, *, json_out
     )
     os.close(writer)
     ready = False
-    lines = []
+    refused: dict[str, Any] | None = None
     try:
         with os.fdopen(reader) as stream:
             for line in stream:
                 if line == "ready\n":
                     ready = True
                     break
-                lines.append(line)
-                if not json_output:
+                if line.startswith("{"):
+                    refused = json.loads(line)
+                elif sys.stderr.isatty() and not json_output:
                     typer.echo(line, nl=False, err=True)
     except KeyboardInterrupt:
         child.send_signal(signal.SIGTERM)
         child.wait()
         raise typer.Exit(130) from None
     if not ready:
-        child.wait()
+        status = child.wait()
+        if refused is None:
+            raise Unavailable(f"the supervisor ended with status {status}", remedy="run `domicile up` without --detach")
         if json_output:
-            emit_json({"ok": False, "error": "".join(lines[-20:])})
+            emit_json(refused["document"])
+        else:
+            for line in refused["lines"]:
+                typer.echo(line, err=True)
         raise typer.Exit(1)
     if json_output:
         record = WorldRecord.read(layout)

@@ -9,14 +9,15 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from domicile.model.errors import InvalidInput
-from domicile.model.manifest import Manifest, load_manifest, parse_manifest, read_yaml
+from domicile.model.manifest import MAX_MANIFEST_BYTES, Manifest, load_manifest, parse_manifest, read_yaml
 from domicile.ops.layout import Layout
 from domicile.ops.ports import choose_ports
 
 
 def read_text(path: Path) -> str:
     try:
-        return path.read_text()
+        with path.open("rb") as stream:
+            return stream.read(MAX_MANIFEST_BYTES + 1).decode()
     except OSError as error:
         raise InvalidInput(
             f"cannot be read: {(error.strerror or 'unreadable').lower()}", where=str(path), remedy="name a manifest"
@@ -40,10 +41,23 @@ def local_manifest(path: Path | None, layout: Layout) -> Manifest:
         text, source = read_text(path), str(path)
     data: Any = choose_ports(read_yaml(text, source=source), set())
     identity = data.get("identity") if isinstance(data, dict) else None
-    if isinstance(identity, dict) and isinstance(jwks := identity.get("jwks"), str) and "://" not in jwks:
-        identity["jwks"] = str(layout.root / jwks)
     manifest = parse_manifest(data, source=source)
+    if isinstance(identity, dict):
+        identity["jwks"] = str(_own_key_set(layout.root, identity["jwks"], source))
+        manifest = parse_manifest(data, source=source)
     layout.prepare()
     with layout.manifest.open("w") as stream:
         YAML(typ="safe", pure=True).dump(data, stream)
     return manifest
+
+
+def _own_key_set(root: Path, jwks: str, source: str) -> Path:
+    """Where the sample application's key set is written. Raises InvalidInput for a place outside the state folder."""
+    path = (root / jwks).resolve()
+    if not path.is_relative_to(root.resolve()) or path == root.resolve():
+        raise InvalidInput(
+            "the local world writes its own users' key set here, and only inside its state folder",
+            where=f"{source}: identity.jwks",
+            remedy="name a relative path, such as trust/sessions.jwks.json",
+        )
+    return path

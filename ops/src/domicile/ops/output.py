@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from domicile.model.errors import DomicileError, ManifestError
+from domicile.model.errors import DomicileError, InvalidInput, ManifestError
+from domicile.telemetry import place_of
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 
@@ -33,18 +34,38 @@ def table(columns: list[str], rows: list[list[str]], *, failed: Callable[[list[s
     console.print(view)
 
 
+def as_refusal(error: Exception) -> DomicileError:
+    """An error as what may be told of it: a refusal as it is, a file's as one line, any other by class and place."""
+    if isinstance(error, DomicileError):
+        return error
+    if isinstance(error, OSError) and error.filename is not None:
+        what = (error.strerror or type(error).__name__).lower()
+        return InvalidInput(what, where=str(error.filename), remedy="mend the path, its rights or its disk")
+    return DomicileError(f"unforeseen {type(error).__name__} at {place_of(error)}")
+
+
+def refusal_document(error: DomicileError) -> dict[str, Any]:
+    """The same for every command's ``--json``."""
+    problems = [str(problem) for problem in error.problems] if isinstance(error, ManifestError) else []
+    return {"ok": False, "code": error.code, "error": str(error), "problems": problems}
+
+
+def refusal_lines(error: DomicileError) -> list[str]:
+    if isinstance(error, ManifestError):
+        return [f"{error.where}: {problem}" for problem in error.problems]
+    return [f"domicile: {error}"]
+
+
 @contextmanager
 def refusals(*, as_json: bool = False) -> Iterator[None]:
     """Turn a refusal into one line on standard error (or a JSON document) and exit status 1."""
     try:
         yield
-    except DomicileError as error:
+    except (DomicileError, OSError) as error:
+        refusal = as_refusal(error)
         if as_json:
-            problems = [str(problem) for problem in error.problems] if isinstance(error, ManifestError) else []
-            emit_json({"ok": False, "code": error.code, "error": str(error), "problems": problems})
-        elif isinstance(error, ManifestError):
-            for problem in error.problems:
-                typer.echo(f"{error.where}: {problem}", err=True)
+            emit_json(refusal_document(refusal))
         else:
-            typer.echo(f"domicile: {error}", err=True)
+            for line in refusal_lines(refusal):
+                typer.echo(line, err=True)
         raise typer.Exit(1) from None

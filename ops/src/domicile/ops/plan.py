@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from domicile.model.access import GLOBAL, Endpoint, Identity, Role
+from domicile.model.addresses import literal
 from domicile.model.errors import InvalidInput
 from domicile.model.manifest import Address, Manifest
 from domicile.ops import postgres
@@ -89,9 +90,13 @@ class Planner:
         return self.specs
 
     def _zone_of(self, jurisdiction: str, address: str) -> str:
-        from ipaddress import ip_address
-
-        place = ip_address(Address(address).host)
+        place = literal(address)
+        if place is None:
+            raise InvalidInput(
+                f"{address} names a host; the local world needs its address",
+                where=f"jurisdictions.{jurisdiction}.keys.service",
+                remedy="write an address of one of the jurisdiction's zones",
+            )
         for cell in self._manifest.cells_of(jurisdiction).values():
             for name, zone in cell.zones.items():
                 if place in zone.network:

@@ -63,8 +63,9 @@ def choose_ports(data: Any, taken: set[str]) -> Any:
         host = jurisdiction.get("public_host") if isinstance(jurisdiction, dict) else None
         if not isinstance(host, str) or not host.endswith(":0"):
             continue
-        for router in routers.values():
-            if isinstance(router, dict) and router.get("country") in jurisdiction.get("countries", []):
+        countries = jurisdiction.get("countries")
+        for router in routers.values() if isinstance(countries, list) else ():
+            if isinstance(router, dict) and router.get("country") in countries:
                 port = str(router.get("public")).rpartition(":")[2]
                 jurisdiction["public_host"] = f"{host[:-2]}:{port}"
                 break

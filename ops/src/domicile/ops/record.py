@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO
 
 import psutil
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from domicile.ops.layout import Layout
 
@@ -28,7 +28,7 @@ class ProcessRecord(BaseModel):
     jurisdiction: str
     zone: str
     address: str
-    pid: int
+    pid: int = Field(gt=0)
     started: float
     health: bool
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import typer
@@ -13,7 +15,7 @@ import typer
 from domicile.model.errors import DomicileError, Unavailable
 from domicile.ops.layout import Layout
 from domicile.ops.manifests import local_manifest
-from domicile.ops.output import emit_json
+from domicile.ops.output import as_refusal, emit_json, refusal_document, refusal_lines
 from domicile.ops.world import World
 
 
@@ -34,8 +36,11 @@ class Reporter:
             typer.echo(f"  {part:<20} {what}", err=True)
 
     def error(self, error: DomicileError) -> None:
+        """To a starter that still listens, as one line of JSON."""
         if self._pipe is not None:
-            self._pipe.write(f"domicile: {error}\n")
+            told = {"document": refusal_document(error), "lines": refusal_lines(error)}
+            with suppress(BrokenPipeError):
+                self._pipe.write(json.dumps(told) + "\n")
 
     def ready(self) -> None:
         """The starter may go; from here on nobody listens."""
@@ -69,8 +74,8 @@ def supervise(
     reporter = Reporter(ready_descriptor, quiet=as_json)
     try:
         asyncio.run(_supervise(layout, manifest, reporter, log_level=log_level, as_json=as_json))
-    except DomicileError as error:
-        reporter.error(error)
+    except Exception as error:
+        reporter.error(as_refusal(error))
         raise
 
 
@@ -84,7 +89,7 @@ async def _supervise(
     layout.prepare()
     world = await start_world(layout, manifest, reporter, told, log_level=log_level)
     if world is None:
-        return
+        raise SystemExit(130)
     try:
         if as_json:
             emit_json({"ok": True, "state": str(layout.root), "supervisor": os.getpid()})

@@ -25,7 +25,7 @@ import psutil
 
 from domicile.client import DirectoryClient
 from domicile.identity import Signer, sign_topology, verify_topology
-from domicile.model.access import GLOBAL
+from domicile.model.access import GLOBAL, Role
 from domicile.model.errors import Conflict, InvalidInput, NotFound, Unavailable
 from domicile.model.manifest import Manifest
 from domicile.ops import postgres
@@ -309,11 +309,20 @@ def _describe(status: int) -> str:
 async def publish(manifest: Manifest, layout: Layout) -> int:
     """Sign the topology as the global operator and publish it as the next revision; the revision.
 
-    Publishing what is published already makes no new revision. Raises Unavailable where the directory can't
-    be reached, Conflict where somebody else published at the same time.
+    It goes to the directory that runs in this folder's world, wherever the manifest wants one; without a
+    world, to the manifest's. Publishing what is published already makes no new revision. Raises Unavailable
+    where the directory can't be reached, Conflict where somebody else published at the same time.
     """
     addresses = [site.address for site in manifest.directory.sites]
-    client = DirectoryClient(operator(layout), addresses[:1] if layout.record.exists() else addresses)
+    if (record := WorldRecord.read(layout)) is not None:
+        if record.deployment != manifest.deployment:
+            raise InvalidInput(
+                f"the manifest is for {manifest.deployment}, and this world is {record.deployment}",
+                where=str(layout.root),
+                remedy="name the --state of its own world",
+            )
+        addresses = [process.address for process in record.processes if process.role == Role.DIRECTORY] or addresses
+    client = DirectoryClient(operator(layout), addresses)
     signer = Signer.load_or_create(layout.operator(GLOBAL) / "signing.key")
     topology = manifest.topology()
     try:

@@ -85,8 +85,6 @@ def place_of(manifest: Manifest, identity: Identity) -> Router:
 def _sessions(manifest: Manifest, settings: RouterSettings) -> Sessions | None:
     if manifest.identity is None:
         return None
-    if "://" in manifest.identity.jwks:
-        raise InvalidInput("is an address", where="identity.jwks", remedy="name a file that holds the key set")
     keys = ApplicationKeys(Path(manifest.identity.jwks))
     return Sessions(keys, manifest.identity, settings.load_pepper())
 

@@ -143,7 +143,7 @@ class Story:
         told = "the same 401 to a wrong password and an unknown e-mail"
         self._row(
             "log-in",
-            "with a wrong password, and an unknown e-mail",
+            "at home, with a wrong password and with an unknown e-mail",
             told,
             told if same and answer.status == 401 else f"{answer.reason}, {unknown.reason}",
         )
@@ -360,7 +360,7 @@ async def _play(layout: Layout, reporter: Reporter, tell: Callable[[Row], None])
 
 
 def play(state: Path | None, *, quiet: bool) -> list[Row]:
-    """Start a world, play, stop it. Without ``state`` it lives in a temporary folder, which a failed run keeps."""
+    """Start a world, play, stop it. Without ``state`` its folder is a temporary one, kept where a row surprises."""
     folder = state or Path(tempfile.mkdtemp(prefix="domicile-demo-"))
     layout = Layout.at(folder)
     layout.prepare()
@@ -369,7 +369,12 @@ def play(state: Path | None, *, quiet: bool) -> list[Row]:
     def tell(row: Row) -> None:
         reporter.progress(row.step, f"{'ok' if row.ok else 'NOT AS EXPECTED'}: {row.tried}: {row.happened}")
 
-    rows = asyncio.run(_play(layout, reporter, tell))
+    try:
+        rows = asyncio.run(_play(layout, reporter, tell))
+    except BaseException:
+        if state is None:
+            shutil.rmtree(folder, ignore_errors=True)  # it holds keys and a pepper, and nobody would look for it
+        raise
     if state is None and all(row.ok for row in rows):
         shutil.rmtree(folder)
     elif not all(row.ok for row in rows):
