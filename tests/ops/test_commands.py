@@ -55,6 +55,25 @@ def test_a_sound_manifest_passes_and_says_what_it_accepts(tmp_path: Path) -> Non
         ("version: 1", "version: 1\nvesrion: 2", "vesrion: unknown key"),
         ("version: 1", "version: [1", "not valid YAML"),
         ("deployment: acme", "deployment: acme\ndeployment: b", "duplicate key"),
+        (
+            'storage: "127.10.1.1:3"',
+            'storage: "127.99.1.1:3"',
+            "cells.eu-1.zones.fra.storage: 127.99.1.1:3 lies outside",
+        ),
+        ("[single-zone, shared-witness]", "[single-zone]", "cells.eu-1.witness: no witness in a third zone"),
+        ("[single-zone, shared-witness]", "[shared-witness]", "cells.eu-1.zones: one data zone only"),
+        ("accept:", "witness: {zone: iad, country: US}\n    accept:", "cells.eu-1.witness.country: US lies outside eu"),
+        (
+            "jurisdictions:",
+            'jurisdictions:\n  no: {countries: [NO], public_host: no.example, keys: {service: ["k.example:1"]}}',
+            "NO already belongs to no",
+        ),
+        (
+            "accept: [single-zone, shared-witness]",
+            "accept: [single-zone, shared-witness]\nrouters:\n"
+            '  fra: {country: DE, public: "127.9.0.1:1", internal: "127.10.1.9:2"}',
+            "routers.fra.public: 127.9.0.1:1 lies outside the network of zone fra",
+        ),
     ],
 )
 def test_each_refusal_is_a_line_with_its_path(tmp_path: Path, old: str, new: str, expected: str) -> None:
@@ -84,6 +103,47 @@ def test_up_with_a_bad_manifest_starts_nothing(tmp_path: Path) -> None:
     assert "lies outside eu" in done.stderr
     assert not (tmp_path / "s" / "world.json").exists()
     assert not (tmp_path / "s" / "cells").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("[DE, FR, NO]", "null", "jurisdictions.eu.countries"),
+        ("deployment: acme", "deployment: &a [*a]", "nested or repeated beyond any manifest"),
+        ("127.10.1.41:7001", "keys.eu.example:9000", "names a host; the local world needs its address"),
+    ],
+)
+def test_a_detached_start_says_why_it_failed(tmp_path: Path, old: str, new: str, expected: str) -> None:
+    (tmp_path / "bad.yaml").write_text(GOOD.replace(old, new))
+    done = domicile("up", "--detach", "bad.yaml", "--state", "s", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert expected in done.stderr
+    as_json = domicile("up", "--detach", "bad.yaml", "--state", "s", "--json", cwd=tmp_path)
+    document = json.loads(as_json.stdout)
+    assert (as_json.returncode, document["ok"]) == (1, False)
+    assert document["code"]
+    assert expected in document["error"]
+
+
+@pytest.mark.parametrize("place", ["{folder}/mine.json", "../mine.json", "https://idp.example/keys"])
+def test_a_key_set_of_the_users_own_is_not_written_over(tmp_path: Path, place: str) -> None:
+    (tmp_path / "mine.json").write_text("mine")
+    jwks = place.format(folder=tmp_path)
+    (tmp_path / "w.yaml").write_text(f"{GOOD}identity: {{jwks: '{jwks}', issuer: a, audience: b}}\n")
+    done = domicile("up", "w.yaml", "--state", "s", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "identity.jwks" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert (tmp_path / "mine.json").read_text() == "mine"
+    assert not list(tmp_path.glob("https*"))
+
+
+def test_a_record_of_a_world_that_is_no_file(tmp_path: Path) -> None:
+    domicile("up", "none.yaml", "--state", "s", cwd=tmp_path)
+    (tmp_path / "s" / "world.json").mkdir()
+    done = domicile("status", "--state", "s", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "world.json" in done.stderr
 
 
 def test_an_unwritable_state_folder(tmp_path: Path) -> None:

@@ -24,7 +24,6 @@ PROCESSES = {"eu-1-app": "eu", "directory": GLOBAL}
         ("routers/fra/router/pins.mdb", "eu"),
         ("routers/iad/control.mdb", "us"),
         ("keys/eu/storage/data/pg_wal/1", "eu"),
-        ("telemetry/us/x", "us"),
         ("operators/eu/cert.pem", "eu"),
         ("logs/eu-1-app.log", "eu"),
         ("logs/directory.log", GLOBAL),

@@ -10,7 +10,6 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-import psutil
 import pytest
 from domicile_testing.databases import wait_for
 from domicile_testing.worlds import COMMAND, LocalWorld, clean_environment, domicile, processes_of, running_world
@@ -78,9 +77,3 @@ def test_each_process_killed_is_reported_and_alone(tmp_path: Path) -> None:
 def _stopped(world: LocalWorld) -> set[str]:
     _, document = world.status()
     return {row["name"] for row in document["processes"] if row["state"] == "stopped"}
-
-
-def test_the_processes_of_a_world_are_its_own(tmp_path: Path) -> None:
-    before = {process.pid for process in psutil.process_iter()}
-    with running_world(tmp_path / "s") as world:
-        assert not before & set(world.pids().values())

@@ -82,9 +82,6 @@ class Layout:
     def pepper(self) -> Path:
         return self.root / "secrets" / "pepper"
 
-    def telemetry(self, jurisdiction: str) -> Path:
-        return self.root / "telemetry" / jurisdiction
-
     def authority(self, jurisdiction: str) -> Path:
         """The issuing authority's own folder; the directory's trust domain has its own."""
         return (self.directory if jurisdiction == GLOBAL else self.keys(jurisdiction)) / "authority"
@@ -135,7 +132,7 @@ def owner_of(path: Path, cells: dict[str, str], routers: dict[str, str], process
         return cells.get(name, GLOBAL)
     if kind == "routers":
         return routers.get(name, GLOBAL)
-    if kind in ("keys", "telemetry", "operators"):
+    if kind in ("keys", "operators"):
         return name
     if kind == "logs":
         return processes.get(name.removesuffix(".log"), GLOBAL)

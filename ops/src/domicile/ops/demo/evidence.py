@@ -1,8 +1,8 @@
 """What the demo reads for itself: files, and a database by psql, without asking any part of the product.
 
 A scan that finds nothing proves nothing until it has found what was planted: ``controls`` puts a value into
-each kind of file that a world writes (database, WAL, log, replica, telemetry) in a foreign jurisdiction, in
-each encoding, and looks for it with the same scanner.
+a log and a router's file, in each encoding, and one with a sealed value into a database's table and its WAL,
+all in a foreign jurisdiction, and looks for them with the same scanner.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from domicile.ops.record import WorldRecord
 from domicile.ops.scan import Report, Scanner, files_below, needles_for, needles_for_value
 from domicile.ops.world import World
 
+_NOWHERE: Final = "no-such-place"
 _FILE_KINDS: Final = {
     "log": "logs/control.log",
-    "replica": "routers/{zone}/control.mdb",
-    "telemetry": "telemetry/{jurisdiction}/control.json",
+    "router's file": "routers/{zone}/control.mdb",
 }
 
 
@@ -73,7 +73,7 @@ class Evidence:
         cell = next(name for name, place in self._cells.items() if place != jurisdiction)
         for kind, template in _FILE_KINDS.items():
             zone = next(zone for zone, place in self._routers.items() if place != jurisdiction)
-            path = self._root / template.format(zone=zone, jurisdiction=self._cells[cell])
+            path = self._root / template.format(zone=zone)
             path.parent.mkdir(parents=True, exist_ok=True)
             content = b"\n".join(needle.pattern for needle in needles) + b"\n" + sealed
             path.write_bytes(b"x" * secrets.randbelow(4096) + content)
@@ -88,14 +88,31 @@ class Evidence:
     def _database_controls(self, jurisdiction: str, cell: str, value: str) -> dict[str, bool]:
         zone = next(iter(self._manifest.cells[cell].zones))
         data = self._layout.cell(cell, zone) / Role.STORAGE / "data"
-        self._psql(cell, postgres.SUPERUSER, f"CREATE TABLE control AS SELECT '{value}'::text AS v; CHECKPOINT;")
+        # what is dropped stays in the WAL, where the scan itself must not take it for a stray: hence a name of its own
+        sealed = frame(Sealed(_NOWHERE, secrets.token_bytes(12), secrets.token_bytes(24)))
+        columns = f"'{value}'::text AS v, '\\x{sealed.hex()}'::bytea AS s"
+        self._psql(cell, postgres.SUPERUSER, f"CREATE TABLE control AS SELECT {columns}; CHECKPOINT;")
+        needles = needles_for({"control": value}, _NOWHERE)
+        wanted = {needle.label for needle in needles}
         try:
-            scanner = Scanner(needles_for_value("control", value))
+            scanner = Scanner(needles)
             hits = scanner.scan(path for path in self._outside(jurisdiction) if path.is_relative_to(data)).hits
         finally:
             self._psql(cell, postgres.SUPERUSER, "DROP TABLE control; CHECKPOINT;")
-        parts = {hit.path.relative_to(data).parts[0] for hit in hits}
-        return {"database": "base" in parts, "WAL": "pg_wal" in parts}
+        places = {"database": "base", "WAL": "pg_wal"}
+        return {
+            kind: {hit.label for hit in hits if hit.path.relative_to(data).parts[0] == part} == wanted
+            for kind, part in places.items()
+        }
+
+    def failed_statement(self, who: Person) -> str:
+        """A value of ``who`` in a statement that a US cell's database refuses: what it then logs is scanned later."""
+        cell = next(name for name, place in self._cells.items() if place == "us")
+        try:
+            self._psql(cell, "domicile_app", f"SELECT '{who.email}'::uuid")
+        except Unavailable:
+            return "refused"
+        return "ACCEPTED"
 
     # -- a row that isn't at home --------------------------------------------------------------------
 

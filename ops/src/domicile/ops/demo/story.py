@@ -263,6 +263,8 @@ class Story:
             "refused: no open fence",
             happened,
         )
+        happened = await asyncio.to_thread(Evidence(self._world).failed_statement, who)
+        self._row("failed statement", "a German's e-mail in one that us-1's database refuses", "refused", happened)
 
     # -- what fails, and what must not be found ------------------------------------------------------
 

@@ -1,0 +1,43 @@
+"""The commands that the pages show are run as they stand there."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from domicile_testing.worlds import clean_environment, processes_of
+
+pytestmark = [pytest.mark.system, pytest.mark.xdist_group("docs")]
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the page drives the world with curl, which is not here")
+def test_the_page_on_the_local_world(tmp_path: Path) -> None:
+    start, drive = re.findall(r"```sh\n(.*?)```", (DOCS / "local-world.md").read_text(), re.DOTALL)[:2]
+    commands = [line for line in start.splitlines() if not line.startswith("domicile up  ")]
+    assert [line.split()[1] for line in commands] == ["up", "status", "down"]
+    script = "\n".join(["set -euo pipefail", *commands[:2], drive.strip()])
+    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = clean_environment() | {"PATH": programs}
+    try:
+        done = subprocess.run(
+            ["bash", "-c", script],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert '"session"' in done.stdout
+        assert "router-fra" in done.stdout
+    finally:
+        ended = subprocess.run(["bash", "-c", commands[2]], cwd=tmp_path, env=environment, timeout=60, check=False)
+    assert ended.returncode == 0
+    assert processes_of(tmp_path / ".domicile") == []
