@@ -15,6 +15,7 @@ from domicile_testing.homes import Surroundings
 from domicile.model import SubjectKey
 from domicile.sample import Note, Profile
 from domicile.sdk import DomicileError, Residency, Unavailable, WrongJurisdiction
+from domicile.sdk.store.failures import untold
 
 Somebody = Callable[[], tuple[str, SubjectKey]]
 CANARY = "canary-51d0"
@@ -115,3 +116,14 @@ async def test_a_storage_that_is_gone_is_unavailable(
             await residency.ready()
         with pytest.raises(Unavailable):
             await residency.home(somebody()[0])
+
+
+@pytest.mark.parametrize("lost", [asyncpg.InternalClientError, asyncpg.InterfaceError, ConnectionResetError, EOFError])
+async def test_a_connection_that_breaks_under_a_statement_is_unavailable(lost: type[Exception]) -> None:
+    async def breaks() -> None:
+        raise lost(CANARY)
+
+    with pytest.raises(Unavailable) as refusal:
+        await untold(breaks())
+    assert CANARY not in str(refusal.value)
+    assert refusal.value.__context__ is None

@@ -48,6 +48,7 @@ async def _reachable() -> AsyncIterator[None]:
         asyncpg.TransactionRollbackError,
         asyncpg.ReadOnlySQLTransactionError,
         asyncpg.InterfaceError,
+        asyncpg.InternalClientError,  # a statement on a connection that is just being lost
     ) as error:
         raise Unavailable(f"the key store cannot be used ({type(error).__name__})") from error
 

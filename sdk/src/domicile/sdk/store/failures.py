@@ -24,7 +24,14 @@ from domicile.model.errors import (
 
 WAIT_SECONDS: Final = 20.0
 _WHERE: Final = "storage"
-FAILURES: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, EOFError)
+FAILURES: Final = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # a statement on a connection that is just being lost
+    OSError,
+    TimeoutError,
+    EOFError,
+)
 Result = TypeVar("Result")
 
 
