@@ -14,6 +14,7 @@ ROUTES = [
     ("GET", "/metrics", Endpoint.HEALTH),
     ("GET", "/v1/pins/{key}", Endpoint.PINS_READ),
     ("POST", "/v1/pins:resolve", Endpoint.PINS_READ),
+    ("GET", "/v1/changes?after=x", Endpoint.PINS_FOLLOW),
     ("PUT", "/v1/pins/{key}", Endpoint.PINS_CLAIM),
     ("POST", "/v1/pins/{key}/grants", Endpoint.PINS_GRANT),
     ("PUT", "/v1/aliases/email/{key}", Endpoint.ALIASES),

@@ -95,7 +95,7 @@ async def test_only_an_active_pin_is_granted(
     directory: RunningDirectory, database: asyncpg.Connection, state: str
 ) -> None:
     pin = await home_of(directory, any_key())
-    await database.execute("UPDATE directory.pins SET state = $1", state)
+    await database.execute("UPDATE directory.pins SET state = $1, epoch = epoch + 1", state)
     with pytest.raises(Conflict, match=state):
         await directory.client("eu", Role.GATEWAY, f"{pin.cell}.fra").grant(pin.subject_key, uuid4())
 

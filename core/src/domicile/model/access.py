@@ -82,6 +82,7 @@ class Endpoint(StrEnum):
 
     HEALTH = "health"
     PINS_READ = "directory.pins.read"
+    PINS_FOLLOW = "directory.pins.follow"
     PINS_CLAIM = "directory.pins.claim"
     PINS_GRANT = "directory.pins.grant"
     ALIASES = "directory.aliases"
@@ -120,6 +121,7 @@ def _rule(scope: Scope, *roles: Role) -> Rule:
 MATRIX: Final[dict[Endpoint, Rule]] = {
     Endpoint.HEALTH: _rule(Scope.ANY, Role.OPERATOR),
     Endpoint.PINS_READ: _rule(Scope.ANY, Role.ROUTER, Role.APP, Role.GATEWAY, Role.OPERATOR),
+    Endpoint.PINS_FOLLOW: _rule(Scope.ANY, Role.ROUTER, Role.OPERATOR),
     Endpoint.PINS_CLAIM: _rule(Scope.ANY, Role.APP),
     Endpoint.PINS_GRANT: _rule(Scope.ANY, Role.GATEWAY),
     Endpoint.ALIASES: _rule(Scope.ANY, Role.APP),

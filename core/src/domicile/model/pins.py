@@ -41,6 +41,30 @@ class Pin(Frozen):
     state: PinState = PinState.ACTIVE
 
 
+class Position(Frozen):
+    """How far a reader has come in the directory's change log: its generation, and the last sequence number seen.
+
+    A promoted or restored database begins a new generation, in which nothing read before holds.
+    """
+
+    generation: UUID
+    sequence: Annotated[int, Field(ge=0, lt=2**63)]
+
+    @classmethod
+    def parse(cls, text: str) -> Position:
+        """From ``GENERATION:SEQUENCE``, as ``str`` writes it; raises InvalidInput for anything else."""
+        generation, _, sequence = text.partition(":")
+        try:
+            if not (sequence.isascii() and sequence.isdigit() and len(sequence) < 20):
+                raise ValueError
+            return cls(generation=UUID(generation), sequence=int(sequence))
+        except ValueError:
+            raise InvalidInput("not a position in the change log", remedy="GENERATION:SEQUENCE") from None
+
+    def __str__(self) -> str:
+        return f"{self.generation}:{self.sequence}"
+
+
 class PinGrant(Frozen):
     """The directory's statement to a cell that it is the home at an epoch; the only thing that opens a fence.
 

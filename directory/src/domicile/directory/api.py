@@ -11,6 +11,7 @@ from typing import Final
 from aiohttp import web
 
 from domicile.directory.claims import claim
+from domicile.directory.feed import Feed
 from domicile.directory.storage import Storage
 from domicile.directory.topology import PublishedTopology
 from domicile.identity import Signer, public_key
@@ -24,7 +25,9 @@ from domicile.model import (
     InvalidInput,
     Pin,
     PinState,
+    Position,
     SubjectKey,
+    Unavailable,
     UnknownSubject,
     WrongCell,
 )
@@ -41,7 +44,7 @@ from domicile.model.wire import (
     TopologyDocument,
 )
 from domicile.service import PEER, Service, json_response, problem_response, read_body
-from domicile.telemetry import REFUSALS, log
+from domicile.telemetry import REFUSALS, log, warn
 
 UNKNOWN_SECONDS: Final = 5
 """How long "no such pin" may be cached: also how long a router may not know of a subject that just signed up."""
@@ -79,17 +82,21 @@ def _alias(request: web.Request) -> tuple[str, AliasKey]:
 class DirectoryApi:
     """The routes of one directory process. ``signer`` signs pin grants."""
 
-    def __init__(self, deployment: str, storage: Storage, topology: PublishedTopology, signer: Signer) -> None:
+    def __init__(
+        self, deployment: str, storage: Storage, topology: PublishedTopology, signer: Signer, feed: Feed
+    ) -> None:
         self._deployment = deployment
         self._storage = storage
         self._topology = topology
         self._signer = signer
+        self._feed = feed
 
     def add_to(self, service: Service) -> None:
         pin, alias = "/v1/pins/{subject_key}", "/v1/aliases/{kind}/{alias_key}"
         service.route("GET", pin, Endpoint.PINS_READ, self._get_pin)
         service.route("PUT", pin, Endpoint.PINS_CLAIM, self._put_pin)
         service.route("POST", "/v1/pins:resolve", Endpoint.PINS_READ, self._resolve)
+        service.route("GET", "/v1/changes", Endpoint.PINS_FOLLOW, self._changes)
         service.route("POST", f"{pin}/grants", Endpoint.PINS_GRANT, self._grant)
         service.route("PUT", alias, Endpoint.ALIASES, self._put_alias)
         service.route("GET", alias, Endpoint.ALIASES, self._get_alias)
@@ -121,6 +128,20 @@ class DirectoryApi:
                 pins=[pins[key] for key in wanted if key in pins], unknown=[key for key in wanted if key not in pins]
             )
         )
+
+    async def _changes(self, request: web.Request) -> web.StreamResponse:
+        after = request.query.get("after", request.headers.get("Last-Event-ID"))
+        position = Position.parse(after) if after is not None else None
+        response = web.StreamResponse(
+            headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store", "Connection": "close"}
+        )
+        await response.prepare(request)
+        try:
+            await self._feed.stream(position, response.write)
+        except Unavailable as error:
+            # the head is long gone: the reader comes back with the last position that it has
+            warn("stream-ended", code=error.code)
+        return response
 
     async def _grant(self, request: web.Request) -> web.Response:
         body = await read_body(request, GrantRequest)

@@ -14,6 +14,7 @@ import typer
 from pydantic import Field
 
 from domicile.directory.api import DirectoryApi
+from domicile.directory.feed import Feed
 from domicile.directory.storage import Storage
 from domicile.directory.topology import PublishedTopology
 from domicile.identity import Signer
@@ -75,9 +76,13 @@ async def serve_directory(settings: DirectorySettings) -> AsyncIterator[None]:
     async with Storage.connect(settings.credentials, Address(settings.storage)) as storage:
         await storage.publish_key(signer.public("pin-grant"))
         service = Service(settings, storage.probe, max_body=MAX_TOPOLOGY_BYTES)
-        DirectoryApi(settings.deployment, storage, topology, signer).add_to(service)
-        async with service.listen(settings.address(), service.internal_context(CALLERS)):
-            yield
+        feed = Feed(storage)
+        DirectoryApi(settings.deployment, storage, topology, signer, feed).add_to(service)
+        async with feed.running(), service.listen(settings.address(), service.internal_context(CALLERS)):
+            try:
+                yield
+            finally:
+                feed.end()  # its readers go before the listener waits for what is in flight
 
 
 # a callback keeps the word `serve` obligatory, so that a second command can come without breaking the first

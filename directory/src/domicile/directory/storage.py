@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -25,6 +26,7 @@ from domicile.model import (
     DomicileError,
     NotFound,
     Pin,
+    Position,
     Role,
     SubjectKey,
     Unavailable,
@@ -173,6 +175,27 @@ class Storage:
         if found := await self.pins([key]):
             return found[0]
         raise UnknownSubject("the subject has no pin")
+
+    async def position(self) -> tuple[Position, int]:
+        """Where the change log stands, and up to which sequence number it is no longer kept."""
+        async with self._transaction() as connection:
+            row = await connection.fetchrow(_SQL["find_position"])
+            if row is not None and not row["current"]:
+                await connection.execute(_SQL["renew"])
+                row = await connection.fetchrow(_SQL["find_position"])
+        assert row is not None
+        return Position(generation=row["generation"], sequence=row["sequence"]), row["trimmed"]
+
+    async def changes(self, after: int, limit: int) -> list[tuple[int, Pin]]:
+        """At most ``limit`` changes with the sequence numbers that follow ``after``, without a gap."""
+        async with self._transaction() as connection:
+            rows = await connection.fetch(_SQL["find_changes"], after, limit)
+        return [(row["sequence"], _pin(row)) for row in rows]
+
+    async def trim_changes(self, keep: timedelta) -> None:
+        """Forget the changes that are older than ``keep``."""
+        async with self._transaction() as connection:
+            await connection.execute(_SQL["trim_changes"], keep)
 
     async def put_alias(self, kind: str, alias: AliasKey, key: SubjectKey) -> bool:
         """Whether it is new, for a subject that has a pin. Raises Conflict for another's alias."""

@@ -54,3 +54,85 @@ CREATE TABLE IF NOT EXISTS directory.signing_keys (
     x         text NOT NULL,
     published timestamptz NOT NULL DEFAULT now()
 );
+
+-- Where the change log stands: one row, whose lock each change of a pin takes as the last one of its transaction
+-- and keeps until it has committed. That makes the order of sequence numbers the order of commits, without a gap
+-- (a sequence of PostgreSQL's own promises neither). generation is new for each history of this database;
+-- changes up to trimmed are no longer kept.
+CREATE TABLE IF NOT EXISTS directory.clock (
+    only_row   boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    generation uuid NOT NULL DEFAULT gen_random_uuid(),
+    history    text NOT NULL,
+    sequence   bigint NOT NULL DEFAULT 0,
+    trimmed    bigint NOT NULL DEFAULT 0
+);
+
+-- What a pin became, in the order of commits.
+CREATE TABLE IF NOT EXISTS directory.changes (
+    sequence     bigint PRIMARY KEY,
+    subject_key  bytea NOT NULL,
+    jurisdiction text NOT NULL,
+    cell         text NOT NULL,
+    epoch        bigint NOT NULL,
+    state        text NOT NULL,
+    changed      timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+-- Which history of which database this is: a promotion and a restore to a point in time each begin a timeline.
+CREATE OR REPLACE FUNCTION directory.history() RETURNS text LANGUAGE sql STABLE AS $$
+    SELECT system_identifier || '/' || left(pg_walfile_name(pg_current_wal_lsn()), 8) FROM pg_control_system()
+$$;
+
+INSERT INTO directory.clock (history) VALUES (directory.history()) ON CONFLICT DO NOTHING;
+
+-- Begin a new generation where the history is another one than that of the last change. What was logged before
+-- is of no use to anybody: who read it may have read what this history never had.
+CREATE OR REPLACE FUNCTION directory.renew() RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (SELECT FROM directory.clock WHERE history = directory.history()) THEN
+        RETURN;
+    END IF;
+    UPDATE directory.clock
+    SET generation = gen_random_uuid(), history = directory.history(), trimmed = sequence
+    WHERE history <> directory.history();
+    IF FOUND THEN
+        DELETE FROM directory.changes;
+    END IF;
+END
+$$;
+
+-- One statement's changes of pins into the log, whichever statement it was.
+CREATE OR REPLACE FUNCTION directory.log_changes() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    changed bigint;
+    before  bigint;
+BEGIN
+    SELECT count(*) INTO changed FROM after_rows;
+    IF changed = 0 THEN
+        RETURN NULL;
+    END IF;
+    PERFORM directory.renew();
+    UPDATE directory.clock SET sequence = sequence + changed RETURNING sequence - changed INTO before;
+    INSERT INTO directory.changes (sequence, subject_key, jurisdiction, cell, epoch, state)
+    SELECT before + row_number() OVER (), subject_key, jurisdiction, cell, epoch, state FROM after_rows;
+    RETURN NULL;
+END
+$$;
+
+CREATE OR REPLACE TRIGGER log_inserts AFTER INSERT ON directory.pins
+    REFERENCING NEW TABLE AS after_rows FOR EACH STATEMENT EXECUTE FUNCTION directory.log_changes();
+CREATE OR REPLACE TRIGGER log_updates AFTER UPDATE ON directory.pins
+    REFERENCING NEW TABLE AS after_rows FOR EACH STATEMENT EXECUTE FUNCTION directory.log_changes();
+
+-- A pin is never deleted, and its epoch never falls: whoever tries has lost the compare-and-set.
+CREATE OR REPLACE FUNCTION directory.keep_pin() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP = 'UPDATE' AND NEW.subject_key = OLD.subject_key AND NEW.epoch > OLD.epoch THEN
+        RETURN NEW;
+    END IF;
+    RAISE EXCEPTION 'a pin is changed at a higher epoch, and never deleted' USING ERRCODE = 'DM006';
+END
+$$;
+
+CREATE OR REPLACE TRIGGER keep_pin BEFORE UPDATE OR DELETE ON directory.pins
+    FOR EACH ROW EXECUTE FUNCTION directory.keep_pin();
