@@ -87,8 +87,9 @@ class Feed:
         now = self._position
         if now is None:
             return False
-        other = reader is None or reader.generation != now.generation
-        return other or reader.sequence < max(now.sequence, self._trimmed)
+        if reader is None or reader.generation != now.generation:
+            return True
+        return reader.sequence < max(now.sequence, self._trimmed)
 
     async def _beyond(self, reader: Position | None) -> Position | None:
         """Waits for news, at most until the next heartbeat is due; where the log stands, if that is known."""
