@@ -11,19 +11,19 @@ FACADES = {
         ALIAS_KINDS COUNTRIES GLOBAL MATRIX PIN_GRANT_SECONDS RESIDENCY_TOKEN_SECONDS Address AliasKey Cell
         CellState Conflict CrossBorderAccess DomicileError Endpoint FenceRefused FieldClass Forbidden
         IdentitiesDisagree Identity InvalidInput Jurisdiction Manifest ManifestError ManifestProblem Misdirected
-        ModelError NotFound Pepper Personal Pin PinGrant PinState ResidencyToken Risk Role Router Rule Scope
+        ModelError NotFound Pepper Personal Pin PinGrant PinState Position ResidencyToken Risk Role Router Rule Scope
         Shareable SubjectKey TokenInvalid TokenType TooLarge Travellers Unauthenticated Unavailable UnknownSubject
         UnsupportedQuery Withheld WrongCell WrongJurisdiction Zone by_code load_manifest may normalise_alias
-        pack_pin parse_manifest read_yaml require unpack_pin
+        parse_manifest read_yaml require
     """,
     "domicile.identity": """
         Authority Credentials Signer Verifier identity_of key_id peer_of public_key public_server sign_topology
         verify_topology write_private
     """,
-    "domicile.client": "DirectoryClient GatewayClient JailedResolver KeyClient Peer Topology",
+    "domicile.client": "Change DirectoryClient GatewayClient JailedResolver KeyClient Peer Topology",
     "domicile.telemetry": """
-        BORDER DECISIONS DURATION FIELDS REFUSALS REQUESTS FieldNotAllowed configure_logs log place_of
-        render_metrics warn
+        BORDER DECISIONS DURATION FIELDS REFUSALS REPLICA_PINS REPLICA_STALENESS REQUESTS FieldNotAllowed
+        configure_logs log place_of render_metrics warn
     """,
     "domicile.service": """
         MAX_BODY_BYTES PEER ProcessSettings Service json_response load_settings plain_problem problem_middleware

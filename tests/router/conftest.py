@@ -6,7 +6,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from domicile_testing.directory_fixtures import database, directory, empty, operator, storage, trust
 from domicile_testing.routing import World, routing_world
+
+__all__ = ["database", "directory", "empty", "operator", "storage", "trust"]
 
 
 @pytest.fixture

@@ -1,9 +1,9 @@
 """How the parts reach each other: typed clients over mutual TLS, with errors of our own tree."""
 
-from domicile.client.directory import DirectoryClient
+from domicile.client.directory import Change, DirectoryClient
 from domicile.client.gateway import GatewayClient
 from domicile.client.http import JailedResolver, Peer
 from domicile.client.keys import KeyClient
 from domicile.client.topology import Topology
 
-__all__ = ["DirectoryClient", "GatewayClient", "JailedResolver", "KeyClient", "Peer", "Topology"]
+__all__ = ["Change", "DirectoryClient", "GatewayClient", "JailedResolver", "KeyClient", "Peer", "Topology"]

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
 from domicile.client.http import Peer
 from domicile.identity import Credentials
 from domicile.model.access import GLOBAL, Role
+from domicile.model.errors import InvalidInput, Unavailable, UnknownSubject
 from domicile.model.ids import AliasKey, SubjectKey
-from domicile.model.pins import Pin
+from domicile.model.pins import Pin, Position
+from domicile.model.snapshot import SnapshotReader
 from domicile.model.wire import (
     JWKS,
+    UNKNOWN_SECONDS,
     AliasDocument,
     AliasRequest,
     ClaimRequest,
@@ -26,37 +32,108 @@ from domicile.model.wire import (
 )
 
 DEADLINE_SECONDS: Final = 3.0
+IDLE_SECONDS: Final = 5.0
+"""Without a byte of a stream, whose heartbeats come every second."""
+MAX_LOOK_UPS: Final = 32
+MAX_WAITING: Final = 1_000
+"""Look-ups of different subjects under way, and waiting to be: more would be answered too late to be of use."""
+MAX_UNKNOWN: Final = 10_000
+MAX_EVENT_BYTES: Final = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What the change stream says: a ``pin`` and its position, a heartbeat (no pin), or to load the map ``anew``."""
+
+    position: Position
+    pin: Pin | None = None
+    anew: bool = False
 
 
 class DirectoryClient:
     """Typed calls. Each raises Unavailable where the directory can't be reached, UnknownSubject for no pin.
 
-    Look-ups of one subject that are under way at once share one request.
+    Look-ups of one subject that are under way at once share one request, and "no such subject" is remembered
+    for ``UNKNOWN_SECONDS``, or until ``forget_unknown``. ``clock``: monotonic seconds.
     """
 
     def __init__(
-        self, credentials: Credentials, addresses: Sequence[str], *, deadline: float = DEADLINE_SECONDS
+        self,
+        credentials: Credentials,
+        addresses: Sequence[str],
+        *,
+        deadline: float = DEADLINE_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._peer = Peer(credentials, addresses, jurisdiction=GLOBAL, role=Role.DIRECTORY, deadline=deadline)
         self._flights: dict[SubjectKey, asyncio.Task[Pin]] = {}
+        self._places = asyncio.Semaphore(MAX_LOOK_UPS)
+        self._unknown: dict[SubjectKey, float] = {}
+        self._clock = clock
 
     async def close(self) -> None:
         for flight in list(self._flights.values()):
             flight.cancel()
         await self._peer.close()
 
-    async def pin(self, key: SubjectKey) -> Pin:
+    async def pin(self, key: SubjectKey, *, fresh: bool = False) -> Pin:
+        """``fresh``: ask, whatever is remembered. Raises Unavailable at once where too many wait already."""
+        if not fresh and (until := self._unknown.get(key)) is not None:
+            if self._clock() < until:
+                raise UnknownSubject("the subject has no pin")
+            del self._unknown[key]
         flight = self._flights.get(key)
         if flight is None:
-            flight = asyncio.create_task(self._peer.ask(Pin, "GET", f"/v1/pins/{key}"))
+            if len(self._flights) >= MAX_LOOK_UPS + MAX_WAITING:
+                raise Unavailable("too many subjects are being looked up", retry_after=1)
+            flight = asyncio.create_task(self._look_up(key))
             self._flights[key] = flight
             flight.add_done_callback(lambda done: self._landed(key, done))
         return await asyncio.shield(flight)
+
+    async def _look_up(self, key: SubjectKey) -> Pin:
+        async with self._places:
+            try:
+                pin = await self._peer.ask(Pin, "GET", f"/v1/pins/{key}")
+            except UnknownSubject:
+                self._unknown.pop(key, None)
+                while len(self._unknown) >= MAX_UNKNOWN:
+                    del self._unknown[next(iter(self._unknown))]  # the oldest: entries expire in this order
+                self._unknown[key] = self._clock() + UNKNOWN_SECONDS
+                raise
+        self._unknown.pop(key, None)
+        return pin
 
     def _landed(self, key: SubjectKey, flight: asyncio.Task[Pin]) -> None:
         del self._flights[key]
         if not flight.cancelled():
             flight.exception()  # taken note of, also where every caller has gone
+
+    def forget_unknown(self, key: SubjectKey) -> None:
+        """The subject may have a pin by now."""
+        self._unknown.pop(key, None)
+
+    @asynccontextmanager
+    async def snapshot(self, after: bytes = b"") -> AsyncIterator[SnapshotReader]:
+        """Every pin, or those that follow a key. Raises Unavailable where the stream breaks off."""
+        query = f"?after={after.hex()}" if after else ""
+        async with self._peer.stream(f"/v1/pins/snapshot{query}", idle=IDLE_SECONDS) as stream:
+            yield SnapshotReader(stream.readexactly)
+
+    async def follow(self, after: Position) -> AsyncGenerator[list[Change], None]:
+        """What changes, from a position on, without end, in batches as they come.
+
+        Raises Unavailable where the stream breaks off.
+        """
+        async with self._peer.stream(f"/v1/changes?after={after}", idle=IDLE_SECONDS) as stream:
+            rest = b""
+            async for chunk in stream.iter_any():
+                *events, rest = (rest + chunk).split(b"\n\n")
+                if len(rest) > MAX_EVENT_BYTES:
+                    break
+                if events:
+                    yield [_change(event) for event in events]
+        raise Unavailable("the stream of changes ended", retry_after=1)
 
     async def resolve(self, keys: Sequence[SubjectKey]) -> ResolveResponse:
         body = ResolveRequest(subject_keys=list(keys))
@@ -64,6 +141,7 @@ class DirectoryClient:
 
     async def claim(self, key: SubjectKey, claim: ClaimRequest) -> Pin:
         """First writer wins, repeating it is harmless; Conflict where it contradicts the pin."""
+        self.forget_unknown(key)
         return await self._peer.ask(Pin, "PUT", f"/v1/pins/{key}", body=claim)
 
     async def grant(self, key: SubjectKey, incarnation: UUID) -> str:
@@ -95,3 +173,15 @@ class DirectoryClient:
 
     async def publish_key(self, key: SigningKey) -> None:
         await self._peer.call("PUT", f"/v1/signing-keys/{key.kid}", body=key)
+
+
+def _change(event: bytes) -> Change:
+    try:
+        fields = dict(line.split(": ", 1) for line in event.decode().split("\n"))
+        position = Position.parse(fields["id"])
+        kind = fields["event"]
+        if kind == "pin":
+            return Change(position, Pin.model_validate_json(fields["data"]))
+        return Change(position, anew=kind == "anew")
+    except (KeyError, ValueError, InvalidInput):
+        raise Unavailable("an event of another shape", remedy="compare versions") from None

@@ -10,7 +10,8 @@ import asyncio
 import random
 import re
 import socket
-from collections.abc import Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
@@ -26,7 +27,13 @@ from domicile.model.wire import Problem
 from domicile.telemetry import REFUSALS, warn
 
 MAX_ANSWER_BYTES: Final = 8 << 20
+MAX_PROBLEM_BYTES: Final = 8192
 MAX_RETRY_SECONDS: Final = 3600
+RETRY_SHARE: Final = 0.1
+RETRIES_AT_ONCE: Final = 10
+RETRY_WAIT_SECONDS: Final = 0.05
+"""Before the first repetition, at most; twice as long before each further one."""
+ROUNDS: Final = 3
 Answer = TypeVar("Answer", bound=BaseModel)
 
 
@@ -86,11 +93,40 @@ def error_from(status: int, body: bytes, where: str, retry_after: str | None = N
     return kind(detail, where=where, remedy=problem.remedy or "")
 
 
+class RetryBudget:
+    """How many attempts may be repeated: a tenth of the first ones, and ``RETRIES_AT_ONCE`` saved up at most.
+
+    So a peer in trouble is asked a tenth more than before at worst, not several times as often.
+    """
+
+    def __init__(self) -> None:
+        self._left = float(RETRIES_AT_ONCE)
+
+    def earn(self) -> None:
+        self._left = min(float(RETRIES_AT_ONCE), self._left + RETRY_SHARE)
+
+    def spend(self) -> bool:
+        """Whether one more attempt may be made."""
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
+class _NotReady(Exception):
+    """A 503: another process may be able to."""
+
+    def __init__(self, error: Unavailable) -> None:
+        super().__init__()
+        self.error = error
+
+
 class Peer:
     """A client of the processes of one role in one jurisdiction, at the addresses given.
 
     Each client starts with an order of its own, at random; an address that fails goes to its end, so that a
-    dead one costs one attempt. ``deadline`` bounds a call, all its attempts included, in seconds; none of
+    dead one costs one attempt. Where all have failed, or a peer is not ready (503), a call is repeated after a
+    random wait, within its budget. ``deadline`` bounds a call, all its attempts included, in seconds; none of
     them may take more than its share to connect. A literal address outside ``networks`` is InvalidInput.
     """
 
@@ -122,6 +158,7 @@ class Peer:
         self._resolver = JailedResolver(networks)
         self._connections = connections
         self._session: aiohttp.ClientSession | None = None
+        self._budget = RetryBudget()
 
     async def __aenter__(self) -> Self:
         return self
@@ -165,23 +202,51 @@ class Peer:
         matters for POST. Raises Unavailable, or what the peer's problem document names.
         """
         data = body.model_dump_json(exclude_none=True).encode() if body is not None else None
-        last: str = "no attempt"
+        failure = Unavailable("cannot be reached (no attempt)", where=self._where)
+        self._budget.earn()
         try:
             async with asyncio.timeout(self._deadline):
-                for address in tuple(self._addresses):
-                    try:
-                        return await self._attempt(method, address, path, data, headers or {})
-                    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-                        last = type(error).__name__
-                        self._last(address)
-                    except (aiohttp.ClientError, ConnectionError) as error:
-                        last = type(error).__name__
-                        self._last(address)
-                        if not repeatable:
+                for number in range(ROUNDS):
+                    if number:
+                        if not self._budget.spend():
                             break
+                        await asyncio.sleep(random.uniform(0, RETRY_WAIT_SECONDS * 2 ** (number - 1)))  # noqa: S311 - jitter
+                    for address in tuple(self._addresses):
+                        try:
+                            return await self._attempt(method, address, path, data, headers or {})
+                        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+                            failure = self._unreached(type(error).__name__)
+                        except (aiohttp.ClientError, ConnectionError) as error:
+                            failure = self._unreached(type(error).__name__)
+                            if not repeatable:
+                                raise failure from None
+                        except _NotReady as refusal:
+                            failure = refusal.error
+                            if not repeatable:
+                                raise failure from None
+                        self._last(address)
         except TimeoutError:
-            last = f"no answer within {self._deadline:g} s"
-        raise Unavailable(f"cannot be reached ({last})", where=self._where)
+            failure = self._unreached(f"no answer within {self._deadline:g} s")
+        raise failure
+
+    def _unreached(self, reason: str) -> Unavailable:
+        return Unavailable(f"cannot be reached ({reason})", where=self._where)
+
+    @asynccontextmanager
+    async def stream(self, path: str, *, idle: float) -> AsyncIterator[aiohttp.StreamReader]:
+        """The body of a GET that may never end. Raises Unavailable, also where nothing comes for ``idle`` seconds."""
+        address = self._addresses[0]
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._deadline, sock_read=idle)
+        try:
+            async with self._open().get(f"https://{address}{path}", allow_redirects=False, timeout=timeout) as response:
+                if response.status >= 300:
+                    problem = await response.content.read(MAX_PROBLEM_BYTES)
+                    raise error_from(response.status, problem, self._where, response.headers.get("Retry-After"))
+                yield response.content
+        except (aiohttp.ClientError, ConnectionError, TimeoutError, asyncio.IncompleteReadError) as error:
+            raise self._unreached(type(error).__name__) from None
+        finally:
+            self._last(address)
 
     def _last(self, address: str) -> None:
         self._addresses.remove(address)
@@ -202,7 +267,8 @@ class Peer:
             if len(body) > MAX_ANSWER_BYTES:
                 raise Unavailable(f"an answer over {MAX_ANSWER_BYTES} bytes", where=self._where)
             if response.status >= 300:
-                raise error_from(response.status, body, self._where, response.headers.get("Retry-After"))
+                error = error_from(response.status, body, self._where, response.headers.get("Retry-After"))
+                raise _NotReady(error) if response.status == 503 and isinstance(error, Unavailable) else error
             return body
 
     async def ask(

@@ -50,8 +50,6 @@ from domicile.model.pins import (
     Position,
     ResidencyToken,
     TokenType,
-    pack_pin,
-    unpack_pin,
 )
 
 __all__ = [
@@ -112,9 +110,7 @@ __all__ = [
     "load_manifest",
     "may",
     "normalise_alias",
-    "pack_pin",
     "parse_manifest",
     "read_yaml",
     "require",
-    "unpack_pin",
 ]

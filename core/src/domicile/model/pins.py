@@ -6,7 +6,6 @@ that comes back starts above it.
 
 from __future__ import annotations
 
-import struct
 from enum import StrEnum
 from typing import Annotated, Final, Literal
 from uuid import UUID
@@ -14,7 +13,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field
 
 from domicile.model.errors import InvalidInput
-from domicile.model.ids import KEY_BYTES, CellName, JurisdictionName, SubjectKey
+from domicile.model.ids import CellName, JurisdictionName, SubjectKey
 
 Epoch = Annotated[int, Field(ge=1, lt=2**63)]
 
@@ -105,30 +104,3 @@ class TokenType(StrEnum):
 KeyUse = Literal["residency", "pin-grant"]
 RESIDENCY_TOKEN_SECONDS: Final = 15 * 60
 PIN_GRANT_SECONDS: Final = 60
-
-_RECORD: Final = struct.Struct(">QB")
-_STATES: Final = tuple(PinState)
-
-
-def pack_pin(pin: Pin) -> bytes:
-    """The value beside a 17-byte key in a replica: epoch (8), state (1), then ``jurisdiction/cell``."""
-    head = _RECORD.pack(pin.epoch, _STATES.index(pin.state))
-    return head + f"{pin.jurisdiction}/{pin.cell}".encode()
-
-
-def unpack_pin(key: bytes, value: bytes) -> Pin:
-    """The pin that ``pack_pin`` wrote; raises InvalidInput for bytes that it did not."""
-    try:
-        epoch, state = _RECORD.unpack_from(value)
-        jurisdiction, cell = value[_RECORD.size :].decode().split("/")
-        if len(key) != KEY_BYTES:
-            raise ValueError
-        return Pin(
-            subject_key=SubjectKey(bytes(key)),
-            jurisdiction=jurisdiction,
-            cell=cell,
-            epoch=epoch,
-            state=_STATES[state],
-        )
-    except (struct.error, ValueError, IndexError) as error:
-        raise InvalidInput("not a pin record", where="replica", remedy="delete the replica") from error

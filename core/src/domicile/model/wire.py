@@ -12,6 +12,8 @@ from domicile.model.pins import Frozen, KeyUse, Pin
 
 MAX_BATCH: Final = 1_000
 MAX_HEAD_BYTES: Final = 32 * 1024
+UNKNOWN_SECONDS: Final = 5
+"""How long "no such pin" may be cached: also how long a part may not know of a subject that just signed up."""
 PROBLEM_TYPE: Final = "application/problem+json"
 
 SUBJECT_KEY_HEADER: Final = "Domicile-Subject-Key"

@@ -1,7 +1,16 @@
 """Logs and metrics by allow-list: personal values have no field to be written to."""
 
 from domicile.telemetry.logs import FIELDS, FieldNotAllowed, configure_logs, log, place_of, warn
-from domicile.telemetry.metrics import BORDER, DECISIONS, DURATION, REFUSALS, REQUESTS, render_metrics
+from domicile.telemetry.metrics import (
+    BORDER,
+    DECISIONS,
+    DURATION,
+    REFUSALS,
+    REPLICA_PINS,
+    REPLICA_STALENESS,
+    REQUESTS,
+    render_metrics,
+)
 
 __all__ = [
     "BORDER",
@@ -9,6 +18,8 @@ __all__ = [
     "DURATION",
     "FIELDS",
     "REFUSALS",
+    "REPLICA_PINS",
+    "REPLICA_STALENESS",
     "REQUESTS",
     "FieldNotAllowed",
     "configure_logs",

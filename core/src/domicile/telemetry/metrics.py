@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 REGISTRY: Final = CollectorRegistry()
@@ -28,6 +28,13 @@ BORDER: Final = Counter(
     registry=REGISTRY,
 )
 DECISIONS: Final = Counter("domicile_decisions", "Routing decisions", ["kind", "jurisdiction"], registry=REGISTRY)
+
+REPLICA_STALENESS: Final = Gauge(
+    "domicile_replica_staleness_seconds",
+    "Since the pin replica last heard from the directory that it is up to date",
+    registry=REGISTRY,
+)
+REPLICA_PINS: Final = Gauge("domicile_replica_pins", "Pins in the replica", registry=REGISTRY)
 
 
 def render_metrics() -> tuple[bytes, str]:

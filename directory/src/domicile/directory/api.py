@@ -6,8 +6,6 @@ which gateway may have a grant, is checked here.
 
 from __future__ import annotations
 
-from typing import Final
-
 from aiohttp import web
 
 from domicile.directory.claims import claim
@@ -31,8 +29,10 @@ from domicile.model import (
     UnknownSubject,
     WrongCell,
 )
+from domicile.model.snapshot import SnapshotWriter
 from domicile.model.wire import (
     JWKS,
+    UNKNOWN_SECONDS,
     AliasDocument,
     AliasRequest,
     ClaimRequest,
@@ -45,9 +45,6 @@ from domicile.model.wire import (
 )
 from domicile.service import PEER, Service, json_response, problem_response, read_body
 from domicile.telemetry import REFUSALS, log, warn
-
-UNKNOWN_SECONDS: Final = 5
-"""How long "no such pin" may be cached: also how long a router may not know of a subject that just signed up."""
 
 
 def check_home(pin: Pin, peer: Identity) -> None:
@@ -93,6 +90,7 @@ class DirectoryApi:
 
     def add_to(self, service: Service) -> None:
         pin, alias = "/v1/pins/{subject_key}", "/v1/aliases/{kind}/{alias_key}"
+        service.route("GET", "/v1/pins/snapshot", Endpoint.PINS_FOLLOW, self._snapshot)
         service.route("GET", pin, Endpoint.PINS_READ, self._get_pin)
         service.route("PUT", pin, Endpoint.PINS_CLAIM, self._put_pin)
         service.route("POST", "/v1/pins:resolve", Endpoint.PINS_READ, self._resolve)
@@ -128,6 +126,25 @@ class DirectoryApi:
                 pins=[pins[key] for key in wanted if key in pins], unknown=[key for key in wanted if key not in pins]
             )
         )
+
+    async def _snapshot(self, request: web.Request) -> web.StreamResponse:
+        """Every pin, or those after ``?after=SUBJECT_KEY``, in the form of ``domicile.model.snapshot``."""
+        after: bytes = SubjectKey.parse(request.query["after"]) if "after" in request.query else b""
+        position, _ = await self._storage.position()
+        snapshot = SnapshotWriter()
+        response = web.StreamResponse(headers={"Content-Type": "application/octet-stream", "Cache-Control": "no-store"})
+        await response.prepare(request)
+        await response.write(snapshot.head(position))
+        try:
+            while (block := await self._storage.block(after)) is not None:
+                await response.write(snapshot.block(block))
+                after = block.last_key
+        except Unavailable as error:
+            # without its end it is no snapshot: the reader resumes after the last block that it has
+            warn("snapshot-ended", code=error.code)
+            return response
+        await response.write(snapshot.end())
+        return response
 
     async def _changes(self, request: web.Request) -> web.StreamResponse:
         after = request.query.get("after", request.headers.get("Last-Event-ID"))

@@ -32,6 +32,7 @@ from domicile.model import (
     Unavailable,
     UnknownSubject,
 )
+from domicile.model.snapshot import MAX_RECORDS, Block
 from domicile.model.wire import SigningKey, TopologyDocument
 from domicile.telemetry import warn
 
@@ -191,6 +192,16 @@ class Storage:
         async with self._transaction() as connection:
             rows = await connection.fetch(_SQL["find_changes"], after, limit)
         return [(row["sequence"], _pin(row)) for row in rows]
+
+    async def block(self, after: bytes) -> Block | None:
+        """The next pins of a snapshot, those that follow a key; None where there are none.
+
+        Each block is read for itself: a transaction that lasts as long as a slow reader would keep the
+        database from cleaning up.
+        """
+        async with self._transaction() as connection:
+            row = await connection.fetchrow(_SQL["find_block"], after, MAX_RECORDS)
+        return Block(tuple(row["homes"]), row["records"]) if row is not None and row["homes"] else None
 
     async def trim_changes(self, keep: timedelta) -> None:
         """Forget the changes that are older than ``keep``."""

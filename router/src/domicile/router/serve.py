@@ -24,6 +24,7 @@ from domicile.model.wire import MAX_HEAD_BYTES
 from domicile.router.country import Countries
 from domicile.router.decide import Listener
 from domicile.router.errors import HeadTooLarge
+from domicile.router.follow import Follower
 from domicile.router.forward import Wire
 from domicile.router.front import Front
 from domicile.router.identify import Identifier, Sessions
@@ -161,8 +162,8 @@ async def serve(settings: RouterSettings) -> AsyncIterator[None]:
             signer=signer,
         )
         _internal(service, front)
-        publishing = asyncio.create_task(tokens.publish())
-        stack.push_async_callback(_ended, publishing)
+        for task in (tokens.publish(), Follower(replica, directory).run()):
+            stack.push_async_callback(_ended, asyncio.create_task(task))
         drain = settings.drain_seconds
         internal = web.AppRunner(service.app, handle_signals=False, shutdown_timeout=drain, **_SERVER)
         public = web.ServerRunner(_PublicServer(front.public, **_SERVER), handle_signals=False, shutdown_timeout=drain)

@@ -1,0 +1,34 @@
+"""What one figure of the bench is made of."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+ROUNDS: Final = 9
+LOOPS: Final = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One figure: ``ours`` and ``peer`` each run a round and give it; smaller is better."""
+
+    name: str
+    unit: str
+    ours: Callable[[], float]
+    peer: Callable[[], float] | None = None
+    against: str = ""
+    at_most: float | None = None
+    """Of the figure itself; None where only the ratio has a bound."""
+    ratio_at_most: float | None = None
+    rounds: int = ROUNDS
+
+
+def each(call: Callable[[int], object]) -> float:
+    """Microseconds a call, over ``LOOPS`` calls."""
+    started = time.perf_counter()
+    for number in range(LOOPS):
+        call(number)
+    return (time.perf_counter() - started) / LOOPS * 1e6
