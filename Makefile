@@ -46,7 +46,7 @@ lint: setup
 	@$(BIN)/lint-imports --no-cache
 
 bench: setup
-	@$(BIN)/python -m loadtests.bench $(ONLY)
+	@PYTHONPATH=tests/support $(BIN)/python -m loadtests.bench $(ONLY)
 
 clean:
 	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -7,11 +7,11 @@ import os
 import random
 import signal
 from collections.abc import Iterator
-from multiprocessing.connection import Connection
 from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
+from domicile_testing.replicas import SIZE, apply_and_compact, at, home, numbered, read_on_demand
 from domicile_testing.routing import pin, subject
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,21 +19,6 @@ from hypothesis import strategies as st
 from domicile.model import InvalidInput, Pin, PinState, Position, SubjectKey, Unavailable, UnknownSubject
 from domicile.model.snapshot import Block
 from domicile.router.replica import Pins, Replica, ReplicaFull
-
-SIZE = 1 << 26
-GENERATION = UUID(int=1)
-
-
-def at(sequence: int, generation: UUID = GENERATION) -> Position:
-    return Position(generation=generation, sequence=sequence)
-
-
-def numbered(number: int) -> SubjectKey:
-    return SubjectKey(b"\1" + number.to_bytes(16, "big"))
-
-
-def home(number: int, cell: str = "eu-1", epoch: int = 1) -> Pin:
-    return Pin(subject_key=numbered(number), jurisdiction=cell.partition("-")[0], cell=cell, epoch=epoch)
 
 
 def block(*numbers: int, name: str = "eu/eu-1", epoch: int = 1) -> Block:
@@ -211,33 +196,10 @@ def test_after_churn_it_is_written_anew(replica: Replica) -> None:
 # --- other processes
 
 
-def _read(folder: Path, pipe: Connection) -> None:
-    replica = Replica(folder, SIZE)
-    while (asked := pipe.recv()) is not None:
-        kind, number = asked
-        if kind == "renew":
-            replica.renew()
-        elif kind == "put":
-            replica.put(number)
-        pipe.send(replica.get(numbered(number)) if kind == "get" else None)
-
-
-def _apply(folder: Path, pipe: Connection) -> None:
-    """One pin a change, so that the position says how many there are; now and then all is written anew."""
-    replica = Replica(folder, SIZE)
-    sequence = replica.position.sequence if replica.position else 0
-    pipe.send(sequence)
-    while True:
-        for _ in range(random.randint(1, 40)):
-            sequence += 1
-            replica.apply([home(sequence)], at(sequence))
-        replica.compact()
-
-
 def test_other_processes_read_what_one_writes_and_keep_up_with_a_new_file(tmp_path: Path, replica: Replica) -> None:
     spawn = multiprocessing.get_context("spawn")
     here, there = spawn.Pipe()
-    reader = spawn.Process(target=_read, args=(tmp_path / "pins", there))
+    reader = spawn.Process(target=read_on_demand, args=(tmp_path / "pins", there))
     reader.start()
 
     def ask(kind: str, what: object = None) -> Pin | None:
@@ -269,7 +231,7 @@ def test_killed_at_any_moment_it_has_all_up_to_its_position(tmp_path: Path) -> N
     reached = 0
     for _ in range(6):
         here, there = spawn.Pipe()
-        writer = spawn.Process(target=_apply, args=(tmp_path / "pins", there))
+        writer = spawn.Process(target=apply_and_compact, args=(tmp_path / "pins", there))
         writer.start()
         assert here.poll(30)
         assert here.recv() >= reached
