@@ -28,6 +28,8 @@ ALLOWED: dict[Endpoint, dict[Role, str]] = {
     },
     E.TOPOLOGY_PUBLISH: {R.OPERATOR: "jurisdiction"},
     E.SIGNING_KEYS_PUBLISH: {R.ROUTER: "any"},
+    E.RECONCILIATION_READ: {R.GATEWAY: "any", R.OPERATOR: "any"},
+    E.RECONCILIATION_REPORT: {R.GATEWAY: "any"},
     E.DATA_KEYS: {R.APP: "jurisdiction"},
     E.FENCES: {R.APP: "cell"},
     E.ABROAD_READ: {R.APP: "any"},

@@ -23,6 +23,8 @@ ROUTES = [
     ("GET", "/v1/topology", Endpoint.TOPOLOGY_READ),
     ("PUT", "/v1/topology", Endpoint.TOPOLOGY_PUBLISH),
     ("GET", "/.well-known/jwks.json", Endpoint.TOPOLOGY_READ),
+    ("GET", "/v1/reconciliation", Endpoint.RECONCILIATION_READ),
+    ("POST", "/v1/reconciliation/fences", Endpoint.RECONCILIATION_REPORT),
     ("PUT", "/v1/signing-keys/{key}", Endpoint.SIGNING_KEYS_PUBLISH),
 ]
 NO_CALLERS = {Role.DIRECTORY, Role.STORAGE}

@@ -12,7 +12,7 @@ import psutil
 import pytest
 from domicile_testing import Storage, Trust, running_storage
 from domicile_testing.databases import wait_for
-from domicile_testing.directories import Answer, RunningDirectory, any_key, directory_settings, serving
+from domicile_testing.directories import Answer, RunningDirectory, any_key, directory_settings, forget_marks, serving
 
 from domicile.identity import Signer
 from domicile.model import GLOBAL, Endpoint, Role, Unavailable
@@ -76,6 +76,7 @@ async def test_claims_under_way_when_the_database_dies_are_unavailable_or_kept(
     trust: Trust, operator: Signer, tmp_path: Path
 ) -> None:
     """A claim that was answered is in the database that comes back; any other was refused as our own error."""
+    forget_marks(trust)
     folder = tmp_path / "pg"
     arguments = (trust, folder, Endpoint.DIRECTORY_STORAGE, GLOBAL, "fra", "domicile_directory")
     acknowledged = []

@@ -136,6 +136,12 @@ def directory_settings(trust: Trust, storage: str, operator: Signer, name: str =
     return cast("DirectorySettings", settings)
 
 
+def forget_marks(trust: Trust) -> None:
+    """For a database that is begun anew: or what was in the one before would be asked of the cells."""
+    for mark in trust.folder.rglob("mark.json"):
+        mark.unlink()
+
+
 @asynccontextmanager
 async def serving(settings: DirectorySettings, trust: Trust, operator: Signer) -> AsyncIterator[RunningDirectory]:
     async with serve_directory(settings):

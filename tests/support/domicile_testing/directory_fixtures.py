@@ -12,7 +12,7 @@ from domicile.identity import Signer
 from domicile.model import GLOBAL, Endpoint
 from domicile_testing import Storage, Trust, running_storage
 from domicile_testing.cell import superuser
-from domicile_testing.directories import RunningDirectory, directory_settings, serving
+from domicile_testing.directories import RunningDirectory, directory_settings, forget_marks, serving
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +46,7 @@ async def empty(
 ) -> AsyncIterator[RunningDirectory]:
     """A directory to which nothing was published yet."""
     await database.execute("DROP SCHEMA IF EXISTS directory CASCADE")
+    forget_marks(trust)
     async with serving(directory_settings(trust, storage.address, operator), trust, operator) as running:
         yield running
 

@@ -23,8 +23,10 @@ from domicile.model.wire import (
     AliasDocument,
     AliasRequest,
     ClaimRequest,
+    FencesReport,
     GrantRequest,
     GrantResponse,
+    ReconciliationDocument,
     ResolveRequest,
     ResolveResponse,
     SigningKey,
@@ -167,6 +169,13 @@ class DirectoryClient:
     async def publish_topology(self, document: TopologyDocument) -> None:
         """Raises Conflict where the revision isn't the next one."""
         await self._peer.call("PUT", "/v1/topology", body=document)
+
+    async def reconciliation(self) -> ReconciliationDocument:
+        return await self._peer.ask(ReconciliationDocument, "GET", "/v1/reconciliation")
+
+    async def report_fences(self, report: FencesReport) -> None:
+        """Raises Conflict for a page that is not the next one: the cell begins with its first fence."""
+        await self._peer.call("POST", "/v1/reconciliation/fences", body=report, repeatable=False)
 
     async def keys(self) -> list[SigningKey]:
         return (await self._peer.ask(JWKS, "GET", "/.well-known/jwks.json")).keys

@@ -88,6 +88,8 @@ class Endpoint(StrEnum):
     ALIASES = "directory.aliases"
     TOPOLOGY_READ = "directory.topology.read"
     TOPOLOGY_PUBLISH = "directory.topology.publish"
+    RECONCILIATION_READ = "directory.reconciliation.read"
+    RECONCILIATION_REPORT = "directory.reconciliation.report"
     SIGNING_KEYS_PUBLISH = "directory.signing-keys.publish"
     DATA_KEYS = "keys.data-keys"
     FENCES = "gateway.fences"
@@ -128,6 +130,8 @@ MATRIX: Final[dict[Endpoint, Rule]] = {
     Endpoint.TOPOLOGY_READ: _rule(Scope.ANY, Role.ROUTER, Role.APP, Role.GATEWAY, Role.KEYS, Role.OPERATOR, Role.LOAD),
     Endpoint.TOPOLOGY_PUBLISH: _rule(Scope.JURISDICTION, Role.OPERATOR),
     Endpoint.SIGNING_KEYS_PUBLISH: _rule(Scope.ANY, Role.ROUTER),
+    Endpoint.RECONCILIATION_READ: _rule(Scope.ANY, Role.GATEWAY, Role.OPERATOR),
+    Endpoint.RECONCILIATION_REPORT: _rule(Scope.ANY, Role.GATEWAY),
     Endpoint.DATA_KEYS: _rule(Scope.JURISDICTION, Role.APP),
     Endpoint.FENCES: _rule(Scope.CELL, Role.APP),
     Endpoint.ABROAD_READ: _rule(Scope.ANY, Role.APP),

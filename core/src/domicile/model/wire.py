@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
 from pydantic import Field, StringConstraints
 
-from domicile.model.ids import AliasKey, Country, JurisdictionName, SubjectKey
-from domicile.model.pins import Frozen, KeyUse, Pin
+from domicile.model.ids import AliasKey, CellName, Country, JurisdictionName, SubjectKey
+from domicile.model.pins import Epoch, Frozen, KeyUse, Pin
 
 MAX_BATCH: Final = 1_000
 MAX_HEAD_BYTES: Final = 32 * 1024
@@ -24,6 +24,8 @@ GUARD_HEADER: Final = "Domicile-Guard"
 TOKEN_HEADER: Final = "Domicile-Token"
 TOKEN_COOKIE: Final = "__Host-domicile"
 HEADER_PREFIX: Final = "domicile-"
+
+FenceState = Literal["open", "closed", "retired"]
 
 
 class Problem(Frozen):
@@ -148,6 +150,54 @@ class IndexKeyRequest(Frozen):
 
 class IndexKeyResponse(Frozen):
     key: bytes = Field(repr=False, min_length=32, max_length=32)
+
+
+class FenceReport(Frozen):
+    """A fence as its cell holds it, and the alias keys beside it."""
+
+    subject_key: SubjectKey
+    epoch: Epoch
+    state: FenceState
+    alias_keys: dict[str, AliasKey] = Field(default_factory=dict, max_length=16)
+
+
+class FencesReport(Frozen):
+    """One page of a cell's fences, in the order of their keys, for the reconciliation of a ``generation``.
+
+    ``after``: the last key of the page before; none for the first. ``last``: there are no more.
+    """
+
+    generation: UUID
+    after: SubjectKey | None = None
+    fences: list[FenceReport] = Field(max_length=MAX_BATCH)
+    last: bool
+
+
+class CellReport(Frozen):
+    """How far a cell has come in telling its fences. ``contradictions``: fences that another cell has a pin for."""
+
+    jurisdiction: JurisdictionName
+    cell: CellName
+    last_key: SubjectKey | None = None
+    fences: int = 0
+    contradictions: int = 0
+    done: bool = False
+
+
+class ReconciliationDocument(Frozen):
+    """Whether the directory's database has lost something, and what it waits for until claims are taken again.
+
+    ``wait_seconds``: until reports are taken. ``revision`` of the topology that is published, and below which
+    one it is not over.
+    """
+
+    generation: UUID
+    reconciling: bool
+    wait_seconds: int = 0
+    revision: int = 0
+    wanted_revision: int = 0
+    cells: list[CellReport] = Field(default_factory=list)
+    waiting_for: list[CellName] = Field(default_factory=list)
 
 
 class AbroadRows(Frozen):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from domicile.directory import reconciliation
 from domicile.directory.claims import claim
 from domicile.directory.feed import Feed
 from domicile.directory.storage import Storage
@@ -36,10 +37,10 @@ from domicile.model.wire import (
     AliasDocument,
     AliasRequest,
     ClaimRequest,
+    FencesReport,
     GrantRequest,
     GrantResponse,
     ResolveRequest,
-    ResolveResponse,
     SigningKey,
     TopologyDocument,
 )
@@ -99,6 +100,8 @@ class DirectoryApi:
         service.route("PUT", alias, Endpoint.ALIASES, self._put_alias)
         service.route("GET", alias, Endpoint.ALIASES, self._get_alias)
         service.route("DELETE", alias, Endpoint.ALIASES, self._delete_alias)
+        service.route("GET", "/v1/reconciliation", Endpoint.RECONCILIATION_READ, self._get_reconciliation)
+        service.route("POST", "/v1/reconciliation/fences", Endpoint.RECONCILIATION_REPORT, self._post_fences)
         service.route("GET", "/v1/topology", Endpoint.TOPOLOGY_READ, self._get_topology)
         service.route("PUT", "/v1/topology", Endpoint.TOPOLOGY_PUBLISH, self._put_topology)
         service.route("GET", "/.well-known/jwks.json", Endpoint.TOPOLOGY_READ, self._get_keys)
@@ -119,18 +122,13 @@ class DirectoryApi:
         return json_response(pin, status=201 if made else 200)
 
     async def _resolve(self, request: web.Request) -> web.Response:
-        wanted = dict.fromkeys((await read_body(request, ResolveRequest)).subject_keys)
-        pins = {pin.subject_key: pin for pin in await self._storage.pins(list(wanted))}
-        return json_response(
-            ResolveResponse(
-                pins=[pins[key] for key in wanted if key in pins], unknown=[key for key in wanted if key not in pins]
-            )
-        )
+        wanted = list(dict.fromkeys((await read_body(request, ResolveRequest)).subject_keys))
+        return web.Response(body=await self._storage.resolved(wanted), content_type="application/json")
 
     async def _snapshot(self, request: web.Request) -> web.StreamResponse:
         """Every pin, or those after ``?after=SUBJECT_KEY``, in the form of ``domicile.model.snapshot``."""
         after: bytes = SubjectKey.parse(request.query["after"]) if "after" in request.query else b""
-        position, _ = await self._storage.position()
+        position = await self._feed.settled()
         snapshot = SnapshotWriter()
         response = web.StreamResponse(headers={"Content-Type": "application/octet-stream", "Cache-Control": "no-store"})
         await response.prepare(request)
@@ -162,7 +160,7 @@ class DirectoryApi:
 
     async def _grant(self, request: web.Request) -> web.Response:
         body = await read_body(request, GrantRequest)
-        pin = await self._storage.pin(_subject(request))
+        pin = await self._storage.granting(_subject(request))
         check_grantable(pin, request[PEER])
         return json_response(
             GrantResponse(grant=self._signer.pin_grant(pin, self._deployment, body.incarnation)), status=201
@@ -186,6 +184,14 @@ class DirectoryApi:
         key = SubjectKey.parse(request.query["subject_key"])
         check_home(await self._storage.pin(key), request[PEER])
         await self._storage.delete_alias(kind, alias, key)
+        return web.Response(status=204)
+
+    async def _get_reconciliation(self, _: web.Request) -> web.Response:
+        return json_response(await reconciliation.standing(self._storage, self._topology))
+
+    async def _post_fences(self, request: web.Request) -> web.Response:
+        report = await read_body(request, FencesReport)
+        await reconciliation.take(self._storage, self._topology, request[PEER], report)
         return web.Response(status=204)
 
     async def _get_topology(self, _: web.Request) -> web.Response:

@@ -15,11 +15,14 @@ from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Final, Protocol
 
+from domicile.directory.history import Mark, MarkFile, Standing
 from domicile.model import Pin, Position, Unavailable
 from domicile.telemetry import warn
 
 BEAT_SECONDS: Final = 0.1
 HEARTBEAT_SECONDS: Final = 1.0
+KEEP_SECONDS: Final = 1.0
+"""Between two writes of the mark: a crash of the process and a loss in one second go unseen."""
 TRIM_SECONDS: Final = 600.0
 KEPT: Final = timedelta(days=1)
 BATCH: Final = 500
@@ -29,7 +32,7 @@ Write = Callable[[bytes], Awaitable[None]]
 class Log(Protocol):
     """The storage, as far as the feed reads it. Each method raises Unavailable."""
 
-    async def position(self) -> tuple[Position, int]: ...
+    async def standing(self, mark: Mark | None) -> Standing: ...
 
     async def changes(self, after: int, limit: int) -> list[tuple[int, Pin]]: ...
 
@@ -39,8 +42,12 @@ class Log(Protocol):
 class Feed:
     """Where the log stands, kept up to date while ``running``; ``stream`` serves one reader."""
 
-    def __init__(self, log: Log) -> None:
+    def __init__(self, log: Log, marks: MarkFile) -> None:
         self._log = log
+        self._marks = marks
+        self._mark = marks.read()
+        self._kept = self._mark
+        self._keep_at = 0.0
         self._news = asyncio.Condition()
         self._position: Position | None = None
         self._trimmed = 0
@@ -48,7 +55,11 @@ class Feed:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Follows the log inside the context; its readers end with it."""
+        """Follows the log inside the context; its readers end with it.
+
+        Raises Unavailable where the database does not say at once where it stands: nothing is served before that.
+        """
+        await self._look()
         tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._trim())]
         try:
             yield
@@ -58,6 +69,16 @@ class Feed:
                 task.cancel()
                 with suppress(asyncio.CancelledError):
                     await task
+            self._keep_at = 0.0
+            with suppress(Unavailable):
+                await self._look()
+
+    async def settled(self) -> Position:
+        """Where the log stands now. Raises Unavailable also where the database may have lost something."""
+        found = await self._look()
+        if found.reconciling:
+            raise Unavailable("the directory's database may have lost pins, and asks the cells")
+        return found.position
 
     def end(self) -> None:
         """Readers are told goodbye at their next beat: they come back to another process."""
@@ -65,15 +86,26 @@ class Feed:
 
     async def _follow(self) -> None:
         while True:
-            try:
-                position: Position | None
-                position, trimmed = await self._log.position()
-            except Unavailable:
-                position, trimmed = None, 0  # a reader hears nothing, and its stream's staleness tells it so
+            position: Position | None = None
+            trimmed = 0
+            # without a position a reader hears nothing, and its stream's staleness tells it so
+            with suppress(Unavailable):
+                found = await self._look()
+                if not found.reconciling:
+                    position, trimmed = found.position, found.trimmed
             async with self._news:
                 self._position, self._trimmed = position, trimmed
                 self._news.notify_all()
             await asyncio.sleep(BEAT_SECONDS)
+
+    async def _look(self) -> Standing:
+        found = await self._log.standing(self._mark)
+        self._mark = found.mark
+        now = asyncio.get_running_loop().time()
+        if self._mark != self._kept and (now >= self._keep_at or self._kept is None):
+            await asyncio.to_thread(self._marks.keep, self._mark)
+            self._kept, self._keep_at = self._mark, now + KEEP_SECONDS
+        return found
 
     async def _trim(self) -> None:
         while True:
@@ -106,6 +138,7 @@ class Feed:
         Raises Unavailable where the database cannot be used: the reader resumes from its last position.
         """
         reader = after
+        ahead = 0
         while not self._ended:
             now = await self._beyond(reader)
             if now is None or self._ended:
@@ -114,7 +147,14 @@ class Feed:
                 await write(event("anew", now))
                 return
             if reader.sequence > now.sequence:
-                continue  # read at another process, a beat ahead of this one
+                # read at another process, a beat ahead of this one; for longer only where this one has lost something
+                ahead += 1
+                if ahead > 1:
+                    warn("reader-ahead")
+                    await write(event("anew", now))
+                    return
+                continue
+            ahead = 0
             while reader.sequence < now.sequence:
                 found = await self._log.changes(reader.sequence, BATCH)
                 if not found or found[0][0] != reader.sequence + 1:

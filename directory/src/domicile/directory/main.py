@@ -15,6 +15,7 @@ from pydantic import Field
 
 from domicile.directory.api import DirectoryApi
 from domicile.directory.feed import Feed
+from domicile.directory.history import MarkFile
 from domicile.directory.storage import Storage
 from domicile.directory.topology import PublishedTopology
 from domicile.identity import Signer
@@ -76,7 +77,7 @@ async def serve_directory(settings: DirectorySettings) -> AsyncIterator[None]:
     async with Storage.connect(settings.credentials, Address(settings.storage)) as storage:
         await storage.publish_key(signer.public("pin-grant"))
         service = Service(settings, storage.probe, max_body=MAX_TOPOLOGY_BYTES)
-        feed = Feed(storage)
+        feed = Feed(storage, MarkFile(settings.state / "mark.json"))
         DirectoryApi(settings.deployment, storage, topology, signer, feed).add_to(service)
         async with feed.running(), service.listen(settings.address(), service.internal_context(CALLERS)):
             try:

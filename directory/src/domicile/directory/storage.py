@@ -15,6 +15,7 @@ from typing import Final, TypeAlias
 
 import asyncpg
 
+from domicile.directory.history import Mark, Standing, has_lost, wait_seconds
 from domicile.directory.placement import Round
 from domicile.directory.topology import Version
 from domicile.identity import Credentials
@@ -33,7 +34,7 @@ from domicile.model import (
     UnknownSubject,
 )
 from domicile.model.snapshot import MAX_RECORDS, Block
-from domicile.model.wire import SigningKey, TopologyDocument
+from domicile.model.wire import CellReport, FencesReport, ReconciliationDocument, SigningKey, TopologyDocument
 from domicile.telemetry import warn
 
 DATABASE: Final = "domicile"
@@ -43,6 +44,7 @@ WAIT_SECONDS: Final = 2.0
 """On each statement, connection and place in the pool; below the three seconds that callers wait."""
 _START_LOCK: Final = 0x646F6D64  # one number for all directory processes, as is the next
 _TOPOLOGY_LOCK: Final = 0x646F6D74
+_LOSS: Final = "DM007"  # log_changes of sql/schema.sql
 _SQL: Final = {path.stem: path.read_text() for path in (Path(__file__).parent / "sql").glob("*.sql")}
 
 Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
@@ -67,8 +69,22 @@ async def _translated() -> AsyncIterator[None]:
         warn("storage-unavailable", error=type(error).__name__)
         raise Unavailable("the directory's database cannot be used now") from error
     except asyncpg.PostgresError as error:
+        if error.sqlstate == _LOSS:
+            raise _unsettled() from None
         warn("storage-refused", error=type(error).__name__)
         raise DomicileError("the directory's database refused a statement") from error
+
+
+def _unsettled() -> Unavailable:
+    return Unavailable(
+        "the directory's database may have lost pins, and asks the cells", remedy="see `domicile pin reconcile`"
+    )
+
+
+async def _check_settled(connection: Connection) -> None:
+    """Raise Unavailable where nobody may say what is not in the database."""
+    if not await connection.fetchval(_SQL["find_settled"]):
+        raise _unsettled()
 
 
 def _pin(row: asyncpg.Record) -> Pin:
@@ -82,8 +98,7 @@ class ClaimTransaction:
         self._connection = connection
 
     async def topology_version(self) -> Version | None:
-        row = await self._connection.fetchrow(_SQL["find_topology_version"])
-        return Version(row["revision"], row["published"]) if row is not None else None
+        return await _find_version(self._connection)
 
     async def topology(self) -> TopologyDocument | None:
         return await _find_topology(self._connection)
@@ -106,9 +121,97 @@ class ClaimTransaction:
         await self._connection.execute(_SQL["keep_round"], jurisdiction, after.model_dump_json())
 
 
+async def _find_version(connection: Connection) -> Version | None:
+    row = await connection.fetchrow(_SQL["find_topology_version"])
+    return Version(row["revision"], row["published"]) if row is not None else None
+
+
 async def _find_topology(connection: Connection) -> TopologyDocument | None:
     row = await connection.fetchrow(_SQL["find_topology"])
     return TopologyDocument(revision=row["revision"], signed=row["signed"]) if row is not None else None
+
+
+async def _stand(connection: Connection, mark: Mark | None) -> Standing:
+    position = None if mark is None else mark.position
+    row = await connection.fetchrow(
+        _SQL["find_position"], position and position.generation, position.sequence if position else 0
+    )
+    assert row is not None
+    return Standing(
+        Position(generation=row["generation"], sequence=row["sequence"]),
+        row["trimmed"],
+        current=row["current"],
+        reconciling=row["reconciling"],
+        revision=row["revision"],
+        succeeded=row["succeeded"],
+    )
+
+
+class ReportTransaction:
+    """What a reconciliation reads and writes."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def topology_version(self) -> Version | None:
+        return await _find_version(self._connection)
+
+    async def topology(self) -> TopologyDocument | None:
+        return await _find_topology(self._connection)
+
+    async def state(self) -> ReconciliationDocument:
+        row = await self._connection.fetchrow(_SQL["find_reconciliation"])
+        assert row is not None
+        if row["age"] is None:
+            return ReconciliationDocument(generation=row["generation"], reconciling=False)
+        return ReconciliationDocument(
+            generation=row["generation"],
+            reconciling=True,
+            wait_seconds=wait_seconds(row["age"]),
+            revision=row["revision"],
+            wanted_revision=row["wanted_revision"],
+            cells=[_report(row) for row in await self._connection.fetch(_SQL["find_reports"])],
+        )
+
+    async def report(self, jurisdiction: str, cell: str) -> CellReport | None:
+        """Kept for this transaction alone: pages of one cell come one after the other."""
+        await self._connection.execute(_SQL["lock_clock"])
+        found = [_report(row) for row in await self._connection.fetch(_SQL["find_reports"])]
+        return next((each for each in found if (each.jurisdiction, each.cell) == (jurisdiction, cell)), None)
+
+    async def merge(self, before: CellReport, report: FencesReport) -> CellReport:
+        """Bring back what the page of a cell holds; how far the cell has come then."""
+        place = (before.jurisdiction, before.cell)
+        fences = [
+            [fence.subject_key for fence in report.fences],
+            [fence.epoch for fence in report.fences],
+            [fence.state for fence in report.fences],
+        ]
+        await self._connection.execute(_SQL["merge_fences"], *fences, *place)
+        contradictions = await self._connection.fetchval(_SQL["count_contradictions"], *fences, *place)
+        aliases = [
+            (kind, alias, fence.subject_key) for fence in report.fences for kind, alias in fence.alias_keys.items()
+        ]
+        columns = [list(column) for column in zip(*aliases, strict=True)] or [[], [], []]
+        await self._connection.execute(_SQL["merge_aliases"], *columns, *place)
+        after = before.model_copy(
+            update={
+                "last_key": report.fences[-1].subject_key if report.fences else before.last_key,
+                "fences": before.fences + len(report.fences),
+                "contradictions": before.contradictions + contradictions,
+                "done": report.last,
+            }
+        )
+        kept = (after.last_key or b"", after.fences, after.contradictions, after.done)
+        await self._connection.execute(_SQL["keep_report"], *place, *kept)
+        return after
+
+    async def end(self) -> None:
+        await self._connection.execute(_SQL["end_reconciliation"])
+
+
+def _report(row: asyncpg.Record) -> CellReport:
+    return CellReport(**(dict(row) | {"last_key": row["last_key"] or None}))
 
 
 class Storage:
@@ -160,32 +263,73 @@ class Storage:
         """A transaction that no publication of a topology overtakes; committed on leaving, undone by an error."""
         async with self._transaction() as connection:
             await connection.execute(_SQL["share_topology"], _TOPOLOGY_LOCK)
+            await _check_settled(connection)
             yield ClaimTransaction(connection)
 
     async def probe(self) -> None:
         async with self._transaction() as connection:
             await connection.fetchval(_SQL["probe"])
 
-    async def pins(self, keys: Sequence[SubjectKey]) -> list[Pin]:
-        """The pins of those of ``keys`` that have one, in no order."""
+    async def resolved(self, keys: Sequence[SubjectKey]) -> str:
+        """A ResolveResponse, as JSON."""
         async with self._transaction() as connection:
-            return [_pin(row) for row in await connection.fetch(_SQL["find_pins"], list(keys))]
+            row = await connection.fetchrow(_SQL["find_resolved"], list(keys))
+            assert row is not None
+            if not row["complete"]:
+                await _check_settled(connection)
+            body: str = row["body"]
+            return body
 
     async def pin(self, key: SubjectKey) -> Pin:
         """Raises UnknownSubject."""
-        if found := await self.pins([key]):
-            return found[0]
-        raise UnknownSubject("the subject has no pin")
-
-    async def position(self) -> tuple[Position, int]:
-        """Where the change log stands, and up to which sequence number it is no longer kept."""
         async with self._transaction() as connection:
-            row = await connection.fetchrow(_SQL["find_position"])
-            if row is not None and not row["current"]:
-                await connection.execute(_SQL["renew"])
-                row = await connection.fetchrow(_SQL["find_position"])
-        assert row is not None
-        return Position(generation=row["generation"], sequence=row["sequence"]), row["trimmed"]
+            row = await connection.fetchrow(_SQL["find_pins"], [key])
+            if row is None:
+                await _check_settled(connection)
+                raise UnknownSubject("the subject has no pin")
+        return _pin(row)
+
+    async def granting(self, key: SubjectKey) -> Pin:
+        """The pin for a grant. Raises UnknownSubject; Unavailable where it may be an old one."""
+        await self.check_settled()
+        return await self.pin(key)
+
+    async def check_settled(self) -> None:
+        """Raises Unavailable where the database may have lost something."""
+        async with self._transaction() as connection:
+            await _check_settled(connection)
+
+    async def standing(self, mark: Mark | None) -> Standing:
+        """Where the database stands, after a generation was begun if it is another history, or has lost something.
+
+        ``mark``: the furthest that this process has seen.
+        """
+        async with self._transaction() as connection:
+            found = await _stand(connection, mark)
+            if not found.current or (has_lost(mark, found)):
+                await connection.execute(_SQL["lock_clock"])
+                found = await _stand(connection, mark)
+                lost = has_lost(mark, found)
+                if (
+                    lost
+                    and found.reconciling
+                    and mark is not None
+                    and mark.position.generation != found.position.generation
+                ):
+                    await connection.execute(_SQL["add_loss"], mark.position.generation, mark.revision)
+                elif lost or not found.current:
+                    seen = None if mark is None else mark.position.generation
+                    await connection.execute(_SQL["begin_generation"], seen, lost, 0 if mark is None else mark.revision)
+                    warn("generation-begun", verdict="lost" if lost else "whole")
+                found = await _stand(connection, mark)
+        return found
+
+    @asynccontextmanager
+    async def reporting(self) -> AsyncIterator[ReportTransaction]:
+        """What cells tell, one page at a time; committed on leaving, undone by an error."""
+        async with self._transaction() as connection:
+            await connection.execute(_SQL["allow_reconciling"])
+            yield ReportTransaction(connection)
 
     async def changes(self, after: int, limit: int) -> list[tuple[int, Pin]]:
         """At most ``limit`` changes with the sequence numbers that follow ``after``, without a gap."""
@@ -211,6 +355,7 @@ class Storage:
     async def put_alias(self, kind: str, alias: AliasKey, key: SubjectKey) -> bool:
         """Whether it is new, for a subject that has a pin. Raises Conflict for another's alias."""
         async with self._transaction() as connection:
+            await _check_settled(connection)
             row = await connection.fetchrow(_SQL["put_alias"], kind, alias, key)
             assert row is not None
             if row["subject_key"] != key:
@@ -222,13 +367,15 @@ class Storage:
         """Whose alias it is. Raises NotFound."""
         async with self._transaction() as connection:
             holder: bytes | None = await connection.fetchval(_SQL["find_alias"], kind, alias)
-        if holder is None:
-            raise NotFound("nobody's alias")
+            if holder is None:
+                await _check_settled(connection)
+                raise NotFound("nobody's alias")
         return SubjectKey(holder)
 
     async def delete_alias(self, kind: str, alias: AliasKey, key: SubjectKey) -> None:
         """Afterwards the alias is not this subject's, whether or not it was."""
         async with self._transaction() as connection:
+            await _check_settled(connection)
             await connection.execute(_SQL["delete_alias"], kind, alias, key)
 
     async def topology(self) -> TopologyDocument:

@@ -7,14 +7,16 @@ are at home, each crossing on the record before the answer leaves.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Final, NoReturn
 
 from aiohttp import web
 
 from domicile.cells.gateway.grants import Grants
+from domicile.cells.gateway.reports import Reporter
 from domicile.client import DirectoryClient
 from domicile.model import (
     ALIAS_KINDS,
@@ -165,5 +167,13 @@ async def serve_gateway(settings: ProcessSettings) -> AsyncIterator[None]:
 
         service = Service(settings, ready)
         GatewayApi(identity, fences, abroad, Grants(directory, identity)).routes(service)
+        reporting = asyncio.create_task(Reporter(identity, fences, directory).run())
+        stack.push_async_callback(_ended, reporting)
         async with service.listen(settings.address(), service.internal_context([Role.APP, Role.ROUTER])):
             yield
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task

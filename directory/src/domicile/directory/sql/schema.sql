@@ -85,36 +85,77 @@ $$;
 
 INSERT INTO directory.clock (history) VALUES (directory.history()) ON CONFLICT DO NOTHING;
 
--- Begin a new generation where the history is another one than that of the last change. What was logged before
--- is of no use to anybody: who read it may have read what this history never had.
-CREATE OR REPLACE FUNCTION directory.renew() RETURNS void LANGUAGE plpgsql AS $$
+-- Since when claims are refused because this database has lost what was acknowledged, and below which revision of
+-- the topology that is not over.
+ALTER TABLE directory.clock ADD COLUMN IF NOT EXISTS reconciling_since timestamptz;
+ALTER TABLE directory.clock ADD COLUMN IF NOT EXISTS wanted_revision bigint NOT NULL DEFAULT 0;
+
+-- Which generation took the place of which, at which sequence number, and whether what was lost on the way is had
+-- back from the cells.
+CREATE TABLE IF NOT EXISTS directory.generations (
+    previous   uuid NOT NULL,
+    generation uuid NOT NULL,
+    began      bigint NOT NULL,
+    reconciled boolean NOT NULL,
+    started    timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (previous, generation)
+);
+
+-- What each cell has told of its fences in this reconciliation, in the order of their keys.
+CREATE TABLE IF NOT EXISTS directory.reports (
+    jurisdiction   text NOT NULL,
+    cell           text NOT NULL,
+    last_key       bytea NOT NULL,
+    fences         bigint NOT NULL,
+    contradictions bigint NOT NULL,
+    done           boolean NOT NULL,
+    PRIMARY KEY (jurisdiction, cell)
+);
+
+-- Begin a generation: of another history of the database, or of one that has lost something. What was logged before
+-- is of no use to anybody: who read it may have read what this history never had. seen: the generation that the
+-- process which noticed had seen last.
+CREATE OR REPLACE FUNCTION directory.begin_generation(seen uuid, lost boolean, revision bigint) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+    before directory.clock;
 BEGIN
-    IF EXISTS (SELECT FROM directory.clock WHERE history = directory.history()) THEN
-        RETURN;
+    SELECT * INTO before FROM directory.clock FOR UPDATE;
+    IF lost THEN
+        DELETE FROM directory.reports;
+        UPDATE directory.clock
+        SET reconciling_since = clock_timestamp(), wanted_revision = greatest(wanted_revision, revision);
     END IF;
-    UPDATE directory.clock
-    SET generation = gen_random_uuid(), history = directory.history(), trimmed = sequence
-    WHERE history <> directory.history();
-    IF FOUND THEN
-        DELETE FROM directory.changes;
-    END IF;
+    UPDATE directory.clock SET generation = gen_random_uuid(), history = directory.history(), trimmed = sequence;
+    DELETE FROM directory.changes;
+    INSERT INTO directory.generations (previous, generation, began, reconciled)
+    SELECT known, now.generation, now.sequence, lost
+    FROM directory.clock AS now, unnest(ARRAY[before.generation, seen]) AS known
+    WHERE known IS NOT NULL
+    ON CONFLICT DO NOTHING;
 END
 $$;
 
--- One statement's changes of pins into the log, whichever statement it was.
+-- One statement's changes of pins into the log, whichever statement it was. Refused in a history that no process has
+-- looked at yet, and in one that has lost something, but for what brings it back.
 CREATE OR REPLACE FUNCTION directory.log_changes() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     changed bigint;
-    before  bigint;
+    now     directory.clock;
 BEGIN
     SELECT count(*) INTO changed FROM after_rows;
     IF changed = 0 THEN
         RETURN NULL;
     END IF;
-    PERFORM directory.renew();
-    UPDATE directory.clock SET sequence = sequence + changed RETURNING sequence - changed INTO before;
+    UPDATE directory.clock SET sequence = sequence + changed RETURNING * INTO now;
+    IF now.history <> directory.history() OR (
+        now.reconciling_since IS NOT NULL AND current_setting('directory.reconciling', true) IS DISTINCT FROM 'on'
+    ) THEN
+        RAISE EXCEPTION 'the database may have lost pins' USING ERRCODE = 'DM007';
+    END IF;
     INSERT INTO directory.changes (sequence, subject_key, jurisdiction, cell, epoch, state)
-    SELECT before + row_number() OVER (), subject_key, jurisdiction, cell, epoch, state FROM after_rows;
+    SELECT now.sequence - changed + row_number() OVER (), subject_key, jurisdiction, cell, epoch, state
+    FROM after_rows;
     RETURN NULL;
 END
 $$;

@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -20,10 +20,9 @@ import asyncpg
 from domicile.model.errors import FenceRefused, Unavailable
 from domicile.model.ids import AliasKey, SubjectKey
 from domicile.model.pins import PinGrant
+from domicile.model.wire import FenceReport, FenceState
 from domicile.sdk.store.failures import untold
 from domicile.sdk.store.queries import query
-
-FenceState = Literal["open", "closed", "retired"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +82,19 @@ class FenceStore:
         arguments = (grant.sub, grant.cell, grant.jur, grant.incarnation, grant.epoch, aliases)
         row = await untold(self._pool.fetchrow(query("open_fence"), *arguments))
         return _fence(grant.sub, row)
+
+    async def page(self, after: SubjectKey | None, limit: int) -> list[FenceReport]:
+        """The next fences after a key, in the order of their keys, whatever state they are in."""
+        rows = await untold(self._pool.fetch(query("fences_after"), after or b"", limit))
+        return [
+            FenceReport(
+                subject_key=SubjectKey(row["subject_key"]),
+                epoch=row["epoch"],
+                state=row["state"],
+                alias_keys=json.loads(row["alias_keys"]),
+            )
+            for row in rows
+        ]
 
     async def record_border(self, *, from_jurisdiction: str, role: str, kind: str, verdict: str) -> None:
         """Keep that something crossed, or tried to; committed when this returns."""

@@ -46,3 +46,11 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
 -- name: one_at_a_time
 -- Schemas are applied one after the other.
 SELECT pg_advisory_xact_lock(hashtext('domicile.schema'))
+
+-- name: fences_after
+-- The next fences after a key ($1), at most $2 of them.
+SELECT subject_key, epoch, state, alias_keys
+FROM domicile.fences
+WHERE subject_key > $1
+ORDER BY subject_key
+LIMIT $2

@@ -1,0 +1,2 @@
+-- Claims are taken again.
+UPDATE directory.clock SET reconciling_since = NULL

@@ -1,0 +1,282 @@
+"""A database that was put back to an earlier time: nothing is claimed, granted or denied until the cells have told."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+from domicile_testing import Storage, Trust, running_storage
+from domicile_testing.cell import superuser
+from domicile_testing.directories import RunningDirectory, any_key, directory_settings, forget_marks, serving
+
+from domicile.cells.gateway.reports import Reporter
+from domicile.client import DirectoryClient
+from domicile.directory.history import Mark, MarkFile, Standing, has_lost, wait_seconds
+from domicile.identity import Signer
+from domicile.model import (
+    GLOBAL,
+    AliasKey,
+    Conflict,
+    Endpoint,
+    Identity,
+    InvalidInput,
+    Pin,
+    Position,
+    Role,
+    SubjectKey,
+    Unavailable,
+    UnknownSubject,
+)
+from domicile.model.wire import ClaimRequest, FenceReport, FencesReport
+
+GERMANY, AMERICA = ClaimRequest(residence="DE"), ClaimRequest(residence="US")
+CELLS = {"eu-1": "eu", "eu-2": "eu", "us-1": "us"}
+ONE, OTHER = UUID(int=1), UUID(int=2)
+QUIET_IS_OVER = "UPDATE directory.clock SET reconciling_since = reconciling_since - interval '2 minutes'"
+
+
+def standing(sequence: int, generation: UUID = ONE, *, current: bool = True, succeeded: bool = False) -> Standing:
+    position = Position(generation=generation, sequence=sequence)
+    return Standing(position, 0, current, reconciling=False, revision=7, succeeded=succeeded)
+
+
+def mark(sequence: int, generation: UUID = ONE, revision: int = 7) -> Mark:
+    return Mark(position=Position(generation=generation, sequence=sequence), revision=revision)
+
+
+@pytest.mark.parametrize(
+    ("seen", "found", "lost"),
+    [
+        pytest.param(None, standing(5), False, id="a new process"),
+        pytest.param(None, standing(5, current=False), True, id="a new process, another history"),
+        pytest.param(mark(5), standing(5), False, id="nothing happened"),
+        pytest.param(mark(5), standing(9), False, id="others claimed"),
+        pytest.param(mark(5), standing(5, current=False), False, id="promoted with everything"),
+        pytest.param(mark(5), standing(4, current=False), True, id="promoted without the last"),
+        pytest.param(mark(5), standing(4), True, id="an old copy put back"),
+        pytest.param(mark(5, revision=8), standing(5), True, id="an older topology"),
+        pytest.param(mark(5, OTHER), standing(9), True, id="a generation never heard of"),
+        pytest.param(mark(5, OTHER), standing(9, succeeded=True), False, id="a generation that followed mine"),
+    ],
+)
+def test_what_counts_as_lost(seen: Mark | None, found: Standing, lost: bool) -> None:
+    assert has_lost(seen, found) is lost
+
+
+def test_reports_wait_for_grants_to_expire() -> None:
+    assert [wait_seconds(age) for age in (None, 0.0, 60.2, 90.0, 1e6)] == [0, 90, 30, 0, 0]
+
+
+def test_a_mark_is_kept_and_a_broken_one_is_refused(tmp_path: Path) -> None:
+    marks = MarkFile(tmp_path / "mark.json")
+    assert marks.read() is None
+    marks.keep(mark(5))
+    assert marks.read() == mark(5)
+    (tmp_path / "mark.json").write_text("{")
+    with pytest.raises(InvalidInput, match="not a mark"):
+        marks.read()
+
+
+@dataclass
+class Cell:
+    """A cell's fences, as its gateway reads them."""
+
+    fences: dict[SubjectKey, FenceReport] = field(default_factory=dict)
+
+    def hold(self, pin: Pin, state: str = "open", aliases: dict[str, AliasKey] | None = None) -> None:
+        fields = {"subject_key": pin.subject_key, "epoch": pin.epoch, "state": state, "alias_keys": aliases or {}}
+        self.fences[pin.subject_key] = FenceReport.model_validate(fields)
+
+    async def page(self, after: SubjectKey | None, limit: int) -> list[FenceReport]:
+        keys = sorted(key for key in self.fences if after is None or key > after)
+        return [self.fences[key] for key in keys[:limit]]
+
+
+@dataclass
+class Cells:
+    all: dict[str, Cell] = field(default_factory=lambda: {name: Cell() for name in CELLS})
+
+    def hold(self, pin: Pin, aliases: dict[str, AliasKey] | None = None) -> None:
+        self.all[pin.cell].hold(pin, aliases=aliases)
+
+    async def report(self, directory: RunningDirectory, *names: str) -> None:
+        for name in names or CELLS:
+            identity = Identity("acme", CELLS[name], Role.GATEWAY, f"{name}.fra")
+            client = gateway(directory, name)
+            await Reporter(identity, self.all[name], client).report_if_asked()
+
+
+def gateway(directory: RunningDirectory, cell: str) -> DirectoryClient:
+    return directory.client(CELLS[cell], Role.GATEWAY, f"{cell}.fra")
+
+
+async def check_refuses(directory: RunningDirectory, known: Pin) -> None:
+    """Nothing is claimed, granted or denied; what is known is still told."""
+    app = directory.app
+    assert await app.pin(known.subject_key) == known
+    for refused in [
+        app.claim(any_key(), GERMANY),
+        app.pin(any_key(), fresh=True),
+        app.resolve([known.subject_key, any_key()]),
+        app.put_alias("email", AliasKey(any_key()), known.subject_key),
+        app.alias("email", AliasKey(any_key())),
+        gateway(directory, known.cell).grant(known.subject_key, uuid4()),
+    ]:
+        with pytest.raises(Unavailable, match="may have lost"):
+            await refused
+    router = directory.client("eu", Role.ROUTER)
+    with pytest.raises(Unavailable):
+        async with router.snapshot() as snapshot:
+            await snapshot.head()
+
+
+@contextmanager
+def database_at(trust: Trust, folder: Path) -> Iterator[Storage]:
+    arguments = (trust, folder, Endpoint.DIRECTORY_STORAGE, GLOBAL, "fra", "domicile_directory")
+    with running_storage(*arguments) as storage:
+        yield storage
+
+
+@asynccontextmanager
+async def directory_at(trust: Trust, folder: Path, operator: Signer) -> AsyncIterator[RunningDirectory]:
+    with database_at(trust, folder) as storage:
+        async with serving(directory_settings(trust, storage.address, operator), trust, operator) as directory:
+            yield directory
+
+
+@pytest.mark.parametrize("promoted", [False, True], ids=["copied back", "recovered to a point in time"])
+async def test_a_database_restored_to_an_hour_ago(
+    trust: Trust, operator: Signer, tmp_path: Path, *, promoted: bool
+) -> None:
+    forget_marks(trust)
+    folder, cells = tmp_path / "pg", Cells()
+    async with directory_at(trust, folder, operator) as directory:
+        await directory.publish(1)
+        early = [await directory.app.claim(any_key(), GERMANY) for _ in range(3)]
+    shutil.copytree(folder, tmp_path / "backup", symlinks=True)
+    async with directory_at(trust, folder, operator) as directory:
+        late = [await directory.app.claim(any_key(), claim) for claim in (GERMANY, AMERICA, GERMANY)]
+        email = AliasKey(any_key())
+        await directory.client(late[1].jurisdiction, Role.APP, f"{late[1].cell}.fra").put_alias(
+            "email", email, late[1].subject_key
+        )
+        position = MarkFile(directory.state / "mark.json")
+        for pin in early + late:
+            cells.hold(pin, {"email": email} if pin == late[1] else None)
+    kept = position.read()
+    assert kept is not None, "the mark is kept when a process ends"
+    shutil.rmtree(folder)
+    (tmp_path / "backup").rename(folder)
+    if promoted:
+        (folder / "data" / "standby.signal").touch()
+        with database_at(trust, folder) as storage:
+            async with superuser(storage) as connection:
+                assert await connection.fetchval("SELECT pg_promote()")
+    async with directory_at(trust, folder, operator) as directory:
+        await check_refuses(directory, early[0])
+        for name in CELLS:
+            assert not (await gateway(directory, name).reconciliation()).cells
+        await cells.report(directory)
+        assert (await directory.client(GLOBAL, Role.OPERATOR).reconciliation()).wait_seconds > 60, "too early"
+    with database_at(trust, folder) as storage:
+        async with superuser(storage) as connection:
+            await connection.execute(QUIET_IS_OVER)
+        async with serving(directory_settings(trust, storage.address, operator), trust, operator) as directory:
+            await cells.report(directory, "eu-1", "us-1")
+            await check_refuses(directory, early[0])
+            waiting = await directory.client(GLOBAL, Role.OPERATOR).reconciliation()
+            assert waiting.waiting_for == ["eu-2"]
+            await cells.report(directory, "eu-2")
+            assert not (await directory.client(GLOBAL, Role.OPERATOR).reconciliation()).reconciling
+            found = await directory.app.resolve([pin.subject_key for pin in early + late])
+            assert found.pins == early + late, "no acknowledged pin is lost"
+            assert await directory.app.alias("email", email) == late[1].subject_key
+            again = await directory.app.claim(late[1].subject_key, AMERICA)
+            assert again == late[1], "no second home"
+            with pytest.raises(UnknownSubject):
+                await directory.app.pin(any_key())
+            assert (await directory.app.claim(any_key(), GERMANY)).epoch == 1
+
+
+@pytest.fixture
+async def reconciling(
+    directory: RunningDirectory, database: asyncpg.Connection, trust: Trust, storage: Storage, operator: Signer
+) -> AsyncIterator[RunningDirectory]:
+    """A directory whose database fell short of the mark of a process that starts beside it."""
+    settings = directory_settings(trust, storage.address, operator, name="iad")
+    position = Position(generation=uuid4(), sequence=10**6)
+    settings.state.mkdir(parents=True, exist_ok=True)
+    MarkFile(settings.state / "mark.json").keep(Mark(position=position, revision=1))
+    async with serving(settings, trust, operator):
+        await database.execute(QUIET_IS_OVER)
+        yield directory
+
+
+async def test_two_cells_that_hold_one_subject_end_nothing(reconciling: RunningDirectory) -> None:
+    cells, key = Cells(), any_key()
+    for name in ("eu-1", "us-1"):
+        cells.hold(Pin(subject_key=key, jurisdiction=CELLS[name], cell=name, epoch=4))
+    await cells.report(reconciling)
+    state = await reconciling.client(GLOBAL, Role.OPERATOR).reconciliation()
+    assert state.reconciling
+    assert {report.cell: report.contradictions for report in state.cells} == {"eu-1": 0, "eu-2": 0, "us-1": 1}
+    cells.all["us-1"].hold(Pin(subject_key=key, jurisdiction="us", cell="us-1", epoch=4), state="retired")
+    await cells.report(reconciling)
+    assert not (await reconciling.client(GLOBAL, Role.OPERATOR).reconciliation()).reconciling
+    assert (await reconciling.app.pin(key)).cell == "eu-1"
+
+
+async def test_a_moved_subject_is_at_home_where_its_fence_is_higher(reconciling: RunningDirectory) -> None:
+    cells, moved, gone = Cells(), any_key(), any_key()
+    cells.hold(Pin(subject_key=moved, jurisdiction="us", cell="us-1", epoch=9))
+    cells.all["eu-1"].hold(Pin(subject_key=moved, jurisdiction="eu", cell="eu-1", epoch=8), state="retired")
+    cells.all["eu-1"].hold(Pin(subject_key=gone, jurisdiction="eu", cell="eu-1", epoch=3), state="retired")
+    await cells.report(reconciling, "us-1", "eu-1", "eu-2")
+    assert (await reconciling.app.pin(moved)).cell == "us-1"
+    tombstone = await reconciling.app.pin(gone)
+    assert (tombstone.state, tombstone.epoch) == ("erased", 3)
+
+
+async def test_many_fences_come_page_by_page_and_an_odd_page_is_refused(reconciling: RunningDirectory) -> None:
+    cells = Cells()
+    for _ in range(2500):
+        cells.hold(Pin(subject_key=any_key(), jurisdiction="eu", cell="eu-1", epoch=2))
+    generation = (await gateway(reconciling, "eu-1").reconciliation()).generation
+    odd = FencesReport(generation=generation, after=any_key(), fences=[], last=True)
+    wrong = FencesReport(generation=uuid4(), fences=[], last=True)
+    for report in (odd, wrong):
+        with pytest.raises(Conflict):
+            await gateway(reconciling, "eu-1").report_fences(report)
+    await cells.report(reconciling)
+    assert not (await gateway(reconciling, "eu-1").reconciliation()).reconciling
+    keys = sorted(cells.all["eu-1"].fences)
+    assert not (await reconciling.app.resolve(keys[:1000])).unknown
+    assert not (await reconciling.app.resolve(keys[-1000:])).unknown
+
+
+async def test_it_waits_for_the_topology_that_was_published(
+    reconciling: RunningDirectory, database: asyncpg.Connection
+) -> None:
+    await database.execute("UPDATE directory.clock SET wanted_revision = 2")
+    cells = Cells()
+    await cells.report(reconciling)
+    assert (await gateway(reconciling, "eu-1").reconciliation()).reconciling
+    await reconciling.publish(2)
+    await database.execute("UPDATE directory.reports SET done = false WHERE cell = 'eu-1'")
+    await cells.report(reconciling, "eu-1")
+    assert not (await gateway(reconciling, "eu-1").reconciliation()).reconciling
+
+
+async def test_a_process_that_comes_back_late_begins_no_second_reconciliation(
+    reconciling: RunningDirectory, trust: Trust, storage: Storage, operator: Signer
+) -> None:
+    await Cells().report(reconciling)
+    pin = await reconciling.app.claim(any_key(), GERMANY)
+    async with serving(directory_settings(trust, storage.address, operator, name="iad2"), trust, operator) as late:
+        assert await late.app.claim(pin.subject_key, GERMANY) == pin
