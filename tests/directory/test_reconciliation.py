@@ -119,12 +119,13 @@ def gateway(directory: RunningDirectory, cell: str) -> DirectoryClient:
 async def check_refuses(directory: RunningDirectory, known: Pin) -> None:
     """Nothing is claimed, granted or denied; what is known is still told."""
     app = directory.app
+    at_home = directory.client(known.jurisdiction, Role.APP, f"{known.cell}.fra")
     assert await app.pin(known.subject_key) == known
     for refused in [
         app.claim(any_key(), GERMANY),
         app.pin(any_key(), fresh=True),
         app.resolve([known.subject_key, any_key()]),
-        app.put_alias("email", AliasKey(any_key()), known.subject_key),
+        at_home.put_alias("email", AliasKey(any_key()), known.subject_key),
         app.alias("email", AliasKey(any_key())),
         gateway(directory, known.cell).grant(known.subject_key, uuid4()),
     ]:
