@@ -38,6 +38,7 @@ TREE = {
     "CrossBorderAccess": ("cross-border-access", 451, "Misdirected"),
     "FenceRefused": ("fence-refused", 421, "DomicileError"),
     "Unavailable": ("unavailable", 503, "DomicileError"),
+    "TooMany": ("too-many", 429, "Unavailable"),
 }
 CLASSES = {
     name: value for name, value in vars(model).items() if isinstance(value, type) and issubclass(value, DomicileError)

@@ -12,9 +12,9 @@ FACADES = {
         CellState Conflict CrossBorderAccess DomicileError Endpoint FenceRefused FieldClass Forbidden
         IdentitiesDisagree Identity InvalidInput Jurisdiction Manifest ManifestError ManifestProblem Misdirected
         ModelError NotFound Pepper Personal Pin PinGrant PinState Position ResidencyToken Risk Role Router Rule Scope
-        Shareable SubjectKey TokenInvalid TokenType TooLarge Travellers Unauthenticated Unavailable UnknownSubject
-        UnsupportedQuery Withheld WrongCell WrongJurisdiction Zone by_code load_manifest may normalise_alias
-        parse_manifest read_yaml require
+        Shareable SubjectKey TokenInvalid TokenType TooLarge TooMany Travellers Unauthenticated Unavailable
+        UnknownSubject UnsupportedQuery Withheld WrongCell WrongJurisdiction Zone by_code load_manifest may
+        normalise_alias parse_manifest read_yaml require
     """,
     "domicile.identity": """
         Authority Credentials Signer Verifier identity_of key_id peer_of public_key public_server sign_topology

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ValidationError
 from domicile.identity import Credentials
 from domicile.model.access import Role
 from domicile.model.addresses import Network, literal, may_listen
-from domicile.model.errors import DomicileError, InvalidInput, Misdirected, Unavailable, by_code
+from domicile.model.errors import DomicileError, InvalidInput, Misdirected, TooMany, Unavailable, by_code
 from domicile.model.wire import Problem
 from domicile.telemetry import REFUSALS, warn
 
@@ -86,9 +86,10 @@ def error_from(status: int, body: bytes, where: str, retry_after: str | None = N
                 subject_key="",
                 public_host=problem.public_host,
             )
-        if status >= 500:
+        if status >= 500 or (kind is not None and issubclass(kind, TooMany)):
             seconds = int(retry_after) if retry_after and re.fullmatch(r"[0-9]{1,6}", retry_after) else 2
-            return Unavailable(detail, where=where, retry_after=min(seconds, MAX_RETRY_SECONDS))
+            later = TooMany if kind is TooMany else Unavailable
+            return later(detail, where=where, retry_after=min(seconds, MAX_RETRY_SECONDS))
         return InvalidInput(detail, where=where)
     return kind(detail, where=where, remedy=problem.remedy or "")
 

@@ -19,6 +19,7 @@
     │   └── CrossBorderAccess   the home lies in another jurisdiction                451 / 307
     ├── FenceRefused            the cell's database does not hold the subject open   421
     └── Unavailable             try again later; carries ``retry_after`` seconds     503
+        └── TooMany             more than this caller is given at a time            429
 
 Errors carry fields, not sentences: ``what`` happened, ``where``, and the ``remedy``. None of them may
 hold a personal value; field names, table names, codes and subject keys are what they may name.
@@ -177,6 +178,13 @@ class Unavailable(DomicileError):
     def __init__(self, what: str, *, where: str = "", remedy: str = "", retry_after: int = 2) -> None:
         self.retry_after = retry_after
         super().__init__(what, where=where, remedy=remedy)
+
+
+class TooMany(Unavailable):
+    """This caller has asked more often than it may; others are served."""
+
+    code = "too-many"
+    status = HTTPStatus.TOO_MANY_REQUESTS
 
 
 def _tree(root: type[DomicileError]) -> dict[str, type[DomicileError]]:

@@ -39,6 +39,26 @@ class Pin(Frozen):
     epoch: Epoch
     state: PinState = PinState.ACTIVE
 
+    @classmethod
+    def trusted(cls, subject_key: SubjectKey, jurisdiction: str, cell: str, epoch: int, state: PinState) -> Pin:
+        """A pin from a store of ours, which was checked on its way in: not checked again.
+
+        As ``model_construct``, in a third of its time, which is most of a look-up's.
+        """
+        pin = object.__new__(cls)
+        fields = {
+            "subject_key": subject_key,
+            "jurisdiction": jurisdiction,
+            "cell": cell,
+            "epoch": epoch,
+            "state": state,
+        }
+        object.__setattr__(pin, "__dict__", fields)
+        object.__setattr__(pin, "__pydantic_fields_set__", set(fields))
+        object.__setattr__(pin, "__pydantic_extra__", None)
+        object.__setattr__(pin, "__pydantic_private__", None)
+        return pin
+
 
 class Position(Frozen):
     """How far a reader has come in the directory's change log: its generation, and the last sequence number seen.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from domicile.directory import reconciliation
+from domicile.directory.allowance import Allowance
 from domicile.directory.claims import claim
 from domicile.directory.feed import Feed
 from domicile.directory.storage import Storage
@@ -70,7 +71,7 @@ def _subject(request: web.Request) -> SubjectKey:
     return SubjectKey.parse(request.match_info["subject_key"])
 
 
-def _alias(request: web.Request) -> tuple[str, AliasKey]:
+def _read_alias(request: web.Request) -> tuple[str, AliasKey]:
     kind = request.match_info["kind"]
     if kind not in ALIAS_KINDS:
         raise InvalidInput("unknown kind of alias", remedy=f"one of {', '.join(ALIAS_KINDS)}")
@@ -81,13 +82,20 @@ class DirectoryApi:
     """The routes of one directory process. ``signer`` signs pin grants."""
 
     def __init__(
-        self, deployment: str, storage: Storage, topology: PublishedTopology, signer: Signer, feed: Feed
+        self,
+        deployment: str,
+        storage: Storage,
+        topology: PublishedTopology,
+        signer: Signer,
+        feed: Feed,
+        allowance: Allowance,
     ) -> None:
         self._deployment = deployment
         self._storage = storage
         self._topology = topology
         self._signer = signer
         self._feed = feed
+        self._allowance = allowance
 
     def add_to(self, service: Service) -> None:
         pin, alias = "/v1/pins/{subject_key}", "/v1/aliases/{kind}/{alias_key}"
@@ -166,19 +174,23 @@ class DirectoryApi:
             GrantResponse(grant=self._signer.pin_grant(pin, self._deployment, body.incarnation)), status=201
         )
 
+    def _alias(self, request: web.Request) -> tuple[str, AliasKey]:
+        self._allowance.take(request[PEER])
+        return _read_alias(request)
+
     async def _put_alias(self, request: web.Request) -> web.Response:
-        kind, alias = _alias(request)
+        kind, alias = self._alias(request)
         key = (await read_body(request, AliasRequest)).subject_key
         check_home(await self._storage.pin(key), request[PEER])
         made = await self._storage.put_alias(kind, alias, key)
         return json_response(AliasDocument(alias_key=alias, subject_key=key), status=201 if made else 200)
 
     async def _get_alias(self, request: web.Request) -> web.Response:
-        kind, alias = _alias(request)
+        kind, alias = self._alias(request)
         return json_response(AliasDocument(alias_key=alias, subject_key=await self._storage.alias(kind, alias)))
 
     async def _delete_alias(self, request: web.Request) -> web.Response:
-        kind, alias = _alias(request)
+        kind, alias = self._alias(request)
         if "subject_key" not in request.query:
             raise InvalidInput("whose alias is to be deleted is missing", remedy="add ?subject_key=")
         key = SubjectKey.parse(request.query["subject_key"])

@@ -13,6 +13,7 @@ from typing import Final
 import typer
 from pydantic import Field
 
+from domicile.directory.allowance import Allowance
 from domicile.directory.api import DirectoryApi
 from domicile.directory.feed import Feed
 from domicile.directory.history import MarkFile
@@ -50,6 +51,10 @@ class DirectorySettings(ProcessSettings):
 
     storage: AddressField = Field(description="the directory's own database, host:port")
     operators: Path = Field(description="folder of operators' public keys (*.pem), who sign the topology")
+    alias_rate: float = Field(
+        default=200.0, gt=0, le=1e6, description="questions about aliases a second that each calling process may ask"
+    )
+    alias_burst: float = Field(default=400.0, ge=1, le=1e6, description="and how many of them at once after a pause")
 
 
 def check_settings(settings: DirectorySettings) -> None:
@@ -78,7 +83,8 @@ async def serve_directory(settings: DirectorySettings) -> AsyncIterator[None]:
         await storage.publish_key(signer.public("pin-grant"))
         service = Service(settings, storage.probe, max_body=MAX_TOPOLOGY_BYTES)
         feed = Feed(storage, MarkFile(settings.state / "mark.json"))
-        DirectoryApi(settings.deployment, storage, topology, signer, feed).add_to(service)
+        allowance = Allowance(settings.alias_rate, settings.alias_burst)
+        DirectoryApi(settings.deployment, storage, topology, signer, feed, allowance).add_to(service)
         async with feed.running(), service.listen(settings.address(), service.internal_context(CALLERS)):
             try:
                 yield

@@ -27,6 +27,7 @@ from domicile.model import (
     DomicileError,
     NotFound,
     Pin,
+    PinState,
     Position,
     Role,
     SubjectKey,
@@ -45,13 +46,13 @@ WAIT_SECONDS: Final = 2.0
 _START_LOCK: Final = 0x646F6D64  # one number for all directory processes, as is the next
 _TOPOLOGY_LOCK: Final = 0x646F6D74
 _LOSS: Final = "DM007"  # log_changes of sql/schema.sql
-_SQL: Final = {path.stem: path.read_text() for path in (Path(__file__).parent / "sql").glob("*.sql")}
+SQL: Final = {path.stem: path.read_text() for path in (Path(__file__).parent / "sql").glob("*.sql")}
 
 Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 
 
 @asynccontextmanager
-async def _translated() -> AsyncIterator[None]:
+async def translated() -> AsyncIterator[None]:
     """No error of the driver passes: "try again later" is Unavailable, any other is a fault of ours, without text."""
     try:
         yield
@@ -83,12 +84,14 @@ def _unsettled() -> Unavailable:
 
 async def _check_settled(connection: Connection) -> None:
     """Raise Unavailable where nobody may say what is not in the database."""
-    if not await connection.fetchval(_SQL["find_settled"]):
+    if not await connection.fetchval(SQL["find_settled"]):
         raise _unsettled()
 
 
 def _pin(row: asyncpg.Record) -> Pin:
-    return Pin(**dict(row))
+    return Pin.trusted(
+        SubjectKey(row["subject_key"]), row["jurisdiction"], row["cell"], row["epoch"], PinState(row["state"])
+    )
 
 
 class ClaimTransaction:
@@ -104,37 +107,37 @@ class ClaimTransaction:
         return await _find_topology(self._connection)
 
     async def pin(self, key: SubjectKey) -> Pin | None:
-        row = await self._connection.fetchrow(_SQL["find_pins"], [key])
+        row = await self._connection.fetchrow(SQL["find_pins"], [key])
         return _pin(row) if row is not None else None
 
     async def lock_round(self, jurisdiction: str) -> Round:
         """The counts of a jurisdiction; nobody else places there until this transaction ends."""
-        await self._connection.execute(_SQL["begin_round"], jurisdiction)
-        return Round.model_validate_json(await self._connection.fetchval(_SQL["lock_round"], jurisdiction))
+        await self._connection.execute(SQL["begin_round"], jurisdiction)
+        return Round.model_validate_json(await self._connection.fetchval(SQL["lock_round"], jurisdiction))
 
     async def add_pin(self, pin: Pin) -> bool:
         """False where the subject has a pin already, of a transaction that has ended."""
         values = (pin.subject_key, pin.jurisdiction, pin.cell, pin.epoch, pin.state.value)
-        return await self._connection.fetchval(_SQL["add_pin"], *values) is not None
+        return await self._connection.fetchval(SQL["add_pin"], *values) is not None
 
     async def keep_round(self, jurisdiction: str, after: Round) -> None:
-        await self._connection.execute(_SQL["keep_round"], jurisdiction, after.model_dump_json())
+        await self._connection.execute(SQL["keep_round"], jurisdiction, after.model_dump_json())
 
 
 async def _find_version(connection: Connection) -> Version | None:
-    row = await connection.fetchrow(_SQL["find_topology_version"])
+    row = await connection.fetchrow(SQL["find_topology_version"])
     return Version(row["revision"], row["published"]) if row is not None else None
 
 
 async def _find_topology(connection: Connection) -> TopologyDocument | None:
-    row = await connection.fetchrow(_SQL["find_topology"])
+    row = await connection.fetchrow(SQL["find_topology"])
     return TopologyDocument(revision=row["revision"], signed=row["signed"]) if row is not None else None
 
 
 async def _stand(connection: Connection, mark: Mark | None) -> Standing:
     position = None if mark is None else mark.position
     row = await connection.fetchrow(
-        _SQL["find_position"], position and position.generation, position.sequence if position else 0
+        SQL["find_position"], position and position.generation, position.sequence if position else 0
     )
     assert row is not None
     return Standing(
@@ -160,7 +163,7 @@ class ReportTransaction:
         return await _find_topology(self._connection)
 
     async def state(self) -> ReconciliationDocument:
-        row = await self._connection.fetchrow(_SQL["find_reconciliation"])
+        row = await self._connection.fetchrow(SQL["find_reconciliation"])
         assert row is not None
         if row["age"] is None:
             return ReconciliationDocument(generation=row["generation"], reconciling=False)
@@ -170,13 +173,13 @@ class ReportTransaction:
             wait_seconds=wait_seconds(row["age"]),
             revision=row["revision"],
             wanted_revision=row["wanted_revision"],
-            cells=[_report(row) for row in await self._connection.fetch(_SQL["find_reports"])],
+            cells=[_report(row) for row in await self._connection.fetch(SQL["find_reports"])],
         )
 
     async def report(self, jurisdiction: str, cell: str) -> CellReport | None:
         """Kept for this transaction alone: pages of one cell come one after the other."""
-        await self._connection.execute(_SQL["lock_clock"])
-        found = [_report(row) for row in await self._connection.fetch(_SQL["find_reports"])]
+        await self._connection.execute(SQL["lock_clock"])
+        found = [_report(row) for row in await self._connection.fetch(SQL["find_reports"])]
         return next((each for each in found if (each.jurisdiction, each.cell) == (jurisdiction, cell)), None)
 
     async def merge(self, before: CellReport, report: FencesReport) -> CellReport:
@@ -187,13 +190,13 @@ class ReportTransaction:
             [fence.epoch for fence in report.fences],
             [fence.state for fence in report.fences],
         ]
-        await self._connection.execute(_SQL["merge_fences"], *fences, *place)
-        contradictions = await self._connection.fetchval(_SQL["count_contradictions"], *fences, *place)
+        await self._connection.execute(SQL["merge_fences"], *fences, *place)
+        contradictions = await self._connection.fetchval(SQL["count_contradictions"], *fences, *place)
         aliases = [
             (kind, alias, fence.subject_key) for fence in report.fences for kind, alias in fence.alias_keys.items()
         ]
         columns = [list(column) for column in zip(*aliases, strict=True)] or [[], [], []]
-        await self._connection.execute(_SQL["merge_aliases"], *columns, *place)
+        await self._connection.execute(SQL["merge_aliases"], *columns, *place)
         after = before.model_copy(
             update={
                 "last_key": report.fences[-1].subject_key if report.fences else before.last_key,
@@ -203,11 +206,11 @@ class ReportTransaction:
             }
         )
         kept = (after.last_key or b"", after.fences, after.contradictions, after.done)
-        await self._connection.execute(_SQL["keep_report"], *place, *kept)
+        await self._connection.execute(SQL["keep_report"], *place, *kept)
         return after
 
     async def end(self) -> None:
-        await self._connection.execute(_SQL["end_reconciliation"])
+        await self._connection.execute(SQL["end_reconciliation"])
 
 
 def _report(row: asyncpg.Record) -> CellReport:
@@ -224,7 +227,7 @@ class Storage:
     @asynccontextmanager
     async def connect(cls, credentials: Credentials, address: Address) -> AsyncIterator[Storage]:
         """Opened by mutual TLS, as the only user that may; the schema is applied. Closed on leaving."""
-        async with _translated():
+        async with translated():
             pool = await asyncpg.create_pool(
                 host=address.host,
                 port=address.port,
@@ -239,8 +242,8 @@ class Storage:
         try:
             storage = cls(pool)
             async with storage._transaction() as connection:
-                await connection.execute(_SQL["lock_start"], _START_LOCK)
-                await connection.execute(_SQL["schema"])
+                await connection.execute(SQL["lock_start"], _START_LOCK)
+                await connection.execute(SQL["schema"])
             yield storage
         finally:
             try:
@@ -252,7 +255,7 @@ class Storage:
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[Connection]:
         async with (
-            _translated(),
+            translated(),
             self._pool.acquire(timeout=WAIT_SECONDS) as connection,
             connection.transaction(),
         ):
@@ -262,18 +265,18 @@ class Storage:
     async def claiming(self) -> AsyncIterator[ClaimTransaction]:
         """A transaction that no publication of a topology overtakes; committed on leaving, undone by an error."""
         async with self._transaction() as connection:
-            await connection.execute(_SQL["share_topology"], _TOPOLOGY_LOCK)
+            await connection.execute(SQL["share_topology"], _TOPOLOGY_LOCK)
             await _check_settled(connection)
             yield ClaimTransaction(connection)
 
     async def probe(self) -> None:
         async with self._transaction() as connection:
-            await connection.fetchval(_SQL["probe"])
+            await connection.fetchval(SQL["probe"])
 
     async def resolved(self, keys: Sequence[SubjectKey]) -> str:
         """A ResolveResponse, as JSON."""
         async with self._transaction() as connection:
-            row = await connection.fetchrow(_SQL["find_resolved"], list(keys))
+            row = await connection.fetchrow(SQL["find_resolved"], list(keys))
             assert row is not None
             if not row["complete"]:
                 await _check_settled(connection)
@@ -283,7 +286,7 @@ class Storage:
     async def pin(self, key: SubjectKey) -> Pin:
         """Raises UnknownSubject."""
         async with self._transaction() as connection:
-            row = await connection.fetchrow(_SQL["find_pins"], [key])
+            row = await connection.fetchrow(SQL["find_pins"], [key])
             if row is None:
                 await _check_settled(connection)
                 raise UnknownSubject("the subject has no pin")
@@ -307,7 +310,7 @@ class Storage:
         async with self._transaction() as connection:
             found = await _stand(connection, mark)
             if not found.current or (has_lost(mark, found)):
-                await connection.execute(_SQL["lock_clock"])
+                await connection.execute(SQL["lock_clock"])
                 found = await _stand(connection, mark)
                 lost = has_lost(mark, found)
                 if (
@@ -316,10 +319,10 @@ class Storage:
                     and mark is not None
                     and mark.position.generation != found.position.generation
                 ):
-                    await connection.execute(_SQL["add_loss"], mark.position.generation, mark.revision)
+                    await connection.execute(SQL["add_loss"], mark.position.generation, mark.revision)
                 elif lost or not found.current:
                     seen = None if mark is None else mark.position.generation
-                    await connection.execute(_SQL["begin_generation"], seen, lost, 0 if mark is None else mark.revision)
+                    await connection.execute(SQL["begin_generation"], seen, lost, 0 if mark is None else mark.revision)
                     warn("generation-begun", verdict="lost" if lost else "whole")
                 found = await _stand(connection, mark)
         return found
@@ -328,13 +331,13 @@ class Storage:
     async def reporting(self) -> AsyncIterator[ReportTransaction]:
         """What cells tell, one page at a time; committed on leaving, undone by an error."""
         async with self._transaction() as connection:
-            await connection.execute(_SQL["allow_reconciling"])
+            await connection.execute(SQL["allow_reconciling"])
             yield ReportTransaction(connection)
 
     async def changes(self, after: int, limit: int) -> list[tuple[int, Pin]]:
         """At most ``limit`` changes with the sequence numbers that follow ``after``, without a gap."""
         async with self._transaction() as connection:
-            rows = await connection.fetch(_SQL["find_changes"], after, limit)
+            rows = await connection.fetch(SQL["find_changes"], after, limit)
         return [(row["sequence"], _pin(row)) for row in rows]
 
     async def block(self, after: bytes) -> Block | None:
@@ -344,19 +347,19 @@ class Storage:
         database from cleaning up.
         """
         async with self._transaction() as connection:
-            row = await connection.fetchrow(_SQL["find_block"], after, MAX_RECORDS)
+            row = await connection.fetchrow(SQL["find_block"], after, MAX_RECORDS)
         return Block(tuple(row["homes"]), row["records"]) if row is not None and row["homes"] else None
 
     async def trim_changes(self, keep: timedelta) -> None:
         """Forget the changes that are older than ``keep``."""
         async with self._transaction() as connection:
-            await connection.execute(_SQL["trim_changes"], keep)
+            await connection.execute(SQL["trim_changes"], keep)
 
     async def put_alias(self, kind: str, alias: AliasKey, key: SubjectKey) -> bool:
         """Whether it is new, for a subject that has a pin. Raises Conflict for another's alias."""
         async with self._transaction() as connection:
             await _check_settled(connection)
-            row = await connection.fetchrow(_SQL["put_alias"], kind, alias, key)
+            row = await connection.fetchrow(SQL["put_alias"], kind, alias, key)
             assert row is not None
             if row["subject_key"] != key:
                 raise Conflict("the alias belongs to another subject")
@@ -366,7 +369,7 @@ class Storage:
     async def alias(self, kind: str, alias: AliasKey) -> SubjectKey:
         """Whose alias it is. Raises NotFound."""
         async with self._transaction() as connection:
-            holder: bytes | None = await connection.fetchval(_SQL["find_alias"], kind, alias)
+            holder: bytes | None = await connection.fetchval(SQL["find_alias"], kind, alias)
             if holder is None:
                 await _check_settled(connection)
                 raise NotFound("nobody's alias")
@@ -376,7 +379,7 @@ class Storage:
         """Afterwards the alias is not this subject's, whether or not it was."""
         async with self._transaction() as connection:
             await _check_settled(connection)
-            await connection.execute(_SQL["delete_alias"], kind, alias, key)
+            await connection.execute(SQL["delete_alias"], kind, alias, key)
 
     async def topology(self) -> TopologyDocument:
         """The current revision. Raises NotFound before the first."""
@@ -389,20 +392,20 @@ class Storage:
     async def publish_topology(self, document: TopologyDocument) -> None:
         """From its return on, every claim goes by this one. Raises Conflict unless it is the next revision."""
         async with self._transaction() as connection:
-            await connection.execute(_SQL["own_topology"], _TOPOLOGY_LOCK)
-            if await connection.fetchval(_SQL["publish_topology"], document.revision, document.signed) is None:
-                row = await connection.fetchrow(_SQL["find_topology_version"])
+            await connection.execute(SQL["own_topology"], _TOPOLOGY_LOCK)
+            if await connection.fetchval(SQL["publish_topology"], document.revision, document.signed) is None:
+                row = await connection.fetchrow(SQL["find_topology_version"])
                 following = row["revision"] + 1 if row is not None else 1
                 raise Conflict(f"the next topology revision is {following}, not {document.revision}")
 
     async def publish_key(self, key: SigningKey) -> None:
         """Raises Conflict for a key that is published for another use."""
         async with self._transaction() as connection:
-            if await connection.fetchval(_SQL["publish_signing_key"], key.kid, key.domicile_use, key.x) is None:
+            if await connection.fetchval(SQL["publish_signing_key"], key.kid, key.domicile_use, key.x) is None:
                 raise Conflict("the key is published for another use", remedy="make a key for each use")
 
     async def keys(self) -> list[SigningKey]:
         """The published set, ordered by kid."""
         async with self._transaction() as connection:
-            rows = await connection.fetch(_SQL["find_signing_keys"])
+            rows = await connection.fetch(SQL["find_signing_keys"])
         return [SigningKey(kid=row["kid"], domicile_use=row["use"], x=row["x"]) for row in rows]

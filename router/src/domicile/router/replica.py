@@ -43,7 +43,6 @@ _HEAD: Final = struct.Struct(">H")
 _POSITION: Final = struct.Struct(">16sQ")
 _MAX_HOMES: Final = 1 << 14
 _BROKEN: Final = (lmdb.InvalidError, lmdb.CorruptedError, lmdb.VersionMismatchError, lmdb.PageNotFoundError)
-_PIN: Final = Pin.model_construct
 
 
 Raw: TypeAlias = "bytes | memoryview"
@@ -127,13 +126,10 @@ class _Environment:
     def read(self, transaction: lmdb.Transaction, key: Raw, value: Raw) -> Pin:
         (head,) = _HEAD.unpack_from(value)
         home = head & _MAX_HOMES - 1
-        if home >= len(self.homes):
+        if home >= len(self.homes):  # another process has numbered it
             self.read_homes(transaction)
         jurisdiction, cell = self.homes[home]
-        return _PIN(
-            subject_key=SubjectKey(bytes(key)), jurisdiction=jurisdiction, cell=cell, epoch=_epoch(value),
-            state=STATES[head >> 14],
-        )  # fmt: skip
+        return Pin.trusted(SubjectKey(bytes(key)), jurisdiction, cell, _epoch(value), STATES[head >> 14])
 
     def store(self, transaction: lmdb.Transaction, pin: Pin) -> Pin:
         """The pin that now stands: the one that was there, unless this one's epoch is higher."""

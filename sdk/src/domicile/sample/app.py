@@ -7,6 +7,7 @@ checks that the session names the same subject.
 
 from __future__ import annotations
 
+import asyncio
 from datetime import date
 from typing import Annotated, Any, Final
 from uuid import uuid4
@@ -35,6 +36,8 @@ from domicile.service import Service, problem_response, read_body
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00]*$")]
 Password = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+LOG_IN_SECONDS: Final = 0.3
+"""Until a log-in is refused: longer than finding out takes, or its time would tell whether an address is known."""
 TAKEN: Final = "nobody can sign up with this user name and e-mail address"
 
 
@@ -137,12 +140,15 @@ class Sample:
         return self._session(body.user, home, 201)
 
     async def log_in(self, request: web.Request) -> web.Response:
-        """200 with a session; 401 alike for an unknown address and a wrong password."""
+        """200 with a session; 401 alike, and after the same time, for an unknown address and a wrong password."""
         body = await read_body(request, LogIn)
+        answer_at = asyncio.get_running_loop().time() + LOG_IN_SECONDS
         email = normalise_alias("email", body.email)
         home, profile = await self._by_email(email)
         right = await passwords.matches(body.password, profile.password if profile else passwords.NOBODY)
         if home is None or profile is None or not right:
+            # an unknown address is found out sooner than a wrong password; nobody is to see which it was
+            await asyncio.sleep(answer_at - asyncio.get_running_loop().time())
             raise Unauthenticated("unknown e-mail address or wrong password")
         return self._session(profile.user, home, 200)
 

@@ -1,0 +1,35 @@
+"""How often one caller may ask about aliases: whoever has taken over an application must not go through all addresses.
+
+A token bucket for each process that calls, by the name in its certificate, so that one caller's storm is not
+another's refusal. It is each directory process's own: with n of them a caller is given n times as much at most.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from math import ceil
+
+from domicile.model import Identity, TooMany
+
+
+class Allowance:
+    """``rate`` a second, and ``burst`` saved up at most. ``clock``: monotonic seconds."""
+
+    def __init__(self, rate: float, burst: float, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._clock = clock
+        self._left: dict[Identity, tuple[float, float]] = {}
+
+    def take(self, caller: Identity) -> None:
+        """Raises TooMany, which says when there will be one again; that costs the caller nothing."""
+        now = self._clock()
+        left, since = self._left.get(caller, (self._burst, now))
+        left = min(self._burst, left + max(0.0, now - since) * self._rate)
+        if left < 1:
+            self._left[caller] = (left, now)
+            raise TooMany(
+                "more questions about aliases than one caller may ask", retry_after=ceil((1 - left) / self._rate)
+            )
+        self._left[caller] = (left - 1, now)
