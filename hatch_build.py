@@ -17,6 +17,7 @@ DEVELOPMENT = [
     "asyncpg-stubs",
     "hatchling",  # mypy reads this file too
     "hypothesis",
+    "schemathesis",
     "import-linter",
     "mypy",
     "pycountry",

@@ -34,6 +34,7 @@ from domicile.model import (
     Role,
     TokenInvalid,
     TooLarge,
+    TooMany,
     Unauthenticated,
     Unavailable,
     UnknownSubject,
@@ -68,6 +69,7 @@ ERRORS: dict[str, DomicileError] = {
         CrossBorderAccess("abroad", **PLACE, public_host="us.acme.example"),
         FenceRefused("not open"),
         Unavailable("later", retry_after=9),
+        TooMany("too often", retry_after=9),
     )
 }
 Ask = Callable[..., Any]
@@ -149,7 +151,7 @@ async def test_each_error_is_a_problem_document(serving: Serving, code: str) -> 
     assert headers["Cache-Control"] == "no-store"
     assert (problem["type"], problem["code"], problem["detail"]) == ("about:blank", code, error.what)
     assert problem.get("remedy") == (error.remedy or None)
-    assert headers.get("Retry-After") == ("9" if code == "unavailable" else None)
+    assert headers.get("Retry-After") == ("9" if isinstance(error, Unavailable) else None)
     assert ("WWW-Authenticate" in headers) is (status == 401)
     assert "ab" * 17 not in json.dumps(problem)
     if isinstance(error, Misdirected):

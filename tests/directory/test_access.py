@@ -21,6 +21,7 @@ ROUTES = [
     ("GET", "/v1/aliases/email/{key}", Endpoint.ALIASES),
     ("DELETE", "/v1/aliases/email/{key}?subject_key={key}", Endpoint.ALIASES),
     ("GET", "/v1/topology", Endpoint.TOPOLOGY_READ),
+    ("GET", "/openapi.json", Endpoint.TOPOLOGY_READ),
     ("PUT", "/v1/topology", Endpoint.TOPOLOGY_PUBLISH),
     ("GET", "/.well-known/jwks.json", Endpoint.TOPOLOGY_READ),
     ("GET", "/v1/reconciliation", Endpoint.RECONCILIATION_READ),

@@ -1,5 +1,6 @@
 """The shell around every service: settings, listeners, the access matrix, problem documents, drain."""
 
+from domicile.service.openapi import Operation
 from domicile.service.problems import plain_problem, problem_middleware, problem_response, where_invalid
 from domicile.service.runner import MAX_BODY_BYTES, PEER, Service, json_response, read_body, run
 from domicile.service.settings import ProcessSettings, load_settings
@@ -7,6 +8,7 @@ from domicile.service.settings import ProcessSettings, load_settings
 __all__ = [
     "MAX_BODY_BYTES",
     "PEER",
+    "Operation",
     "ProcessSettings",
     "Service",
     "json_response",

@@ -13,7 +13,7 @@ import signal
 import ssl
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any, Final, TypeVar
 
@@ -28,18 +28,25 @@ from domicile.model.access import Endpoint, Identity, Role, require
 from domicile.model.errors import DomicileError, InvalidInput, Unavailable
 from domicile.model.manifest import Address
 from domicile.model.wire import MAX_HEAD_BYTES
+from domicile.service.openapi import Described, Operation, Schema, document
 from domicile.service.problems import problem_middleware
 from domicile.service.settings import ProcessSettings
 from domicile.telemetry import DURATION, REQUESTS, configure_logs, log, place_of, render_metrics, warn
 
 MAX_BODY_BYTES: Final = 1 << 20
 PEER: Final = web.RequestKey("domicile_peer", Identity)
+OPERATION: Final = web.RequestKey("domicile_operation", Operation)
 Ready = Callable[[], Awaitable[None]]
 Body = TypeVar("Body", bound=BaseModel)
 
 
 async def read_body(request: web.Request, model: type[Body]) -> Body:
-    """The request's JSON body as ``model``; pydantic's ValidationError becomes 422 without the input."""
+    """The request's JSON body as ``model``; pydantic's ValidationError becomes 422 without the input.
+
+    Where the route is described, no other model than the one in its description is read.
+    """
+    operation = request.get(OPERATION)
+    assert operation is None or operation.body is model, "a body that is not described"
     return model.model_validate_json(await request.read())
 
 
@@ -83,23 +90,47 @@ class Service:
         self._ready = ready
         self._draining = False
         self.app = web.Application(middlewares=[_measure, problem_middleware], client_max_size=max_body)
-        self.route("GET", "/healthz", Endpoint.HEALTH, self._healthz)
-        self.route("GET", "/readyz", Endpoint.HEALTH, self._readyz)
-        self.route("GET", "/metrics", Endpoint.HEALTH, self._metrics)
+        self._described: list[Described] = []
+        health = [
+            ("healthz", "Whether the process runs", self._healthz),
+            ("readyz", "Whether it can work", self._readyz),
+        ]
+        for name, summary, handler in health:
+            self.route("GET", f"/{name}", Endpoint.HEALTH, handler, Operation(summary, {200: "application/json"}))
+        metrics = Operation("How it does (Prometheus text)", {200: "text/plain"})
+        self.route("GET", "/metrics", Endpoint.HEALTH, self._metrics, metrics)
 
     def route(
-        self, method: str, path: str, endpoint: Endpoint, handler: Callable[[web.Request], Awaitable[Any]]
+        self,
+        method: str,
+        path: str,
+        endpoint: Endpoint,
+        handler: Callable[[web.Request], Awaitable[Any]],
+        operation: Operation | None = None,
     ) -> None:
-        """Serve ``path`` to those whom the matrix lets use ``endpoint``."""
+        """Serve ``path`` to those whom the matrix lets use ``endpoint``; ``operation`` describes it."""
+        if operation is not None:
+            self._described.append(Described(method, path, endpoint, operation))
 
         async def checked(request: web.Request) -> web.StreamResponse:
             peer = peer_of(request.transport)
             require(peer, self.identity, endpoint)
             request[PEER] = peer
+            if operation is not None:
+                request[OPERATION] = operation
             response: web.StreamResponse = await handler(request)
             return response
 
         self.app.router.add_route(method, path, checked)
+
+    def describe(self, title: str, endpoint: Endpoint, parameters: Mapping[str, Schema]) -> None:
+        """Serve ``/openapi.json``: every route with an operation, this one too. Called after all others."""
+        own = Operation("This description", {200: "application/json"})
+        self.route("GET", "/openapi.json", endpoint, self._openapi, own)
+        self._document = document(title, self._described, parameters)
+
+    async def _openapi(self, _: web.Request) -> web.Response:
+        return web.json_response(self._document)
 
     async def _healthz(self, _: web.Request) -> web.Response:
         return web.json_response({"status": "ok"})

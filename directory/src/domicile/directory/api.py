@@ -12,6 +12,7 @@ from domicile.directory import reconciliation
 from domicile.directory.allowance import Allowance
 from domicile.directory.claims import claim
 from domicile.directory.feed import Feed
+from domicile.directory.routes import PARAMETERS, ROUTES
 from domicile.directory.storage import Storage
 from domicile.directory.topology import PublishedTopology
 from domicile.identity import Signer, public_key
@@ -98,22 +99,26 @@ class DirectoryApi:
         self._allowance = allowance
 
     def add_to(self, service: Service) -> None:
-        pin, alias = "/v1/pins/{subject_key}", "/v1/aliases/{kind}/{alias_key}"
-        service.route("GET", "/v1/pins/snapshot", Endpoint.PINS_FOLLOW, self._snapshot)
-        service.route("GET", pin, Endpoint.PINS_READ, self._get_pin)
-        service.route("PUT", pin, Endpoint.PINS_CLAIM, self._put_pin)
-        service.route("POST", "/v1/pins:resolve", Endpoint.PINS_READ, self._resolve)
-        service.route("GET", "/v1/changes", Endpoint.PINS_FOLLOW, self._changes)
-        service.route("POST", f"{pin}/grants", Endpoint.PINS_GRANT, self._grant)
-        service.route("PUT", alias, Endpoint.ALIASES, self._put_alias)
-        service.route("GET", alias, Endpoint.ALIASES, self._get_alias)
-        service.route("DELETE", alias, Endpoint.ALIASES, self._delete_alias)
-        service.route("GET", "/v1/reconciliation", Endpoint.RECONCILIATION_READ, self._get_reconciliation)
-        service.route("POST", "/v1/reconciliation/fences", Endpoint.RECONCILIATION_REPORT, self._post_fences)
-        service.route("GET", "/v1/topology", Endpoint.TOPOLOGY_READ, self._get_topology)
-        service.route("PUT", "/v1/topology", Endpoint.TOPOLOGY_PUBLISH, self._put_topology)
-        service.route("GET", "/.well-known/jwks.json", Endpoint.TOPOLOGY_READ, self._get_keys)
-        service.route("PUT", "/v1/signing-keys/{kid}", Endpoint.SIGNING_KEYS_PUBLISH, self._put_key)
+        handlers = {
+            "snapshot": self._snapshot,
+            "get_pin": self._get_pin,
+            "put_pin": self._put_pin,
+            "resolve": self._resolve,
+            "changes": self._changes,
+            "grant": self._grant,
+            "put_alias": self._put_alias,
+            "get_alias": self._get_alias,
+            "delete_alias": self._delete_alias,
+            "get_topology": self._get_topology,
+            "put_topology": self._put_topology,
+            "get_keys": self._get_keys,
+            "put_key": self._put_key,
+            "get_reconciliation": self._get_reconciliation,
+            "post_fences": self._post_fences,
+        }
+        for name, (method, path, endpoint, operation) in ROUTES.items():
+            service.route(method, path, endpoint, handlers[name], operation)
+        service.describe("Domicile directory", Endpoint.TOPOLOGY_READ, PARAMETERS)
 
     async def _get_pin(self, request: web.Request) -> web.Response:
         try:
