@@ -40,7 +40,10 @@ from domicile.telemetry import warn
 
 DATABASE: Final = "domicile"
 USER: Final = "domicile_directory"
-POOL_SIZE: Final = 16
+POOL_SIZE: Final = 8
+"""Opened before the first request and kept: a burst that had to open them would wait for 8 TLS handshakes."""
+CLAIMS_AT_ONCE: Final = POOL_SIZE // 2
+"""Those of one jurisdiction are made one after the other: more would only hold connections that look-ups need."""
 WAIT_SECONDS: Final = 2.0
 """On each statement, connection and place in the pool; below the three seconds that callers wait."""
 _START_LOCK: Final = 0x646F6D64  # one number for all directory processes, as is the next
@@ -222,6 +225,7 @@ class Storage:
 
     def __init__(self, pool: asyncpg.Pool[asyncpg.Record]) -> None:
         self._pool = pool
+        self._claiming = asyncio.Semaphore(CLAIMS_AT_ONCE)
 
     @classmethod
     @asynccontextmanager
@@ -234,8 +238,9 @@ class Storage:
                 user=USER,
                 database=DATABASE,
                 ssl=credentials.client(GLOBAL, [Role.STORAGE]),
-                min_size=1,
+                min_size=POOL_SIZE,
                 max_size=POOL_SIZE,
+                max_inactive_connection_lifetime=0,
                 timeout=WAIT_SECONDS,
                 command_timeout=WAIT_SECONDS,
             )
@@ -264,10 +269,23 @@ class Storage:
     @asynccontextmanager
     async def claiming(self) -> AsyncIterator[ClaimTransaction]:
         """A transaction that no publication of a topology overtakes; committed on leaving, undone by an error."""
-        async with self._transaction() as connection:
+        async with self._turn(), self._transaction() as connection:
             await connection.execute(SQL["share_topology"], _TOPOLOGY_LOCK)
             await _check_settled(connection)
             yield ClaimTransaction(connection)
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """A claim's place among those under way, first come first served. Raises Unavailable where it takes too long."""
+        try:
+            async with asyncio.timeout(WAIT_SECONDS):
+                await self._claiming.acquire()
+        except TimeoutError:
+            raise Unavailable("more claims than can be made at once", retry_after=1) from None
+        try:
+            yield
+        finally:
+            self._claiming.release()
 
     async def probe(self) -> None:
         async with self._transaction() as connection:
