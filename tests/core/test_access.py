@@ -17,6 +17,10 @@ ALLOWED: dict[Endpoint, dict[Role, str]] = {
     E.PINS_READ: {R.ROUTER: "any", R.APP: "any", R.GATEWAY: "any", R.OPERATOR: "any"},
     E.PINS_CLAIM: {R.APP: "any"},
     E.PINS_GRANT: {R.GATEWAY: "any"},
+    E.PINS_ERASE: {R.GATEWAY: "any"},
+    E.PINS_REKEY: {R.GATEWAY: "any"},
+    E.PEPPERS_READ: {R.OPERATOR: "any"},
+    E.PEPPERS_CHANGE: {R.OPERATOR: "jurisdiction"},
     E.ALIASES: {R.APP: "any"},
     E.TOPOLOGY_READ: {
         R.ROUTER: "any",
@@ -32,6 +36,7 @@ ALLOWED: dict[Endpoint, dict[Role, str]] = {
     E.RECONCILIATION_REPORT: {R.GATEWAY: "any"},
     E.DATA_KEYS: {R.APP: "jurisdiction"},
     E.FENCES: {R.APP: "cell"},
+    E.FENCES_REKEY: {R.OPERATOR: "jurisdiction"},
     E.ABROAD_READ: {R.APP: "any"},
     E.APP_REQUESTS: {R.ROUTER: "jurisdiction"},
     E.GATEWAY_REQUESTS: {R.ROUTER: "jurisdiction"},

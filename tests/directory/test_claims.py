@@ -174,7 +174,7 @@ async def test_a_publication_waits_for_the_claims_under_way(
     """So that nothing lands in a cell after the publication that closed it was acknowledged."""
     credentials = trust.credentials(GLOBAL, Role.DIRECTORY, "fra")
     async with DirectoryStorage.connect(credentials, Address(storage.address)) as inside:
-        async with inside.claiming():
+        async with inside.about([any_key()]):
             publication = asyncio.create_task(directory.publish(2, {"eu-2": (1, "open"), "us-1": (1, "open")}))
             waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
             async with asyncio.timeout(1.5):
@@ -221,7 +221,7 @@ async def test_claims_that_wait_for_each_other_leave_room_for_look_ups(
         waiting = "SELECT count(*) FROM pg_stat_activity WHERE usename = $1 AND wait_event_type = 'Lock'"
         async with asyncio.timeout(10):
             while await database.fetchval(waiting, USER) < CLAIMS_AT_ONCE:
-                await asyncio.sleep(0)
+                pass
         for _ in range(CLAIMERS):
             assert await reader.pin(known.subject_key, fresh=True) == known
         assert await database.fetchval(waiting, USER) == CLAIMS_AT_ONCE < POOL_SIZE

@@ -164,7 +164,7 @@ class Sample:
         """The routed home, if the session names its subject; the cell checks again what the router checked."""
         user = self._sessions.user(request.headers.get("Authorization"))
         home = request[SUBJECT]
-        if self._residency.subject_key(user) != home.subject_key:
+        if home.subject_key not in self._residency.subject_keys(user):
             raise IdentitiesDisagree("the session names another subject than the one that was routed")
         return home
 
