@@ -68,7 +68,8 @@ class AbroadStore:
         async with self._pool.acquire() as connection, connection.transaction(readonly=True):
             await connection.execute(query("limit_to_subject"), str(key))
             rows = await connection.fetch(statement, key, *values)
-            if rows and (now := SubjectKey(rows[0]["fence_key"])) != key:
-                await connection.execute(query("limit_to_subject"), str(now))
-                rows = await connection.fetch(statement, now, *values)
+            while rows and (now := SubjectKey(rows[0]["fence_key"])) != key:
+                key = now  # the rows are named by it too; they were looked for by the one before
+                await connection.execute(query("limit_to_subject"), str(key))
+                rows = await connection.fetch(statement, key, *values)
             return rows

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import lru_cache
@@ -97,12 +97,15 @@ def begin(key: SubjectKey, epoch: int, *, writes: bool) -> str:
 
 async def _begin(connection: Connection, key: SubjectKey, epoch: int, *, writes: bool) -> SubjectKey:
     """The subject's key in this transaction: another than ``key`` where its pepper was rotated meanwhile."""
-    try:
-        await untold(connection.execute(begin(key, epoch, writes=writes)))
-    except Renamed as renamed:
-        key = renamed.key
-        await untold(connection.execute(f"ROLLBACK; {begin(key, epoch, writes=writes)}"))
-    return key
+    statement = begin(key, epoch, writes=writes)
+    while True:
+        try:
+            await untold(connection.execute(statement))
+        except Renamed as renamed:
+            key = renamed.key
+            statement = f"ROLLBACK; {begin(key, epoch, writes=writes)}"
+        else:
+            return key
 
 
 class Work:
@@ -133,7 +136,7 @@ class Work:
         """Rows that equal every condition, in the order of their creation; FenceRefused for a closed fence."""
         statement, values = select(table, tuple(conditions)), conditions.values()
         rows = await untold(self._connection.fetch(statement, self._key, *values))
-        if rows and (key := SubjectKey(rows[0]["fence_key"])) != self._key:
+        while rows and (key := SubjectKey(rows[0]["fence_key"])) != self._key:
             self._key = key  # the rows are named by it too; they were looked for by the one before
             await untold(self._connection.execute(limits(key, self._epoch)))
             rows = await untold(self._connection.fetch(statement, key, *values))
@@ -177,6 +180,12 @@ async def _roll_back(connection: Connection) -> None:
     try:
         await connection.execute("ROLLBACK")
     except FAILURES:
+        _abandon(connection)
+
+
+def _abandon(connection: Connection) -> None:
+    """End a connection, unless the pool has taken it back because it was lost."""
+    with suppress(asyncpg.InterfaceError):
         connection.terminate()
 
 
@@ -205,7 +214,7 @@ class RowStore:
                 await _roll_back(connection)
                 raise
             except BaseException:
-                connection.terminate()
+                _abandon(connection)
                 raise
             await _commit(connection)
         finally:
@@ -215,4 +224,4 @@ class RowStore:
         try:
             await self._pool.release(connection)
         except FAILURES:
-            connection.terminate()
+            _abandon(connection)
