@@ -32,6 +32,7 @@ ALLOWED: dict[Endpoint, dict[Role, str]] = {
     },
     E.TOPOLOGY_PUBLISH: {R.OPERATOR: "jurisdiction"},
     E.SIGNING_KEYS_PUBLISH: {R.ROUTER: "any"},
+    E.SIGNING_KEYS_REVOKE: {R.OPERATOR: "jurisdiction"},
     E.RECONCILIATION_READ: {R.GATEWAY: "any", R.OPERATOR: "any"},
     E.RECONCILIATION_REPORT: {R.GATEWAY: "any"},
     E.DATA_KEYS: {R.APP: "jurisdiction"},

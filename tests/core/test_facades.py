@@ -17,8 +17,8 @@ FACADES = {
         normalise_alias parse_manifest read_yaml require
     """,
     "domicile.identity": """
-        Authority Credentials Signer Verifier identity_of key_id peer_of public_key public_server sign_topology
-        verify_topology write_private
+        Authority Credentials Keyring Signer Verifier identity_of key_id peer_of public_key public_server
+        retirement_seconds sign_topology verify_topology write_private
     """,
     "domicile.client": "Change DirectoryClient GatewayClient JailedResolver KeyClient Peer Topology",
     "domicile.telemetry": """

@@ -32,6 +32,8 @@ ROUTES = [
     ("GET", "/v1/reconciliation", Endpoint.RECONCILIATION_READ),
     ("POST", "/v1/reconciliation/fences", Endpoint.RECONCILIATION_REPORT),
     ("PUT", "/v1/signing-keys/{key}", Endpoint.SIGNING_KEYS_PUBLISH),
+    ("DELETE", "/v1/signing-keys/{key}", Endpoint.SIGNING_KEYS_PUBLISH),
+    ("POST", "/v1/signing-keys/{key}/revoke", Endpoint.SIGNING_KEYS_REVOKE),
 ]
 NO_CALLERS = {Role.DIRECTORY, Role.STORAGE}
 """Roles that no route of the directory is for: their connections end in the handshake."""

@@ -210,7 +210,16 @@ class DirectoryClient:
         return (await self._peer.ask(JWKS, "GET", "/.well-known/jwks.json")).keys
 
     async def publish_key(self, key: SigningKey) -> None:
+        """Raises Conflict for a key that was retired."""
         await self._peer.call("PUT", f"/v1/signing-keys/{key.kid}", body=key)
+
+    async def retire_key(self, kid: str) -> None:
+        """A router's own key leaves the set when its last token has expired."""
+        await self._peer.call("DELETE", f"/v1/signing-keys/{kid}")
+
+    async def revoke_key(self, kid: str) -> None:
+        """Anybody's key leaves the set at once, as an operator of the trust domain says."""
+        await self._peer.call("POST", f"/v1/signing-keys/{kid}/revoke")
 
 
 def _change(event: bytes) -> Change:

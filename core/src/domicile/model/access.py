@@ -95,6 +95,7 @@ class Endpoint(StrEnum):
     RECONCILIATION_READ = "directory.reconciliation.read"
     RECONCILIATION_REPORT = "directory.reconciliation.report"
     SIGNING_KEYS_PUBLISH = "directory.signing-keys.publish"
+    SIGNING_KEYS_REVOKE = "directory.signing-keys.revoke"
     DATA_KEYS = "keys.data-keys"
     FENCES = "gateway.fences"
     FENCES_REKEY = "gateway.fences.rekey"
@@ -139,6 +140,7 @@ MATRIX: Final[dict[Endpoint, Rule]] = {
     Endpoint.TOPOLOGY_READ: _rule(Scope.ANY, Role.ROUTER, Role.APP, Role.GATEWAY, Role.KEYS, Role.OPERATOR, Role.LOAD),
     Endpoint.TOPOLOGY_PUBLISH: _rule(Scope.JURISDICTION, Role.OPERATOR),
     Endpoint.SIGNING_KEYS_PUBLISH: _rule(Scope.ANY, Role.ROUTER),
+    Endpoint.SIGNING_KEYS_REVOKE: _rule(Scope.JURISDICTION, Role.OPERATOR),
     Endpoint.RECONCILIATION_READ: _rule(Scope.ANY, Role.GATEWAY, Role.OPERATOR),
     Endpoint.RECONCILIATION_REPORT: _rule(Scope.ANY, Role.GATEWAY),
     Endpoint.DATA_KEYS: _rule(Scope.JURISDICTION, Role.APP),

@@ -19,7 +19,7 @@ from domicile.directory.homes import check_active, check_home
 from domicile.directory.routes import PARAMETERS, ROUTES
 from domicile.directory.storage import Storage
 from domicile.directory.topology import PublishedTopology
-from domicile.identity import Signer, public_key
+from domicile.identity import Keyring, public_key
 from domicile.model import (
     ALIAS_KINDS,
     AliasKey,
@@ -72,21 +72,21 @@ def _read_alias(request: web.Request) -> tuple[str, AliasKey]:
 
 
 class DirectoryApi:
-    """The routes of one directory process. ``signer`` signs pin grants."""
+    """The routes of one directory process. ``keyring`` signs pin grants."""
 
     def __init__(
         self,
         deployment: str,
         storage: Storage,
         topology: PublishedTopology,
-        signer: Signer,
+        keyring: Keyring,
         feed: Feed,
         allowance: Allowance,
     ) -> None:
         self._deployment = deployment
         self._storage = storage
         self._topology = topology
-        self._signer = signer
+        self._keyring = keyring
         self._feed = feed
         self._allowance = allowance
 
@@ -110,6 +110,8 @@ class DirectoryApi:
             "put_topology": self._put_topology,
             "get_keys": self._get_keys,
             "put_key": self._put_key,
+            "retire_key": self._retire_key,
+            "revoke_key": self._revoke_key,
             "get_reconciliation": self._get_reconciliation,
             "post_fences": self._post_fences,
         }
@@ -193,9 +195,8 @@ class DirectoryApi:
         body = await read_body(request, GrantRequest)
         pin = await self._storage.granting(_subject(request))
         check_active(pin, request[PEER])
-        return json_response(
-            GrantResponse(grant=self._signer.pin_grant(pin, self._deployment, body.incarnation)), status=201
-        )
+        grant = self._keyring.current.pin_grant(pin, self._deployment, body.incarnation)
+        return json_response(GrantResponse(grant=grant), status=201)
 
     def _alias(self, request: web.Request) -> tuple[str, AliasKey]:
         self._allowance.take(request[PEER])
@@ -250,5 +251,13 @@ class DirectoryApi:
         if key != SigningKey(kid=key.kid, domicile_use=key.domicile_use, x=key.x):
             raise InvalidInput("a signing key is an Ed25519 key (RFC 8037)")
         public_key(key)
-        await self._storage.publish_key(key)
+        await self._storage.publish_key(key, request[PEER].uri)
+        return web.Response(status=204)
+
+    async def _retire_key(self, request: web.Request) -> web.Response:
+        await self._storage.retire_key(request.match_info["kid"], request[PEER].uri)
+        return web.Response(status=204)
+
+    async def _revoke_key(self, request: web.Request) -> web.Response:
+        await self._storage.retire_key(request.match_info["kid"], None)
         return web.Response(status=204)

@@ -196,6 +196,22 @@ ROUTES: Final[dict[str, tuple[str, str, Endpoint, Operation]]] = {
         Endpoint.SIGNING_KEYS_PUBLISH,
         Operation("Publish a router's key for residency tokens", {204: None}, body=SigningKey, refuses=(Conflict,)),
     ),
+    "retire_key": (
+        "DELETE",
+        "/v1/signing-keys/{kid}",
+        Endpoint.SIGNING_KEYS_PUBLISH,
+        Operation(
+            "Take a router's own key out of the set, when its last token has expired",
+            {204: None},
+            refuses=(NotFound,),
+        ),
+    ),
+    "revoke_key": (
+        "POST",
+        "/v1/signing-keys/{kid}/revoke",
+        Endpoint.SIGNING_KEYS_REVOKE,
+        Operation("Take anybody's key out of the set at once", {204: None}, refuses=(NotFound,)),
+    ),
     "get_reconciliation": (
         "GET",
         "/v1/reconciliation",

@@ -25,7 +25,7 @@ from domicile.directory.transactions import (
     pin_of,
     unsettled,
 )
-from domicile.identity import Credentials
+from domicile.identity import Credentials, retirement_seconds
 from domicile.model import (
     GLOBAL,
     Address,
@@ -40,6 +40,7 @@ from domicile.model import (
     Unavailable,
     UnknownSubject,
 )
+from domicile.model.pins import KeyUse
 from domicile.model.snapshot import MAX_RECORDS, Block
 from domicile.model.wire import PepperCount, PeppersDocument, SigningKey, TopologyDocument
 from domicile.telemetry import warn
@@ -317,11 +318,23 @@ class Storage:
                 following = row["revision"] + 1 if row is not None else 1
                 raise Conflict(f"the next topology revision is {following}, not {document.revision}")
 
-    async def publish_key(self, key: SigningKey) -> None:
-        """Raises Conflict for a key that is published for another use."""
+    async def publish_key(self, key: SigningKey, publisher: str) -> None:
+        """Raises Conflict for a key that is published for another use, or was retired."""
         async with self._transaction() as connection:
-            if await connection.fetchval(SQL["publish_signing_key"], key.kid, key.domicile_use, key.x) is None:
-                raise Conflict("the key is published for another use", remedy="make a key for each use")
+            values = (key.kid, key.domicile_use, key.x, publisher)
+            if await connection.fetchval(SQL["publish_signing_key"], *values) is None:
+                raise Conflict("the key is published for another use, or retired", remedy="make another key")
+
+    async def retire_key(self, kid: str, publisher: str | None) -> None:
+        """Take a key out of the set: at once, or, for its publisher, when nothing it has signed is good any more.
+
+        Harmless to repeat. Raises NotFound for no such key of the publisher's.
+        """
+        async with self._transaction() as connection:
+            use: KeyUse | None = await connection.fetchval(SQL["find_key_use"], kid)
+            seconds = 0.0 if publisher is None or use is None else float(retirement_seconds(use))
+            if await connection.fetchval(SQL["retire_signing_key"], kid, publisher, seconds) is None:
+                raise NotFound("no such signing key of this publisher's")
 
     async def keys(self) -> list[SigningKey]:
         """The published set, ordered by kid."""

@@ -65,6 +65,10 @@ CREATE TABLE IF NOT EXISTS directory.signing_keys (
     published timestamptz NOT NULL DEFAULT now()
 );
 
+-- Who published a key, and may take it out again; until when it is published, where it is no longer used.
+ALTER TABLE directory.signing_keys ADD COLUMN IF NOT EXISTS publisher text;
+ALTER TABLE directory.signing_keys ADD COLUMN IF NOT EXISTS expires timestamptz;
+
 -- Where the change log stands: one row, whose lock each change of a pin takes as the last one of its transaction
 -- and keeps until it has committed. That makes the order of sequence numbers the order of commits, without a gap
 -- (a sequence of PostgreSQL's own promises neither). generation is new for each history of this database;
