@@ -129,7 +129,8 @@ class _Environment:
         if home >= len(self.homes):  # another process has numbered it
             self.read_homes(transaction)
         jurisdiction, cell = self.homes[home]
-        return Pin.trusted(SubjectKey(bytes(key)), jurisdiction, cell, _epoch(value), STATES[head >> 14])
+        name = key if type(key) is SubjectKey else SubjectKey(bytes(key))
+        return Pin.trusted(name, jurisdiction, cell, _epoch(value), STATES[head >> 14])
 
     def store(self, transaction: lmdb.Transaction, pin: Pin) -> Pin:
         """The pin that now stands: the one that was there, unless this one's epoch is higher."""
