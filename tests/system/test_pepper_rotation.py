@@ -1,8 +1,9 @@
-"""The pepper is rotated in a whole world, as docs/pins.md has it: everybody is found before, amid and after."""
+"""The pepper is rotated in a whole world, as docs/rotation.md has it: everybody is found before, amid and after."""
 
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import ssl
 import subprocess
@@ -17,6 +18,7 @@ from ruamel.yaml import YAML
 
 pytestmark = [pytest.mark.system, pytest.mark.xdist_group("pepper")]
 USERS = {"anna": "DE", "bert": "FR", "carl": "US"}
+RESIDENCES = USERS | {"dora": "DE"}
 
 
 class Client:
@@ -41,7 +43,7 @@ class Client:
             return error.code, {}
 
     def log_in(self, user: str) -> str:
-        zone = "iad" if USERS[user] == "US" else "fra"
+        zone = "iad" if RESIDENCES[user] == "US" else "fra"
         status, answer = self.ask("/login", {"email": f"{user}@example.org", "password": "pw"}, zone=zone)
         assert status == 200, (user, status)
         session: str = answer["session"]
@@ -50,8 +52,14 @@ class Client:
         return session
 
     def sign_up(self, user: str) -> int:
-        body = {"user": user, "email": f"{user}@example.org", "password": "pw", "plan": "pro", "residence": USERS[user]}
-        return self.ask("/signup", body, zone="iad" if USERS[user] == "US" else "fra")[0]
+        body = {
+            "user": user,
+            "email": f"{user}@example.org",
+            "password": "pw",
+            "plan": "pro",
+            "residence": RESIDENCES[user],
+        }
+        return self.ask("/signup", body, zone="iad" if RESIDENCES[user] == "US" else "fra")[0]
 
 
 class Operator:
@@ -80,48 +88,55 @@ class Operator:
         return answer
 
 
+def commands_of_the_page() -> list[list[str]]:
+    page = (Path(__file__).parents[2] / "docs" / "rotation.md").read_text()
+    return [line.split()[2:] for line in re.findall(r"^ *(domicile pin .*)$", page, re.MULTILINE)]
+
+
 def lines() -> str:
     subjects = [{"subject": user, "aliases": {"email": f"{user}@example.org"}} for user in [*USERS, "nobody"]]
     return "".join(json.dumps(subject) + "\n" for subject in subjects)
 
 
 def test_everybody_is_found_before_amid_and_after_a_rotation(tmp_path: Path) -> None:
+    announce, rekey, count, forget = commands_of_the_page()
     state = tmp_path / "world"
-    with running_world(state):
-        client = Client(state)
-        assert [client.sign_up(user) for user in USERS] == [201, 201, 201]
-    file = state / "secrets" / "pepper"
-    old, new = file.read_text().strip(), f"2:{secrets.token_hex(32)}"
-    file.write_text(f"{old}\n{new}\n")
     with running_world(state) as world:
         client = Client(state)
+        assert [client.sign_up(user) for user in USERS] == [201, 201, 201]
         sessions = [client.log_in(user) for user in USERS]
         central = Operator(state, world.record(), "global")
-        assert central.pin("pepper", "announce", "2") == {"ok": True, "version": 2}
+        assert central.pin(*announce) == {"ok": True, "version": 2}
+        assert client.sign_up("dora") == 409, "processes without the new pepper give nobody a home any more"
+    file = state / "secrets" / "pepper"
+    old, new = file.read_text().strip(), f"2:{secrets.token_hex(32)}"
     file.write_text(f"{new}\n{old}\n")
     with running_world(state) as world:
         client = Client(state)
-        sessions = [client.log_in(user) for user in USERS]
+        for user in USERS:
+            client.log_in(user)
         assert client.sign_up("anna") == 409
+        assert client.sign_up("dora") == 201
         central = Operator(state, world.record(), "global")
-        refused = central.pin("pepper", "forget", "1")
+        refused = central.pin(*forget)
         assert (refused["ok"], refused["code"]) == (False, "conflict")
         expected = {"eu": (2, 1), "us": (1, 2)}
         for jurisdiction, (mine, others) in expected.items():
             operator = Operator(state, world.record(), jurisdiction)
-            outcome = operator.pin("rekey", given=lines())
+            (tmp_path / rekey[1]).write_text(lines())
+            outcome = operator.pin(rekey[0], str(tmp_path / rekey[1]))
             counts = {"rekeyed": mine, "already": 0, "elsewhere": others, "unknown": 1, "failed": 0}
             assert outcome == {"ok": True, "failures": []} | counts
             assert operator.pin("rekey", given=lines())["already"] == mine
             bad = operator.pin("rekey", given='{"subject": "anna"}\n{"subject": 7}\n')
             assert (bad["code"], bad["where"]) == ("invalid-input", "line 2")
         for user, session in zip(USERS, sessions, strict=True):
-            zone = "iad" if USERS[user] == "US" else "fra"
+            zone = "iad" if RESIDENCES[user] == "US" else "fra"
             assert client.ask("/profile", None, zone=zone, session=session)[0] == 200, "an older session holds"
             client.log_in(user)
-        versions = {each["version"]: each for each in central.pin("pepper", "list")["versions"]}
-        assert (versions[1]["pins"], versions[1]["aliases"], versions[2]["pins"]) == (0, 0, 3)
-        assert central.pin("pepper", "forget", "1")["ok"]
+        versions = {each["version"]: each for each in central.pin(*count)["versions"]}
+        assert (versions[1]["pins"], versions[1]["aliases"], versions[2]["pins"]) == (0, 0, 4)
+        assert central.pin(*forget)["ok"]
         for user in USERS:
             client.log_in(user)
     file.write_text(f"{new}\n")
