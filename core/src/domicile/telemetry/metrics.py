@@ -36,6 +36,12 @@ REPLICA_STALENESS: Final = Gauge(
 )
 REPLICA_PINS: Final = Gauge("domicile_replica_pins", "Pins in the replica", registry=REGISTRY)
 
+UNANSWERED_COMMITS: Final = Counter(
+    "domicile_unanswered_commits",
+    "Commits that the database had not answered when they were given up: done or not",
+    registry=REGISTRY,
+)
+
 
 def render_metrics() -> tuple[bytes, str]:
     """The exposition text and its content type."""

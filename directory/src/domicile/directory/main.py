@@ -18,11 +18,12 @@ from domicile.directory.allowance import Allowance
 from domicile.directory.api import DirectoryApi
 from domicile.directory.feed import Feed
 from domicile.directory.history import MarkFile
+from domicile.directory.second_zone import SecondZone
 from domicile.directory.storage import Storage
 from domicile.directory.topology import PublishedTopology
 from domicile.identity import Keyring
 from domicile.identity.tokens import MAX_TOPOLOGY_BYTES
-from domicile.model import GLOBAL, Address, InvalidInput, Role
+from domicile.model import GLOBAL, Address, InvalidInput, Role, Unavailable
 from domicile.model.manifest import AddressField
 from domicile.model.wire import SigningKey
 from domicile.service import ProcessSettings, Service, load_settings, run
@@ -57,7 +58,11 @@ class OwnKeys:
         self._publisher = publisher
 
     async def publish_key(self, key: SigningKey) -> None:
-        await self._storage.publish_key(key, self._publisher)
+        try:
+            await self._storage.publish_key(key, self._publisher)
+        except Unavailable:
+            if key not in await self._storage.keys():  # else the process starts, to be read, without its second zone
+                raise
 
     async def retire_key(self, kid: str) -> None:
         await self._storage.retire_key(kid, self._publisher)
@@ -68,6 +73,11 @@ class DirectorySettings(ProcessSettings):
 
     storage: AddressField = Field(description="the directory's own database, host:port")
     operators: Path = Field(description="folder of operators' public keys (*.pem), who sign the topology")
+    second_zone: SecondZone = Field(
+        default=SecondZone.ABSENT,
+        description="required: what is acknowledged is synchronously committed in a second zone too; absent: there is"
+        " none, as in a world of one zone, and losing the database's disk loses what was acknowledged last",
+    )
     alias_rate: float = Field(
         default=200.0, gt=0, le=1e6, description="questions about aliases a second that each calling process may ask"
     )
@@ -99,7 +109,8 @@ async def serve_directory(settings: DirectorySettings) -> AsyncIterator[None]:
     check_settings(settings)
     topology = PublishedTopology(settings.deployment, settings.operator_keys())
     keyring = Keyring(settings.state / "grant.key", "pin-grant")
-    async with Storage.connect(settings.credentials, Address(settings.storage)) as storage:
+    database = Address(settings.storage)
+    async with Storage.connect(settings.credentials, database, settings.second_zone) as storage:
         keys = OwnKeys(storage, settings.credentials.identity.uri)
         await keyring.publish(keys)
         service = Service(settings, storage.probe, max_body=MAX_TOPOLOGY_BYTES)

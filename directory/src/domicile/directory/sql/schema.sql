@@ -156,7 +156,8 @@ SELECT DISTINCT get_byte(subject_key, 0) FROM directory.pins
 WHERE NOT EXISTS (SELECT FROM directory.peppers);
 
 -- One statement's changes of pins into the log, whichever statement it was. Refused in a history that no process has
--- looked at yet, and in one that has lost something, but for what brings it back.
+-- looked at yet, and in one that has lost something, but for what brings it back; and where COMMIT would wait for less
+-- than a synchronous standby's disk.
 CREATE OR REPLACE FUNCTION directory.log_changes() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     changed bigint;
@@ -165,6 +166,9 @@ BEGIN
     SELECT count(*) INTO changed FROM after_rows;
     IF changed = 0 THEN
         RETURN NULL;
+    END IF;
+    IF current_setting('synchronous_commit') NOT IN ('on', 'remote_apply') THEN
+        RAISE EXCEPTION 'synchronous_commit is below on' USING ERRCODE = 'DM004';
     END IF;
     INSERT INTO directory.peppers (version) SELECT DISTINCT get_byte(subject_key, 0) FROM after_rows
     ON CONFLICT DO NOTHING;
