@@ -22,11 +22,11 @@ FACADES = {
     """,
     "domicile.client": "Change DirectoryClient GatewayClient JailedResolver KeyClient Peer Topology",
     "domicile.telemetry": """
-        BORDER DECISIONS DURATION FIELDS REFUSALS REPLICA_PINS REPLICA_STALENESS REQUESTS UNANSWERED_COMMITS
+        BORDER DECISIONS DURATION FIELDS REFUSALS REPLICA_PINS REPLICA_STALENESS REQUESTS STORAGE_LAG UNANSWERED_COMMITS
         FieldNotAllowed configure_logs log place_of render_metrics warn
     """,
     "domicile.service": """
-        MAX_BODY_BYTES PEER Operation ProcessSettings Service json_response load_settings plain_problem
+        MAX_BODY_BYTES PEER Addresses Operation ProcessSettings Service json_response load_settings plain_problem
         problem_middleware problem_response read_body run where_invalid
     """,
 }

@@ -29,6 +29,7 @@ from domicile.model.wire import (
     PeppersDocument,
     ReconciliationDocument,
     RekeyRequest,
+    ReplicasDocument,
     ResolveRequest,
     ResolveResponse,
     SigningKey,
@@ -205,6 +206,10 @@ class DirectoryClient:
     async def report_fences(self, report: FencesReport) -> None:
         """Raises Conflict for a page that is not the next one: the cell begins with its first fence."""
         await self._peer.call("POST", "/v1/reconciliation/fences", body=report, repeatable=False)
+
+    async def replicas(self) -> ReplicasDocument:
+        """The read replicas of whichever directory process answers."""
+        return await self._peer.ask(ReplicasDocument, "GET", "/v1/replicas")
 
     async def keys(self) -> list[SigningKey]:
         return (await self._peer.ask(JWKS, "GET", "/.well-known/jwks.json")).keys

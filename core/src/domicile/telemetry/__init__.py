@@ -9,6 +9,7 @@ from domicile.telemetry.metrics import (
     REPLICA_PINS,
     REPLICA_STALENESS,
     REQUESTS,
+    STORAGE_LAG,
     UNANSWERED_COMMITS,
     render_metrics,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "REPLICA_PINS",
     "REPLICA_STALENESS",
     "REQUESTS",
+    "STORAGE_LAG",
     "UNANSWERED_COMMITS",
     "FieldNotAllowed",
     "configure_logs",

@@ -18,6 +18,7 @@ from domicile.directory.allowance import Allowance
 from domicile.directory.api import DirectoryApi
 from domicile.directory.feed import Feed
 from domicile.directory.history import MarkFile
+from domicile.directory.replicas import Replicas
 from domicile.directory.second_zone import SecondZone
 from domicile.directory.storage import Storage
 from domicile.directory.topology import PublishedTopology
@@ -26,7 +27,7 @@ from domicile.identity.tokens import MAX_TOPOLOGY_BYTES
 from domicile.model import GLOBAL, Address, InvalidInput, Role, Unavailable
 from domicile.model.manifest import AddressField
 from domicile.model.wire import SigningKey
-from domicile.service import ProcessSettings, Service, load_settings, run
+from domicile.service import Addresses, ProcessSettings, Service, load_settings, run
 
 DAY_SECONDS: Final = 86_400.0
 CALLERS: Final = [Role.ROUTER, Role.APP, Role.GATEWAY, Role.KEYS, Role.OPERATOR, Role.LOAD]
@@ -78,6 +79,14 @@ class DirectorySettings(ProcessSettings):
         description="required: what is acknowledged is synchronously committed in a second zone too; absent: there is"
         " none, as in a world of one zone, and losing the database's disk loses what was acknowledged last",
     )
+    storage_replicas: Addresses = Field(
+        default_factory=list,
+        description="read replicas of the database, host:port, comma-separated, the nearest first: they answer what may"
+        " be told late",
+    )
+    storage_replica_lag: float = Field(
+        default=5.0, ge=1, le=300, description="seconds that a read replica may be late, or the primary is asked"
+    )
     alias_rate: float = Field(
         default=200.0, gt=0, le=1e6, description="questions about aliases a second that each calling process may ask"
     )
@@ -116,16 +125,20 @@ async def serve_directory(settings: DirectorySettings) -> AsyncIterator[None]:
         service = Service(settings, storage.probe, max_body=MAX_TOPOLOGY_BYTES)
         feed = Feed(storage, MarkFile(settings.state / "mark.json"))
         allowance = Allowance(settings.alias_rate, settings.alias_burst)
-        DirectoryApi(settings.deployment, storage, topology, keyring, feed, allowance).add_to(service)
-        async with feed.running(), service.listen(settings.address(), service.internal_context(CALLERS)):
-            turning = asyncio.create_task(keyring.keep(keys, settings.key_days * DAY_SECONDS))
-            try:
-                yield
-            finally:
-                feed.end()  # its readers go before the listener waits for what is in flight
-                turning.cancel()
-                with suppress(asyncio.CancelledError):
-                    await turning
+        late = Replicas.running(
+            settings.credentials, settings.storage_replicas, feed.seen, settings.storage_replica_lag
+        )
+        async with feed.running(), late as replicas:
+            DirectoryApi(settings.deployment, storage, topology, keyring, feed, allowance, replicas).add_to(service)
+            async with service.listen(settings.address(), service.internal_context(CALLERS)):
+                turning = asyncio.create_task(keyring.keep(keys, settings.key_days * DAY_SECONDS))
+                try:
+                    yield
+                finally:
+                    feed.end()  # its readers go before the listener waits for what is in flight
+                    turning.cancel()
+                    with suppress(asyncio.CancelledError):
+                        await turning
 
 
 # a callback keeps the word `serve` obligatory, so that a second command can come without breaking the first
