@@ -22,14 +22,25 @@ from loadtests.proxies import NAME
 _DROPPED: Final = frozenset({"connection", "keep-alive", "transfer-encoding", "upgrade", "te", "trailer"})
 
 
+def contexts(told: dict[str, Any]) -> tuple[ssl.SSLContext | None, ssl.SSLContext]:
+    """Towards clients (None: plain connections), and towards the cells."""
+    own = ssl.create_default_context(cafile=told["authority"])
+    own.load_cert_chain(*told["own"])
+    if told["public"] is None:
+        return None, own
+    shown = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    shown.load_cert_chain(*told["public"])
+    return shown, own
+
+
+def listener(told: dict[str, Any]) -> tuple[str, int]:
+    host, _, port = told["address"].rpartition(":")
+    return host, int(port)
+
+
 async def _serve(told: dict[str, Any]) -> None:
-    context = ssl.create_default_context(cafile=told["authority"])
-    context.load_cert_chain(*told["own"])
-    connector = aiohttp.TCPConnector(ssl=context, limit=256)
-    shown = None
-    if told["public"] is not None:
-        shown = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        shown.load_cert_chain(*told["public"])
+    shown, own = contexts(told)
+    connector = aiohttp.TCPConnector(ssl=own, limit=256)
     homes, cells = told["homes"], told["cells"]
     jar = aiohttp.DummyCookieJar()
     async with aiohttp.ClientSession(connector=connector, auto_decompress=False, cookie_jar=jar) as session:
@@ -55,8 +66,8 @@ async def _serve(told: dict[str, Any]) -> None:
 
         runner = web.ServerRunner(web.Server(proxy, access_log=None))
         await runner.setup()
-        host, _, port = told["address"].rpartition(":")
-        await web.TCPSite(runner, host, int(port), ssl_context=shown, backlog=4096).start()
+        host, port = listener(told)
+        await web.TCPSite(runner, host, port, ssl_context=shown, backlog=4096).start()
         await asyncio.Event().wait()
 
 

@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -91,11 +91,18 @@ def envoy_edge(built: Stage, *, tls: bool) -> Iterator[Proxy]:
         yield Proxy(pid, listeners)
 
 
-@contextmanager
-def aiohttp_edge(built: Stage, *, tls: bool) -> Iterator[Proxy]:
-    edge = built.edge("aiohttp", tls=tls)
-    address = f"127.0.0.1:{free_port()}"
+def aiohttp_edge(built: Stage, *, tls: bool) -> AbstractContextManager[Proxy]:
+    return _python_edge(built, "aiohttp", "loadtests.bare", tls=tls)
 
+
+def splice_edge(built: Stage, *, tls: bool) -> AbstractContextManager[Proxy]:
+    return _python_edge(built, "splice", "loadtests.splice", tls=tls)
+
+
+@contextmanager
+def _python_edge(built: Stage, name: str, module: str, *, tls: bool) -> Iterator[Proxy]:
+    edge = built.edge(name, tls=tls)
+    address = f"127.0.0.1:{free_port()}"
     told = {
         "address": address,
         "public": None if edge.public is None else _texts(edge.public),
@@ -106,8 +113,8 @@ def aiohttp_edge(built: Stage, *, tls: bool) -> Iterator[Proxy]:
     }
     file = edge.folder / "told.json"
     file.write_text(json.dumps(told))
-    with started([sys.executable, "-m", "loadtests.bare", str(file)], edge.folder / "log", listening(address)) as pid:
-        yield Proxy(pid, {"aiohttp": address})
+    with started([sys.executable, "-m", module, str(file)], edge.folder / "log", listening(address)) as pid:
+        yield Proxy(pid, {name: address})
 
 
 def _texts(pair: Pair) -> list[str]:

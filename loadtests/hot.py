@@ -1,7 +1,8 @@
 """Where the router's time goes under load: py-spy's samples of its process, by place in the code.
 
 A sample is counted for the innermost Python frame, so that what a function does in C (TLS, hashing, writing to a
-socket) counts as its own; the frame's place is a module of ours, or the library it belongs to.
+socket) counts as its own; the frame's place is a module of ours, or the library it belongs to. Samples are by the
+clock, so the router has its core to itself: else a write that wakes an application would be charged with its turn.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Final
 from loadtests.busy import wrk_answers
 from loadtests.cases import Unmeasured
 from loadtests.edges import has_plain_listener, router
+from loadtests.processes import LOADED_FROM
 from loadtests.programs import py_spy
 from loadtests.proxies import SMALL
 from loadtests.stage import stage
@@ -82,7 +84,7 @@ def sampled() -> str:
     tls = not has_plain_listener()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        with stage(folder) as built, router(built, tls=tls) as proxy:
+        with stage(folder, applications_on=LOADED_FROM) as built, router(built, tls=tls) as proxy:
             url = f"{'https' if tls else 'http'}://{proxy.listeners['router']}{SMALL}"
             wrk_answers(built.users_file, url, WARM_SECONDS)
             raw = folder / "samples"

@@ -25,7 +25,7 @@ from domicile.ops.ports import choose_ports
 from domicile.router.decide import Forward, Listener, Question, decide
 from loadtests.busy import wrk_answers
 from loadtests.cases import Case, Figure, Lane, Missing, Race, Target, Unmeasured, each
-from loadtests.edges import Proxy, aiohttp_edge, envoy_edge, has_plain_listener, nginx_edge, router
+from loadtests.edges import Proxy, aiohttp_edge, envoy_edge, has_plain_listener, nginx_edge, router, splice_edge
 from loadtests.pace import Stream, pace
 from loadtests.processes import LOADED_FROM, cpu_seconds, held_to
 from loadtests.proxies import LARGE, SMALL, WHOSE
@@ -35,16 +35,19 @@ SUBJECTS: Final = 1_000
 SECONDS: Final = 2
 """Of one lane's round under wrk."""
 WARM_RUNS: Final = 4
-ROUNDS: Final = 5
+ROUNDS: Final = {"plain": 5, "TLS": 3}
 RATE: Final = 300
 PACED_SECONDS: Final = 3.0
 HANGING_RATE: Final = 40
 THROUGHPUT: Final = "req/CPU-s"
+MAP: Final = f"nginx, static map of {KNOWN:,} users"
+SPLICE: Final = "bytes passed on by uvloop, nothing checked"
 EDGES: Final[Mapping[str, Callable[..., AbstractContextManager[Proxy]]]] = {
     "router": router,
     "nginx": nginx_edge,
     "envoy": envoy_edge,
     "aiohttp": aiohttp_edge,
+    "splice": splice_edge,
 }
 
 
@@ -216,14 +219,17 @@ def _small(lanes: _Lanes, said: str) -> Race:
             "Envoy": lanes.busy("envoy", "header"),
             "nginx auth_request": lanes.busy("nginx", "auth_request"),
             "aiohttp": lanes.busy("aiohttp", "aiohttp"),
+            "splice": lanes.busy("splice", "splice"),
         },
         (
-            figure("nginx map", f"nginx, static map of {KNOWN:,} users", 0.5),
+            figure("nginx map", MAP, 0.5),
             figure("Envoy", "Envoy by cluster_header", 1.2),
             figure("nginx auth_request", "nginx auth_request, its cache warm", 0.9),
             figure("aiohttp", "bare aiohttp server and client", 3.0),
+            Figure(f"router, {said}, 200 B / splice", THROUGHPUT, "requests", "router", "splice", SPLICE),
+            Figure(f"that splice, {said}, 200 B / nginx map", THROUGHPUT, "requests", "splice", "nginx map", MAP),
         ),
-        ROUNDS,
+        ROUNDS[said],
     )
 
 
@@ -233,7 +239,7 @@ def _large(lanes: _Lanes, said: str) -> Race:
     return Race(
         {"router": lanes.busy("router", "router", LARGE), "nginx": lanes.busy("nginx", "buffers", LARGE)},
         (Figure(f"router, {said}, 100 KB / nginx", THROUGHPUT, "requests", "router", "nginx", against, target),),
-        ROUNDS,
+        ROUNDS[said],
     )
 
 
@@ -250,7 +256,7 @@ def _at_a_rate(lanes: _Lanes, said: str) -> Race:
             for of in ("p50", "p99")
             for peer, against in peers.items()
         ),
-        ROUNDS,
+        ROUNDS[said],
     )
 
 
@@ -271,7 +277,7 @@ def _one_hanging(lanes: _Lanes, said: str) -> Race:
                 Target(ratio_at_most=1.5),
             ),
         ),
-        ROUNDS,
+        ROUNDS["plain"],
     )
 
 
@@ -298,5 +304,5 @@ def _by_token(built: Stage) -> Iterator[Race | Missing]:
                     Target(ratio_at_least=0.8),
                 ),
             ),
-            ROUNDS,
+            ROUNDS["plain"],
         )

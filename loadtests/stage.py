@@ -27,7 +27,7 @@ from domicile.identity import Signer, sign_topology, write_private
 from domicile.model import GLOBAL, Endpoint, Manifest, Pepper, Pin, Role, parse_manifest
 from domicile.model.wire import TOKEN_COOKIE
 from domicile.service import ProcessSettings
-from loadtests.processes import LOADED_FROM, listening, says, started
+from loadtests.processes import LOADED_FROM, SERVED_ON, listening, says, started
 from loadtests.programs import nginx_command
 from loadtests.proxies import Edge, Pair, applications_nginx
 
@@ -141,8 +141,11 @@ def command(name: str) -> list[str]:
 
 
 @contextmanager
-def stage(folder: Path) -> Iterator[Stage]:
-    """A world around the proxies. Raises Unmeasured where a part of it doesn't start."""
+def stage(folder: Path, *, applications_on: int = SERVED_ON) -> Iterator[Stage]:
+    """A world around the proxies. Raises Unmeasured where a part of it doesn't start.
+
+    ``applications_on``: their core; by default the proxy's, so that it is kept busy.
+    """
     trust = Trust.create(folder, ("eu", GLOBAL))
     operator = Signer.load_or_create(folder / "operator.key")
     sessions = Signer.load_or_create(folder / "sessions.key").public("residency")
@@ -173,7 +176,7 @@ def stage(folder: Path) -> Iterator[Stage]:
             await client.close()
 
         asyncio.run(fill())
-        stack.enter_context(_applications(built))
+        stack.enter_context(_applications(built, applications_on))
         yield built
 
 
@@ -200,7 +203,7 @@ def _populate(built: Stage) -> list[Pin]:
 
 
 @contextmanager
-def _applications(built: Stage) -> Iterator[None]:
+def _applications(built: Stage, core: int) -> Iterator[None]:
     folder = built.folder / "applications"
     folder.mkdir()
     cells = {cell: built.application(cell) for cell in ZONES}
@@ -210,7 +213,8 @@ def _applications(built: Stage) -> Iterator[None]:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         text = applications_nginx(folder, cells, HANGING, address, built.authority, built.authorizer)
         addresses = [address for address, _ in cells.values()]
-        with started(nginx_command(folder, text), folder / "log", listening(*addresses, built.authorizer)):
+        ready = listening(*addresses, built.authorizer)
+        with started(nginx_command(folder, text), folder / "log", ready, core=core):
             yield
 
 
