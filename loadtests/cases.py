@@ -120,9 +120,9 @@ def _named(figure: Callable[[], float]) -> Lane:
     return lambda: {"value": figure()}
 
 
-def each(call: Callable[[int], object]) -> float:
-    """Microseconds a call, over ``LOOPS`` calls."""
-    started = time.perf_counter()
+def each(call: Callable[[int], object], *, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Microseconds a call, over ``LOOPS`` calls; by ``time.process_time`` where nothing waits."""
+    started = clock()
     for number in range(LOOPS):
         call(number)
-    return (time.perf_counter() - started) / LOOPS * 1e6
+    return (clock() - started) / LOOPS * 1e6

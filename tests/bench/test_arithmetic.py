@@ -7,7 +7,7 @@ from dataclasses import fields
 
 import pytest
 from loadtests.bench import measure
-from loadtests.cases import Case, Figure, Lane, Missing, Race, Row, Target, Unmeasured
+from loadtests.cases import LOOPS, Case, Figure, Lane, Missing, Race, Row, Target, Unmeasured, each
 
 
 def rounds(*values: float, ran: list[str] | None = None, name: str = "") -> Lane:
@@ -97,3 +97,16 @@ def test_a_lane_that_fails_takes_its_rows_along_and_no_others() -> None:
     assert isinstance(kept, Row)
     assert kept.ratio == 0.5
     assert ran == ["broken"], "a lane that failed is not tried again"
+
+
+def test_a_call_takes_its_share_of_the_clock() -> None:
+    now = 0.0
+    called: list[int] = []
+
+    def call(number: int) -> None:
+        nonlocal now
+        now += 3e-6
+        called.append(number)
+
+    assert each(call, clock=lambda: now) == pytest.approx(3.0)
+    assert called == list(range(LOOPS))
