@@ -151,17 +151,17 @@ class Front:
                 raise Unavailable("the home cell and the directory do not agree yet", retry_after=MOVE_RETRY_SECONDS)
             question = await self._after_guard(guard, question)
             replayed = True
-        if unpinned and who.key is not None:
-            self._pins.forget_unknown(who.key)
+        if unpinned:
+            self._pins.forget_unknown(*who.keys)
         cookie = self._cookie(who, decision.pin, answer) if listener is Listener.PUBLIC else None
         return await answer.pass_on(request, set_cookie=cookie)
 
     async def _pin(self, who: Identified, *, pinned: bool, listener: Listener) -> Pin | None:
         """The subject's pin. Raises Unavailable where a pinned path needs one that only the directory has."""
-        if who.key is None:
+        if not who.keys:
             return None
         try:
-            pin = await self._pins.resolve(who.key)
+            pin = await self._pins.resolve(*who.keys)
         except Unavailable:
             if pinned:
                 raise
@@ -173,7 +173,7 @@ class Front:
         )
         if stale:
             try:
-                return await self._pins.refresh(who.key)
+                return await self._pins.refresh(*who.keys)
             except Unavailable:
                 pass
         return pin
@@ -213,7 +213,7 @@ class Front:
 
     def _cookie(self, who: Identified, pin: Pin | None, answer: Answer) -> str | None:
         """A residency token for somebody whom the application's own token authenticated."""
-        if not who.authenticated or pin is None or pin.subject_key != who.key or answer.status >= 400:
+        if not who.authenticated or pin is None or pin.subject_key not in who.keys or answer.status >= 400:
             return None
         if _states(who.token, pin) or not kept_private(answer.headers):
             return None

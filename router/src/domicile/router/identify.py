@@ -18,7 +18,7 @@ from domicile.identity.tokens import LEEWAY_SECONDS
 from domicile.model import (
     IdentitiesDisagree,
     InvalidInput,
-    Pepper,
+    Peppers,
     ResidencyToken,
     SubjectKey,
     TokenInvalid,
@@ -38,15 +38,15 @@ class Sessions:
     """Verifies the application's JWTs: known key, that key's own algorithm, issuer, audience and time."""
 
     def __init__(
-        self, keys: ApplicationKeys, identity: ApplicationIdentity, pepper: Pepper, *, clock: Clock = time.time
+        self, keys: ApplicationKeys, identity: ApplicationIdentity, peppers: Peppers, *, clock: Clock = time.time
     ) -> None:
         self._keys = keys
         self._identity = identity
-        self._pepper = pepper
+        self._peppers = peppers
         self._clock = clock
 
-    def subject(self, token: str) -> SubjectKey:
-        """Raises TokenInvalid, which says what failed and nothing of what the token held."""
+    def subject(self, token: str) -> tuple[SubjectKey, ...]:
+        """Whom it names, by each pepper. Raises TokenInvalid, which says what failed and nothing that it held."""
         if len(token) > MAX_JWT_BYTES:
             raise TokenInvalid(f"a session token over {MAX_JWT_BYTES} bytes")
         try:
@@ -79,16 +79,18 @@ class Sessions:
             raise TokenInvalid("a session token outside its time")
         subject = claims[self._identity.subject_claim]
         try:
-            return self._pepper.subject_key(subject if isinstance(subject, str) else "")
+            return self._peppers.subject_keys(subject if isinstance(subject, str) else "")
         except InvalidInput:
             raise TokenInvalid("a session token without a usable subject") from None
 
 
 @dataclass(frozen=True, slots=True)
 class Identified:
-    """``authenticated``: by the application's JWT. ``token``: a valid residency token that came along."""
+    """``keys``: whom the request is for, by each pepper; none for nobody. ``authenticated``: by the application's
+    JWT. ``token``: a valid residency token that came along.
+    """
 
-    key: SubjectKey | None
+    keys: tuple[SubjectKey, ...]
     authenticated: bool
     token: ResidencyToken | None
 
@@ -108,17 +110,17 @@ class Identifier:
         """
         session = self._session(headers)
         token, invalid = await self._token(headers)
-        if session is not None and token is not None and token.sub != session:
+        if session is not None and token is not None and token.sub not in session:
             raise IdentitiesDisagree("the session and the residency token name different subjects")
         if session is not None:
             return Identified(session, True, token)
         if token is not None:
-            return Identified(token.sub, False, token)
+            return Identified((token.sub,), False, token)
         if pinned:
             raise invalid or Unauthenticated("this path is a subject's own", remedy="send a session token")
-        return Identified(None, False, None)
+        return Identified((), False, None)
 
-    def _session(self, headers: Headers) -> SubjectKey | None:
+    def _session(self, headers: Headers) -> tuple[SubjectKey, ...] | None:
         fields = headers.getall("Authorization", [])
         if len(fields) > 1:
             raise BadRequest("more than one Authorization field")

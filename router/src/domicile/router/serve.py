@@ -87,7 +87,7 @@ def _sessions(manifest: Manifest, settings: RouterSettings) -> Sessions | None:
     if manifest.identity is None:
         return None
     keys = ApplicationKeys(Path(manifest.identity.jwks))
-    return Sessions(keys, manifest.identity, settings.load_pepper())
+    return Sessions(keys, manifest.identity, settings.load_peppers())
 
 
 @asynccontextmanager
