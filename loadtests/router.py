@@ -1,8 +1,10 @@
-"""What a known subject costs the router before a byte moves: the decision (its look-up is with the directory)."""
+"""The router's figures: what a known subject costs before a byte moves (its look-up is with the directory), and the
+whole of it beside other proxies."""
 
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator
 from importlib.resources import files
 from typing import Final
@@ -10,7 +12,8 @@ from typing import Final
 from domicile.model import Identity, Manifest, Pin, Role, SubjectKey, parse_manifest, read_yaml
 from domicile.ops.ports import choose_ports
 from domicile.router.decide import Forward, Listener, Question, decide
-from loadtests.cases import Case, each
+from loadtests import beside
+from loadtests.cases import Case, Missing, Race, each
 
 SUBJECTS: Final = 1_000
 
@@ -20,7 +23,7 @@ def _manifest() -> Manifest:
     return parse_manifest(choose_ports(read_yaml(text), set()))
 
 
-def cases() -> Iterator[Case]:
+def cases() -> Iterator[Case | Race | Missing]:
     manifest = _manifest()
     vantage = Identity("acme", "eu", Role.ROUTER, "fra")
     chance = random.Random(7)
@@ -31,6 +34,7 @@ def cases() -> Iterator[Case]:
     yield Case(
         "routing decision, known subject, in process",
         "us",
-        lambda: each(lambda n: decide(questions[n % 1000], manifest, vantage)),
+        lambda: each(lambda n: decide(questions[n % SUBJECTS], manifest, vantage), clock=time.process_time),
         at_most=10.0,
     )
+    yield from beside.cases()
