@@ -49,6 +49,7 @@ class Feed:
         self._mark = marks.read()
         self._kept = self._mark
         self._keep_at = 0.0
+        self._keeping = asyncio.Lock()
         self._news = asyncio.Condition()
         self._position: Position | None = None
         self._seen_at = 0.0
@@ -108,11 +109,22 @@ class Feed:
     async def _look(self) -> Standing:
         found = await self._log.standing(self._mark)
         self._mark = found.mark
-        now = asyncio.get_running_loop().time()
-        if self._mark != self._kept and (now >= self._keep_at or self._kept is None):
-            await asyncio.to_thread(self._marks.keep, self._mark)
-            self._kept, self._keep_at = self._mark, now + KEEP_SECONDS
+        async with self._keeping:
+            await self._keep()
         return found
+
+    async def _keep(self) -> None:
+        """Now and then, by one of those who look at a time. A disk that takes nothing stops no reader."""
+        now = asyncio.get_running_loop().time()
+        mark = self._mark
+        if mark is None or mark == self._kept or now < self._keep_at:
+            return
+        self._keep_at = now + KEEP_SECONDS
+        try:
+            await asyncio.to_thread(self._marks.keep, mark)
+            self._kept = mark
+        except OSError as error:
+            warn("mark-not-kept", error=type(error).__name__)
 
     async def _trim(self) -> None:
         while True:
