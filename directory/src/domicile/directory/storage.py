@@ -64,7 +64,10 @@ _LOSS: Final = "DM007"
 _FORGOTTEN: Final = "DM008"
 _IN_USE: Final = "DM009"  # forget_pepper of sql/schema.sql
 SCAN_SECONDS: Final = 300.0
-"""On a statement that goes through every pin, for an operator who waits for it."""
+"""On a statement that goes through every pin, for an operator who waits for it, or for an upgrade."""
+UPGRADE_TRIES: Final = 3
+SCHEMA: Final = int(SQL["schema"].rpartition("IS 'schema ")[2].partition("'")[0])
+"""The number of this program's schema, which its text gives itself."""
 
 
 @asynccontextmanager
@@ -145,10 +148,7 @@ class Storage:
             )
         try:
             storage = cls(pool, second_zone)
-            async with storage._transaction() as connection:
-                await connection.execute(SQL["commit_here"])
-                await connection.execute(SQL["lock_start"], _START_LOCK)
-                await connection.execute(SQL["schema"])
+            await storage._bring_up_to_date()
             yield storage
         finally:
             try:
@@ -165,6 +165,30 @@ class Storage:
             transaction(connection, WAIT_SECONDS, self._second_zone.doubt),
         ):
             yield connection
+
+    async def _bring_up_to_date(self) -> None:
+        """Apply the schema where the database has an older one.
+
+        A start beside other processes takes no lock of theirs, and one of an older program brings nothing back. An
+        upgrade has the tables to itself: claims wait for it, for as long as one lock may take, and go on over it.
+        """
+        for _ in range(UPGRADE_TRIES):
+            try:
+                async with self._transaction() as connection:
+                    await connection.execute(SQL["commit_here"])
+                    await connection.execute(SQL["lock_start"], _START_LOCK)
+                    if await connection.fetchval(SQL["find_schema"]) < SCHEMA:
+                        await connection.execute(SQL["bound_locks"])
+                        await connection.execute(SQL["own_topology"], _TOPOLOGY_LOCK)
+                        await connection.execute(SQL["schema"], timeout=SCAN_SECONDS)
+                return
+            except DomicileError as error:
+                if not isinstance(error.__cause__, asyncpg.LockNotAvailableError):
+                    raise
+        raise Unavailable(
+            "something holds the database's tables for too long to bring them up to date",
+            remedy="start again when it has ended: a backup, or a long query",
+        )
 
     @asynccontextmanager
     async def _acknowledging(self) -> AsyncIterator[Connection]:

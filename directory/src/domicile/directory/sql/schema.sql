@@ -1,6 +1,8 @@
--- The directory's own database: the blind map and what is published. Applied at each start, under a lock.
+-- The directory's own database: the blind map and what is published. Applied to a database that has an older one.
 -- Keys are 17 keyed bytes; no column can hold a name, an address or any other personal value.
+-- Each change of this text gets the next number; processes of the number before go on over it, so it only adds.
 CREATE SCHEMA IF NOT EXISTS directory;
+COMMENT ON SCHEMA directory IS 'schema 4';
 
 -- Subject key to home. An epoch never falls and a row is never deleted: an erased subject leaves its tombstone.
 CREATE TABLE IF NOT EXISTS directory.pins (
