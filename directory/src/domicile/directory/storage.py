@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import Final
+from typing import Final, cast
 
 import asyncpg
 
@@ -83,6 +83,7 @@ async def translated() -> AsyncIterator[None]:
         asyncpg.InvalidAuthorizationSpecificationError,
         asyncpg.TransactionRollbackError,
         asyncpg.ReadOnlySQLTransactionError,
+        asyncpg.ObjectNotInPrerequisiteStateError,  # of a server that still recovers, also where it can be read
         asyncpg.InterfaceError,
         asyncpg.InternalClientError,
     ) as error:
@@ -126,6 +127,7 @@ class Storage:
         self._pool = pool
         self._second_zone = SecondZoneCheck(second_zone)
         self._claiming = asyncio.Semaphore(CLAIMS_AT_ONCE)
+        self._seen: Mark | None = None
 
     @classmethod
     @asynccontextmanager
@@ -133,21 +135,28 @@ class Storage:
         cls, credentials: Credentials, address: Address, second_zone: SecondZone
     ) -> AsyncIterator[Storage]:
         """Opened by mutual TLS, as the only user that may; the schema is applied. Closed on leaving."""
+        storage: Storage
+
+        async def admit(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+            await storage._admit(cast("Connection", connection))
+
+        pool = asyncpg.create_pool(
+            host=address.host,
+            port=address.port,
+            user=USER,
+            database=DATABASE,
+            ssl=credentials.client(GLOBAL, [Role.STORAGE]),
+            min_size=POOL_SIZE,
+            max_size=POOL_SIZE,
+            max_inactive_connection_lifetime=0,
+            timeout=WAIT_SECONDS,
+            command_timeout=WAIT_SECONDS,
+            init=admit,
+        )
+        storage = cls(pool, second_zone)
         async with translated():
-            pool = await asyncpg.create_pool(
-                host=address.host,
-                port=address.port,
-                user=USER,
-                database=DATABASE,
-                ssl=credentials.client(GLOBAL, [Role.STORAGE]),
-                min_size=POOL_SIZE,
-                max_size=POOL_SIZE,
-                max_inactive_connection_lifetime=0,
-                timeout=WAIT_SECONDS,
-                command_timeout=WAIT_SECONDS,
-            )
+            await pool
         try:
-            storage = cls(pool, second_zone)
             await storage._bring_up_to_date()
             yield storage
         finally:
@@ -275,27 +284,38 @@ class Storage:
     async def standing(self, mark: Mark | None) -> Standing:
         """Where the database stands, after a generation was begun if it is another history, or has lost something.
 
-        ``mark``: the furthest that this process has seen.
+        ``mark``: the furthest that this process has seen. From now on, each new connection is asked first whether
+        it leads to a database that has all of that: one that was restored is never behind a connection of before.
         """
         async with self._transaction() as connection:
+            found = await self._settle(connection, mark)
+        self._seen = found.mark
+        return found
+
+    async def _admit(self, connection: Connection) -> None:
+        if self._seen is not None:
+            async with transaction(connection, WAIT_SECONDS, self._second_zone.doubt):
+                await self._settle(connection, self._seen)
+
+    async def _settle(self, connection: Connection, mark: Mark | None) -> Standing:
+        found = await _stand(connection, mark)
+        if not found.current or has_lost(mark, found):
+            await self._check_second_zone(connection)
+            await connection.execute(SQL["lock_clock"])
             found = await _stand(connection, mark)
-            if not found.current or (has_lost(mark, found)):
-                await self._check_second_zone(connection)
-                await connection.execute(SQL["lock_clock"])
-                found = await _stand(connection, mark)
-                lost = has_lost(mark, found)
-                if (
-                    lost
-                    and found.reconciling
-                    and mark is not None
-                    and mark.position.generation != found.position.generation
-                ):
-                    await connection.execute(SQL["add_loss"], mark.position.generation, mark.revision)
-                elif lost or not found.current:
-                    seen = None if mark is None else mark.position.generation
-                    await connection.execute(SQL["begin_generation"], seen, lost, 0 if mark is None else mark.revision)
-                    warn("generation-begun", verdict="lost" if lost else "whole")
-                found = await _stand(connection, mark)
+            lost = has_lost(mark, found)
+            if (
+                lost
+                and found.reconciling
+                and mark is not None
+                and mark.position.generation != found.position.generation
+            ):
+                await connection.execute(SQL["add_loss"], mark.position.generation, mark.revision)
+            elif lost or not found.current:
+                seen = None if mark is None else mark.position.generation
+                await connection.execute(SQL["begin_generation"], seen, lost, 0 if mark is None else mark.revision)
+                warn("generation-begun", verdict="lost" if lost else "whole")
+            found = await _stand(connection, mark)
         return found
 
     @asynccontextmanager
