@@ -70,7 +70,7 @@ async def storm(world: World, unknown: int, at_once: int, *, silent: bool = Fals
                 strangers[await ask(world, client, name)] += 1
 
     world.directory.place(*(pin(name, "eu-1") for name in PEOPLE))
-    async with world.router() as client:
+    async with world.router(connect_seconds=30.0) as client:
         for name in PEOPLE:
             assert await ask(world, client, name) == 200
         world.directory.asked.clear()
