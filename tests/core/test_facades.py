@@ -26,8 +26,8 @@ FACADES = {
         configure_logs log place_of render_metrics warn
     """,
     "domicile.service": """
-        MAX_BODY_BYTES PEER Operation ProcessSettings Service json_response load_settings plain_problem
-        problem_middleware problem_response read_body run where_invalid
+        MAX_BODY_BYTES PEER Operation ProcessSettings Service json_response load_settings problem_middleware
+        problem_of problem_response read_body run where_invalid
     """,
 }
 

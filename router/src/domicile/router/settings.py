@@ -25,11 +25,27 @@ class RouterSettings(ProcessSettings):
         default_factory=_shipped_countries, description="MaxMind country database; the shipped one is public domain"
     )
     max_body: int = Field(default=64 << 20, ge=0, description="bytes that one request's body may have")
+    head_seconds: float = Field(default=10.0, gt=0, le=300, description="for a request's whole head to come in")
+    keepalive_seconds: float = Field(
+        default=75.0, gt=0, le=3600, description="how long a client's connection may wait for its next request"
+    )
     idle_seconds: float = Field(
         default=60.0, gt=0, le=3600, description="how long either side may be silent in the middle of a message"
     )
+    answer_seconds: float | None = Field(
+        default=None, gt=0, le=3600, description="for the head of the home's answer; idle_seconds where not given"
+    )
+    relay_seconds: float = Field(
+        default=300.0, gt=0, le=86400, description="how long a WebSocket may be silent in both directions"
+    )
     connect_seconds: float = Field(default=2.0, gt=0, le=60, description="to connect to one zone before the next")
-    connections: int = Field(default=256, ge=1, description="connections to one upstream address")
+    connections: int = Field(default=256, ge=1, description="connections to one upstream address, of each worker")
+    clients: int = Field(default=10_000, ge=1, description="clients' connections at a time, of each worker")
+    workers: int = Field(default=1, ge=1, le=64, description="processes that share the listeners")
+    plain: bool = Field(
+        default=False,
+        description="for measurements on one machine: no TLS to clients and cells, all of them on loopback addresses",
+    )
     replica_bytes: int = Field(
         default=4 << 30, ge=1 << 20, description="upper bound of the pin replica's file, which grows as needed"
     )
