@@ -12,14 +12,14 @@ from httptools import HttpParserError, HttpRequestParser
 
 from domicile.model.wire import MAX_HEAD_BYTES
 from domicile.router.headers import trailer_passes
-from domicile.router.lines import Lines, Pair
+from domicile.router.lines import Fields, Names, Pair
 
 LAST_CHUNK: Final = b"0\r\n"
 _BEGINNING: Final = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
 _MAY_END: Final = re.compile(rb"\r\n\r\n")
 _AROUND: Final = 8
 """Bytes of framing for each byte of data, beside those that a head may have: a chunk of one byte takes five."""
-_TRAILERS: Final = Lines(trailer_passes, frozenset())
+_TRAILERS: Final = Names(trailer_passes, ())
 
 
 class BadChunks(Exception):
@@ -77,7 +77,8 @@ class Chunks:
 
     @property
     def trailers(self) -> bytes:
-        return b"".join([line[2] for line in _TRAILERS.read(self._pairs)[0]])
+        pairs = [(name, value.rstrip(b" \t")) for name, value in self._pairs]
+        return b"".join(Fields(pairs, _TRAILERS).lines) if pairs else b""
 
 
 def chunk(data: bytes) -> bytes:

@@ -64,6 +64,7 @@ class Downstream(asyncio.Protocol):
 
     def __init__(self, front: Front, listener: Listener, clients: Clients) -> None:
         self.listener = listener
+        self.counts = front.requests[listener]
         self.draining = False
         self.deadline = Deadline(asyncio.get_running_loop(), self._late)
         self._front = front
@@ -195,7 +196,7 @@ class Downstream(asyncio.Protocol):
 
     def _refuse(self, error: DomicileError) -> None:
         """What was sent isn't a request, so that nothing behind it can be one."""
-        self._front.count(self.listener, "", error.status, 0.0)
+        self.counts.add("", error.status, 0.0)
         self.write(self._front.refusal(error, None).encode(method="", closes=True))
         self._end(linger=True)
 

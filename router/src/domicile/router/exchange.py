@@ -55,25 +55,26 @@ Result = TypeVar("Result")
 class Exchange:
     """Of one client's connection. ``finished`` there is called once, unless the client goes first."""
 
+    # what most requests never set isn't set for each of them
+    _body: Body | None = None
+    _asked: Asked | None = None
+    _pin: Pin | None = None
+    _outgoing = _unwritten = b""
+    _upstreams: Iterator[Upstream] = iter(())
+    _upstream: Upstream | None = None
+    _connection: Connection | None = None
+    _task: asyncio.Task[None] | None = None
+    _status = _CLIENT_GONE
+    _replayed = _retried = _lost = False
+    _begun = _chunked = _closes = _relays = _counted = False
+
     def __init__(self, front: Front, client: Downstream, head: RequestHead) -> None:
         self.method = head.method
         self._front = front
         self._client = client
         self._head = head
-        self._started = time.perf_counter()
-        self._body: Body | None = None
-        self._asked: Asked | None = None
-        self._pin: Pin | None = None
-        self._outgoing = b""
-        self._upstreams: Iterator[Upstream] = iter(())
-        self._upstream: Upstream | None = None
-        self._connection: Connection | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._replayed = self._lost = False
         self._expects = head.expects
-        self._status = _CLIENT_GONE
-        self._unwritten = b""
-        self._chunked = self._closes = self._begun = self._relays = self._retried = self._counted = False
+        self._started = time.perf_counter()
 
     # --- from the client's connection
 
@@ -413,8 +414,7 @@ class Exchange:
     def _count(self, status: int) -> None:
         if not self._counted:
             self._counted = True
-            seconds = time.perf_counter() - self._started
-            self._front.count(self._client.listener, self.method, status, seconds)
+            self._client.counts.add(self.method, status, time.perf_counter() - self._started)
 
 
 def _answer_lost() -> AnswerLost:

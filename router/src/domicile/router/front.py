@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, replace
 from http import HTTPStatus
-from typing import Final
 
 from domicile.identity import Signer
 from domicile.model import (
@@ -30,6 +29,7 @@ from domicile.model.manifest import Router
 from domicile.model.pins import RESIDENCY_TOKEN_SECONDS
 from domicile.model.wire import EPOCH_HEADER, GUARD_HEADER, SUBJECT_KEY_HEADER
 from domicile.router.country import Countries
+from domicile.router.counts import DecisionCounts, RequestCounts
 from domicile.router.decide import (
     MOVE_RETRY_SECONDS,
     Decision,
@@ -37,22 +37,16 @@ from domicile.router.decide import (
     Hairpin,
     Listener,
     Question,
-    Redirect,
-    Refuse,
     decide,
 )
 from domicile.router.head import AnswerHead, RequestHead
-from domicile.router.headers import kept_private, special_fields, statement, token_cookie
+from domicile.router.headers import changed, kept_private, statement, token_cookie
 from domicile.router.identify import Identified, Identifier
-from domicile.router.lines import written
 from domicile.router.replica import Pins
 from domicile.router.replies import Reply, refused
 from domicile.router.settings import RouterSettings
 from domicile.router.wire import Wire
-from domicile.telemetry import BORDER, DECISIONS, DURATION, REFUSALS, REQUESTS
-
-_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
-_VERDICTS: Final = {Redirect: "redirected", Hairpin: "passed", Refuse: "refused"}
+from domicile.telemetry import REFUSALS
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +71,7 @@ def guard_of(answer: AnswerHead) -> Guard | None:
     return Guard(kind, int(epoch) if epoch.isascii() and epoch.isdigit() and len(epoch) < 20 else None, key)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Asked:
     """Who asks what. ``country``: where from, on an ``unpinned`` path of the public listener."""
 
@@ -113,6 +107,8 @@ class Front:
         self._countries = countries
         self._signer = signer
         self._turns = itertools.count()
+        self._decisions = DecisionCounts(vantage.jurisdiction)
+        self.requests = {listener: RequestCounts(listener) for listener in Listener}
 
     async def ask(self, head: RequestHead, listener: Listener, peer: str | None) -> Asked:
         """Waits for nothing where the subject and the keys are known here. ``peer``: the client's address."""
@@ -122,7 +118,9 @@ class Front:
         country = None
         if unpinned and listener is Listener.PUBLIC and peer is not None:
             country = self._countries.observe(peer, head.fields.getall("X-Forwarded-For", []))
-        question = Question(head.path, head.method, not unpinned, listener, pin, turn=next(self._turns))
+        question = Question(
+            head.path, head.method, not unpinned, listener, pin, turn=next(self._turns), down=self.wire.down()
+        )
         return Asked(who, question, unpinned, country)
 
     async def _pin(self, who: Identified, *, pinned: bool, listener: Listener) -> Pin | None:
@@ -148,8 +146,8 @@ class Front:
         return pin
 
     def decide(self, question: Question) -> Decision:
-        decision = decide(replace(question, down=self.wire.down()), self._manifest, self.vantage)
-        self._count(decision)
+        decision = decide(question, self._manifest, self.vantage)
+        self._decisions.add(decision)
         return decision
 
     async def after_guard(self, guard: Guard, question: Question) -> Question:
@@ -162,11 +160,12 @@ class Front:
                 found = await self._pins.refresh(key)
                 if found is None:
                     raise UnknownSubject("no such subject")
-                return replace(question, pin=found, pinned=True)
+                return replace(question, pin=found, pinned=True, down=self.wire.down())
         elif guard.kind == "stale-epoch" and pin is not None:
             if guard.epoch is not None and guard.epoch < pin.epoch:
                 raise Unavailable("the home cell has not taken the subject over yet", retry_after=MOVE_RETRY_SECONDS)
-            return replace(question, pin=await self._pins.refresh(pin.subject_key))
+            found = await self._pins.refresh(pin.subject_key)
+            return replace(question, pin=found, down=self.wire.down())
         raise Unavailable("the cell's guard refused the request without saying who is meant")
 
     def served(self, asked: Asked) -> None:
@@ -199,25 +198,6 @@ class Front:
             reply.fields.update({GUARD_HEADER: "stale-epoch", EPOCH_HEADER: str(pin.epoch)})
         return reply
 
-    def count(self, listener: Listener, method: str, status: int, seconds: float) -> None:
-        """A request that ended; 499 where its client hasn't got the answer."""
-        REQUESTS.labels(listener.value, method if method in _METHODS else "other", str(status)).inc()
-        DURATION.labels(listener.value).observe(seconds)
-
-    def _count(self, decision: Decision) -> None:
-        match decision:
-            case Forward(home, _):
-                jurisdiction = home.jurisdiction
-            case Hairpin(routers, _):
-                jurisdiction = routers.jurisdiction
-            case Redirect(name, _, _):
-                jurisdiction = name
-            case Refuse(_, where):
-                jurisdiction = where or self.vantage.jurisdiction
-        DECISIONS.labels(type(decision).__name__.lower(), jurisdiction).inc()
-        if jurisdiction != self.vantage.jurisdiction:
-            BORDER.labels(self.vantage.jurisdiction, jurisdiction, "traveller", _VERDICTS[type(decision)]).inc()
-
 
 def _states(token: ResidencyToken | None, pin: Pin) -> bool:
     return token is not None and (token.jur, token.cell, token.epoch) == (pin.jurisdiction, pin.cell, pin.epoch)
@@ -225,15 +205,16 @@ def _states(token: ResidencyToken | None, pin: Pin) -> bool:
 
 def outgoing(head: RequestHead, decision: Forward | Hairpin, country: str | None) -> bytes:
     """The head that goes on."""
+    parts = [f"{head.method} {head.target} HTTP/1.1\r\n".encode("ascii"), *head.lines]
     if isinstance(decision, Hairpin):
-        own = special_fields(head.fields, to_router=True)
+        parts.append(changed(head.fields, to_router=True))
     else:
-        own = special_fields(head.fields, to_router=False) + statement(decision.pin, country)
+        parts += (changed(head.fields, to_router=False), statement(decision.pin, country))
     if head.chunked:
-        own.append(("Transfer-Encoding", "chunked"))
+        parts.append(b"Transfer-Encoding: chunked\r\n")
     elif head.length is not None:
-        own.append(("Content-Length", str(head.length)))
+        parts.append(b"Content-Length: %d\r\n" % head.length)
     elif head.websocket:
-        own += [("Connection", "Upgrade"), ("Upgrade", "websocket")]
-    first = f"{head.method} {head.target} HTTP/1.1\r\n".encode("ascii")
-    return b"".join([first, *head.lines, written(own), b"\r\n"])
+        parts.append(b"Connection: Upgrade\r\nUpgrade: websocket\r\n")
+    parts.append(b"\r\n")
+    return b"".join(parts)

@@ -17,17 +17,26 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, Htt
 from domicile.model.wire import MAX_HEAD_BYTES
 from domicile.router.errors import BadRequest, HeadTooLarge, MethodRefused
 from domicile.router.headers import answer_passes, connection_options, named_fields, request_passes
-from domicile.router.lines import ANSWER_NAMES, REQUEST_NAMES, Fields, Line, Lines, Pair
+from domicile.router.lines import Fields, Names, Pair
 from domicile.router.target import path_of, read_target
 
 MAX_FIELDS: Final = 128
 END: Final = b"\r\n\r\n"
 _BARE: Final = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)|\0")
-_HOST: Final = re.compile(r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
-_DIGITS: Final = re.compile(r"[0-9]{1,19}")
-_STATUS_LINE: Final = re.compile(rb"HTTP/1\.[01] ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?\r\n")
-_REQUEST_LINES: Final = Lines(request_passes, REQUEST_NAMES)
-_ANSWER_LINES: Final = Lines(answer_passes, ANSWER_NAMES)
+_HOST: Final = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+_DIGITS: Final = re.compile(rb"[0-9]{1,19}")
+_STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?\r\n")
+_REQUEST_NAMES: Final = Names(
+    request_passes,
+    "authorization connection content-length cookie domicile-token expect host transfer-encoding upgrade via "
+    "x-forwarded-for".split(),
+)
+_ANSWER_NAMES: Final = Names(
+    answer_passes,
+    "cache-control connection content-length domicile-epoch domicile-guard domicile-subject-key "
+    "transfer-encoding".split(),
+)
+_OPTIONS: Final = {option.encode(): frozenset({option.lower()}) for option in ("keep-alive", "Keep-Alive", "close")}
 _NO_BODY: Final = frozenset({204, 304})
 _REFUSED_METHODS: Final = frozenset({b"CONNECT", b"TRACE"})
 
@@ -67,8 +76,14 @@ def find_end(data: bytes) -> int:
     return 0
 
 
-def _length(fields: dict[str, list[str]]) -> int | None:
-    values = fields.get("content-length")
+def _fields(raw: bytes, pairs: list[Pair], names: Names) -> Fields:
+    if b" \r\n" in raw or b"\t\r\n" in raw:  # llhttp leaves white space at the end of a value
+        pairs = [(name, value.rstrip(b" \t")) for name, value in pairs]
+    return Fields(pairs, names)
+
+
+def _length(fields: Fields) -> int | None:
+    values = fields.raw("content-length")
     if values is None:
         return None
     if len(values) > 1 or not _DIGITS.fullmatch(values[0]):
@@ -76,32 +91,41 @@ def _length(fields: dict[str, list[str]]) -> int | None:
     return int(values[0])
 
 
-def _is_chunked(fields: dict[str, list[str]]) -> bool:
-    values = fields.get("transfer-encoding")
+def _is_chunked(fields: Fields) -> bool:
+    values = fields.raw("transfer-encoding")
     if values is None:
         return False
-    if len(values) > 1 or values[0].lower() != "chunked" or "content-length" in fields:
+    if len(values) > 1 or values[0].lower() != b"chunked" or fields.raw("content-length") is not None:
         raise ValueError
     return True
+
+
+def _options(fields: Fields) -> frozenset[str]:
+    values = fields.raw("connection")
+    if values is None:
+        return frozenset()
+    known = _OPTIONS.get(values[0]) if len(values) == 1 else None
+    return connection_options(fields) if known is None else known
 
 
 class RequestHead:
     """A request but for its body.
 
-    ``length``: of the body in bytes; None without one, or where it comes in chunks (``chunked``). ``keeps``: the
-    client may send another request after this one. ``expects``: it waits for ``100 Continue``. ``websocket``: it
-    asks for an upgrade to that.
+    ``lines``: what goes on of its fields. ``length``: of the body in bytes; None without one, or where it comes in
+    chunks (``chunked``). ``keeps``: the client may send another request after this one. ``expects``: it waits for
+    ``100 Continue``. ``websocket``: it asks for an upgrade to that. ``old``: it is HTTP/1.0.
     """
 
-    __slots__ = ("chunked", "expects", "fields", "keeps", "length", "lines", "method", "old", "path", "target",
-                 "websocket")  # fmt: skip
+    __slots__ = ("chunked", "expects", "fields", "host", "keeps", "length", "lines", "method", "old", "options",
+                 "path", "target", "websocket")  # fmt: skip
 
-    def __init__(self, method: str, target: str, old: bool, lines: list[Line], fields: dict[str, list[str]]) -> None:
+    def __init__(self, method: str, target: str, host: str, old: bool, fields: Fields) -> None:
         self.method = method
         self.target = target
         self.path = path_of(target)
+        self.host = host
         self.old = old
-        self.fields = Fields(fields)
+        self.fields = fields
         try:
             self.length = _length(fields)
             self.chunked = _is_chunked(fields)
@@ -109,24 +133,24 @@ class RequestHead:
             raise BadRequest("a body has one length, or comes in chunks") from None
         if old and self.chunked:
             raise BadRequest("HTTP/1.0 knows no chunks")
-        options = connection_options(self.fields)
-        named = named_fields(options)
-        self.lines = [line[2] for line in lines if line[0] not in named] if named else [line[2] for line in lines]
+        self.options = options = _options(fields)
+        self.lines = fields.without(named) if options and (named := named_fields(options)) else fields.lines
         self.keeps = not old and "close" not in options
+        expect = fields.raw("expect")
         self.expects = bool(
-            "expect" in fields
-            and not old
-            and (self.chunked or self.length)
-            and fields["expect"][0].lower() == "100-continue"
+            expect and not old and (self.chunked or self.length) and expect[0].lower() == b"100-continue"
         )
-        self.websocket = (
-            "upgrade" in options and not old and [v.lower() for v in fields.get("upgrade", [])] == ["websocket"]
-        )
+        upgrade = fields.raw("upgrade") if "upgrade" in options and not old else None
+        self.websocket = upgrade is not None and len(upgrade) == 1 and upgrade[0].lower() == b"websocket"
         if self.websocket and (method != "GET" or self.chunked or self.length):
             raise BadRequest("a WebSocket is asked for by a GET without a body")
 
+    def lines_without(self, omitted: frozenset[str]) -> list[bytes]:
+        """``lines`` but for some names, in lower case."""
+        return self.fields.without(omitted | named_fields(self.options)) if omitted else self.lines
 
-def read_request(raw: bytes, lines: Lines = _REQUEST_LINES) -> RequestHead:
+
+def read_request(raw: bytes) -> RequestHead:
     """``raw``: one head with the empty line at its end. Raises BadRequest, HeadTooLarge, MethodRefused."""
     read = _Read()
     parser = HttpRequestParser(read)
@@ -139,33 +163,36 @@ def read_request(raw: bytes, lines: Lines = _REQUEST_LINES) -> RequestHead:
     method, target = parser.get_method(), read.target
     if method in _REFUSED_METHODS:
         raise MethodRefused(f"{method.decode()} is not served")
-    old = parser.get_http_version() == "1.0"
-    if not raw.startswith(b"%b %b HTTP/1.%b\r\n" % (method, target, b"0" if old else b"1")):
+    first = b"%b %b HTTP/1." % (method, target)
+    version = raw[len(first) : len(first) + 3]
+    if not raw.startswith(first) or version not in (b"1\r\n", b"0\r\n"):
         raise BadRequest("a request line is a method, a target and HTTP/1.1, one space between them")
     if len(read.pairs) > MAX_FIELDS:
         raise HeadTooLarge(f"more than {MAX_FIELDS} fields")
-    made, fields = lines.read(read.pairs)
-    hosts = fields.get("host")
+    fields = _fields(raw, read.pairs, _REQUEST_NAMES)
+    hosts = fields.raw("host")
     if hosts is None or len(hosts) > 1 or not _HOST.fullmatch(hosts[0]):
         raise BadRequest("a request names one host")
-    return RequestHead(method.decode("ascii"), read_target(target.decode("ascii"), hosts[0]), old, made, fields)
+    host = hosts[0].decode("ascii")
+    return RequestHead(
+        method.decode("ascii"), read_target(target.decode("ascii"), host), host, version[0] == 48, fields
+    )
 
 
 class AnswerHead:
     """An answer but for its body.
 
     ``status_line`` and ``lines``: what goes on. ``length``: of the body; None where it comes in chunks
-    (``chunked``) or ends with the connection. ``keeps``: the connection may be used again.
+    (``chunked``) or ends with the connection. ``empty``: it has none, whatever its head says. ``keeps``: the
+    connection may be used again.
     """
 
     __slots__ = ("chunked", "empty", "fields", "keeps", "length", "lines", "status", "status_line")
 
-    def __init__(
-        self, status: int, reason: bytes, old: bool, asked: str, lines: list[Line], fields: dict[str, list[str]]
-    ) -> None:
+    def __init__(self, status: int, status_line: bytes, old: bool, asked: str, fields: Fields) -> None:
         self.status = status
-        self.status_line = b"HTTP/1.1 %d %b\r\n" % (status, reason)
-        self.fields = Fields(fields)
+        self.status_line = status_line
+        self.fields = fields
         try:
             self.length = _length(fields)
             self.chunked = _is_chunked(fields)
@@ -173,14 +200,13 @@ class AnswerHead:
             raise BadAnswer from None
         if old and self.chunked:
             raise BadAnswer
-        options = connection_options(self.fields)
-        named = named_fields(options)
-        self.lines = [line[2] for line in lines if line[0] not in named] if named else [line[2] for line in lines]
+        options = _options(fields)
+        self.lines = fields.without(named) if options and (named := named_fields(options)) else fields.lines
         self.empty = asked == "HEAD" or status in _NO_BODY or status < 200
         self.keeps = not old and "close" not in options and (self.empty or self.chunked or self.length is not None)
 
 
-def read_answer(raw: bytes, asked: str, lines: Lines = _ANSWER_LINES) -> AnswerHead:
+def read_answer(raw: bytes, asked: str) -> AnswerHead:
     """``raw``: one head with the empty line at its end; ``asked``: the request's method. Raises BadAnswer."""
     read = _Read()
     parser = HttpResponseParser(read)
@@ -193,5 +219,6 @@ def read_answer(raw: bytes, asked: str, lines: Lines = _ANSWER_LINES) -> AnswerH
     first = _STATUS_LINE.match(raw)
     if first is None or len(read.pairs) > MAX_FIELDS:
         raise BadAnswer
-    made, fields = lines.read(read.pairs)
-    return AnswerHead(int(first[1]), first[2] or b"", raw.startswith(b"HTTP/1.0"), asked, made, fields)
+    old = first[1] == b"0"
+    line = b"HTTP/1.1 %b %b\r\n" % (first[2], first[3] or b"") if old or first[3] is None else first[0]
+    return AnswerHead(int(first[2]), line, old, asked, _fields(raw, read.pairs, _ANSWER_NAMES))

@@ -24,6 +24,7 @@ from domicile.model.wire import (
     TOKEN_COOKIE,
     TOKEN_HEADER,
 )
+from domicile.router.lines import Fields, written
 
 
 class Headers(Protocol):
@@ -53,7 +54,9 @@ _OWN: Final = HOP_BY_HOP | {"content-length"}
 _FORWARDED: Final = frozenset({"forwarded", "x-real-ip", "via", "expect"})
 _COMMON_NAME: Final = re.compile(r"[a-z0-9-]+")
 _PERSISTENT: Final = frozenset({"keep-alive", "close", "upgrade", ""})
-_VIA: Final = "1.1 domicile"
+_OWN_VIA: Final = b"1.1 domicile"
+_VIA: Final = b"Via: 1.1 domicile\r\n"
+_TOKEN_COOKIE: Final = TOKEN_COOKIE.encode()
 
 
 def request_passes(name: str) -> bool:
@@ -100,31 +103,35 @@ def cookie_values(headers: Headers, name: str) -> list[str]:
     return [value.strip('"') for key, _, value in pairs if key.strip() == name]
 
 
-def _without_token(cookies: Iterable[str]) -> str:
-    pairs = (pair.strip() for value in cookies for pair in value.split(";"))
-    return "; ".join(pair for pair in pairs if pair and pair.partition("=")[0].strip() != TOKEN_COOKIE)
+def _without_token(cookies: Iterable[bytes]) -> bytes:
+    pairs = [pair.strip() for value in cookies for pair in value.split(b";")]
+    return b"; ".join([pair for pair in pairs if pair and pair.partition(b"=")[0].rstrip() != _TOKEN_COOKIE])
 
 
-def special_fields(headers: Headers, *, to_router: bool) -> list[tuple[str, str]]:
-    """Of a client's request, what goes on changed: to an application, or ``to_router`` to another router."""
-    passed = []
-    cookies = headers.getall("Cookie", [])
-    if cookies and (cookie := "; ".join(cookies) if to_router else _without_token(cookies)):
-        passed.append(("Cookie", cookie))
+def changed(fields: Fields, *, to_router: bool) -> bytes:
+    """What goes on of a client's request, but not as it came: to an application, or ``to_router`` to another router."""
+    lines = b""
+    cookies = fields.raw("cookie")
+    if cookies is not None and (cookie := b"; ".join(cookies) if to_router else _without_token(cookies)):
+        lines = b"Cookie: %b\r\n" % cookie
     if to_router:
-        passed += [(TOKEN_HEADER, token) for token in headers.getall(TOKEN_HEADER, [])]
-    passed.append(("Via", ", ".join([*headers.getall("Via", []), _VIA])))
-    return passed
+        lines += written((TOKEN_HEADER, token) for token in fields.getall(TOKEN_HEADER, []))
+    vias = fields.raw("via")
+    return lines + (_VIA if vias is None else b"Via: %b\r\n" % b", ".join([*vias, _OWN_VIA]))
 
 
-def statement(pin: Pin | None, country: str | None) -> list[tuple[str, str]]:
+def statement(pin: Pin | None, country: str | None) -> bytes:
     """What the router tells the application of the request's subject and of where it came from."""
-    said = []
+    said = ""
     if pin is not None:
-        said = [(SUBJECT_KEY_HEADER, str(pin.subject_key)), (CELL_HEADER, pin.cell), (EPOCH_HEADER, str(pin.epoch))]
+        said = (
+            f"{SUBJECT_KEY_HEADER}: {pin.subject_key.hex()}\r\n"
+            f"{CELL_HEADER}: {pin.cell}\r\n"
+            f"{EPOCH_HEADER}: {pin.epoch}\r\n"
+        )
     if country is not None:
-        said.append((COUNTRY_HEADER, country))
-    return said
+        said += f"{COUNTRY_HEADER}: {country}\r\n"
+    return said.encode("ascii")
 
 
 def kept_private(headers: Headers) -> bool:

@@ -1,53 +1,82 @@
-"""Header lines: what llhttp read, held to one canonical spelling, and what of it goes on.
+"""Header lines: what llhttp read of a head, by name, and what of it goes on, in one canonical spelling.
 
-Lines that come again and again (``Accept``, ``User-Agent``, ...) are looked up whole instead of being made anew. Which
-names those are is an allow-list, so that no cookie, credential, address or path of anybody stays in memory
-after its request; how many, and how long, is bounded.
+What is to be done with a field is looked up by its name, and names are remembered; values never are, so that no
+cookie, credential, address or path of anybody stays in memory after its request.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Final, overload
 
-MAX_KEPT: Final = 2048
-MAX_KEPT_BYTES: Final = 256
-Line = tuple[str, str, bytes]
-"""A name in lower case, its value as text, and the line that goes on: empty where the field ends here."""
+MAX_NAMES: Final = 1024
+MAX_NAME_BYTES: Final = 64
 Pair = tuple[bytes, bytes]
+Name = tuple[str, bytes, bool]
+"""A name in lower case; how its line begins, empty where the field ends here; whether its values are looked up."""
 
-REQUEST_NAMES: Final = frozenset(
-    "accept accept-charset accept-encoding accept-language cache-control connection dnt host pragma priority "
-    "sec-ch-ua sec-ch-ua-mobile sec-ch-ua-platform sec-fetch-dest sec-fetch-mode sec-fetch-site sec-fetch-user "
-    "sec-gpc te transfer-encoding upgrade upgrade-insecure-requests user-agent".split()
-)
-ANSWER_NAMES: Final = frozenset(
-    "accept-ranges access-control-allow-credentials access-control-allow-headers access-control-allow-methods "
-    "access-control-allow-origin access-control-expose-headers access-control-max-age age cache-control "
-    "connection content-encoding content-language content-length content-security-policy content-type "
-    "cross-origin-opener-policy date keep-alive permissions-policy pragma referrer-policy server "
-    "strict-transport-security transfer-encoding vary x-content-type-options x-frame-options x-xss-protection".split()
-)
+
+class Names:
+    """``passes``: whether a field of that name, in lower case, goes on. ``special``: names that are looked up."""
+
+    def __init__(self, passes: Callable[[str], bool], special: Collection[str]) -> None:
+        self._passes = passes
+        self.special: Final = frozenset(special)
+        self.known: dict[bytes, Name] = {}
+
+    def learn(self, name: bytes) -> Name:
+        low = name.decode("ascii").lower()
+        made = (low, name + b": " if self._passes(low) else b"", low in self.special)
+        if len(name) <= MAX_NAME_BYTES:
+            if len(self.known) >= MAX_NAMES:
+                self.known.clear()
+            self.known[name] = made
+        return made
 
 
 class Fields:
-    """The fields of one head: each name's values in their order, names without regard to case."""
+    """The fields of one head: each name's values in their order, names without regard to case.
 
-    __slots__ = ("_values",)
+    ``pairs``: as llhttp read them, without white space around the values.
+    """
 
-    def __init__(self, values: dict[str, list[str]]) -> None:
-        """``values``: by names in lower case."""
-        self._values = values
+    __slots__ = ("_names", "_special", "lines", "pairs")
+
+    def __init__(self, pairs: list[Pair], names: Names) -> None:
+        """``lines``: those that go on."""
+        self.pairs = pairs
+        self._names = names
+        self._special = special = dict[str, list[bytes]]()
+        self.lines = lines = list[bytes]()
+        known = names.known
+        for name, value in pairs:
+            low, begins, is_special = known.get(name) or names.learn(name)
+            if begins:
+                lines.append(begins + value + b"\r\n")
+            if is_special:
+                if low in special:
+                    special[low].append(value)
+                else:
+                    special[low] = [value]
 
     @classmethod
     def of(cls, pairs: Iterable[tuple[str, str]]) -> Fields:
-        values: dict[str, list[str]] = {}
-        for name, value in pairs:
-            values.setdefault(name.lower(), []).append(value)
-        return cls(values)
+        """For requests that did not come over a wire."""
+        encoded = [(name.encode("ascii"), value.encode("utf-8", "surrogateescape")) for name, value in pairs]
+        return cls(encoded, Names(lambda _: True, ()))
+
+    def raw(self, low: str) -> list[bytes] | None:
+        """Values of a special name; None for none."""
+        return self._special.get(low)
 
     def getall(self, name: str, default: list[str], /) -> list[str]:
-        return self._values.get(name.lower(), default)
+        low = name.lower()
+        values = (
+            self._special.get(low)
+            if low in self._names.special
+            else [value for name, value in self.pairs if name.lower() == low.encode()]
+        )
+        return [value.decode("utf-8", "surrogateescape") for value in values] if values else default
 
     @overload
     def get(self, name: str, /) -> str | None: ...
@@ -55,53 +84,13 @@ class Fields:
     def get(self, name: str, default: str, /) -> str: ...
     def get(self, name: str, default: str | None = None, /) -> str | None:
         """The first of them."""
-        values = self._values.get(name.lower())
-        return default if values is None else values[0]
+        values = self.getall(name, [])
+        return values[0] if values else default
 
-    def __contains__(self, name: str) -> bool:
-        return name.lower() in self._values
-
-
-class Lines:
-    """Makes lines of what llhttp read: names are tokens, values hold no control character but the tab.
-
-    ``passes``: whether a field of that name goes on. ``kept``: names whose lines are looked up.
-    """
-
-    def __init__(self, passes: Callable[[str], bool], kept: frozenset[str]) -> None:
-        self._passes = passes
-        self._names = kept
-        self.kept: dict[Pair, Line] = {}
-
-    def read(self, pairs: list[Pair]) -> tuple[list[Line], dict[str, list[str]]]:
-        """Lines in their order, and their values by name."""
-        kept = self.kept
-        lines: list[Line] = []
-        values: dict[str, list[str]] = {}
-        for pair in pairs:
-            line = kept.get(pair) or self._make(pair)
-            lines.append(line)
-            name = line[0]
-            if name in values:
-                values[name].append(line[1])
-            else:
-                values[name] = [line[1]]
-        return lines, values
-
-    def _make(self, pair: Pair) -> Line:
-        name, value = pair
-        text = name.decode("ascii").lower()
-        value = value.strip(b" \t")
-        line = (
-            text,
-            value.decode("utf-8", "surrogateescape"),
-            b"%b: %b\r\n" % (name, value) if self._passes(text) else b"",
-        )
-        if text in self._names and len(name) + len(value) <= MAX_KEPT_BYTES:
-            if len(self.kept) >= MAX_KEPT:
-                self.kept.clear()
-            self.kept[pair] = line
-        return line
+    def without(self, omitted: Collection[str]) -> list[bytes]:
+        """The lines that go on, but those of some names (in lower case)."""
+        known = [(self._names.known.get(name) or self._names.learn(name), value) for name, value in self.pairs]
+        return [begins + value + b"\r\n" for (low, begins, _), value in known if begins and low not in omitted]
 
 
 def written(pairs: Iterable[tuple[str, str]]) -> bytes:

@@ -99,7 +99,7 @@ async def serve(settings: RouterSettings) -> AsyncIterator[None]:
 
 
 def _public_context(settings: RouterSettings) -> ssl.SSLContext | None:
-    if settings.plain:
+    if settings.public_plain:
         ip = literal(settings.public_bind)
         if ip is None or not ip.is_loopback:
             raise InvalidInput("without TLS only a loopback address is listened on", where="DOMICILE_PUBLIC_BIND")

@@ -42,9 +42,8 @@ class RouterSettings(ProcessSettings):
     connections: int = Field(default=256, ge=1, description="connections to one upstream address, of each worker")
     clients: int = Field(default=10_000, ge=1, description="clients' connections at a time, of each worker")
     workers: int = Field(default=1, ge=1, le=64, description="processes that share the listeners")
-    plain: bool = Field(
-        default=False,
-        description="for measurements on one machine: no TLS to clients and cells, all of them on loopback addresses",
+    public_plain: bool = Field(
+        default=False, description="no TLS on the public listener, which has a loopback address then: for measurements"
     )
     replica_bytes: int = Field(
         default=4 << 30, ge=1 << 20, description="upper bound of the pin replica's file, which grows as needed"

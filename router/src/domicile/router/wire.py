@@ -15,7 +15,7 @@ from typing import Final
 
 from domicile.client import JailedResolver
 from domicile.identity import Credentials
-from domicile.model import Address, InvalidInput, Role
+from domicile.model import Address, Role
 from domicile.model.addresses import literal
 from domicile.router.connection import Connection
 from domicile.router.endpoints import Upstream
@@ -35,7 +35,7 @@ class Busy(Exception):
 class Pool:
     """Connections to one upstream. ``take`` one that is idle, else ``connect``."""
 
-    def __init__(self, upstream: Upstream, context: ssl.SSLContext | None, settings: RouterSettings) -> None:
+    def __init__(self, upstream: Upstream, context: ssl.SSLContext, settings: RouterSettings) -> None:
         self.upstream = upstream
         self._context = context
         self._settings = settings
@@ -92,8 +92,8 @@ class Pool:
                         host,
                         self._address.port,
                         ssl=self._context,
-                        server_hostname=self._address.host if self._context is not None else None,
-                        ssl_shutdown_timeout=CLOSING_SECONDS if self._context is not None else None,
+                        server_hostname=self._address.host,
+                        ssl_shutdown_timeout=CLOSING_SECONDS,
                     )
                 except OSError as failure:
                     error = failure
@@ -172,16 +172,9 @@ class Wire:
         key = (upstream.address, upstream.role, upstream.cell)
         pool = self._pools.get(key)
         if pool is None:
-            pool = self._pools[key] = Pool(upstream, self._context(upstream), self._settings)
+            context = self._credentials.client(upstream.jurisdiction, [upstream.role], cell=upstream.cell)
+            pool = self._pools[key] = Pool(upstream, context, self._settings)
         return pool
-
-    def _context(self, upstream: Upstream) -> ssl.SSLContext | None:
-        if self._settings.plain:
-            ip = literal(upstream.address)
-            if ip is None or not ip.is_loopback:
-                raise InvalidInput("without TLS only loopback addresses are spoken to", where=upstream.address)
-            return None
-        return self._credentials.client(upstream.jurisdiction, [upstream.role], cell=upstream.cell)
 
     def reached(self, upstream: Upstream) -> None:
         if self._down:
