@@ -57,6 +57,11 @@ def pin(name: str, cell: str, epoch: int = 1, state: PinState = PinState.ACTIVE)
     return Pin(subject_key=subject(name), jurisdiction=cell.partition("-")[0], cell=cell, epoch=epoch, state=state)
 
 
+def jwk_of(signer: Signer, kid: str = APPLICATION_KID) -> dict[str, str]:
+    x = signer.public("residency").x
+    return {"kty": "OKP", "crv": "Ed25519", "kid": kid, "x": x, "alg": "EdDSA", "use": "sig"}
+
+
 def manifest_data(folder: Path, *, eu: str = "redirect", us: str = "redirect") -> dict[str, Any]:
     """A manifest of two jurisdictions, three cells, two routers, on free ports."""
 
@@ -297,16 +302,19 @@ class World:
 
 
 @asynccontextmanager
-async def routing_world(folder: Path, **policies: str) -> AsyncIterator[World]:
-    """``policies``: traveller policy by jurisdiction, as in ``manifest_data``."""
+async def routing_world(
+    folder: Path, *, change: Callable[[dict[str, Any]], None] | None = None, **policies: str
+) -> AsyncIterator[World]:
+    """``policies``: traveller policy by jurisdiction, as in ``manifest_data``, which ``change`` may edit."""
     trust = Trust.create(folder)
     operator = Signer.load_or_create(folder / "operator.key")
     write_private(folder / "operators" / "root.pem", operator.public_pem())
     sessions = Signer.load_or_create(folder / "sessions.key")
-    public = sessions.public("residency")
-    entry = {"kty": "OKP", "crv": "Ed25519", "kid": APPLICATION_KID, "x": public.x, "alg": "EdDSA", "use": "sig"}
-    (folder / "app-jwks.json").write_text(json.dumps({"keys": [entry]}))
-    manifest = parse_manifest(manifest_data(folder, **policies))
+    (folder / "app-jwks.json").write_text(json.dumps({"keys": [jwk_of(sessions)]}))
+    data = manifest_data(folder, **policies)
+    if change is not None:
+        change(data)
+    manifest = parse_manifest(data)
     directory = Directory(trust, manifest.directory.sites[0].address, manifest, operator)
     seen: list[Seen] = []
     places: dict[str, Place] = {}

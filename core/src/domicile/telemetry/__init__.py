@@ -9,6 +9,7 @@ from domicile.telemetry.metrics import (
     REPLICA_PINS,
     REPLICA_STALENESS,
     REQUESTS,
+    RULE_DISAGREEMENTS,
     render_metrics,
 )
 
@@ -21,6 +22,7 @@ __all__ = [
     "REPLICA_PINS",
     "REPLICA_STALENESS",
     "REQUESTS",
+    "RULE_DISAGREEMENTS",
     "FieldNotAllowed",
     "configure_logs",
     "log",

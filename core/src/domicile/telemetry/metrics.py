@@ -28,6 +28,9 @@ BORDER: Final = Counter(
     registry=REGISTRY,
 )
 DECISIONS: Final = Counter("domicile_decisions", "Routing decisions", ["kind", "jurisdiction"], registry=REGISTRY)
+RULE_DISAGREEMENTS: Final = Counter(
+    "domicile_rule_disagreements", "Requests that rules_next reads otherwise than rules", ["kind"], registry=REGISTRY
+)
 
 REPLICA_STALENESS: Final = Gauge(
     "domicile_replica_staleness_seconds",

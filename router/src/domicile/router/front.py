@@ -14,7 +14,7 @@ from typing import Final
 
 from aiohttp import web
 
-from domicile.identity import Signer
+from domicile.identity import Signer, peer_of
 from domicile.model import (
     CrossBorderAccess,
     DomicileError,
@@ -46,6 +46,7 @@ from domicile.router.errors import HeadTooLarge, MethodRefused, UpgradeRefused
 from domicile.router.forward import Answer, Guard, Outgoing, Wire
 from domicile.router.headers import kept_private, request_headers, statement, token_cookie
 from domicile.router.identify import Identified, Identifier
+from domicile.router.readers import Evidence
 from domicile.router.replica import Pins
 from domicile.router.settings import RouterSettings
 from domicile.router.target import path_of, read_target
@@ -123,7 +124,7 @@ class Front:
         path = path_of(target)
         unpinned = self._place.is_unpinned(path)
         body = Body(request, limit=self._settings.max_body, idle=self._settings.idle_seconds)
-        who = await self._identifier.identify(request.headers, pinned=not unpinned)
+        who = await self._identifier.identify(_evidence(request, path, listener, pinned=not unpinned))
         pin = await self._pin(who, pinned=not unpinned, listener=listener)
         country = self._country(request) if unpinned and listener is Listener.PUBLIC else None
         question = Question(path, request.method, not unpinned, listener, pin, turn=next(self._turns))
@@ -142,7 +143,7 @@ class Front:
                 raise Unavailable(
                     "the subject's home changed while its request came in", retry_after=MOVE_RETRY_SECONDS
                 )
-            answer = await self._send(decision, request, target, body, country)
+            answer = await self._send(decision, request, target, body, country, who.distrusted)
             guard = answer.guard()
             if guard is None:
                 break
@@ -196,7 +197,13 @@ class Front:
         raise Unavailable("the cell's guard refused the request without saying who is meant")
 
     async def _send(
-        self, decision: Forward | Hairpin, request: web.BaseRequest, target: str, body: Body, country: str | None
+        self,
+        decision: Forward | Hairpin,
+        request: web.BaseRequest,
+        target: str,
+        body: Body,
+        country: str | None,
+        distrusted: frozenset[str],
     ) -> Answer:
         if isinstance(decision, Hairpin):
             headers = request_headers(request.headers, to_router=True)
@@ -205,6 +212,8 @@ class Front:
             headers = request_headers(request.headers, to_router=False)
             headers.update(statement(decision.pin, country))
             upstreams = decision.home.upstreams
+        for name in distrusted:
+            headers.popall(name, None)
         return await self._wire.send(upstreams, Outgoing(request.method, target, headers), body)
 
     def _country(self, request: web.BaseRequest) -> str | None:
@@ -237,6 +246,19 @@ class Front:
 
 def _states(token: ResidencyToken | None, pin: Pin) -> bool:
     return token is not None and (token.jur, token.cell, token.epoch) == (pin.jurisdiction, pin.cell, pin.epoch)
+
+
+def _evidence(request: web.BaseRequest, path: str, listener: Listener, *, pinned: bool) -> Evidence:
+    transport = request.transport
+    peer = transport.get_extra_info("peername") if transport is not None else None
+    return Evidence(
+        request.headers,
+        path,
+        pinned,
+        host=request.headers.get("Host", ""),
+        peer=peer[0] if peer else None,
+        router=peer_of(transport) if listener is Listener.INTERNAL else None,
+    )
 
 
 def _check_head(request: web.BaseRequest) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,17 +20,30 @@ from aiohttp.typedefs import Handler
 
 from domicile.client import DirectoryClient, Topology
 from domicile.identity import Signer, peer_of, public_server
-from domicile.model import Address, Endpoint, Identity, InvalidInput, Manifest, Role, Router, Unavailable, require
+from domicile.model import (
+    Address,
+    Endpoint,
+    Identity,
+    InvalidInput,
+    Manifest,
+    Pepper,
+    Role,
+    Router,
+    Unavailable,
+    require,
+)
 from domicile.model.wire import MAX_HEAD_BYTES
+from domicile.router.application_keys import KeyAddress, KeyFile, fetch_over_https
 from domicile.router.country import Countries
 from domicile.router.decide import Listener
 from domicile.router.errors import HeadTooLarge
 from domicile.router.follow import Follower
 from domicile.router.forward import Wire
 from domicile.router.front import Front
-from domicile.router.identify import Identifier, Sessions
-from domicile.router.keys import ApplicationKeys, ResidencyKeys
+from domicile.router.identify import Identifier
+from domicile.router.keys import ResidencyKeys
 from domicile.router.replica import Pins, Replica
+from domicile.router.sessions import Sessions
 from domicile.router.settings import RouterSettings
 from domicile.service import Service, plain_problem, problem_response
 from domicile.telemetry import REFUSALS, log
@@ -83,11 +97,16 @@ def place_of(manifest: Manifest, identity: Identity) -> Router:
     return router
 
 
-def _sessions(manifest: Manifest, settings: RouterSettings) -> Sessions | None:
-    if manifest.identity is None:
+def _sessions(stack: AsyncExitStack, manifest: Manifest, settings: RouterSettings, pepper: Pepper) -> Sessions | None:
+    identity = manifest.identity
+    if identity is None:
         return None
-    keys = ApplicationKeys(Path(manifest.identity.jwks))
-    return Sessions(keys, manifest.identity, settings.load_pepper())
+    if not identity.by_address:
+        return Sessions(KeyFile(Path(identity.jwks), identity.outage_seconds), identity, pepper)
+    fetch = partial(fetch_over_https, context=settings.identity_context())
+    keys = KeyAddress(identity, settings.state / "application-keys.json", fetch)
+    stack.push_async_callback(keys.close)
+    return Sessions(keys, identity, pepper)
 
 
 @asynccontextmanager
@@ -150,12 +169,15 @@ async def serve(settings: RouterSettings) -> AsyncIterator[None]:
         stack.push_async_callback(wire.close)
         signer = Signer.load_or_create(settings.state / "token.key")
         tokens = ResidencyKeys(directory, signer, settings.deployment, settings.state / "residency-keys.json")
+        stack.push_async_callback(tokens.close)
+        pepper = settings.load_pepper()
+        sessions = _sessions(stack, manifest, settings, pepper)
         front = Front(
             settings,
             service.identity,
             manifest,
             place,
-            identifier=Identifier(tokens, _sessions(manifest, settings)),
+            identifier=Identifier(manifest, place, tokens, sessions, pepper),
             pins=Pins(replica, directory),
             countries=countries,
             wire=wire,

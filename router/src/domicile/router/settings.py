@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ssl
 from importlib.resources import files
 from pathlib import Path
 
 from pydantic import Field
 
+from domicile.model import InvalidInput
 from domicile.model.manifest import AddressField
 from domicile.service import ProcessSettings
 
@@ -24,6 +26,9 @@ class RouterSettings(ProcessSettings):
     countries: Path = Field(
         default_factory=_shipped_countries, description="MaxMind country database; the shipped one is public domain"
     )
+    identity_authorities: Path | None = Field(
+        default=None, description="authorities (PEM) of the identity provider's address; the system's without it"
+    )
     max_body: int = Field(default=64 << 20, ge=0, description="bytes that one request's body may have")
     idle_seconds: float = Field(
         default=60.0, gt=0, le=3600, description="how long either side may be silent in the middle of a message"
@@ -33,3 +38,12 @@ class RouterSettings(ProcessSettings):
     replica_bytes: int = Field(
         default=4 << 30, ge=1 << 20, description="upper bound of the pin replica's file, which grows as needed"
     )
+
+    def identity_context(self) -> ssl.SSLContext:
+        """To read the application's keys by. Raises InvalidInput for a file that holds no authority."""
+        try:
+            return ssl.create_default_context(cafile=self.identity_authorities)
+        except OSError:
+            raise InvalidInput(
+                "holds no authority", where=str(self.identity_authorities), remedy="see DOMICILE_IDENTITY_AUTHORITIES"
+            ) from None
