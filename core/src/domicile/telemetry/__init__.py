@@ -10,6 +10,9 @@ from domicile.telemetry.metrics import (
     REPLICA_STALENESS,
     REQUESTS,
     RULE_DISAGREEMENTS,
+    SHED,
+    UPSTREAM_EJECTIONS,
+    UPSTREAM_RETRIES,
     render_metrics,
 )
 
@@ -23,6 +26,9 @@ __all__ = [
     "REPLICA_STALENESS",
     "REQUESTS",
     "RULE_DISAGREEMENTS",
+    "SHED",
+    "UPSTREAM_EJECTIONS",
+    "UPSTREAM_RETRIES",
     "FieldNotAllowed",
     "configure_logs",
     "log",

@@ -28,6 +28,13 @@ BORDER: Final = Counter(
     registry=REGISTRY,
 )
 DECISIONS: Final = Counter("domicile_decisions", "Routing decisions", ["kind", "jurisdiction"], registry=REGISTRY)
+UPSTREAM_EJECTIONS: Final = Counter(
+    "domicile_upstream_ejections", "Endpoints put last for a while", ["jurisdiction", "cell", "kind"], registry=REGISTRY
+)
+UPSTREAM_RETRIES: Final = Counter(
+    "domicile_upstream_retries", "Second attempts, made or not", ["verdict"], registry=REGISTRY
+)
+SHED: Final = Counter("domicile_shed", "Requests refused for want of room", ["kind"], registry=REGISTRY)
 RULE_DISAGREEMENTS: Final = Counter(
     "domicile_rule_disagreements", "Requests that rules_next reads otherwise than rules", ["kind"], registry=REGISTRY
 )

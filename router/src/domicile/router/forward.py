@@ -8,8 +8,6 @@ answer closes the client's connection, since a cut answer must not look like a w
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
@@ -23,23 +21,23 @@ from domicile.identity import Credentials
 from domicile.model import Address, InvalidInput, SubjectKey, Unavailable
 from domicile.model.wire import EPOCH_HEADER, GUARD_HEADER, MAX_HEAD_BYTES, SUBJECT_KEY_HEADER
 from domicile.router.body import Body
-from domicile.router.decide import OUTAGE_RETRY_SECONDS, SAFE_METHODS
+from domicile.router.decide import OUTAGE_RETRY_SECONDS
+from domicile.router.ejection import Failure
 from domicile.router.endpoints import Upstream
 from domicile.router.errors import AnswerLost
 from domicile.router.headers import response_headers
+from domicile.router.health import Health
 from domicile.router.settings import RouterSettings
 from domicile.telemetry import REFUSALS, warn
 
-DOWN_SECONDS: Final = 2.0
 _OWN_HEADERS: Final = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 
 
-class _NotReached(Exception):
-    """Not one byte of the request was sent."""
+class _Failed(Exception):
+    """One attempt, without the head of an answer."""
 
-
-class _Lost(Exception):
-    """The request may have been received; no head of an answer came."""
+    def __init__(self, failure: Failure) -> None:
+        self.failure = failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,46 +112,46 @@ def _cut(request: web.BaseRequest, error: Exception) -> NoReturn:
 
 
 class Wire:
-    """Connections to upstreams, pooled for each, and which of them lately could not be reached."""
+    """Connections to upstreams, pooled for each; their health is told of every attempt."""
 
-    def __init__(
-        self, credentials: Credentials, settings: RouterSettings, *, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, credentials: Credentials, settings: RouterSettings, health: Health) -> None:
         self._credentials = credentials
         self._settings = settings
-        self._clock = clock
+        self._health = health
         self._sessions: dict[Upstream, aiohttp.ClientSession] = {}
-        self._down: dict[str, float] = {}
-
-    def down(self) -> frozenset[str]:
-        """Addresses that failed within the last seconds: tried last, never ruled out."""
-        now = self._clock()
-        for address in [address for address, until in self._down.items() if until <= now]:
-            del self._down[address]
-        return frozenset(self._down)
 
     async def close(self) -> None:
         for session in self._sessions.values():
             await session.close()
         self._sessions.clear()
 
-    async def send(self, upstreams: Sequence[Upstream], outgoing: Outgoing, body: Body) -> Answer:
+    async def send(self, upstreams: tuple[Upstream, ...], outgoing: Outgoing, body: Body) -> Answer:
         """The answer of the first upstream that can be reached.
 
         A request that may have been received is sent to another only if that is harmless. Raises Unavailable
-        where none can be reached, AnswerLost where one took the request and went away, and the body's own
-        failure.
+        where none can be reached or the cell may hold no more, AnswerLost where one took the request and went
+        away, and the body's own failure.
         """
+        place = upstreams[0].cell or f"routers of {upstreams[0].jurisdiction}"
+        permit = self._health.admit(place)
         lost = False
-        for upstream in upstreams:
-            try:
-                return await self._attempt(upstream, outgoing, body)
-            except _NotReached:
-                continue
-            except _Lost:
-                lost = True
-                if outgoing.method not in SAFE_METHODS or not body.replayable:
-                    break
+        try:
+            order = self._health.order(upstreams)
+            for upstream in order:
+                try:
+                    answer = await self._attempt(upstream, outgoing, body)
+                except _Failed as error:
+                    lost = lost or error.failure is not Failure.UNREACHED
+                    if upstream is order[-1] or not self._health.retries(
+                        place, outgoing.method, error.failure, replayable=body.replayable
+                    ):
+                        break
+                else:
+                    permit.answered()
+                    return answer
+            permit.failed()
+        finally:
+            permit.cancelled()
         if lost:
             raise AnswerLost(
                 "the home cell took the request and ended the connection without an answer",
@@ -178,18 +176,17 @@ class Wire:
                 allow_redirects=False,
             )
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            self._failed(upstream, error)
-            raise _NotReached from None
+            raise self._failed(upstream, Failure.UNREACHED, error) from None
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             if body.failure is not None:
                 raise body.failure from None
-            self._failed(upstream, error)
-            raise _Lost from None
-        self._down.pop(upstream.address, None)
+            slow = isinstance(error, TimeoutError)
+            raise self._failed(upstream, Failure.SLOW if slow else Failure.LOST, error) from None
+        self._health.succeeded(upstream)
         return Answer(response, self._settings.idle_seconds)
 
-    def _failed(self, upstream: Upstream, error: Exception) -> None:
-        self._down[upstream.address] = self._clock() + DOWN_SECONDS
+    def _failed(self, upstream: Upstream, failure: Failure, error: Exception) -> _Failed:
+        self._health.failed(upstream, failure)
         if isinstance(error, aiohttp.ClientConnectorCertificateError):
             REFUSALS.labels("upstream-identity").inc()
         warn(
@@ -199,6 +196,7 @@ class Wire:
             cell=upstream.cell,
             zone=upstream.zone,
         )
+        return _Failed(failure)
 
     def _session(self, upstream: Upstream) -> aiohttp.ClientSession:
         session = self._sessions.get(upstream)

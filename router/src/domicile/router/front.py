@@ -29,6 +29,7 @@ from domicile.model import (
 from domicile.model.manifest import Router
 from domicile.model.pins import RESIDENCY_TOKEN_SECONDS
 from domicile.model.wire import EPOCH_HEADER, GUARD_HEADER, MAX_HEAD_BYTES, PROBLEM_TYPE, Problem
+from domicile.router.atlas import Atlas
 from domicile.router.body import Body
 from domicile.router.country import Countries
 from domicile.router.decide import (
@@ -45,6 +46,7 @@ from domicile.router.decide import (
 from domicile.router.errors import HeadTooLarge, MethodRefused, UpgradeRefused
 from domicile.router.forward import Answer, Guard, Outgoing, Wire
 from domicile.router.headers import kept_private, request_headers, statement, token_cookie
+from domicile.router.health import Health
 from domicile.router.identify import Identified, Identifier
 from domicile.router.readers import Evidence
 from domicile.router.replica import Pins
@@ -73,16 +75,19 @@ class Front:
         pins: Pins,
         countries: Countries,
         wire: Wire,
+        health: Health,
         signer: Signer,
     ) -> None:
         self._settings = settings
         self._vantage = vantage
         self._manifest = manifest
+        self._atlas = Atlas(manifest, vantage)
         self._place = place
         self._identifier = identifier
         self._pins = pins
         self._countries = countries
         self._wire = wire
+        self._health = health
         self._signer = signer
         self._turns = itertools.count()
 
@@ -130,8 +135,8 @@ class Front:
         question = Question(path, request.method, not unpinned, listener, pin, turn=next(self._turns))
         replayed = False
         while True:
-            question = replace(question, down=self._wire.down())
-            decision = decide(question, self._manifest, self._vantage)
+            question = replace(question, down=self._health.down())
+            decision = decide(question, self._atlas)
             self._count(decision)
             if isinstance(decision, Refuse):
                 if isinstance(decision.error, Misdirected) and listener is Listener.INTERNAL and question.pin:

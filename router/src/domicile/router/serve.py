@@ -40,6 +40,7 @@ from domicile.router.errors import HeadTooLarge
 from domicile.router.follow import Follower
 from domicile.router.forward import Wire
 from domicile.router.front import Front
+from domicile.router.health import Health
 from domicile.router.identify import Identifier
 from domicile.router.keys import ResidencyKeys
 from domicile.router.replica import Pins, Replica
@@ -165,7 +166,8 @@ async def serve(settings: RouterSettings) -> AsyncIterator[None]:
         stack.callback(replica.close)
         countries = Countries(settings.countries, place.trusted_peers)
         stack.callback(countries.close)
-        wire = Wire(credentials, settings)
+        health = Health(settings.waiting)
+        wire = Wire(credentials, settings, health)
         stack.push_async_callback(wire.close)
         signer = Signer.load_or_create(settings.state / "token.key")
         tokens = ResidencyKeys(directory, signer, settings.deployment, settings.state / "residency-keys.json")
@@ -181,6 +183,7 @@ async def serve(settings: RouterSettings) -> AsyncIterator[None]:
             pins=Pins(replica, directory),
             countries=countries,
             wire=wire,
+            health=health,
             signer=signer,
         )
         _internal(service, front)

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from domicile.model import InvalidInput
 from domicile.model.manifest import AddressField
+from domicile.router.breaker import MAX_WAITING
 from domicile.service import ProcessSettings
 
 
@@ -35,6 +36,9 @@ class RouterSettings(ProcessSettings):
     )
     connect_seconds: float = Field(default=2.0, gt=0, le=60, description="to connect to one zone before the next")
     connections: int = Field(default=256, ge=1, description="connections to one upstream address")
+    waiting: int = Field(
+        default=MAX_WAITING, ge=1, description="requests of one cell that may wait for an answer; more get 503"
+    )
     replica_bytes: int = Field(
         default=4 << 30, ge=1 << 20, description="upper bound of the pin replica's file, which grows as needed"
     )
