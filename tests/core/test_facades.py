@@ -20,7 +20,7 @@ FACADES = {
         Authority Credentials Signer Verifier identity_of key_id peer_of public_key public_server sign_topology
         verify_topology write_private
     """,
-    "domicile.client": "Change DirectoryClient GatewayClient JailedResolver KeyClient Peer Topology",
+    "domicile.client": "Change DirectoryClient GatewayClient JailedResolver KeyClient Peer RouterClient Topology",
     "domicile.telemetry": """
         BORDER DECISIONS DURATION FIELDS REFUSALS REPLICA_PINS REPLICA_STALENESS REQUESTS RULE_DISAGREEMENTS SHED
         UPSTREAM_EJECTIONS UPSTREAM_RETRIES FieldNotAllowed configure_logs log place_of render_metrics warn

@@ -88,10 +88,11 @@ class Hairpin:
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """``jurisdiction``: the home's where one is known, for the metrics."""
+    """``jurisdiction``: the home's where one is known, for the metrics. ``waits``: it may be otherwise in a moment."""
 
     error: DomicileError
     jurisdiction: str | None = None
+    waits: bool = False
 
 
 Decision = Forward | Redirect | Hairpin | Refuse
@@ -148,6 +149,7 @@ def _home(question: Question, pin: Pin, home: Home) -> Decision:
         return Refuse(
             Unavailable("the subject is being moved; reads are served", retry_after=MOVE_RETRY_SECONDS),
             pin.jurisdiction,
+            waits=True,
         )
     return Forward(home.endpoints(question.path), pin)
 

@@ -50,11 +50,16 @@ from domicile.router.health import Health
 from domicile.router.identify import Identified, Identifier
 from domicile.router.readers import Evidence
 from domicile.router.replica import Pins
+from domicile.router.resolve import Resolver
 from domicile.router.settings import RouterSettings
+from domicile.router.shedding import Shedder
 from domicile.router.target import path_of, read_target
+from domicile.router.waiting import MoveBuffer
 from domicile.service import plain_problem, problem_response
 from domicile.telemetry import BORDER, DECISIONS, DURATION, REFUSALS, REQUESTS, place_of, warn
 
+HELD_BYTES: Final = 64 * 1024
+"""What a connection's buffers hold of a body that nobody reads yet, at most."""
 _METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
 _REFUSED_METHODS: Final = frozenset({"CONNECT", "TRACE"})
 _UPGRADES: Final = frozenset({"websocket", "tcp"})
@@ -70,9 +75,12 @@ class Front:
         vantage: Identity,
         manifest: Manifest,
         place: Router,
+        atlas: Atlas,
         *,
         identifier: Identifier,
         pins: Pins,
+        resolver: Resolver,
+        shedder: Shedder,
         countries: Countries,
         wire: Wire,
         health: Health,
@@ -81,10 +89,13 @@ class Front:
         self._settings = settings
         self._vantage = vantage
         self._manifest = manifest
-        self._atlas = Atlas(manifest, vantage)
+        self._atlas = atlas
         self._place = place
         self._identifier = identifier
         self._pins = pins
+        self._resolver = resolver
+        self._shedder = shedder
+        self._moves = MoveBuffer(pins.refresh)
         self._countries = countries
         self._wire = wire
         self._health = health
@@ -99,7 +110,8 @@ class Front:
         started = time.perf_counter()
         status = 499
         try:
-            response = await self._answer(request, listener)
+            with self._shedder.place():
+                response = await self._answer(request, listener)
             status = response.status
             return response
         finally:
@@ -130,15 +142,20 @@ class Front:
         unpinned = self._place.is_unpinned(path)
         body = Body(request, limit=self._settings.max_body, idle=self._settings.idle_seconds)
         who = await self._identifier.identify(_evidence(request, path, listener, pinned=not unpinned))
-        pin = await self._pin(who, pinned=not unpinned, listener=listener)
+        pin = await self._resolver.pin(who, pinned=not unpinned, listener=listener)
         country = self._country(request) if unpinned and listener is Listener.PUBLIC else None
         question = Question(path, request.method, not unpinned, listener, pin, turn=next(self._turns))
-        replayed = False
+        replayed = waited = False
         while True:
             question = replace(question, down=self._health.down())
             decision = decide(question, self._atlas)
             self._count(decision)
             if isinstance(decision, Refuse):
+                if decision.waits and not waited and question.pin is not None:
+                    size = min(request.content_length or HELD_BYTES, HELD_BYTES)
+                    question = replace(question, pin=await self._moves.settled(question.pin.subject_key, size))
+                    waited = True
+                    continue
                 if isinstance(decision.error, Misdirected) and listener is Listener.INTERNAL and question.pin:
                     return _closing(request, _not_here(decision.error, question.pin))
                 raise decision.error
@@ -161,28 +178,6 @@ class Front:
             self._pins.forget_unknown(who.key)
         cookie = self._cookie(who, decision.pin, answer) if listener is Listener.PUBLIC else None
         return await answer.pass_on(request, set_cookie=cookie)
-
-    async def _pin(self, who: Identified, *, pinned: bool, listener: Listener) -> Pin | None:
-        """The subject's pin. Raises Unavailable where a pinned path needs one that only the directory has."""
-        if who.key is None:
-            return None
-        try:
-            pin = await self._pins.resolve(who.key)
-        except Unavailable:
-            if pinned:
-                raise
-            return None
-        stale = pin is not None and (
-            # a token by a router that knows better, or another router that sent the subject here
-            (who.token is not None and who.token.epoch > pin.epoch)
-            or (listener is Listener.INTERNAL and pin.jurisdiction != self._vantage.jurisdiction)
-        )
-        if stale:
-            try:
-                return await self._pins.refresh(who.key)
-            except Unavailable:
-                pass
-        return pin
 
     async def _after_guard(self, guard: Guard, question: Question) -> Question:
         """The question to ask after a guard's refusal. Raises Unavailable where waiting is all that helps."""

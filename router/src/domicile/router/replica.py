@@ -459,11 +459,12 @@ class Pins:
         self._replica = replica
         self._directory = directory
 
-    async def resolve(self, key: SubjectKey) -> Pin | None:
-        """The pin, or None for a subject without one. Raises Unavailable where only the directory knows."""
-        known = self._replica.get(key)
-        if known is not None:
-            return known
+    def known(self, key: SubjectKey) -> Pin | None:
+        """What the replica has: no network, a few microseconds."""
+        return self._replica.get(key)
+
+    async def ask(self, key: SubjectKey) -> Pin | None:
+        """What the directory says of a subject that is not known, or said just now. Raises Unavailable."""
         return await self._ask(key, fresh=False)
 
     async def refresh(self, key: SubjectKey) -> Pin | None:

@@ -34,9 +34,11 @@ from domicile.model import (
 )
 from domicile.model.wire import MAX_HEAD_BYTES
 from domicile.router.application_keys import KeyAddress, KeyFile, fetch_over_https
+from domicile.router.atlas import Atlas
 from domicile.router.country import Countries
 from domicile.router.decide import Listener
 from domicile.router.errors import HeadTooLarge
+from domicile.router.explain import Explainer, explain_route
 from domicile.router.follow import Follower
 from domicile.router.forward import Wire
 from domicile.router.front import Front
@@ -44,8 +46,10 @@ from domicile.router.health import Health
 from domicile.router.identify import Identifier
 from domicile.router.keys import ResidencyKeys
 from domicile.router.replica import Pins, Replica
+from domicile.router.resolve import Resolver
 from domicile.router.sessions import Sessions
 from domicile.router.settings import RouterSettings
+from domicile.router.shedding import Shedder
 from domicile.service import Service, plain_problem, problem_response
 from domicile.telemetry import REFUSALS, log
 
@@ -174,20 +178,28 @@ async def serve(settings: RouterSettings) -> AsyncIterator[None]:
         stack.push_async_callback(tokens.close)
         pepper = settings.load_pepper()
         sessions = _sessions(stack, manifest, settings, pepper)
+        atlas = Atlas(manifest, service.identity)
+        identifier = Identifier(manifest, place, tokens, sessions, pepper)
+        pins, shedder = Pins(replica, directory), Shedder(settings.places)
+        resolver = Resolver(pins, service.identity, shedder)
+        explain_route(service, Explainer(place, atlas, identifier, pins, resolver, health))
         front = Front(
             settings,
             service.identity,
             manifest,
             place,
-            identifier=Identifier(manifest, place, tokens, sessions, pepper),
-            pins=Pins(replica, directory),
+            atlas,
+            identifier=identifier,
+            pins=pins,
+            resolver=resolver,
+            shedder=shedder,
             countries=countries,
             wire=wire,
             health=health,
             signer=signer,
         )
         _internal(service, front)
-        for task in (tokens.publish(), Follower(replica, directory).run()):
+        for task in (tokens.publish(), Follower(replica, directory).run(), shedder.watch()):
             stack.push_async_callback(_ended, asyncio.create_task(task))
         drain = settings.drain_seconds
         internal = web.AppRunner(service.app, handle_signals=False, shutdown_timeout=drain, **_SERVER)

@@ -11,6 +11,7 @@ from pydantic import Field
 from domicile.model import InvalidInput
 from domicile.model.manifest import AddressField
 from domicile.router.breaker import MAX_WAITING
+from domicile.router.shedding import PLACES
 from domicile.service import ProcessSettings
 
 
@@ -38,6 +39,9 @@ class RouterSettings(ProcessSettings):
     connections: int = Field(default=256, ge=1, description="connections to one upstream address")
     waiting: int = Field(
         default=MAX_WAITING, ge=1, description="requests of one cell that may wait for an answer; more get 503"
+    )
+    places: int = Field(
+        default=PLACES, ge=1, description="requests under way at once; the last places are for known subjects"
     )
     replica_bytes: int = Field(
         default=4 << 30, ge=1 << 20, description="upper bound of the pin replica's file, which grows as needed"
