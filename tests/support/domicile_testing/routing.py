@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import aiohttp
 import jwt
@@ -28,11 +29,13 @@ from domicile.model import (
     Pepper,
     Pin,
     PinState,
+    Position,
     Role,
     SubjectKey,
     UnknownSubject,
     parse_manifest,
 )
+from domicile.model.snapshot import SnapshotWriter
 from domicile.model.wire import JWKS, SigningKey
 from domicile.router.serve import serve
 from domicile.router.settings import RouterSettings
@@ -46,6 +49,8 @@ APPLICATION_KID = "app-1"
 HOSTS = {"fra": "127.10.1.1", "par": "127.10.2.1", "ams": "127.10.3.1", "iad": "127.20.1.1"}
 ZONES = {"eu-1": ("fra", "par"), "eu-2": ("ams",), "us-1": ("iad",)}
 COUNTRY_OF = {"fra": "DE", "par": "FR", "ams": "NL", "iad": "US"}
+POSITION = Position(generation=UUID(int=1), sequence=0)
+BEAT_SECONDS = 0.2
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
@@ -188,6 +193,8 @@ class Directory:
 
     def _service(self) -> Service:
         service = Service(self._settings, self._ready)
+        service.route("GET", "/v1/pins/snapshot", Endpoint.PINS_FOLLOW, self._snapshot)
+        service.route("GET", "/v1/changes", Endpoint.PINS_FOLLOW, self._changes)
         service.route("GET", "/v1/pins/{key}", Endpoint.PINS_READ, self._pin)
         service.route("GET", "/v1/topology", Endpoint.TOPOLOGY_READ, self._topology)
         service.route("GET", "/.well-known/jwks.json", Endpoint.PINS_READ, self._jwks)
@@ -205,6 +212,18 @@ class Directory:
         if key not in self.pins:
             raise UnknownSubject("no such subject")
         return json_response(self.pins[key])
+
+    async def _snapshot(self, _: web.Request) -> web.Response:
+        """Of nothing: whoever is asked about must be looked up, so that tests see it."""
+        writer = SnapshotWriter()
+        return web.Response(body=writer.head(POSITION) + writer.end())
+
+    async def _changes(self, request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse()
+        await answer.prepare(request)
+        while True:
+            await answer.write(f"id: {POSITION}\nevent: position\ndata: {{}}\n\n".encode())
+            await asyncio.sleep(BEAT_SECONDS)
 
     async def _topology(self, _: web.Request) -> web.Response:
         return json_response(self._document)

@@ -44,6 +44,11 @@ REPLICA_STALENESS: Final = Gauge(
     "Since the pin replica last heard from the directory that it is up to date",
     registry=REGISTRY,
 )
+REPLICA_LAG: Final = Gauge(
+    "domicile_replica_lag_changes",
+    "Changes that the replica was told of and has not taken",
+    registry=REGISTRY,
+)
 REPLICA_PINS: Final = Gauge("domicile_replica_pins", "Pins in the replica", registry=REGISTRY)
 
 

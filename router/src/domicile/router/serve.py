@@ -39,7 +39,7 @@ from domicile.router.country import Countries
 from domicile.router.decide import Listener
 from domicile.router.errors import HeadTooLarge
 from domicile.router.explain import Explainer, explain_route
-from domicile.router.follow import Follower
+from domicile.router.follow import Follower, require_fit
 from domicile.router.forward import Wire
 from domicile.router.front import Front
 from domicile.router.health import Health
@@ -157,6 +157,7 @@ async def serve(settings: RouterSettings) -> AsyncIterator[None]:
     async def ready() -> None:
         if draining:
             raise Unavailable("draining", remedy="another router takes over")
+        require_fit(replica)
 
     service = Service(settings, ready)
     credentials = settings.credentials
