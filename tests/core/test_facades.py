@@ -22,8 +22,9 @@ FACADES = {
     """,
     "domicile.client": "Change DirectoryClient GatewayClient JailedResolver KeyClient Peer RouterClient Topology",
     "domicile.telemetry": """
-        BORDER DECISIONS DURATION FIELDS REFUSALS REPLICA_LAG REPLICA_PINS REPLICA_STALENESS REQUESTS RULE_DISAGREEMENTS
-        SHED UPSTREAM_EJECTIONS UPSTREAM_RETRIES FieldNotAllowed configure_logs log place_of render_metrics warn
+        BORDER BORDER_BYTES DECISIONS DURATION FIELDS REFUSALS REPLICA_LAG REPLICA_PINS REPLICA_STALENESS REQUESTS
+        RULE_DISAGREEMENTS SHED UPSTREAM_DURATION UPSTREAM_EJECTIONS UPSTREAM_REQUESTS UPSTREAM_RETRIES FieldNotAllowed
+        configure_logs log place_of render_metrics warn
     """,
     "domicile.service": """
         MAX_BODY_BYTES PEER Operation ProcessSettings Service json_response load_settings plain_problem

@@ -27,6 +27,25 @@ BORDER: Final = Counter(
     ["from_jurisdiction", "to_jurisdiction", "kind", "verdict"],
     registry=REGISTRY,
 )
+BORDER_BYTES: Final = Counter(
+    "domicile_border_bytes",
+    "Bytes of bodies that were carried over a border",
+    ["from_jurisdiction", "to_jurisdiction", "kind"],
+    registry=REGISTRY,
+)
+UPSTREAM_REQUESTS: Final = Counter(
+    "domicile_upstream_requests",
+    "Answers by a home, or why there was none",
+    ["jurisdiction", "cell", "route", "status"],
+    registry=REGISTRY,
+)
+UPSTREAM_DURATION: Final = Histogram(
+    "domicile_upstream_duration_seconds",
+    "Time from sending a request on to the head of the answer",
+    ["jurisdiction", "cell", "route"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30),
+    registry=REGISTRY,
+)
 DECISIONS: Final = Counter("domicile_decisions", "Routing decisions", ["kind", "jurisdiction"], registry=REGISTRY)
 UPSTREAM_EJECTIONS: Final = Counter(
     "domicile_upstream_ejections", "Endpoints put last for a while", ["jurisdiction", "cell", "kind"], registry=REGISTRY

@@ -40,6 +40,11 @@ class Body:
             raise self._too_large()
 
     @property
+    def size(self) -> int:
+        """Bytes read from the client so far."""
+        return self._size
+
+    @property
     def replayable(self) -> bool:
         return self._kept is not None
 

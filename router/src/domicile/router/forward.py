@@ -66,6 +66,8 @@ class Answer:
         self._idle = idle
         self.status = response.status
         self.headers = response.headers
+        self.passed = 0
+        """Bytes of the body that went to the client."""
 
     def guard(self) -> Guard | None:
         """What a guard said; None for every other answer, an application's own 421 among them."""
@@ -95,6 +97,7 @@ class Answer:
             async for chunk in self._response.content.iter_any():
                 async with asyncio.timeout(self._idle):
                     await answer.write(chunk)
+                self.passed += len(chunk)
             await answer.write_eof()
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             _cut(request, error)

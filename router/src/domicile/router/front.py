@@ -29,7 +29,7 @@ from domicile.model import (
 from domicile.model.manifest import Router
 from domicile.model.pins import RESIDENCY_TOKEN_SECONDS
 from domicile.model.wire import EPOCH_HEADER, GUARD_HEADER, MAX_HEAD_BYTES, PROBLEM_TYPE, Problem
-from domicile.router.atlas import Atlas
+from domicile.router.atlas import GATEWAY_PATHS, Atlas
 from domicile.router.body import Body
 from domicile.router.country import Countries
 from domicile.router.decide import (
@@ -48,6 +48,7 @@ from domicile.router.forward import Answer, Guard, Outgoing, Wire
 from domicile.router.headers import kept_private, request_headers, statement, token_cookie
 from domicile.router.health import Health
 from domicile.router.identify import Identified, Identifier
+from domicile.router.observe import Passed
 from domicile.router.readers import Evidence
 from domicile.router.replica import Pins
 from domicile.router.resolve import Resolver
@@ -56,7 +57,8 @@ from domicile.router.shedding import Shedder
 from domicile.router.target import path_of, read_target
 from domicile.router.waiting import MoveBuffer
 from domicile.service import plain_problem, problem_response
-from domicile.telemetry import BORDER, DECISIONS, DURATION, REFUSALS, REQUESTS, place_of, warn
+from domicile.telemetry import BORDER, BORDER_BYTES, DECISIONS, DURATION, REFUSALS, REQUESTS, place_of, warn
+from domicile.telemetry.traces import TRACEPARENT, span
 
 HELD_BYTES: Final = 64 * 1024
 """What a connection's buffers hold of a body that nobody reads yet, at most."""
@@ -109,13 +111,17 @@ class Front:
         """Raises ConnectionResetError, and nothing else, where the client's connection is past saving."""
         started = time.perf_counter()
         status = 499
+        method = request.method if request.method in _METHODS else "other"
         try:
-            with self._shedder.place():
+            # what the public says of a trace is its own; another router's is ours
+            parent = request.headers.get(TRACEPARENT) if listener is Listener.INTERNAL else None
+            told = {"domicile.listener": listener.value, "http.request.method": method}
+            with self._shedder.place(), span("router.request", told, parent=parent, root=True) as trace:
                 response = await self._answer(request, listener)
+                trace.set("http.response.status_code", response.status)
             status = response.status
             return response
         finally:
-            method = request.method if request.method in _METHODS else "other"
             REQUESTS.labels(listener.value, method, str(status)).inc()
             DURATION.labels(listener.value).observe(time.perf_counter() - started)
 
@@ -176,8 +182,14 @@ class Front:
             replayed = True
         if unpinned and who.key is not None:
             self._pins.forget_unknown(who.key)
+        if isinstance(decision, Hairpin):
+            here, home = self._vantage.jurisdiction, decision.routers.jurisdiction
+            BORDER_BYTES.labels(here, home, "request").inc(body.size)
         cookie = self._cookie(who, decision.pin, answer) if listener is Listener.PUBLIC else None
-        return await answer.pass_on(request, set_cookie=cookie)
+        response = await answer.pass_on(request, set_cookie=cookie)
+        if isinstance(decision, Hairpin):
+            BORDER_BYTES.labels(home, here, "answer").inc(answer.passed)
+        return response
 
     async def _after_guard(self, guard: Guard, question: Question) -> Question:
         """The question to ask after a guard's refusal. Raises Unavailable where waiting is all that helps."""
@@ -207,6 +219,7 @@ class Front:
     ) -> Answer:
         if isinstance(decision, Hairpin):
             headers = request_headers(request.headers, to_router=True)
+            headers.popall(TRACEPARENT, None)  # another router takes it for ours
             upstreams = decision.routers.upstreams
         else:
             headers = request_headers(request.headers, to_router=False)
@@ -214,7 +227,13 @@ class Front:
             upstreams = decision.home.upstreams
         for name in distrusted:
             headers.popall(name, None)
-        return await self._wire.send(upstreams, Outgoing(request.method, target, headers), body)
+        first = upstreams[0]
+        passed = Passed(first.jurisdiction, first.cell or "", _route(decision, target))
+        with passed.attempt() as trace:
+            headers.update(trace)
+            answer = await self._wire.send(upstreams, Outgoing(request.method, target, headers), body)
+            passed.answered(answer.status)
+        return answer
 
     def _country(self, request: web.BaseRequest) -> str | None:
         peer = request.transport.get_extra_info("peername") if request.transport is not None else None
@@ -242,6 +261,15 @@ class Front:
         DECISIONS.labels(type(decision).__name__.lower(), jurisdiction).inc()
         if jurisdiction != self._vantage.jurisdiction:
             BORDER.labels(self._vantage.jurisdiction, jurisdiction, "traveller", _VERDICTS[type(decision)]).inc()
+
+
+def _route(decision: Forward | Hairpin, target: str) -> str:
+    """Which kind of way a request takes, for the metrics."""
+    if isinstance(decision, Hairpin):
+        return "hairpin"
+    if target.startswith(GATEWAY_PATHS):
+        return "gateway"
+    return "unpinned" if decision.pin is None else "home"
 
 
 def _states(token: ResidencyToken | None, pin: Pin) -> bool:

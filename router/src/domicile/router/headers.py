@@ -39,7 +39,7 @@ HOP_BY_HOP: Final = frozenset(
         "upgrade",
     }
 )
-_FORWARDED: Final = frozenset({"forwarded", "x-real-ip", "via", "expect"})
+_FORWARDED: Final = frozenset({"forwarded", "x-real-ip", "via", "expect", "tracestate"})
 _VIA: Final = "1.1 domicile"
 
 

@@ -52,6 +52,7 @@ from domicile.router.settings import RouterSettings
 from domicile.router.shedding import Shedder
 from domicile.service import Service, plain_problem, problem_response
 from domicile.telemetry import REFUSALS, log
+from domicile.telemetry.traces import otlp_exporter, start_tracing
 
 LINGER_SECONDS: Final = 2.0
 _SERVER: Final[dict[str, Any]] = {
@@ -100,6 +101,16 @@ def place_of(manifest: Manifest, identity: Identity) -> Router:
             remedy="add it to the manifest, or issue the certificate that the manifest means",
         )
     return router
+
+
+def _trace(stack: AsyncExitStack, manifest: Manifest, identity: Identity, settings: RouterSettings) -> None:
+    """To this jurisdiction's own collector, if it has one; what is left is sent at the end."""
+    collector = manifest.jurisdictions[identity.jurisdiction].collector
+    if collector is None or settings.trace_share == 0:
+        return
+    exporter = otlp_exporter(collector, settings.collector_authorities)
+    stop = start_tracing(settings.process, identity.jurisdiction, exporter, share=settings.trace_share)
+    stack.push_async_callback(asyncio.to_thread, stop)
 
 
 def _sessions(stack: AsyncExitStack, manifest: Manifest, settings: RouterSettings, pepper: Pepper) -> Sessions | None:
@@ -167,6 +178,7 @@ async def serve(settings: RouterSettings) -> AsyncIterator[None]:
         topology = Topology(directory, settings.deployment, settings.operator_keys(), settings.state / "topology.json")
         manifest = await topology.load()
         place = place_of(manifest, service.identity)
+        _trace(stack, manifest, service.identity, settings)
         replica = Replica(settings.state / "pins.lmdb", settings.replica_bytes)
         stack.callback(replica.close)
         countries = Countries(settings.countries, place.trusted_peers)

@@ -43,6 +43,15 @@ class RouterSettings(ProcessSettings):
     places: int = Field(
         default=PLACES, ge=1, description="requests under way at once; the last places are for known subjects"
     )
+    trace_share: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="share of requests traced, if the jurisdiction has a collector",
+    )
+    collector_authorities: Path | None = Field(
+        default=None, description="authorities (PEM) of the collector's address; the system's without it"
+    )
     replica_bytes: int = Field(
         default=4 << 30, ge=1 << 20, description="upper bound of the pin replica's file, which grows as needed"
     )
