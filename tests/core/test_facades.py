@@ -20,9 +20,10 @@ FACADES = {
         Authority Credentials Signer Verifier identity_of key_id peer_of public_key public_server sign_topology
         verify_topology write_private
     """,
-    "domicile.client": "Change DirectoryClient GatewayClient JailedResolver KeyClient Peer Topology",
+    "domicile.client": "Change DirectoryClient GatewayClient JailedResolver KeyClient Peer RouterClient Topology",
     "domicile.telemetry": """
-        BORDER DECISIONS DURATION FIELDS REFUSALS REPLICA_PINS REPLICA_STALENESS REQUESTS FieldNotAllowed
+        BORDER BORDER_BYTES DECISIONS DURATION FIELDS REFUSALS REPLICA_LAG REPLICA_PINS REPLICA_STALENESS REQUESTS
+        RULE_DISAGREEMENTS SHED UPSTREAM_DURATION UPSTREAM_EJECTIONS UPSTREAM_REQUESTS UPSTREAM_RETRIES FieldNotAllowed
         configure_logs log place_of render_metrics warn
     """,
     "domicile.service": """

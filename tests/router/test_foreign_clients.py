@@ -126,8 +126,8 @@ async def test_httpx_streams_both_ways_and_keeps_its_connections(world: World) -
     world.answers(back)
     base = f"https://{world.manifest.routers['fra'].public}"
     async with (
-        world.router(),
         httpx.AsyncClient(verify=world.public_context("eu"), base_url=base, headers=world.bearer("alice")) as client,
+        world.router(),
     ):
         answer = await client.post("/blob", content=parts())
         assert answer.content == b"".join([part async for part in parts()])
@@ -141,7 +141,7 @@ async def test_httpx_streams_both_ways_and_keeps_its_connections(world: World) -
 
 async def test_httpx_follows_a_redirect_with_its_body(world: World) -> None:
     base = f"https://{world.manifest.routers['fra'].public}"
-    async with world.router(), httpx.AsyncClient(verify=world.public_context("eu"), base_url=base) as client:
+    async with httpx.AsyncClient(verify=world.public_context("eu"), base_url=base) as client, world.router():
         answer = await client.post("/notes?a=b", content=b"text", headers=world.bearer("bob"))
         assert answer.status_code == 307
         assert answer.next_request is not None

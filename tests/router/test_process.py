@@ -8,6 +8,7 @@ import signal
 import aiohttp
 import pytest
 from aiohttp import web
+from domicile_testing.conditions import until_ready
 from domicile_testing.routers import COMMAND, environment, running
 from domicile_testing.routing import World, pin
 
@@ -29,8 +30,7 @@ async def test_on_sigterm_what_is_in_flight_is_finished_and_it_exits_0(world: Wo
         f"https://{world.manifest.routers['fra'].internal}", connector=aiohttp.TCPConnector(ssl=operator)
     )
     async with running(settings) as process, world.client("fra") as client, health:
-        async with health.get("/readyz") as response:
-            assert response.status == 200
+        await until_ready(health)
         request = asyncio.create_task(client.get("/notes", headers=world.bearer("alice")))
         await world.app("eu-1.fra").arrived.wait()
         process.send_signal(signal.SIGTERM)

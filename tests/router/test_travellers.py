@@ -8,6 +8,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from domicile_testing.conditions import until_ready
 from domicile_testing.routing import World, pin, routing_world, subject
 
 from domicile.model import Role
@@ -168,7 +169,8 @@ async def test_only_routers_and_operators_reach_the_internal_listener(
 async def test_health_is_for_operators_and_its_paths_stay_free_for_applications(world: World) -> None:
     world.directory.place(pin("bob", "us-1"))
     async with world.router("iad"), internal(world, "us", Role.OPERATOR, "root") as operator:
-        for path in ("/healthz", "/readyz", "/metrics"):
+        await until_ready(operator)
+        for path in ("/healthz", "/metrics"):
             async with operator.get(path) as response:
                 assert response.status == 200
         async with operator.get("/notes", headers=world.bearer("bob")) as response:

@@ -40,6 +40,11 @@ class Body:
         self.complete = not self.present
 
     @property
+    def size(self) -> int:
+        """Bytes read from the client so far."""
+        return self._size
+
+    @property
     def replayable(self) -> bool:
         return self._kept is not None
 

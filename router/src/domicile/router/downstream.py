@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 from typing import Final, cast
 
-from domicile.model import DomicileError
+from domicile.model import DomicileError, Identity
+from domicile.router.deadline import Deadline
 from domicile.router.decide import Listener
 from domicile.router.errors import SlowRequest
 from domicile.router.exchange import Exchange
 from domicile.router.front import Front
 from domicile.router.head import find_end, read_request
-from domicile.router.waiting import Deadline
 
 LINGER_SECONDS: Final = 2.0
 MAX_AHEAD_BYTES: Final = 64 * 1024
@@ -64,6 +64,8 @@ class Downstream(asyncio.Protocol):
 
     def __init__(self, front: Front, listener: Listener, clients: Clients) -> None:
         self.listener = listener
+        self.router: Identity | None = None
+        """Who is at the other end, on the internal listener."""
         self.counts = front.requests[listener]
         self.draining = False
         self.deadline = Deadline(asyncio.get_running_loop(), self._late)

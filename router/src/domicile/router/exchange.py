@@ -9,35 +9,39 @@ client's connection, since a cut answer must not look like a whole one.
 from __future__ import annotations
 
 import asyncio
-import itertools
+import ssl
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from dataclasses import replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from domicile.model import DomicileError, Pin, Unavailable
+from domicile.model import DomicileError, Unavailable
 from domicile.router.body import REPLAY_BYTES, Body
+from domicile.router.breaker import Permit
 from domicile.router.chunks import LAST_CHUNK, chunk
 from domicile.router.connection import Connection
+from domicile.router.deadline import at_once
 from domicile.router.decide import (
     MOVE_RETRY_SECONDS,
     OUTAGE_RETRY_SECONDS,
-    SAFE_METHODS,
     Forward,
+    Hairpin,
     Question,
     Redirect,
     Refuse,
 )
+from domicile.router.ejection import Failure
 from domicile.router.endpoints import Upstream
 from domicile.router.errors import AnswerLost, SlowRequest
-from domicile.router.front import Asked, Front, Guard, guard_of, outgoing
-from domicile.router.head import AnswerHead, RequestHead
+from domicile.router.front import Asked, Front, Guard, guard_of, outgoing, way_of
+from domicile.router.head import AnswerHead, BadAnswer, RequestHead
 from domicile.router.lines import written
+from domicile.router.methods import SAFE_METHODS
+from domicile.router.observe import Passed
 from domicile.router.replies import Reply, redirected, unforeseen
-from domicile.router.waiting import at_once
 from domicile.router.wire import Busy, Pool
-from domicile.telemetry import place_of, warn
+from domicile.telemetry import BORDER_BYTES, REFUSALS, place_of, warn
+from domicile.telemetry.traces import TRACEPARENT
 
 if TYPE_CHECKING:
     from domicile.router.downstream import Downstream
@@ -49,6 +53,7 @@ _UPGRADE: Final = b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
 _COPIED: Final = 4096
 """A piece up to this size is copied into its chunk, a longer one is written beside it."""
 _CLIENT_GONE: Final = 499
+_LATE: Final = TimeoutError.__name__
 Result = TypeVar("Result")
 
 
@@ -58,14 +63,18 @@ class Exchange:
     # what most requests never set isn't set for each of them
     _body: Body | None = None
     _asked: Asked | None = None
-    _pin: Pin | None = None
+    _decision: Forward | Hairpin | None = None
+    _permit: Permit | None = None
+    _way: Passed | None = None
+    _last: Upstream | None = None
     _outgoing = _unwritten = b""
     _upstreams: Iterator[Upstream] = iter(())
     _upstream: Upstream | None = None
     _connection: Connection | None = None
     _task: asyncio.Task[None] | None = None
     _status = _CLIENT_GONE
-    _replayed = _retried = _lost = False
+    _replayed = _waited = _retried = _lost = False
+    _passed = 0
     _begun = _chunked = _closes = _relays = _counted = False
 
     def __init__(self, front: Front, client: Downstream, head: RequestHead) -> None:
@@ -74,6 +83,9 @@ class Exchange:
         self._client = client
         self._head = head
         self._expects = head.expects
+        parent = head.fields.get(TRACEPARENT) if client.router is not None else None
+        self._span = client.counts.begin(head.method, parent)
+        front.shedder.enter()
         self._started = time.perf_counter()
 
     # --- from the client's connection
@@ -86,7 +98,8 @@ class Exchange:
                 self._take(data)
             if not self._body.complete:
                 self._client.deadline.set(self._front.settings.idle_seconds)
-            self._run(self._front.ask(self._head, self._client.listener, self._client.peer), self._identified)
+            client = self._client
+            self._run(self._front.ask(self._head, client.listener, client.peer, client.router), self._identified)
         except DomicileError as error:
             self.refuse(error)
         except Exception as error:
@@ -112,13 +125,14 @@ class Exchange:
     def late(self) -> None:
         """Nothing has happened for as long as may be."""
         if self._begun:
-            self._cut("TimeoutError")
+            self._cut(_LATE)
         elif not self._unread or self._client.held or self._expects:
             if self._connection is None:
                 self._set_deadline()  # whatever is waited for has a deadline of its own
             else:
-                self._connection.drop()
-                self.broken("TimeoutError")
+                connection = self._connection
+                connection.drop()
+                self.broken(_LATE)
         else:
             self.refuse(SlowRequest(f"no more of the body within {self._front.settings.idle_seconds:g} s"))
 
@@ -183,52 +197,96 @@ class Exchange:
         self._decide(asked.question)
 
     def _decide(self, question: Question) -> None:
-        assert self._asked is not None
-        assert self._body is not None
-        self._asked = asked = replace(self._asked, question=question) if self._replayed else self._asked
+        asked, body = self._asked, self._body
+        assert asked is not None
+        assert body is not None
+        asked.question = question
         decision = self._front.decide(question)
         if isinstance(decision, Refuse):
+            if decision.waits and not self._waited:
+                self._waited = True
+                size = min(self._head.length or REPLAY_BYTES, REPLAY_BYTES)
+                self._run(self._front.settled(question, size), self._decide)
+                return
             raise decision.error
         if isinstance(decision, Redirect):
             self._reply(redirected(decision, self._head.target))
             return
-        if self._replayed and not self._body.replayable:
+        if self._replayed and not body.replayable:
             raise Unavailable("the subject's home changed while its request came in", retry_after=MOVE_RETRY_SECONDS)
-        self._pin = decision.pin
-        self._outgoing = outgoing(self._head, decision, asked.country)
-        places = decision.home if isinstance(decision, Forward) else decision.routers
-        self._upstreams = iter(places.upstreams)
-        self._try()
+        self._decision = decision
+        upstreams = decision.home.upstreams if isinstance(decision, Forward) else decision.routers.upstreams
+        jurisdiction, cell = upstreams[0].jurisdiction, upstreams[0].cell
+        self._way = self._front.ways.get(jurisdiction, cell, way_of(decision, self._head.path)).begin(self._span)
+        self._permit = self._front.health.admit(cell or f"routers of {jurisdiction}")
+        self._outgoing = outgoing(
+            self._head,
+            decision,
+            asked.country,
+            distrusted=asked.who.distrusted,
+            traceparent=self._way.traceparent,
+        )
+        order = self._front.health.order(upstreams)
+        self._last = order[-1]
+        self._upstreams = iter(order)
+        self._try(next(self._upstreams))
 
-    def _try(self) -> None:
-        """The next upstream. Raises AnswerLost or Unavailable after the last one."""
-        for upstream in self._upstreams:
-            self._upstream = upstream
-            pool = self._front.wire.pool(upstream)
-            connection = pool.take()
-            if connection is not None:
-                self._send(connection)
-            else:
-                self._wait(self._connect(pool), self._connected)
-            return
-        if self._lost:
-            raise _answer_lost()
-        raise Unavailable("the home cell cannot be reached", retry_after=OUTAGE_RETRY_SECONDS)
+    def _try(self, upstream: Upstream) -> None:
+        self._upstream = upstream
+        pool = self._front.wire.pool(upstream)
+        connection = pool.take()
+        if connection is not None:
+            self._send(connection)
+        else:
+            self._wait(self._connect(pool), self._connected)
 
-    async def _connect(self, pool: Pool) -> Connection | None:
+    async def _connect(self, pool: Pool) -> Connection | str:
+        """A connection, or why there is none: the class of an exception."""
         try:
             return await pool.connect()
-        except Busy:
-            return None
-        except (OSError, TimeoutError) as error:
-            self._front.wire.failed(pool.upstream, type(error).__name__)
-            return None
+        except (OSError, TimeoutError, Busy) as error:
+            return type(error).__name__
 
-    def _connected(self, connection: Connection | None) -> None:
-        if connection is None:
-            self._try()
+    def _connected(self, connection: Connection | str) -> None:
+        if isinstance(connection, str):
+            self._failed(Failure.UNREACHED, connection)
         else:
             self._send(connection)
+
+    def _failed(self, failure: Failure, reason: str) -> None:
+        """An attempt brought no answer: on to the next upstream, if that is harmless. Raises the client's refusal.
+
+        A request that may have been received is sent to another only if that is harmless.
+        """
+        upstream, body = self._upstream, self._body
+        assert upstream is not None
+        assert body is not None
+        health = self._front.health
+        if reason != Busy.__name__:
+            health.failed(upstream, failure)
+            if reason == ssl.SSLCertVerificationError.__name__:
+                REFUSALS.labels("upstream-identity").inc()
+            warn(
+                "upstream-failed",
+                error=reason,
+                jurisdiction=upstream.jurisdiction,
+                cell=upstream.cell,
+                zone=upstream.zone,
+            )
+        self._lost = self._lost or failure is not Failure.UNREACHED
+        place = upstream.cell or f"routers of {upstream.jurisdiction}"
+        if upstream is not self._last and health.retries(place, self.method, failure, replayable=body.replayable):
+            body.again()
+            self._try(next(self._upstreams))
+            return
+        if self._permit is not None:
+            self._permit.failed()
+        if self._lost:
+            raise AnswerLost(
+                "the home cell took the request and ended the connection without an answer",
+                remedy="whether it took effect is not known",
+            )
+        raise Unavailable("the home cell cannot be reached", retry_after=OUTAGE_RETRY_SECONDS)
 
     def _send(self, connection: Connection) -> None:
         body = self._body
@@ -258,7 +316,7 @@ class Exchange:
             assert self._connection is not None
             self._connection.drop()
             if guard is None:
-                self.broken("BadAnswer")
+                self.broken(BadAnswer.__name__)
             else:
                 self._connection = None
                 self._safely(lambda: self._guarded(guard))
@@ -270,6 +328,7 @@ class Exchange:
 
     def passed(self, data: bytes) -> None:
         client = self._client
+        self._passed += len(data)
         if self._chunked:
             if len(data) > _COPIED:
                 client.transport.writelines([self._unwritten + b"%x\r\n" % len(data), data, b"\r\n"])
@@ -303,24 +362,25 @@ class Exchange:
         if self._begun:
             self._cut(reason)
             return
-        harmless = self.method in SAFE_METHODS and self._body.replayable
-        if harmless and connection is not None and connection.used and not self._retried:
-            # closed for being idle, most likely, just as the request came
+        idled = connection is not None and connection.used and reason != _LATE
+        if idled and not self._retried and self.method in SAFE_METHODS and self._body.replayable:
+            # closed for having been idle, most likely, just as the request came: that speaks against nobody
             self._retried = True
-            self._upstreams = itertools.chain([self._upstream], self._upstreams)
-        else:
-            self._front.wire.failed(self._upstream, reason)
-            self._lost = True
-        if harmless:
             self._body.again()
-            self._safely(self._try)
+            upstream = self._upstream
+            self._safely(lambda: self._try(upstream))
         else:
-            self.refuse(_answer_lost())
+            failure = Failure.SLOW if reason == _LATE else Failure.LOST
+            self._safely(lambda: self._failed(failure, reason))
 
     def home_full(self, full: bool) -> None:
         self._client.hold("home", full)
 
     def _guarded(self, guard: Guard) -> None:
+        if self._permit is not None:
+            self._permit.answered()
+        if self._way is not None:
+            self._way.answered(HTTPStatus.MISDIRECTED_REQUEST)
         assert self._asked is not None
         assert self._body is not None
         if self._replayed:
@@ -332,13 +392,18 @@ class Exchange:
     def _pass_head(self, head: AnswerHead) -> None:
         assert self._asked is not None
         assert self._upstream is not None
+        assert self._decision is not None
         front, asked_by = self._front, self._head
-        front.wire.reached(self._upstream)
+        front.health.succeeded(self._upstream)
         front.served(self._asked)
+        if self._permit is not None:
+            self._permit.answered()
+        if self._way is not None:
+            self._way.answered(head.status)
         self._begun = True
         self._status = head.status
         parts = [head.status_line, *head.lines]
-        if (cookie := front.cookie(self._asked, self._pin, head)) is not None:
+        if (cookie := front.cookie(self._asked, self._decision.pin, head)) is not None:
             parts.append(written([("Set-Cookie", cookie)]))
         if head.status == HTTPStatus.SWITCHING_PROTOCOLS:
             self._relays = True
@@ -366,6 +431,8 @@ class Exchange:
         if self._begun:
             self._cut(type(error).__name__)
             return
+        if self._way is not None:
+            self._way.refused(error.code)
         self._abandon()
         self._reply(self._front.refusal(error, self._asked))
 
@@ -410,15 +477,24 @@ class Exchange:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.drop()
+        if self._permit is not None:
+            self._permit.cancelled()
+        if self._way is not None:
+            self._way.cancelled()
 
     def _count(self, status: int) -> None:
         if not self._counted:
             self._counted = True
+            self._front.shedder.leave()
+            self._span.set("http.response.status_code", int(status))
+            self._span.end()
+            if isinstance(self._decision, Hairpin):
+                self._count_crossing(self._decision.routers.jurisdiction)
             self._client.counts.add(self.method, status, time.perf_counter() - self._started)
 
-
-def _answer_lost() -> AnswerLost:
-    return AnswerLost(
-        "the home cell took the request and ended the connection without an answer",
-        remedy="whether it took effect is not known",
-    )
+    def _count_crossing(self, home: str) -> None:
+        """Bytes of bodies that were carried over the border."""
+        here = self._front.vantage.jurisdiction
+        if self._body is not None:
+            BORDER_BYTES.labels(here, home, "request").inc(self._body.size)
+        BORDER_BYTES.labels(home, here, "answer").inc(self._passed)

@@ -28,8 +28,8 @@ from domicile.model import (
 from domicile.model.manifest import Router
 from domicile.model.pins import RESIDENCY_TOKEN_SECONDS
 from domicile.model.wire import EPOCH_HEADER, GUARD_HEADER, SUBJECT_KEY_HEADER
+from domicile.router.atlas import GATEWAY_PATHS, Atlas
 from domicile.router.country import Countries
-from domicile.router.counts import DecisionCounts, RequestCounts
 from domicile.router.decide import (
     MOVE_RETRY_SECONDS,
     Decision,
@@ -41,12 +41,19 @@ from domicile.router.decide import (
 )
 from domicile.router.head import AnswerHead, RequestHead
 from domicile.router.headers import changed, kept_private, statement, token_cookie
+from domicile.router.health import Health
 from domicile.router.identify import Identified, Identifier
+from domicile.router.observe import DecisionCounts, RequestCounts, Ways
+from domicile.router.readers import Evidence
 from domicile.router.replica import Pins
 from domicile.router.replies import Reply, refused
+from domicile.router.resolve import Resolver
 from domicile.router.settings import RouterSettings
+from domicile.router.shedding import Shedder
+from domicile.router.waiting import MoveBuffer
 from domicile.router.wire import Wire
 from domicile.telemetry import REFUSALS
+from domicile.telemetry.traces import TRACEPARENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,65 +97,66 @@ class Front:
         vantage: Identity,
         manifest: Manifest,
         place: Router,
+        atlas: Atlas,
         *,
         identifier: Identifier,
         pins: Pins,
+        resolver: Resolver,
+        shedder: Shedder,
         countries: Countries,
         wire: Wire,
+        health: Health,
         signer: Signer,
     ) -> None:
         self.settings = settings
         self.wire = wire
+        self.health = health
+        self.shedder = shedder
         self.vantage = vantage
+        self.requests = {listener: RequestCounts(listener) for listener in Listener}
+        self.ways = Ways()
         self._manifest = manifest
         self._place = place
+        self._atlas = atlas
         self._identifier = identifier
         self._pins = pins
+        self._resolver = resolver
+        self._moves = MoveBuffer(pins.refresh)
         self._countries = countries
         self._signer = signer
         self._turns = itertools.count()
         self._decisions = DecisionCounts(vantage.jurisdiction)
-        self.requests = {listener: RequestCounts(listener) for listener in Listener}
 
-    async def ask(self, head: RequestHead, listener: Listener, peer: str | None) -> Asked:
-        """Waits for nothing where the subject and the keys are known here. ``peer``: the client's address."""
+    async def ask(self, head: RequestHead, listener: Listener, peer: str | None, router: Identity | None) -> Asked:
+        """Waits for nothing where the subject and the keys are known here.
+
+        ``peer``: the client's address; ``router``: who it is, on the internal listener.
+        """
         unpinned = self._place.is_unpinned(head.path)
-        who = await self._identifier.identify(head.fields, pinned=not unpinned)
-        pin = await self._pin(who, pinned=not unpinned, listener=listener)
+        evidence = Evidence(head.fields, head.path, not unpinned, head.host, peer, router)
+        who = await self._identifier.identify(evidence)
+        pin = await self._resolver.pin(who, pinned=not unpinned, listener=listener)
         country = None
         if unpinned and listener is Listener.PUBLIC and peer is not None:
             country = self._countries.observe(peer, head.fields.getall("X-Forwarded-For", []))
         question = Question(
-            head.path, head.method, not unpinned, listener, pin, turn=next(self._turns), down=self.wire.down()
+            head.path, head.method, not unpinned, listener, pin, turn=next(self._turns), down=self.health.down()
         )
         return Asked(who, question, unpinned, country)
 
-    async def _pin(self, who: Identified, *, pinned: bool, listener: Listener) -> Pin | None:
-        """The subject's pin. Raises Unavailable where a pinned path needs one that only the directory has."""
-        if who.key is None:
-            return None
-        try:
-            pin = await self._pins.resolve(who.key)
-        except Unavailable:
-            if pinned:
-                raise
-            return None
-        stale = pin is not None and (
-            # a token by a router that knows better, or another router that sent the subject here
-            (who.token is not None and who.token.epoch > pin.epoch)
-            or (listener is Listener.INTERNAL and pin.jurisdiction != self.vantage.jurisdiction)
-        )
-        if stale:
-            try:
-                return await self._pins.refresh(who.key)
-            except Unavailable:
-                pass
-        return pin
-
     def decide(self, question: Question) -> Decision:
-        decision = decide(question, self._manifest, self.vantage)
+        decision = decide(question, self._atlas)
         self._decisions.add(decision)
         return decision
+
+    async def settled(self, question: Question, size: int) -> Question:
+        """The question to ask when a move is over; ``size``: bytes that the request holds meanwhile.
+
+        Raises Unavailable where that takes too long, or too much waits already.
+        """
+        assert question.pin is not None
+        pin = await self._moves.settled(question.pin.subject_key, size)
+        return replace(question, pin=pin, down=self.health.down())
 
     async def after_guard(self, guard: Guard, question: Question) -> Question:
         """The question to ask after a guard's refusal. Raises Unavailable where waiting is all that helps."""
@@ -160,12 +168,12 @@ class Front:
                 found = await self._pins.refresh(key)
                 if found is None:
                     raise UnknownSubject("no such subject")
-                return replace(question, pin=found, pinned=True, down=self.wire.down())
+                return replace(question, pin=found, pinned=True, down=self.health.down())
         elif guard.kind == "stale-epoch" and pin is not None:
             if guard.epoch is not None and guard.epoch < pin.epoch:
                 raise Unavailable("the home cell has not taken the subject over yet", retry_after=MOVE_RETRY_SECONDS)
             found = await self._pins.refresh(pin.subject_key)
-            return replace(question, pin=found, down=self.wire.down())
+            return replace(question, pin=found, down=self.health.down())
         raise Unavailable("the cell's guard refused the request without saying who is meant")
 
     def served(self, asked: Asked) -> None:
@@ -203,13 +211,33 @@ def _states(token: ResidencyToken | None, pin: Pin) -> bool:
     return token is not None and (token.jur, token.cell, token.epoch) == (pin.jurisdiction, pin.cell, pin.epoch)
 
 
-def outgoing(head: RequestHead, decision: Forward | Hairpin, country: str | None) -> bytes:
-    """The head that goes on."""
-    parts = [f"{head.method} {head.target} HTTP/1.1\r\n".encode("ascii"), *head.lines]
+def way_of(decision: Forward | Hairpin, path: str) -> str:
+    """Which kind of way a request takes, for the metrics."""
+    if isinstance(decision, Hairpin):
+        return "hairpin"
+    if path.startswith(GATEWAY_PATHS):
+        return "gateway"
+    return "unpinned" if decision.pin is None else "home"
+
+
+def outgoing(
+    head: RequestHead,
+    decision: Forward | Hairpin,
+    country: str | None,
+    *,
+    distrusted: frozenset[str] = frozenset(),
+    traceparent: str | None = None,
+) -> bytes:
+    """The head that goes on. ``distrusted``: fields that don't. ``traceparent``: takes the place of the client's."""
+    if traceparent is not None or isinstance(decision, Hairpin):
+        distrusted |= {TRACEPARENT}  # another router takes it for ours
+    parts = [f"{head.method} {head.target} HTTP/1.1\r\n".encode("ascii"), *head.lines_without(distrusted)]
     if isinstance(decision, Hairpin):
         parts.append(changed(head.fields, to_router=True))
     else:
         parts += (changed(head.fields, to_router=False), statement(decision.pin, country))
+    if traceparent is not None:
+        parts.append(f"{TRACEPARENT}: {traceparent}\r\n".encode("ascii"))
     if head.chunked:
         parts.append(b"Transfer-Encoding: chunked\r\n")
     elif head.length is not None:

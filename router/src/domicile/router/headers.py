@@ -51,7 +51,7 @@ HOP_BY_HOP: Final = frozenset(
 _FRAMING: Final = frozenset({"content-length", "host"})
 _OWN: Final = HOP_BY_HOP | {"content-length"}
 """What the router says itself, or not at all."""
-_FORWARDED: Final = frozenset({"forwarded", "x-real-ip", "via", "expect"})
+_FORWARDED: Final = frozenset({"forwarded", "x-real-ip", "via", "expect", "tracestate"})
 _COMMON_NAME: Final = re.compile(r"[a-z0-9-]+")
 _PERSISTENT: Final = frozenset({"keep-alive", "close", "upgrade", ""})
 _OWN_VIA: Final = b"1.1 domicile"

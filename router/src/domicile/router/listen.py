@@ -36,6 +36,7 @@ class _Internal(Downstream):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         peer = peer_of(transport)
         if peer.role is Role.ROUTER:
+            self.router = peer
             super().connection_made(transport)
             try:
                 require(peer, self._front.vantage, Endpoint.ROUTER_INTERNAL)

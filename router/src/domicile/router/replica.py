@@ -8,6 +8,7 @@ it while one writes what the directory's change log says (``domicile.router.foll
     loading/    the next one while it is built, so that a load that was cut off is resumed
     opening     locked while an environment is opened or made; following: locked by the process that follows
     heard       its time of modification: when the directory last said that this copy is up to date
+    told        its time of modification: when the directory last said anything of its log
 
 Within a generation of the directory's database no epoch goes back, whoever writes; a new generation is loaded
 beside the old one and then takes its place whole. What was a copy only is never repaired: it is loaded anew.
@@ -355,16 +356,30 @@ class Replica:
 
     def heard(self) -> None:
         """The directory has just said how far the log goes, and this replica has all of it."""
-        path = self._folder / "heard"
+        self._mark("heard")
+
+    def told(self) -> None:
+        """The directory has just said something of its log, whether or not it could be taken."""
+        self._mark("told")
+
+    def _mark(self, name: str) -> None:
+        path = self._folder / name
         path.touch(mode=0o600)
         os.utime(path)
 
-    def staleness(self) -> float:
-        """Seconds since any process of this router ``heard``; infinite before the first time."""
+    def _since(self, name: str) -> float:
         try:
-            return max(0.0, time.time() - (self._folder / "heard").stat().st_mtime)
+            return max(0.0, time.time() - (self._folder / name).stat().st_mtime)
         except FileNotFoundError:
             return float("inf")
+
+    def staleness(self) -> float:
+        """Seconds since any process of this router ``heard``; infinite before the first time."""
+        return self._since("heard")
+
+    def silence(self) -> float:
+        """Seconds since any process of this router was ``told`` something; infinite before the first time."""
+        return self._since("told")
 
     def count(self) -> int:
         return self._now.count()
@@ -459,11 +474,12 @@ class Pins:
         self._replica = replica
         self._directory = directory
 
-    async def resolve(self, key: SubjectKey) -> Pin | None:
-        """The pin, or None for a subject without one. Raises Unavailable where only the directory knows."""
-        known = self._replica.get(key)
-        if known is not None:
-            return known
+    def known(self, key: SubjectKey) -> Pin | None:
+        """What the replica has: no network, a few microseconds."""
+        return self._replica.get(key)
+
+    async def ask(self, key: SubjectKey) -> Pin | None:
+        """What the directory says of a subject that is not known, or said just now. Raises Unavailable."""
         return await self._ask(key, fresh=False)
 
     async def refresh(self, key: SubjectKey) -> Pin | None:

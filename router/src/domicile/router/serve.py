@@ -6,24 +6,33 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from domicile.client import DirectoryClient, Topology
 from domicile.identity import Signer, public_server
-from domicile.model import Address, Identity, InvalidInput, Manifest, Role, Router, Unavailable
+from domicile.model import Address, Identity, InvalidInput, Manifest, Pepper, Role, Router, Unavailable
 from domicile.model.addresses import literal
+from domicile.router.application_keys import KeyAddress, KeyFile, fetch_over_https
+from domicile.router.atlas import Atlas
 from domicile.router.country import Countries
 from domicile.router.decide import Listener
-from domicile.router.follow import Follower
+from domicile.router.explain import Explainer, explain_route
+from domicile.router.follow import Follower, require_fit
 from domicile.router.front import Front
-from domicile.router.identify import Identifier, Sessions
-from domicile.router.keys import ApplicationKeys, ResidencyKeys
+from domicile.router.health import Health
+from domicile.router.identify import Identifier
+from domicile.router.keys import ResidencyKeys
 from domicile.router.listen import listening, operators
 from domicile.router.replica import Pins, Replica
+from domicile.router.resolve import Resolver
+from domicile.router.sessions import Sessions
 from domicile.router.settings import RouterSettings
+from domicile.router.shedding import Shedder
 from domicile.router.wire import Wire
 from domicile.service import Service
 from domicile.telemetry import warn
+from domicile.telemetry.traces import otlp_exporter, start_tracing
 
 
 def place_of(manifest: Manifest, identity: Identity) -> Router:
@@ -38,11 +47,26 @@ def place_of(manifest: Manifest, identity: Identity) -> Router:
     return router
 
 
-def _sessions(manifest: Manifest, settings: RouterSettings) -> Sessions | None:
-    if manifest.identity is None:
+def _trace(stack: AsyncExitStack, manifest: Manifest, identity: Identity, settings: RouterSettings) -> None:
+    """To this jurisdiction's own collector, if it has one; what is left is sent at the end."""
+    collector = manifest.jurisdictions[identity.jurisdiction].collector
+    if collector is None or settings.trace_share == 0:
+        return
+    exporter = otlp_exporter(collector, settings.collector_authorities)
+    stop = start_tracing(settings.process, identity.jurisdiction, exporter, share=settings.trace_share)
+    stack.push_async_callback(asyncio.to_thread, stop)
+
+
+def _sessions(stack: AsyncExitStack, manifest: Manifest, settings: RouterSettings, pepper: Pepper) -> Sessions | None:
+    identity = manifest.identity
+    if identity is None:
         return None
-    keys = ApplicationKeys(Path(manifest.identity.jwks))
-    return Sessions(keys, manifest.identity, settings.load_pepper())
+    if not identity.by_address:
+        return Sessions(KeyFile(Path(identity.jwks), identity.outage_seconds), identity, pepper)
+    fetch = partial(fetch_over_https, context=settings.identity_context())
+    keys = KeyAddress(identity, settings.state / "application-keys.json", fetch)
+    stack.push_async_callback(keys.close)
+    return Sessions(keys, identity, pepper)
 
 
 @asynccontextmanager
@@ -56,6 +80,7 @@ async def serve(settings: RouterSettings) -> AsyncIterator[None]:
     async def ready() -> None:
         if draining:
             raise Unavailable("draining", remedy="another router takes over")
+        require_fit(replica)
 
     service = Service(settings, ready)
     credentials = settings.credentials
@@ -65,26 +90,40 @@ async def serve(settings: RouterSettings) -> AsyncIterator[None]:
         topology = Topology(directory, settings.deployment, settings.operator_keys(), settings.state / "topology.json")
         manifest = await topology.load()
         place = place_of(manifest, service.identity)
+        _trace(stack, manifest, service.identity, settings)
         replica = Replica(settings.state / "pins.lmdb", settings.replica_bytes)
         stack.callback(replica.close)
         countries = Countries(settings.countries, place.trusted_peers)
         stack.callback(countries.close)
+        health = Health(settings.waiting)
         wire = Wire(credentials, settings)
         stack.callback(wire.close)
         signer = Signer.load_or_create(settings.state / "token.key")
         tokens = ResidencyKeys(directory, signer, settings.deployment, settings.state / "residency-keys.json")
+        stack.push_async_callback(tokens.close)
+        pepper = settings.load_pepper()
+        sessions = _sessions(stack, manifest, settings, pepper)
+        atlas = Atlas(manifest, service.identity)
+        identifier = Identifier(manifest, place, tokens, sessions, pepper)
+        pins, shedder = Pins(replica, directory), Shedder(settings.places)
+        resolver = Resolver(pins, service.identity, shedder)
+        explain_route(service, Explainer(place, atlas, identifier, pins, resolver, health))
         front = Front(
             settings,
             service.identity,
             manifest,
             place,
-            identifier=Identifier(tokens, _sessions(manifest, settings)),
-            pins=Pins(replica, directory),
+            atlas,
+            identifier=identifier,
+            pins=pins,
+            resolver=resolver,
+            shedder=shedder,
             countries=countries,
             wire=wire,
+            health=health,
             signer=signer,
         )
-        for task in (tokens.publish(), Follower(replica, directory).run()):
+        for task in (tokens.publish(), Follower(replica, directory).run(), shedder.watch()):
             stack.push_async_callback(_ended, asyncio.create_task(task))
         internal_context = service.internal_context([Role.ROUTER])
         async with (

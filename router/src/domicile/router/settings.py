@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ssl
 from importlib.resources import files
 from pathlib import Path
 
 from pydantic import Field
 
+from domicile.model import InvalidInput
 from domicile.model.manifest import AddressField
+from domicile.router.breaker import MAX_WAITING
+from domicile.router.shedding import PLACES
 from domicile.service import ProcessSettings
 
 
@@ -23,6 +27,9 @@ class RouterSettings(ProcessSettings):
     public_key: Path = Field(description="its private key (PEM)")
     countries: Path = Field(
         default_factory=_shipped_countries, description="MaxMind country database; the shipped one is public domain"
+    )
+    identity_authorities: Path | None = Field(
+        default=None, description="authorities (PEM) of the identity provider's address; the system's without it"
     )
     max_body: int = Field(default=64 << 20, ge=0, description="bytes that one request's body may have")
     head_seconds: float = Field(default=10.0, gt=0, le=300, description="for a request's whole head to come in")
@@ -45,6 +52,30 @@ class RouterSettings(ProcessSettings):
     public_plain: bool = Field(
         default=False, description="no TLS on the public listener, which has a loopback address then: for measurements"
     )
+    waiting: int = Field(
+        default=MAX_WAITING, ge=1, description="requests of one cell that may wait for an answer; more get 503"
+    )
+    places: int = Field(
+        default=PLACES, ge=1, description="requests under way at once; the last places are for known subjects"
+    )
+    trace_share: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="share of requests traced, if the jurisdiction has a collector",
+    )
+    collector_authorities: Path | None = Field(
+        default=None, description="authorities (PEM) of the collector's address; the system's without it"
+    )
     replica_bytes: int = Field(
         default=4 << 30, ge=1 << 20, description="upper bound of the pin replica's file, which grows as needed"
     )
+
+    def identity_context(self) -> ssl.SSLContext:
+        """To read the application's keys by. Raises InvalidInput for a file that holds no authority."""
+        try:
+            return ssl.create_default_context(cafile=self.identity_authorities)
+        except OSError:
+            raise InvalidInput(
+                "holds no authority", where=str(self.identity_authorities), remedy="see DOMICILE_IDENTITY_AUTHORITIES"
+            ) from None

@@ -1,88 +1,117 @@
-"""Two ways to wait that cost nothing while there is nothing to wait for: one timer for all of a connection's
-deadlines, and coroutines that run on the spot as far as they can."""
+"""Waiting out a move: writes of a subject that is being moved are held for as long as a move usually takes.
+
+Bounded in time, in number and in bytes, so that a move that hangs costs a router little; whoever finds no place
+gets the 503 at once that the others get at the end. All who wait for one subject share one look at its pin.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Generator
-from math import inf
-from types import coroutine
-from typing import Any, TypeVar
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Final
 
-Result = TypeVar("Result")
+from domicile.model import Pin, PinState, SubjectKey, Unavailable
+from domicile.telemetry import SHED
 
-
-class Deadline:
-    """Calls back once, ``set`` seconds after the last ``set``; the timer behind it is rarely touched."""
-
-    __slots__ = ("_at", "_call", "_loop", "_rings", "_timer")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
-        self._loop = loop
-        self._call = call
-        self._at = inf
-        self._rings = inf
-        self._timer: asyncio.TimerHandle | None = None
-
-    def set(self, seconds: float) -> None:
-        self._at = at = self._loop.time() + seconds
-        if at < self._rings:
-            self._arm()
-
-    def clear(self) -> None:
-        self._at = inf
-
-    def close(self) -> None:
-        """For good: nothing is called any more."""
-        self._at, self._rings = inf, -inf
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _arm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._rings = self._at
-        self._timer = self._loop.call_at(self._at, self._ring)
-
-    def _ring(self) -> None:
-        self._timer, self._rings = None, inf
-        if self._at <= self._loop.time() + 0.001:  # a loop's clock may have a coarser grain than its timers
-            self._at = inf
-            self._call()
-        elif self._at < inf:
-            self._arm()
+SECONDS: Final = 5.0
+COUNT: Final = 1_000
+BYTES: Final = 32 << 20
+FIRST_LOOK_SECONDS: Final = 0.05
+LAST_LOOK_SECONDS: Final = 0.5
+Clock = Callable[[], float]
+Sleep = Callable[[float], Awaitable[None]]
+Look = Callable[[SubjectKey], Awaitable[Pin | None]]
 
 
-def at_once(
-    work: Coroutine[Any, Any, Result],
-    then: Callable[[Result], None],
-    later: Callable[[Coroutine[Any, Any, Result]], None],
-) -> None:
-    """Run ``work`` until it has to wait. ``then`` gets its result now, or ``later`` what is left of it.
-
-    What ``work`` does before it first waits runs outside of any task: no ``asyncio.timeout`` there. Whatever it
-    raises before that is raised here. (From Python 3.12 on tasks can start so; this is for 3.11 as well.)
-    """
-    try:
-        waits_for = work.send(None)
-    except StopIteration as ended:
-        then(ended.value)
-    else:
-        later(_rest(work, waits_for))
+def _still_moving() -> Unavailable:
+    return Unavailable("the subject is still being moved; reads are served", retry_after=2)
 
 
-@coroutine
-def _rest(work: Coroutine[Any, Any, Result], waits_for: Any) -> Generator[Any, Any, Result]:
-    while True:
+class MoveBuffer:
+    """``look``: the newest pin, whatever is known here; it raises Unavailable. ``clock``: monotonic seconds."""
+
+    def __init__(
+        self,
+        look: Look,
+        *,
+        seconds: float = SECONDS,
+        count: int = COUNT,
+        size: int = BYTES,
+        clock: Clock = time.monotonic,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
+        self._look = look
+        self._seconds = seconds
+        self._count = count
+        self._size = size
+        self._clock = clock
+        self._sleep = sleep
+        self._held = 0
+        self._bytes = 0
+        self._looking: dict[SubjectKey, asyncio.Task[Pin | None]] = {}
+        self._waiters: dict[SubjectKey, int] = {}
+
+    def __len__(self) -> int:
+        return self._held
+
+    @property
+    def held_bytes(self) -> int:
+        return self._bytes
+
+    async def settled(self, key: SubjectKey, size: int) -> Pin | None:
+        """The subject's pin when it moves no longer; None where it has none any more.
+
+        ``size``: the bytes that this request keeps in memory meanwhile. Raises Unavailable where there is no
+        place, or the move takes too long.
+        """
+        if self._held >= self._count or self._bytes + size > self._size:
+            SHED.labels("move").inc()
+            raise _still_moving()
+        self._held += 1
+        self._bytes += size
+        self._waiters[key] = self._waiters.get(key, 0) + 1
         try:
-            value = yield waits_for
-        except BaseException as error:
-            try:
-                waits_for = work.throw(error)
-            except StopIteration as ended:
-                return ended.value  # type: ignore[no-any-return]
-        else:
-            try:
-                waits_for = work.send(value)
-            except StopIteration as ended:
-                return ended.value  # type: ignore[no-any-return]
+            return await self._shared(key)
+        finally:
+            self._held -= 1
+            self._bytes -= size
+            self._leave(key)
+
+    async def _shared(self, key: SubjectKey) -> Pin | None:
+        # each has its own deadline, and the look goes on for whoever came later
+        deadline = self._clock() + self._seconds
+        while True:
+            looking = self._looking.get(key)
+            if looking is None:
+                looking = self._looking[key] = asyncio.create_task(self._until_settled(key, deadline))
+                looking.add_done_callback(partial(self._seen, key))
+            pin = await asyncio.shield(looking)
+            if pin is None or pin.state is not PinState.MOVING:
+                return pin
+            if self._clock() >= deadline:
+                raise _still_moving()
+
+    def _leave(self, key: SubjectKey) -> None:
+        self._waiters[key] -= 1
+        if self._waiters[key] == 0:
+            del self._waiters[key]
+            if (looking := self._looking.pop(key, None)) is not None:
+                looking.cancel()
+
+    def _seen(self, key: SubjectKey, looking: asyncio.Task[Pin | None]) -> None:
+        if self._looking.get(key) is looking:
+            del self._looking[key]
+        if not looking.cancelled():
+            looking.exception()  # taken note of, also where everybody has gone
+
+    async def _until_settled(self, key: SubjectKey, deadline: float) -> Pin | None:
+        """The last pin that was seen, at the latest at the deadline of whoever came first."""
+        pause = FIRST_LOOK_SECONDS
+        while True:
+            await self._sleep(max(0.0, min(pause, deadline - self._clock())))
+            pin = await self._look(key)
+            if pin is None or pin.state is not PinState.MOVING or self._clock() >= deadline:
+                return pin
+            pause = min(pause * 2, LAST_LOOK_SECONDS)

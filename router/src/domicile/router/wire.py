@@ -1,4 +1,4 @@
-"""Connections to upstreams: pooled for each, made over mutual TLS, and which upstreams lately could not be reached.
+"""Connections to upstreams: pooled for each, and made over mutual TLS.
 
 A peer's certificate is checked inside the handshake, a name is resolved inside the upstream's networks only.
 """
@@ -8,21 +8,17 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-import time
 from collections import deque
-from collections.abc import Callable
 from typing import Final
 
 from domicile.client import JailedResolver
 from domicile.identity import Credentials
-from domicile.model import Address, Role
+from domicile.model import Address
 from domicile.model.addresses import literal
 from domicile.router.connection import Connection
 from domicile.router.endpoints import Upstream
 from domicile.router.settings import RouterSettings
-from domicile.telemetry import REFUSALS, warn
 
-DOWN_SECONDS: Final = 2.0
 IDLE_SECONDS: Final = 30.0
 SWEEP_SECONDS: Final = 5.0
 CLOSING_SECONDS: Final = 2.0
@@ -146,52 +142,22 @@ class Pool:
 
 
 class Wire:
-    """The pools. ``clock``: monotonic seconds."""
+    """The pools, by upstream."""
 
-    def __init__(
-        self, credentials: Credentials, settings: RouterSettings, *, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, credentials: Credentials, settings: RouterSettings) -> None:
         self._credentials = credentials
         self._settings = settings
-        self._clock = clock
-        self._pools: dict[tuple[str, Role, str | None], Pool] = {}
-        self._down: dict[str, float] = {}
+        self._pools: dict[int, Pool] = {}
         self._loop = asyncio.get_running_loop()
         self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)
 
-    def down(self) -> frozenset[str]:
-        """Addresses that failed within the last seconds: tried last, never ruled out."""
-        if not self._down:
-            return frozenset()
-        now = self._clock()
-        for address in [address for address, until in self._down.items() if until <= now]:
-            del self._down[address]
-        return frozenset(self._down)
-
     def pool(self, upstream: Upstream) -> Pool:
-        key = (upstream.address, upstream.role, upstream.cell)
-        pool = self._pools.get(key)
+        # by identity: the atlas makes each upstream once, and the pool keeps it
+        pool = self._pools.get(id(upstream))
         if pool is None:
             context = self._credentials.client(upstream.jurisdiction, [upstream.role], cell=upstream.cell)
-            pool = self._pools[key] = Pool(upstream, context, self._settings)
+            pool = self._pools[id(upstream)] = Pool(upstream, context, self._settings)
         return pool
-
-    def reached(self, upstream: Upstream) -> None:
-        if self._down:
-            self._down.pop(upstream.address, None)
-
-    def failed(self, upstream: Upstream, error: str) -> None:
-        """``error``: an exception's class."""
-        self._down[upstream.address] = self._clock() + DOWN_SECONDS
-        if error == ssl.SSLCertVerificationError.__name__:
-            REFUSALS.labels("upstream-identity").inc()
-        warn(
-            "upstream-failed",
-            error=error,
-            jurisdiction=upstream.jurisdiction,
-            cell=upstream.cell,
-            zone=upstream.zone,
-        )
 
     def _sweep(self) -> None:
         for pool in self._pools.values():
