@@ -47,7 +47,7 @@ from domicile.router.errors import HeadTooLarge, MethodRefused, UpgradeRefused
 from domicile.router.forward import Answer, Guard, Outgoing, Wire
 from domicile.router.headers import kept_private, request_headers, statement, token_cookie
 from domicile.router.health import Health
-from domicile.router.identify import Identified, Identifier
+from domicile.router.identify import Identified, Identifier, drop_distrusted
 from domicile.router.observe import Passed
 from domicile.router.readers import Evidence
 from domicile.router.replica import Pins
@@ -116,7 +116,7 @@ class Front:
             # what the public says of a trace is its own; another router's is ours
             parent = request.headers.get(TRACEPARENT) if listener is Listener.INTERNAL else None
             told = {"domicile.listener": listener.value, "http.request.method": method}
-            with self._shedder.place(), span("router.request", told, parent=parent, root=True) as trace:
+            with span("router.request", told, parent=parent, root=True) as trace:
                 response = await self._answer(request, listener)
                 trace.set("http.response.status_code", response.status)
             status = response.status
@@ -142,6 +142,21 @@ class Front:
         return _closing(request, response)
 
     async def _route(self, request: web.BaseRequest, listener: Listener) -> web.StreamResponse:
+        with self._shedder.place():
+            outcome = await self._head(request, listener)
+        if isinstance(outcome, web.Response):
+            return outcome
+        answer, cookie, home = outcome
+        response = await answer.pass_on(request, set_cookie=cookie)
+        if home is not None:
+            BORDER_BYTES.labels(home, self._vantage.jurisdiction, "answer").inc(answer.passed)
+        return response
+
+    async def _head(
+        self, request: web.BaseRequest, listener: Listener
+    ) -> web.Response | tuple[Answer, str | None, str | None]:
+        """Up to the head of an answer: ours, or a home's with a cookie to set and the jurisdiction it comes from
+        over a border."""
         _check_head(request)
         target = read_target(request.raw_path)
         path = path_of(target)
@@ -182,14 +197,12 @@ class Front:
             replayed = True
         if unpinned and who.key is not None:
             self._pins.forget_unknown(who.key)
-        if isinstance(decision, Hairpin):
-            here, home = self._vantage.jurisdiction, decision.routers.jurisdiction
-            BORDER_BYTES.labels(here, home, "request").inc(body.size)
         cookie = self._cookie(who, decision.pin, answer) if listener is Listener.PUBLIC else None
-        response = await answer.pass_on(request, set_cookie=cookie)
-        if isinstance(decision, Hairpin):
-            BORDER_BYTES.labels(home, here, "answer").inc(answer.passed)
-        return response
+        if not isinstance(decision, Hairpin):
+            return answer, cookie, None
+        home = decision.routers.jurisdiction
+        BORDER_BYTES.labels(self._vantage.jurisdiction, home, "request").inc(body.size)
+        return answer, cookie, home
 
     async def _after_guard(self, guard: Guard, question: Question) -> Question:
         """The question to ask after a guard's refusal. Raises Unavailable where waiting is all that helps."""
@@ -225,8 +238,7 @@ class Front:
             headers = request_headers(request.headers, to_router=False)
             headers.update(statement(decision.pin, country))
             upstreams = decision.home.upstreams
-        for name in distrusted:
-            headers.popall(name, None)
+        drop_distrusted(headers, distrusted)
         first = upstreams[0]
         passed = Passed(first.jurisdiction, first.cell or "", _route(decision, target))
         with passed.attempt() as trace:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final
 
+from multidict import CIMultiDict
+
 from domicile.model import (
     DomicileError,
     IdentitiesDisagree,
@@ -47,6 +49,13 @@ class Identified:
     token: ResidencyToken | None
     rule: str | None = None
     distrusted: frozenset[str] = _NONE
+
+
+def drop_distrusted(headers: CIMultiDict[str], names: frozenset[str]) -> None:
+    """Take these fields out, in every spelling that an application's server may read as the same name."""
+    if names:
+        for name in [name for name in headers if name.lower().replace("_", "-") in names]:
+            headers.popall(name, None)
 
 
 class RuleSet:

@@ -41,7 +41,9 @@ class RouterSettings(ProcessSettings):
         default=MAX_WAITING, ge=1, description="requests of one cell that may wait for an answer; more get 503"
     )
     places: int = Field(
-        default=PLACES, ge=1, description="requests under way at once; the last places are for known subjects"
+        default=PLACES,
+        ge=1,
+        description="requests that may wait for an answer; the last places are for known subjects",
     )
     trace_share: float = Field(
         default=0.01,

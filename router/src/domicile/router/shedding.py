@@ -35,7 +35,10 @@ SHARES: Final = {Caller.LOOK_UP: 0.6, Caller.UNPINNED: 0.8, Caller.KNOWN: 1.0}
 
 
 class Shedder:
-    """Of one router's process. ``places``: requests under way at once, from head to the end of the answer."""
+    """Of one router's process. ``places``: requests at once, each from its head to the head of its answer.
+
+    An answer that streams holds no place: what it costs shows in how late the event loop is.
+    """
 
     def __init__(self, places: int = PLACES, *, clock: Clock = time.monotonic) -> None:
         self._places = places
@@ -45,7 +48,7 @@ class Shedder:
 
     @contextmanager
     def place(self) -> Iterator[None]:
-        """Around a request, whether it is admitted or not."""
+        """Around a request up to its answer's head, whether it is admitted or not."""
         self._taken += 1
         try:
             yield
