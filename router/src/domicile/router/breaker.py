@@ -70,7 +70,7 @@ class Permit:
 
 
 class Breakers:
-    """By cell; hairpins to a jurisdiction's routers are one more cell. ``chance``: 0 to 1, for the jitter."""
+    """By the name of what shares a fate, which is mostly a cell. ``chance``: 0 to 1, for the jitter."""
 
     def __init__(
         self,

@@ -18,7 +18,7 @@ from yarl import URL
 
 from domicile.client import JailedResolver
 from domicile.identity import Credentials
-from domicile.model import Address, InvalidInput, SubjectKey, Unavailable
+from domicile.model import Address, InvalidInput, Pin, SubjectKey, Unavailable
 from domicile.model.wire import EPOCH_HEADER, GUARD_HEADER, MAX_HEAD_BYTES, SUBJECT_KEY_HEADER
 from domicile.router.body import Body
 from domicile.router.decide import OUTAGE_RETRY_SECONDS
@@ -56,6 +56,10 @@ class Guard:
     kind: str
     epoch: int | None
     key: SubjectKey | None
+
+    def behind(self, pin: Pin | None) -> bool:
+        """Whether the cell has not come to the pin's epoch yet: waiting helps, asking the directory does not."""
+        return self.kind == "stale-epoch" and pin is not None and self.epoch is not None and self.epoch < pin.epoch
 
 
 class Answer:
@@ -135,7 +139,7 @@ class Wire:
         where none can be reached or the cell may hold no more, AnswerLost where one took the request and went
         away, and the body's own failure.
         """
-        place = upstreams[0].cell or f"routers of {upstreams[0].jurisdiction}"
+        place = f"{upstreams[0].cell or upstreams[0].jurisdiction}/{upstreams[0].role}"
         permit = self._health.admit(place)
         lost = False
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from http import HTTPStatus
 from typing import Final
@@ -55,7 +56,7 @@ from domicile.router.resolve import Resolver
 from domicile.router.settings import RouterSettings
 from domicile.router.shedding import Shedder
 from domicile.router.target import path_of, read_target
-from domicile.router.waiting import MoveBuffer
+from domicile.router.waiting import MoveBuffer, Patience
 from domicile.service import plain_problem, problem_response
 from domicile.telemetry import BORDER, BORDER_BYTES, DECISIONS, DURATION, REFUSALS, REQUESTS, place_of, warn
 from domicile.telemetry.traces import TRACEPARENT, span
@@ -97,7 +98,7 @@ class Front:
         self._pins = pins
         self._resolver = resolver
         self._shedder = shedder
-        self._moves = MoveBuffer(pins.refresh)
+        self._moves = MoveBuffer(pins.refresh, seconds=settings.move_seconds)
         self._countries = countries
         self._wire = wire
         self._health = health
@@ -142,8 +143,8 @@ class Front:
         return _closing(request, response)
 
     async def _route(self, request: web.BaseRequest, listener: Listener) -> web.StreamResponse:
-        with self._shedder.place():
-            outcome = await self._head(request, listener)
+        with self._shedder.place(), ExitStack() as held:
+            outcome = await self._head(request, listener, held)
         if isinstance(outcome, web.Response):
             return outcome
         answer, cookie, home = outcome
@@ -153,10 +154,10 @@ class Front:
         return response
 
     async def _head(
-        self, request: web.BaseRequest, listener: Listener
+        self, request: web.BaseRequest, listener: Listener, held: ExitStack
     ) -> web.Response | tuple[Answer, str | None, str | None]:
         """Up to the head of an answer: ours, or a home's with a cookie to set and the jurisdiction it comes from
-        over a border."""
+        over a border. ``held``: what this request takes up until then."""
         _check_head(request)
         target = read_target(request.raw_path)
         path = path_of(target)
@@ -166,6 +167,8 @@ class Front:
         pin = await self._resolver.pin(who, pinned=not unpinned, listener=listener)
         country = self._country(request) if unpinned and listener is Listener.PUBLIC else None
         question = Question(path, request.method, not unpinned, listener, pin, turn=next(self._turns))
+        size = min(request.content_length or HELD_BYTES, HELD_BYTES)
+        patience: Patience | None = None
         replayed = waited = False
         while True:
             question = replace(question, down=self._health.down())
@@ -173,7 +176,6 @@ class Front:
             self._count(decision)
             if isinstance(decision, Refuse):
                 if decision.waits and not waited and question.pin is not None:
-                    size = min(request.content_length or HELD_BYTES, HELD_BYTES)
                     question = replace(question, pin=await self._moves.settled(question.pin.subject_key, size))
                     waited = True
                     continue
@@ -191,6 +193,12 @@ class Front:
             if guard is None:
                 break
             await answer.discard()
+            if guard.behind(question.pin) and question.pin is not None and body.replayable:
+                if patience is None:
+                    patience = held.enter_context(self._moves.patience(size))
+                await patience.pause()
+                question = replace(question, pin=self._pins.known(question.pin.subject_key) or question.pin)
+                continue
             if replayed:
                 raise Unavailable("the home cell and the directory do not agree yet", retry_after=MOVE_RETRY_SECONDS)
             question = await self._after_guard(guard, question)
@@ -216,7 +224,7 @@ class Front:
                     raise UnknownSubject("no such subject")
                 return replace(question, pin=found, pinned=True)
         elif guard.kind == "stale-epoch" and pin is not None:
-            if guard.epoch is not None and guard.epoch < pin.epoch:
+            if guard.behind(pin):
                 raise Unavailable("the home cell has not taken the subject over yet", retry_after=MOVE_RETRY_SECONDS)
             return replace(question, pin=await self._pins.refresh(pin.subject_key))
         raise Unavailable("the cell's guard refused the request without saying who is meant")
