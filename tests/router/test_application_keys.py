@@ -360,7 +360,7 @@ async def test_a_router_reads_its_keys_from_an_address_and_boots_without_it(
     world_keys: list[dict[str, str]] = []
 
     async def answer(_: web.Request) -> web.StreamResponse:
-        return web.json_response({"keys": world_keys})
+        return web.json_response({"keys": world_keys}) if world_keys else web.Response(status=503)
 
     async with served(authority, answer, tmp_path) as address:
 

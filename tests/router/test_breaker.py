@@ -80,10 +80,10 @@ def test_each_failed_trial_makes_the_next_one_wait_longer(clock: Clock) -> None:
                 probe = cells.admit("eu-1")
                 break
             except Unavailable:
-                clock.now += 0.25
+                clock.now += 0.125
         lasted.append(clock.now - began)
         probe.failed()
-    assert lasted == [1, 2, 4, 8, LAST_SECONDS, LAST_SECONDS, LAST_SECONDS]
+    assert lasted == [0.25, 0.5, 1, LAST_SECONDS, LAST_SECONDS, LAST_SECONDS, LAST_SECONDS]
 
 
 def test_a_trial_that_was_broken_off_says_nothing_and_the_next_request_tries(clock: Clock) -> None:

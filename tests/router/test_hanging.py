@@ -51,7 +51,7 @@ async def test_open_streams_are_no_waiting_requests(world: World) -> None:
         return answer
 
     world.answers(stream)
-    async with world.router(waiting=WAITING) as client:
+    async with world.router(waiting=WAITING, places=WAITING) as client:
         streams = [await client.get("/events", headers=world.bearer("alice")) for _ in range(3 * WAITING)]
         assert {response.status for response in streams} == {200}
         release.set()

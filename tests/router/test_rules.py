@@ -61,9 +61,12 @@ async def test_from_anybody_else_the_header_says_nothing_and_goes_no_further(tmp
         assert await answer(client, X_Tenant="alice") == (401, "unauthenticated")
         assert await answer(client, X_Tenant="bob", **world.bearer("alice")) == (200, None)
         assert await answer(client, "/login", X_Tenant="bob") == (200, None)
-    assert len(world.seen) == 2
+        async with client.get("/login", headers={"X_Tenant": "bob", "x-tenant": "bob", "X-TENANTS": "all"}) as response:
+            assert response.status in (200, 400)
+    assert len(world.seen) >= 2
     for seen in world.seen:
-        assert "X-Tenant" not in seen.headers
+        # WSGI and its kin read X_Tenant as X-Tenant
+        assert "x-tenant" not in {name.lower().replace("_", "-") for name in seen.headers}
     assert world.seen[0].headers["Domicile-Subject-Key"] == str(subject("alice"))
 
 

@@ -104,6 +104,23 @@ async def test_the_buffer_is_bounded_and_says_so_at_once(
     assert (len(waiting), waiting.held_bytes) == (0, 0)
 
 
+async def test_whoever_asks_again_himself_has_a_place_and_a_time(directory: Directory) -> None:
+    waiting = directory.buffer(seconds=2.0, count=1)
+    pauses = []
+    with waiting.patience(10) as patience:
+        with pytest.raises(Unavailable), waiting.patience(10):
+            pass
+        while directory.now < 2.0:
+            before = directory.now
+            await patience.pause()
+            pauses.append(round(directory.now - before, 3))
+        with pytest.raises(Unavailable):
+            await patience.pause()
+    assert pauses[:4] == [0.05, 0.1, 0.2, 0.4]
+    assert sum(pauses) == pytest.approx(2.0)
+    assert (len(waiting), waiting.held_bytes) == (0, 0)
+
+
 async def test_all_who_wait_for_one_subject_share_one_look(directory: Directory) -> None:
     directory.ends = 1.0
     waiting = directory.buffer()

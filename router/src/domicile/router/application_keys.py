@@ -120,6 +120,10 @@ class KeyAddress:
         self._flight: asyncio.Task[None] | None = None
         self._load()
 
+    def start(self) -> None:
+        """Begin to read, so that the first request need not wait for it."""
+        self._begin(self._clock())
+
     async def close(self) -> None:
         if self._flight is not None:
             self._flight.cancel()

@@ -19,8 +19,9 @@ from domicile.telemetry import SHED
 MAX_WAITING: Final = 512
 TOLERATED: Final = 10
 """Requests in a row that no endpoint of the cell answered, until the circuit opens."""
-FIRST_SECONDS: Final = 1.0
-LAST_SECONDS: Final = 15.0
+FIRST_SECONDS: Final = 0.25
+LAST_SECONDS: Final = 2.0
+"""Between two trials. Short, since it adds to the time in which a cell that failed over is served again."""
 Clock = Callable[[], float]
 
 
@@ -69,7 +70,7 @@ class Permit:
 
 
 class Breakers:
-    """By cell; hairpins to a jurisdiction's routers are one more cell. ``chance``: 0 to 1, for the jitter."""
+    """By the name of what shares a fate, which is mostly a cell. ``chance``: 0 to 1, for the jitter."""
 
     def __init__(
         self,

@@ -1,29 +1,27 @@
 """One request and its answer: identify, resolve, decide, act, and the bytes of both, unbuffered with back-pressure.
 
 Driven by what the two connections report; nothing waits unless something has to be waited for. Nothing is
-decompressed, followed, cached or stored. Failover walks the places that the decision named and no others. A client
-that goes away cancels the request at the home; a home that goes away in the middle of an answer closes the
-client's connection, since a cut answer must not look like a whole one.
+decompressed, followed, cached or stored. A client that goes away cancels the request at the home; a home that goes
+away in the middle of an answer closes the client's connection, since a cut answer must not look like a whole one.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ssl
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import ExitStack
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from domicile.model import DomicileError, Unavailable
+from domicile.router.attempts import Attempts
 from domicile.router.body import REPLAY_BYTES, Body
-from domicile.router.breaker import Permit
 from domicile.router.chunks import LAST_CHUNK, chunk
 from domicile.router.connection import Connection
 from domicile.router.deadline import at_once
 from domicile.router.decide import (
     MOVE_RETRY_SECONDS,
-    OUTAGE_RETRY_SECONDS,
     Forward,
     Hairpin,
     Question,
@@ -31,16 +29,15 @@ from domicile.router.decide import (
     Refuse,
 )
 from domicile.router.ejection import Failure
-from domicile.router.endpoints import Upstream
-from domicile.router.errors import AnswerLost, SlowRequest
-from domicile.router.front import Asked, Front, Guard, guard_of, outgoing, way_of
+from domicile.router.errors import SlowRequest
+from domicile.router.front import Asked, Front, Guard, guard_of, outgoing
 from domicile.router.head import AnswerHead, BadAnswer, RequestHead
 from domicile.router.lines import written
 from domicile.router.methods import SAFE_METHODS
-from domicile.router.observe import Passed
 from domicile.router.replies import Reply, redirected, unforeseen
+from domicile.router.waiting import Patience
 from domicile.router.wire import Busy, Pool
-from domicile.telemetry import BORDER_BYTES, REFUSALS, place_of, warn
+from domicile.telemetry import BORDER_BYTES, place_of, warn
 from domicile.telemetry.traces import TRACEPARENT
 
 if TYPE_CHECKING:
@@ -64,16 +61,15 @@ class Exchange:
     _body: Body | None = None
     _asked: Asked | None = None
     _decision: Forward | Hairpin | None = None
-    _permit: Permit | None = None
-    _way: Passed | None = None
-    _last: Upstream | None = None
+    _attempts: Attempts | None = None
+    _patience: Patience | None = None
+    _held: ExitStack | None = None
     _outgoing = _unwritten = b""
-    _upstreams: Iterator[Upstream] = iter(())
-    _upstream: Upstream | None = None
     _connection: Connection | None = None
     _task: asyncio.Task[None] | None = None
     _status = _CLIENT_GONE
-    _replayed = _waited = _retried = _lost = False
+    _replayed = _waited = _retried = False
+    _waiting_for_head = True
     _passed = 0
     _begun = _chunked = _closes = _relays = _counted = False
 
@@ -205,8 +201,7 @@ class Exchange:
         if isinstance(decision, Refuse):
             if decision.waits and not self._waited:
                 self._waited = True
-                size = min(self._head.length or REPLAY_BYTES, REPLAY_BYTES)
-                self._run(self._front.settled(question, size), self._decide)
+                self._run(self._front.settled(question, self._held_bytes), self._decide)
                 return
             raise decision.error
         if isinstance(decision, Redirect):
@@ -215,25 +210,20 @@ class Exchange:
         if self._replayed and not body.replayable:
             raise Unavailable("the subject's home changed while its request came in", retry_after=MOVE_RETRY_SECONDS)
         self._decision = decision
-        upstreams = decision.home.upstreams if isinstance(decision, Forward) else decision.routers.upstreams
-        jurisdiction, cell = upstreams[0].jurisdiction, upstreams[0].cell
-        self._way = self._front.ways.get(jurisdiction, cell, way_of(decision, self._head.path)).begin(self._span)
-        self._permit = self._front.health.admit(cell or f"routers of {jurisdiction}")
+        front = self._front
+        self._attempts = Attempts(decision, self._head.path, front.ways, front.health, self._span)
         self._outgoing = outgoing(
             self._head,
             decision,
             asked.country,
             distrusted=asked.who.distrusted,
-            traceparent=self._way.traceparent,
+            traceparent=self._attempts.traceparent,
         )
-        order = self._front.health.order(upstreams)
-        self._last = order[-1]
-        self._upstreams = iter(order)
-        self._try(next(self._upstreams))
+        self._try()
 
-    def _try(self, upstream: Upstream) -> None:
-        self._upstream = upstream
-        pool = self._front.wire.pool(upstream)
+    def _try(self) -> None:
+        assert self._attempts is not None
+        pool = self._front.wire.pool(self._attempts.upstream)
         connection = pool.take()
         if connection is not None:
             self._send(connection)
@@ -254,39 +244,12 @@ class Exchange:
             self._send(connection)
 
     def _failed(self, failure: Failure, reason: str) -> None:
-        """An attempt brought no answer: on to the next upstream, if that is harmless. Raises the client's refusal.
-
-        A request that may have been received is sent to another only if that is harmless.
-        """
-        upstream, body = self._upstream, self._body
-        assert upstream is not None
-        assert body is not None
-        health = self._front.health
-        if reason != Busy.__name__:
-            health.failed(upstream, failure)
-            if reason == ssl.SSLCertVerificationError.__name__:
-                REFUSALS.labels("upstream-identity").inc()
-            warn(
-                "upstream-failed",
-                error=reason,
-                jurisdiction=upstream.jurisdiction,
-                cell=upstream.cell,
-                zone=upstream.zone,
-            )
-        self._lost = self._lost or failure is not Failure.UNREACHED
-        place = upstream.cell or f"routers of {upstream.jurisdiction}"
-        if upstream is not self._last and health.retries(place, self.method, failure, replayable=body.replayable):
-            body.again()
-            self._try(next(self._upstreams))
-            return
-        if self._permit is not None:
-            self._permit.failed()
-        if self._lost:
-            raise AnswerLost(
-                "the home cell took the request and ended the connection without an answer",
-                remedy="whether it took effect is not known",
-            )
-        raise Unavailable("the home cell cannot be reached", retry_after=OUTAGE_RETRY_SECONDS)
+        """An attempt brought no answer: on to the next one. Raises what the client is told where there is none."""
+        assert self._attempts is not None
+        assert self._body is not None
+        self._attempts.failed(failure, reason, self.method, replayable=self._body.replayable)
+        self._body.again()
+        self._try()
 
     def _send(self, connection: Connection) -> None:
         body = self._body
@@ -357,18 +320,16 @@ class Exchange:
 
     def broken(self, reason: str) -> None:
         connection, self._connection = self._connection, None
-        assert self._upstream is not None
-        assert self._body is not None
         if self._begun:
             self._cut(reason)
             return
+        assert self._body is not None
         idled = connection is not None and connection.used and reason != _LATE
         if idled and not self._retried and self.method in SAFE_METHODS and self._body.replayable:
             # closed for having been idle, most likely, just as the request came: that speaks against nobody
             self._retried = True
             self._body.again()
-            upstream = self._upstream
-            self._safely(lambda: self._try(upstream))
+            self._safely(self._try)
         else:
             failure = Failure.SLOW if reason == _LATE else Failure.LOST
             self._safely(lambda: self._failed(failure, reason))
@@ -377,29 +338,36 @@ class Exchange:
         self._client.hold("home", full)
 
     def _guarded(self, guard: Guard) -> None:
-        if self._permit is not None:
-            self._permit.answered()
-        if self._way is not None:
-            self._way.answered(HTTPStatus.MISDIRECTED_REQUEST)
-        assert self._asked is not None
-        assert self._body is not None
+        asked, body, attempts = self._asked, self._body, self._attempts
+        assert asked is not None
+        assert body is not None
+        assert attempts is not None
+        attempts.answered(HTTPStatus.MISDIRECTED_REQUEST)
+        body.again()
+        if guard.behind(asked.question.pin) and body.replayable:
+            if self._patience is None:
+                self._held = ExitStack()
+                self._patience = self._held.enter_context(self._front.patience(self._held_bytes))
+            self._run(self._front.outwaited(asked.question, self._patience), self._decide)
+            return
         if self._replayed:
             raise Unavailable("the home cell and the directory do not agree yet", retry_after=MOVE_RETRY_SECONDS)
         self._replayed = True
-        self._body.again()
-        self._run(self._front.after_guard(guard, self._asked.question), self._decide)
+        self._run(self._front.after_guard(guard, asked.question), self._decide)
+
+    @property
+    def _held_bytes(self) -> int:
+        """What of the body is held in memory while something is waited for, at most."""
+        return min(self._head.length or REPLAY_BYTES, REPLAY_BYTES)
 
     def _pass_head(self, head: AnswerHead) -> None:
         assert self._asked is not None
-        assert self._upstream is not None
+        assert self._attempts is not None
         assert self._decision is not None
         front, asked_by = self._front, self._head
-        front.health.succeeded(self._upstream)
         front.served(self._asked)
-        if self._permit is not None:
-            self._permit.answered()
-        if self._way is not None:
-            self._way.answered(head.status)
+        self._attempts.answered(head.status)
+        self._leave()
         self._begun = True
         self._status = head.status
         parts = [head.status_line, *head.lines]
@@ -431,8 +399,8 @@ class Exchange:
         if self._begun:
             self._cut(type(error).__name__)
             return
-        if self._way is not None:
-            self._way.refused(error.code)
+        if self._attempts is not None:
+            self._attempts.refused(error.code)
         self._abandon()
         self._reply(self._front.refusal(error, self._asked))
 
@@ -477,20 +445,26 @@ class Exchange:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.drop()
-        if self._permit is not None:
-            self._permit.cancelled()
-        if self._way is not None:
-            self._way.cancelled()
+        if self._attempts is not None:
+            self._attempts.cancelled()
 
     def _count(self, status: int) -> None:
         if not self._counted:
             self._counted = True
-            self._front.shedder.leave()
+            self._leave()
             self._span.set("http.response.status_code", int(status))
             self._span.end()
             if isinstance(self._decision, Hairpin):
                 self._count_crossing(self._decision.routers.jurisdiction)
             self._client.counts.add(self.method, status, time.perf_counter() - self._started)
+
+    def _leave(self) -> None:
+        """Give back what a request takes up until its answer's head."""
+        if self._waiting_for_head:
+            self._waiting_for_head = False
+            self._front.shedder.leave()
+            if self._held is not None:
+                self._held.close()
 
     def _count_crossing(self, home: str) -> None:
         """Bytes of bodies that were carried over the border."""

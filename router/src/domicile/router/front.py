@@ -8,6 +8,7 @@ the client, who is told when to come back.
 from __future__ import annotations
 
 import itertools
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 
@@ -28,7 +29,7 @@ from domicile.model import (
 from domicile.model.manifest import Router
 from domicile.model.pins import RESIDENCY_TOKEN_SECONDS
 from domicile.model.wire import EPOCH_HEADER, GUARD_HEADER, SUBJECT_KEY_HEADER
-from domicile.router.atlas import GATEWAY_PATHS, Atlas
+from domicile.router.atlas import Atlas
 from domicile.router.country import Countries
 from domicile.router.decide import (
     MOVE_RETRY_SECONDS,
@@ -50,7 +51,7 @@ from domicile.router.replies import Reply, refused
 from domicile.router.resolve import Resolver
 from domicile.router.settings import RouterSettings
 from domicile.router.shedding import Shedder
-from domicile.router.waiting import MoveBuffer
+from domicile.router.waiting import MoveBuffer, Patience
 from domicile.router.wire import Wire
 from domicile.telemetry import REFUSALS
 from domicile.telemetry.traces import TRACEPARENT
@@ -63,6 +64,10 @@ class Guard:
     kind: str
     epoch: int | None
     key: SubjectKey | None
+
+    def behind(self, pin: Pin | None) -> bool:
+        """Whether the cell has not come to the pin's epoch yet: waiting helps, asking the directory does not."""
+        return self.kind == "stale-epoch" and pin is not None and self.epoch is not None and self.epoch < pin.epoch
 
 
 def guard_of(answer: AnswerHead) -> Guard | None:
@@ -121,7 +126,7 @@ class Front:
         self._identifier = identifier
         self._pins = pins
         self._resolver = resolver
-        self._moves = MoveBuffer(pins.refresh)
+        self._moves = MoveBuffer(pins.refresh, seconds=settings.move_seconds)
         self._countries = countries
         self._signer = signer
         self._turns = itertools.count()
@@ -158,6 +163,17 @@ class Front:
         pin = await self._moves.settled(question.pin.subject_key, size)
         return replace(question, pin=pin, down=self.health.down())
 
+    def patience(self, size: int) -> AbstractContextManager[Patience]:
+        """As the move buffer's."""
+        return self._moves.patience(size)
+
+    async def outwaited(self, question: Question, patience: Patience) -> Question:
+        """The question to ask again after a moment. Raises Unavailable where there were enough of them."""
+        await patience.pause()
+        assert question.pin is not None
+        pin = self._pins.known(question.pin.subject_key) or question.pin
+        return replace(question, pin=pin, down=self.health.down())
+
     async def after_guard(self, guard: Guard, question: Question) -> Question:
         """The question to ask after a guard's refusal. Raises Unavailable where waiting is all that helps."""
         pin = question.pin
@@ -170,7 +186,7 @@ class Front:
                     raise UnknownSubject("no such subject")
                 return replace(question, pin=found, pinned=True, down=self.health.down())
         elif guard.kind == "stale-epoch" and pin is not None:
-            if guard.epoch is not None and guard.epoch < pin.epoch:
+            if guard.behind(pin):
                 raise Unavailable("the home cell has not taken the subject over yet", retry_after=MOVE_RETRY_SECONDS)
             found = await self._pins.refresh(pin.subject_key)
             return replace(question, pin=found, down=self.health.down())
@@ -209,15 +225,6 @@ class Front:
 
 def _states(token: ResidencyToken | None, pin: Pin) -> bool:
     return token is not None and (token.jur, token.cell, token.epoch) == (pin.jurisdiction, pin.cell, pin.epoch)
-
-
-def way_of(decision: Forward | Hairpin, path: str) -> str:
-    """Which kind of way a request takes, for the metrics."""
-    if isinstance(decision, Hairpin):
-        return "hairpin"
-    if path.startswith(GATEWAY_PATHS):
-        return "gateway"
-    return "unpinned" if decision.pin is None else "home"
 
 
 def outgoing(

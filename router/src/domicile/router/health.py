@@ -6,6 +6,7 @@
         ... health.failed(upstream, failure); if not health.retries(method, failure, replayable=...): break
     permit.failed()
 
+A ``cell`` is any name for what shares a fate: the applications of a cell, its gateways, a jurisdiction's routers.
 No I/O: what it knows is what it was told, and the clock is the caller's.
 """
 

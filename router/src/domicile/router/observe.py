@@ -8,6 +8,7 @@ from typing import Final
 
 from prometheus_client import Counter
 
+from domicile.router.atlas import GATEWAY_PATHS
 from domicile.router.decide import Decision, Forward, Hairpin, Listener, Redirect, Refuse
 from domicile.telemetry import BORDER, DECISIONS, DURATION, REQUESTS, UPSTREAM_DURATION, UPSTREAM_REQUESTS
 from domicile.telemetry.traces import Span, begin
@@ -75,9 +76,15 @@ class DecisionCounts:
 
 
 class Way:
-    """A kind of way to one home; ``route`` is that kind, never a path."""
+    """A kind of way to one home; ``route`` is that kind, never a path.
 
-    def __init__(self, jurisdiction: str, cell: str, route: str, *, clock: Clock = time.perf_counter) -> None:
+    ``place``: what shares a fate there, for the health of it.
+    """
+
+    def __init__(
+        self, jurisdiction: str, cell: str, route: str, *, place: str = "", clock: Clock = time.perf_counter
+    ) -> None:
+        self.place: Final = place
         self._labels = (jurisdiction, cell, route)
         self._told = {"domicile.jurisdiction": jurisdiction, "domicile.cell": cell, "domicile.route": route}
         self._outcomes: dict[str, Counter] = {}
@@ -138,9 +145,16 @@ class Ways:
     def __init__(self) -> None:
         self._known: dict[tuple[str, str | None, str], Way] = {}
 
-    def get(self, jurisdiction: str, cell: str | None, route: str) -> Way:
-        key = (jurisdiction, cell, route)
+    def get(self, decision: Forward | Hairpin, path: str) -> Way:
+        if isinstance(decision, Hairpin):
+            first, route = decision.routers.upstreams[0], "hairpin"
+        else:
+            first = decision.home.upstreams[0]
+            unpinned = "unpinned" if decision.pin is None else "home"
+            route = "gateway" if path.startswith(GATEWAY_PATHS) else unpinned
+        key = (first.jurisdiction, first.cell, route)
         way = self._known.get(key)
         if way is None:
-            way = self._known[key] = Way(jurisdiction, cell or "", route)
+            place = f"{first.cell or first.jurisdiction}/{first.role}"
+            way = self._known[key] = Way(first.jurisdiction, first.cell or "", route, place=place)
         return way

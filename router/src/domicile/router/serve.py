@@ -65,6 +65,7 @@ def _sessions(stack: AsyncExitStack, manifest: Manifest, settings: RouterSetting
         return Sessions(KeyFile(Path(identity.jwks), identity.outage_seconds), identity, pepper)
     fetch = partial(fetch_over_https, context=settings.identity_context())
     keys = KeyAddress(identity, settings.state / "application-keys.json", fetch)
+    keys.start()
     stack.push_async_callback(keys.close)
     return Sessions(keys, identity, pepper)
 

@@ -12,6 +12,7 @@ from domicile.model import InvalidInput
 from domicile.model.manifest import AddressField
 from domicile.router.breaker import MAX_WAITING
 from domicile.router.shedding import PLACES
+from domicile.router.waiting import SECONDS
 from domicile.service import ProcessSettings
 
 
@@ -56,7 +57,12 @@ class RouterSettings(ProcessSettings):
         default=MAX_WAITING, ge=1, description="requests of one cell that may wait for an answer; more get 503"
     )
     places: int = Field(
-        default=PLACES, ge=1, description="requests under way at once; the last places are for known subjects"
+        default=PLACES,
+        ge=1,
+        description="requests that may wait for an answer; the last places are for known subjects",
+    )
+    move_seconds: float = Field(
+        default=SECONDS, ge=0, le=60, description="how long a write may wait for its subject's move to end"
     )
     trace_share: float = Field(
         default=0.01,

@@ -34,7 +34,10 @@ SHARES: Final = {Caller.LOOK_UP: 0.6, Caller.UNPINNED: 0.8, Caller.KNOWN: 1.0}
 
 
 class Shedder:
-    """Of one router's process. ``places``: requests under way at once, from head to the end of the answer."""
+    """Of one router's process. ``places``: requests at once, each from its head to the head of its answer.
+
+    An answer that streams holds no place: what it costs shows in how late the event loop is.
+    """
 
     def __init__(self, places: int = PLACES, *, clock: Clock = time.monotonic) -> None:
         self._places = places
@@ -43,7 +46,7 @@ class Shedder:
         self._late = 0.0
 
     def enter(self) -> None:
-        """A request has begun, whether it is admitted or not; ``leave`` when it has ended."""
+        """A request has begun, whether it is admitted or not; ``leave`` at its answer's head."""
         self._taken += 1
 
     def leave(self) -> None:

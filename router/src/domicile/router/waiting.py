@@ -1,4 +1,5 @@
-"""Waiting out a move: writes of a subject that is being moved are held for as long as a move usually takes.
+"""Waiting out a move: writes of a subject that is being moved, and whatever its new home has not taken over yet, are
+held for as long as a move usually takes.
 
 Bounded in time, in number and in bytes, so that a move that hangs costs a router little; whoever finds no place
 gets the 503 at once that the others get at the end. All who wait for one subject share one look at its pin.
@@ -8,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Final
 
@@ -27,6 +29,24 @@ Look = Callable[[SubjectKey], Awaitable[Pin | None]]
 
 def _still_moving() -> Unavailable:
     return Unavailable("the subject is still being moved; reads are served", retry_after=2)
+
+
+class Patience:
+    """One request's place among those that wait, until its own deadline."""
+
+    def __init__(self, deadline: float, clock: Clock, sleep: Sleep) -> None:
+        self.deadline = deadline
+        self._clock = clock
+        self._sleep = sleep
+        self._next = FIRST_LOOK_SECONDS
+
+    async def pause(self) -> None:
+        """Longer each time. Raises Unavailable where the time is up."""
+        left = self.deadline - self._clock()
+        if left <= 0:
+            raise _still_moving()
+        await self._sleep(min(self._next, left))
+        self._next = min(self._next * 2, LAST_LOOK_SECONDS)
 
 
 class MoveBuffer:
@@ -60,28 +80,37 @@ class MoveBuffer:
     def held_bytes(self) -> int:
         return self._bytes
 
-    async def settled(self, key: SubjectKey, size: int) -> Pin | None:
-        """The subject's pin when it moves no longer; None where it has none any more.
+    @contextmanager
+    def patience(self, size: int) -> Iterator[Patience]:
+        """A place for whoever asks again himself. ``size``: the bytes that this request keeps in memory meanwhile.
 
-        ``size``: the bytes that this request keeps in memory meanwhile. Raises Unavailable where there is no
-        place, or the move takes too long.
+        Raises Unavailable, at once, where there is none.
         """
         if self._held >= self._count or self._bytes + size > self._size:
             SHED.labels("move").inc()
             raise _still_moving()
         self._held += 1
         self._bytes += size
-        self._waiters[key] = self._waiters.get(key, 0) + 1
         try:
-            return await self._shared(key)
+            yield Patience(self._clock() + self._seconds, self._clock, self._sleep)
         finally:
             self._held -= 1
             self._bytes -= size
-            self._leave(key)
 
-    async def _shared(self, key: SubjectKey) -> Pin | None:
+    async def settled(self, key: SubjectKey, size: int) -> Pin | None:
+        """The subject's pin when it moves no longer; None where it has none any more.
+
+        ``size`` as for ``patience``. Raises Unavailable where there is no place, or the move takes too long.
+        """
+        with self.patience(size) as patience:
+            self._waiters[key] = self._waiters.get(key, 0) + 1
+            try:
+                return await self._shared(key, patience.deadline)
+            finally:
+                self._leave(key)
+
+    async def _shared(self, key: SubjectKey, deadline: float) -> Pin | None:
         # each has its own deadline, and the look goes on for whoever came later
-        deadline = self._clock() + self._seconds
         while True:
             looking = self._looking.get(key)
             if looking is None:
@@ -108,10 +137,9 @@ class MoveBuffer:
 
     async def _until_settled(self, key: SubjectKey, deadline: float) -> Pin | None:
         """The last pin that was seen, at the latest at the deadline of whoever came first."""
-        pause = FIRST_LOOK_SECONDS
+        patience = Patience(deadline, self._clock, self._sleep)
         while True:
-            await self._sleep(max(0.0, min(pause, deadline - self._clock())))
+            await patience.pause()
             pin = await self._look(key)
             if pin is None or pin.state is not PinState.MOVING or self._clock() >= deadline:
                 return pin
-            pause = min(pause * 2, LAST_LOOK_SECONDS)
