@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
+from domicile_testing.conditions import until_still
 from domicile_testing.routing import World, pin
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
@@ -126,11 +127,7 @@ async def test_a_slow_reader_slows_the_writer_down(world: World) -> None:
 
     async with application(world, talk), world.router(), dial(world, max_queue=1, compression=None) as client:
         await client.recv()
-        before = -1
-        while before != sent:
-            before = sent
-            await asyncio.wait({client.connection_lost_waiter}, timeout=0.5)
-        assert sent < 400
+        assert await until_still(lambda: sent) < 400
         received = 1
         async for _ in client:
             received += 1

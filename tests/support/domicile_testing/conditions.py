@@ -23,3 +23,13 @@ async def until_ready(operator: aiohttp.ClientSession, *, seconds: float = 30) -
                 if response.status == 200:
                     return
             await asyncio.sleep(0.01)
+
+
+async def until_still(number: Callable[[], int], *, seconds: float = 30) -> int:
+    """The number, when it has not changed for half a second. Raises TimeoutError where it goes on."""
+    async with asyncio.timeout(seconds):
+        while True:
+            before = number()
+            await asyncio.sleep(0.5)
+            if number() == before:
+                return before

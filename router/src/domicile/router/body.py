@@ -25,18 +25,19 @@ class Body:
 
     __slots__ = ("_chunks", "_kept", "_left", "_limit", "_sent", "_size", "complete", "held", "present")
 
-    def __init__(self, head: RequestHead, limit: int) -> None:
-        length = head.length or 0
+    def __init__(self, head: RequestHead | None, limit: int) -> None:
+        length = head.length or 0 if head is not None else 0
+        chunked = head is not None and head.chunked
         if length > limit:
             raise _too_large(limit)
         self._limit = limit
         self._left = length
-        self._chunks = Chunks() if head.chunked else None
+        self._chunks = Chunks() if chunked else None
         self._kept: list[bytes] | None = []
         self._size = 0
         self._sent = False
         self.held = 0
-        self.present = head.chunked or length > 0
+        self.present = chunked or length > 0
         self.complete = not self.present
 
     @property
@@ -101,3 +102,11 @@ class Body:
 
 def _too_large(limit: int) -> TooLarge:
     return TooLarge(f"the body is larger than {limit} bytes")
+
+
+def body_of(head: RequestHead, limit: int) -> Body:
+    """A request's body; most have none, which is the same for all."""
+    return Body(head, limit) if head.chunked or head.length else _NONE
+
+
+_NONE: Final = Body(None, 0)

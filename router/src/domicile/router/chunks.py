@@ -12,7 +12,7 @@ from httptools import HttpParserError, HttpRequestParser
 
 from domicile.model.wire import MAX_HEAD_BYTES
 from domicile.router.headers import trailer_passes
-from domicile.router.lines import Fields, Names, Pair
+from domicile.router.lines import Fields, Names
 
 LAST_CHUNK: Final = b"0\r\n"
 _BEGINNING: Final = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -32,16 +32,16 @@ class Chunks:
     def __init__(self) -> None:
         self.complete = False
         self._pieces: list[bytes] = []
-        self._pairs: list[Pair] = []
+        self._trailers = Fields(_TRAILERS)
         self._size = 0
         self._fed = 0
         self._tail = b""
         self._parser = HttpRequestParser(self)
         self._parser.feed_data(_BEGINNING)
-        self._pairs.clear()
+        self._trailers = Fields(_TRAILERS)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._pairs.append((name, value))
+        self._trailers.add(name, value)
 
     def on_body(self, data: bytes) -> None:
         self._pieces.append(data)
@@ -77,8 +77,7 @@ class Chunks:
 
     @property
     def trailers(self) -> bytes:
-        pairs = [(name, value.rstrip(b" \t")) for name, value in self._pairs]
-        return b"".join(Fields(pairs, _TRAILERS).lines) if pairs else b""
+        return b"".join(self._trailers.lines)
 
 
 def chunk(data: bytes) -> bytes:

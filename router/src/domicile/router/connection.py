@@ -91,9 +91,12 @@ class Connection(asyncio.Protocol):
         self.transport.abort()
 
     def close(self) -> None:
-        """Close once everything that was written is sent."""
+        """Close once everything that was written is sent; at once where the upstream doesn't take it."""
         self._asker = None
-        self.transport.close()
+        if self._full:
+            self.transport.abort()
+        else:
+            self.transport.close()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)

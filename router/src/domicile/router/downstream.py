@@ -74,7 +74,7 @@ class Downstream(asyncio.Protocol):
         self._exchange: Exchange | None = None
         self._buffer = b""
         self._holds: set[str] = set()
-        self._head_began = self._reading = self._ending = False
+        self._head_began = self._reading = self._ending = self._full = False
 
     # --- asyncio's side
 
@@ -101,12 +101,16 @@ class Downstream(asyncio.Protocol):
         self._clients.closed(self)
 
     def pause_writing(self) -> None:
+        self._full = True
         if self._exchange is not None:
             self._exchange.client_full(True)
 
     def resume_writing(self) -> None:
+        self._full = False
         if self._exchange is not None:
             self._exchange.client_full(False)
+        else:
+            self._read()
 
     # --- the exchange's side
 
@@ -160,7 +164,8 @@ class Downstream(asyncio.Protocol):
             self._end(linger=unread)
         else:
             self._head_began = False
-            self.deadline.set(self._front.settings.keepalive_seconds)
+            settings = self._front.settings
+            self.deadline.set(settings.idle_seconds if self._full else settings.keepalive_seconds)
             if self._buffer:
                 self._read()
 
@@ -170,17 +175,18 @@ class Downstream(asyncio.Protocol):
         """Close when what is in flight is answered."""
         self.draining = True
         if self._exchange is None and not self._ending:
-            self.transport.close()
+            self._close()
 
     # --- its own
 
     def _read(self) -> None:
-        """Heads, until one isn't whole or can't be answered at once."""
+        """Heads, until one isn't whole or can't be answered at once. A client that doesn't take its answers gets no
+        further ones."""
         if self._reading:
             return
         self._reading = True
         try:
-            while self._buffer and self._exchange is None and not self._ending:
+            while self._buffer and self._exchange is None and not self._ending and not self._full:
                 end = find_end(self._buffer)
                 if not end:
                     if not self._head_began:
@@ -209,12 +215,19 @@ class Downstream(asyncio.Protocol):
         if linger and not self.transport.is_closing():
             self.deadline.set(LINGER_SECONDS)
         else:
-            self.transport.close()
+            self._close()
+
+    def _close(self) -> None:
+        """Once all is sent that was written, or when the client hasn't taken it for too long."""
+        self.transport.close()
+        self.deadline.set(self._front.settings.idle_seconds)
 
     def _late(self) -> None:
         if self._exchange is not None:
             self._exchange.late()
+        elif self.transport.is_closing() or self._full:
+            self.transport.abort()
         elif self._ending or not self._buffer:
-            self.transport.close()
+            self._close()
         else:
             self._refuse(SlowRequest(f"no head within {self._front.settings.head_seconds:g} s"))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from domicile.model import DomicileError, Unavailable
 from domicile.router.attempts import Attempts
-from domicile.router.body import REPLAY_BYTES, Body
+from domicile.router.body import REPLAY_BYTES, Body, body_of
 from domicile.router.chunks import LAST_CHUNK, chunk
 from domicile.router.connection import Connection
 from domicile.router.deadline import at_once
@@ -89,7 +89,7 @@ class Exchange:
     def begin(self, data: bytes) -> None:
         """``data``: what came behind the head."""
         try:
-            self._body = Body(self._head, self._front.settings.max_body)
+            self._body = body_of(self._head, self._front.settings.max_body)
             if data:
                 self._take(data)
             if not self._body.complete:

@@ -17,7 +17,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, Htt
 from domicile.model.wire import MAX_HEAD_BYTES
 from domicile.router.errors import BadRequest, HeadTooLarge, MethodRefused
 from domicile.router.headers import answer_passes, connection_options, named_fields, request_passes
-from domicile.router.lines import Fields, Names, Pair
+from domicile.router.lines import Fields, Names
 from domicile.router.target import path_of, read_target
 
 MAX_FIELDS: Final = 128
@@ -37,6 +37,8 @@ _ANSWER_NAMES: Final = Names(
     "transfer-encoding".split(),
 )
 _OPTIONS: Final = {option.encode(): frozenset({option.lower()}) for option in ("keep-alive", "Keep-Alive", "close")}
+_NONE: Final[frozenset[str]] = frozenset()
+_SAYS_MORE: Final = frozenset({"connection", "content-length", "expect", "transfer-encoding", "upgrade"})
 _NO_BODY: Final = frozenset({204, 304})
 _REFUSED_METHODS: Final = frozenset({b"CONNECT", b"TRACE"})
 
@@ -48,17 +50,14 @@ class BadAnswer(Exception):
 class _Read:
     """What llhttp tells of one head."""
 
-    __slots__ = ("pairs", "target")
+    __slots__ = ("on_header", "target")
 
-    def __init__(self) -> None:
-        self.pairs: list[Pair] = []
+    def __init__(self, fields: Fields) -> None:
+        self.on_header = fields.add
         self.target = b""
 
     def on_url(self, url: bytes) -> None:
         self.target += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self.pairs.append((name, value))
 
 
 def find_end(data: bytes) -> int:
@@ -76,14 +75,8 @@ def find_end(data: bytes) -> int:
     return 0
 
 
-def _fields(raw: bytes, pairs: list[Pair], names: Names) -> Fields:
-    if b" \r\n" in raw or b"\t\r\n" in raw:  # llhttp leaves white space at the end of a value
-        pairs = [(name, value.rstrip(b" \t")) for name, value in pairs]
-    return Fields(pairs, names)
-
-
-def _length(fields: Fields) -> int | None:
-    values = fields.raw("content-length")
+def _length(special: dict[str, list[bytes]]) -> int | None:
+    values = special.get("content-length")
     if values is None:
         return None
     if len(values) > 1 or not _DIGITS.fullmatch(values[0]):
@@ -91,19 +84,19 @@ def _length(fields: Fields) -> int | None:
     return int(values[0])
 
 
-def _is_chunked(fields: Fields) -> bool:
-    values = fields.raw("transfer-encoding")
+def _is_chunked(special: dict[str, list[bytes]]) -> bool:
+    values = special.get("transfer-encoding")
     if values is None:
         return False
-    if len(values) > 1 or values[0].lower() != b"chunked" or fields.raw("content-length") is not None:
+    if len(values) > 1 or values[0].lower() != b"chunked" or "content-length" in special:
         raise ValueError
     return True
 
 
 def _options(fields: Fields) -> frozenset[str]:
-    values = fields.raw("connection")
+    values = fields.special.get("connection")
     if values is None:
-        return frozenset()
+        return _NONE
     known = _OPTIONS.get(values[0]) if len(values) == 1 else None
     return connection_options(fields) if known is None else known
 
@@ -126,23 +119,33 @@ class RequestHead:
         self.host = host
         self.old = old
         self.fields = fields
+        self.length: int | None = None
+        self.chunked = self.expects = self.websocket = False
+        self.keeps = not old
+        self.lines = fields.lines
+        self.options = _NONE
+        if not _SAYS_MORE.isdisjoint(fields.special):
+            self._read(fields.special)
+
+    def _read(self, special: dict[str, list[bytes]]) -> None:
         try:
-            self.length = _length(fields)
-            self.chunked = _is_chunked(fields)
+            self.length = _length(special)
+            self.chunked = _is_chunked(special)
         except ValueError:
             raise BadRequest("a body has one length, or comes in chunks") from None
-        if old and self.chunked:
+        if self.old and self.chunked:
             raise BadRequest("HTTP/1.0 knows no chunks")
-        self.options = options = _options(fields)
-        self.lines = fields.without(named) if options and (named := named_fields(options)) else fields.lines
-        self.keeps = not old and "close" not in options
-        expect = fields.raw("expect")
-        self.expects = bool(
-            expect and not old and (self.chunked or self.length) and expect[0].lower() == b"100-continue"
-        )
-        upgrade = fields.raw("upgrade") if "upgrade" in options and not old else None
+        self.options = options = _options(self.fields)
+        if options and (named := named_fields(options)):
+            self.lines = self.fields.without(named)
+        if self.old:
+            return
+        self.keeps = "close" not in options
+        expect = special.get("expect")
+        self.expects = bool(expect and (self.chunked or self.length) and expect[0].lower() == b"100-continue")
+        upgrade = special.get("upgrade") if "upgrade" in options else None
         self.websocket = upgrade is not None and len(upgrade) == 1 and upgrade[0].lower() == b"websocket"
-        if self.websocket and (method != "GET" or self.chunked or self.length):
+        if self.websocket and (self.method != "GET" or self.chunked or self.length):
             raise BadRequest("a WebSocket is asked for by a GET without a body")
 
     def lines_without(self, omitted: frozenset[str]) -> list[bytes]:
@@ -152,7 +155,8 @@ class RequestHead:
 
 def read_request(raw: bytes) -> RequestHead:
     """``raw``: one head with the empty line at its end. Raises BadRequest, HeadTooLarge, MethodRefused."""
-    read = _Read()
+    fields = Fields(_REQUEST_NAMES)
+    read = _Read(fields)
     parser = HttpRequestParser(read)
     try:
         parser.feed_data(raw)
@@ -167,10 +171,9 @@ def read_request(raw: bytes) -> RequestHead:
     version = raw[len(first) : len(first) + 3]
     if not raw.startswith(first) or version not in (b"1\r\n", b"0\r\n"):
         raise BadRequest("a request line is a method, a target and HTTP/1.1, one space between them")
-    if len(read.pairs) > MAX_FIELDS:
+    if fields.count > MAX_FIELDS:
         raise HeadTooLarge(f"more than {MAX_FIELDS} fields")
-    fields = _fields(raw, read.pairs, _REQUEST_NAMES)
-    hosts = fields.raw("host")
+    hosts = fields.special.get("host")
     if hosts is None or len(hosts) > 1 or not _HOST.fullmatch(hosts[0]):
         raise BadRequest("a request names one host")
     host = hosts[0].decode("ascii")
@@ -194,8 +197,8 @@ class AnswerHead:
         self.status_line = status_line
         self.fields = fields
         try:
-            self.length = _length(fields)
-            self.chunked = _is_chunked(fields)
+            self.length = _length(fields.special)
+            self.chunked = _is_chunked(fields.special)
         except ValueError:
             raise BadAnswer from None
         if old and self.chunked:
@@ -208,8 +211,8 @@ class AnswerHead:
 
 def read_answer(raw: bytes, asked: str) -> AnswerHead:
     """``raw``: one head with the empty line at its end; ``asked``: the request's method. Raises BadAnswer."""
-    read = _Read()
-    parser = HttpResponseParser(read)
+    fields = Fields(_ANSWER_NAMES)
+    parser = HttpResponseParser(_Read(fields))
     try:
         parser.feed_data(raw)
     except HttpParserUpgrade:
@@ -217,8 +220,8 @@ def read_answer(raw: bytes, asked: str) -> AnswerHead:
     except HttpParserError:
         raise BadAnswer from None
     first = _STATUS_LINE.match(raw)
-    if first is None or len(read.pairs) > MAX_FIELDS:
+    if first is None or fields.count > MAX_FIELDS:
         raise BadAnswer
     old = first[1] == b"0"
     line = b"HTTP/1.1 %b %b\r\n" % (first[2], first[3] or b"") if old or first[3] is None else first[0]
-    return AnswerHead(int(first[2]), line, old, asked, _fields(raw, read.pairs, _ANSWER_NAMES))
+    return AnswerHead(int(first[2]), line, old, asked, fields)

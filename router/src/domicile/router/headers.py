@@ -99,8 +99,14 @@ def named_fields(options: frozenset[str]) -> frozenset[str]:
 
 def cookie_values(headers: Headers, name: str) -> list[str]:
     """Every value that the request's cookies carry under ``name``."""
-    pairs = (pair.strip().partition("=") for value in headers.getall("Cookie", []) for pair in value.split(";"))
-    return [value.strip('"') for key, _, value in pairs if key.strip() == name]
+    found = []
+    for field in headers.getall("Cookie", []):
+        if name in field:
+            for pair in field.split(";"):
+                key, _, value = pair.partition("=")
+                if key.strip() == name:
+                    found.append(value.strip().strip('"'))
+    return found
 
 
 def _without_token(cookies: Iterable[bytes]) -> bytes:
@@ -111,12 +117,12 @@ def _without_token(cookies: Iterable[bytes]) -> bytes:
 def changed(fields: Fields, *, to_router: bool) -> bytes:
     """What goes on of a client's request, but not as it came: to an application, or ``to_router`` to another router."""
     lines = b""
-    cookies = fields.raw("cookie")
+    cookies = fields.special.get("cookie")
     if cookies is not None and (cookie := b"; ".join(cookies) if to_router else _without_token(cookies)):
         lines = b"Cookie: %b\r\n" % cookie
     if to_router:
         lines += written((TOKEN_HEADER, token) for token in fields.getall(TOKEN_HEADER, []))
-    vias = fields.raw("via")
+    vias = fields.special.get("via")
     return lines + (_VIA if vias is None else b"Via: %b\r\n" % b", ".join([*vias, _OWN_VIA]))
 
 

@@ -1,4 +1,4 @@
-"""Header lines: what llhttp read of a head, by name, and what of it goes on, in one canonical spelling.
+"""Header lines: what llhttp reads of a head, by name, and what of it goes on, in one canonical spelling.
 
 What is to be done with a field is looked up by its name, and names are remembered; values never are, so that no
 cookie, credential, address or path of anybody stays in memory after its request.
@@ -11,7 +11,6 @@ from typing import Final, overload
 
 MAX_NAMES: Final = 1024
 MAX_NAME_BYTES: Final = 64
-Pair = tuple[bytes, bytes]
 Name = tuple[str, bytes, bool]
 """A name in lower case; how its line begins, empty where the field ends here; whether its values are looked up."""
 
@@ -22,7 +21,7 @@ class Names:
     def __init__(self, passes: Callable[[str], bool], special: Collection[str]) -> None:
         self._passes = passes
         self.special: Final = frozenset(special)
-        self.known: dict[bytes, Name] = {}
+        self.known: Final[dict[bytes, Name]] = {}
 
     def learn(self, name: bytes) -> Name:
         low = name.decode("ascii").lower()
@@ -37,45 +36,49 @@ class Names:
 class Fields:
     """The fields of one head: each name's values in their order, names without regard to case.
 
-    ``pairs``: as llhttp read them, without white space around the values.
+    ``lines``: those that go on. ``special``: values of the names that are looked up, by name in lower case.
     """
 
-    __slots__ = ("_names", "_special", "lines", "pairs")
+    __slots__ = ("_known", "_names", "_pairs", "count", "lines", "special")
 
-    def __init__(self, pairs: list[Pair], names: Names) -> None:
-        """``lines``: those that go on."""
-        self.pairs = pairs
+    def __init__(self, names: Names) -> None:
+        self.lines: list[bytes] = []
+        self.special: dict[str, list[bytes]] = {}
+        self.count = 0
+        self._pairs: list[tuple[bytes, bytes]] = []
         self._names = names
-        self._special = special = dict[str, list[bytes]]()
-        self.lines = lines = list[bytes]()
-        known = names.known
-        for name, value in pairs:
-            low, begins, is_special = known.get(name) or names.learn(name)
-            if begins:
-                lines.append(begins + value + b"\r\n")
-            if is_special:
-                if low in special:
-                    special[low].append(value)
-                else:
-                    special[low] = [value]
+        self._known = names.known
+
+    def add(self, name: bytes, value: bytes) -> None:
+        """``value`` may end in white space, as llhttp gives it."""
+        self.count += 1
+        low, begins, is_special = self._known.get(name) or self._names.learn(name)
+        if value[-1:] in (b" ", b"\t"):
+            value = value.rstrip(b" \t")
+        self._pairs.append((name, value))
+        if begins:
+            self.lines.append(begins + value + b"\r\n")
+        if is_special:
+            if low in self.special:
+                self.special[low].append(value)
+            else:
+                self.special[low] = [value]
 
     @classmethod
     def of(cls, pairs: Iterable[tuple[str, str]]) -> Fields:
         """For requests that did not come over a wire."""
-        encoded = [(name.encode("ascii"), value.encode("utf-8", "surrogateescape")) for name, value in pairs]
-        return cls(encoded, Names(lambda _: True, ()))
-
-    def raw(self, low: str) -> list[bytes] | None:
-        """Values of a special name; None for none."""
-        return self._special.get(low)
+        made = cls(Names(lambda _: True, ()))
+        for name, value in pairs:
+            made.add(name.encode("ascii"), value.encode("utf-8", "surrogateescape"))
+        return made
 
     def getall(self, name: str, default: list[str], /) -> list[str]:
         low = name.lower()
-        values = (
-            self._special.get(low)
-            if low in self._names.special
-            else [value for name, value in self.pairs if name.lower() == low.encode()]
-        )
+        if low in self._names.special:
+            values = self.special.get(low)
+        else:
+            wanted = low.encode()
+            values = [value for name, value in self._pairs if name.lower() == wanted]
         return [value.decode("utf-8", "surrogateescape") for value in values] if values else default
 
     @overload
@@ -89,7 +92,7 @@ class Fields:
 
     def without(self, omitted: Collection[str]) -> list[bytes]:
         """The lines that go on, but those of some names (in lower case)."""
-        known = [(self._names.known.get(name) or self._names.learn(name), value) for name, value in self.pairs]
+        known = [(self._known.get(name) or self._names.learn(name), value) for name, value in self._pairs]
         return [begins + value + b"\r\n" for (low, begins, _), value in known if begins and low not in omitted]
 
 

@@ -21,7 +21,6 @@ from domicile.service import Service
 from domicile.telemetry import log
 
 HANDSHAKE_SECONDS: Final = 10.0
-CLOSING_SECONDS: Final = 2.0
 BACKLOG: Final = 1024
 Handler = Callable[[], asyncio.Protocol]
 
@@ -95,7 +94,8 @@ async def listening(
             backlog=BACKLOG,
             reuse_port=settings.workers > 1 or None,
             ssl_handshake_timeout=HANDSHAKE_SECONDS if context is not None else None,
-            ssl_shutdown_timeout=CLOSING_SECONDS if context is not None else None,
+            # what is written last needs its time too
+            ssl_shutdown_timeout=settings.idle_seconds if context is not None else None,
         )
     except OSError as error:
         raise InvalidInput(
