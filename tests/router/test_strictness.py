@@ -7,7 +7,8 @@ from domicile_testing.requests import CHUNKED, FORWARDED, OTHERWISE, REFUSED, un
 
 from domicile.model import DomicileError
 from domicile.router.body import Body
-from domicile.router.head import BadAnswer, find_end, read_answer, read_request
+from domicile.router.head import REQUEST_NAMES, BadAnswer, find_end, read_answer, read_request
+from domicile.router.lines import MAX_NAME_BYTES, MAX_NAMES
 
 IN_CHUNKS = [
     raw
@@ -109,3 +110,38 @@ def test_an_answer_goes_on_in_one_spelling(line: bytes, passed: bytes) -> None:
     raw = line + b"\r\nX:  a \r\n" + ours + b"Content-Length: 07\r\n\r\n"
     head = read_answer(raw, "GET")
     assert (head.status_line, head.lines, head.length) == (passed + b"\r\n", [b"X: a\r\n"], 7)
+
+
+@pytest.mark.parametrize("raw", [*(raw for raw, _ in FORWARDED.values()), *REFUSED.values()])
+def test_what_is_remembered_changes_nothing(raw: bytes) -> None:
+    REQUEST_NAMES.known.clear()
+    first = understood(raw)
+    assert understood(raw) == first
+
+
+def test_what_is_remembered_is_names_of_fields_and_nothing_of_their_values() -> None:
+    REQUEST_NAMES.known.clear()
+    secrets = (b"session-secret", b"bearer-secret", b"token-secret", b"header-secret", b"path-secret", b"query-secret")
+    raw = (
+        b"GET /path-secret?query-secret HTTP/1.1\r\nHost: a\r\nCookie: sid=session-secret\r\nX-Own: header-secret\r\n"
+        b"Authorization: Bearer bearer-secret\r\nDomicile-Token: token-secret\r\nConnection: header-secret\r\n\r\n"
+    )
+    assert understood(raw)[0] == 200
+    kept = repr(REQUEST_NAMES.known).encode()
+    assert set(REQUEST_NAMES.known) == {
+        b"Host",
+        b"Cookie",
+        b"X-Own",
+        b"Authorization",
+        b"Domicile-Token",
+        b"Connection",
+    }
+    assert not [secret for secret in secrets if secret in kept]
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    for number in range(2 * MAX_NAMES):
+        understood(b"GET / HTTP/1.1\r\nHost: a\r\nX-%d: a\r\n\r\n" % number)
+        understood(b"GET / HTTP/1.1\r\nHost: a\r\nX-%s: a\r\n\r\n" % (b"x" * number))
+    assert len(REQUEST_NAMES.known) <= MAX_NAMES
+    assert max(map(len, REQUEST_NAMES.known)) <= MAX_NAME_BYTES

@@ -14,6 +14,8 @@ from domicile.model.wire import MAX_HEAD_BYTES
 from domicile.router.chunks import BadChunks, Chunks
 from domicile.router.head import END, AnswerHead, BadAnswer, read_answer
 
+HIGH_WATER_BYTES: Final = 256 * 1024
+"""Written and not sent yet, on either side: above this the other side waits, below a quarter of it no longer."""
 _ALL: Final = -1
 """Left of a body that ends with its connection."""
 
@@ -100,6 +102,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
+        self.transport.set_write_buffer_limits(HIGH_WATER_BYTES)
 
     def data_received(self, data: bytes) -> None:
         asker = self._asker

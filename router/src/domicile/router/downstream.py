@@ -10,6 +10,7 @@ import asyncio
 from typing import Final, cast
 
 from domicile.model import DomicileError, Identity
+from domicile.router.connection import HIGH_WATER_BYTES
 from domicile.router.deadline import Deadline
 from domicile.router.decide import Listener
 from domicile.router.errors import SlowRequest
@@ -80,6 +81,7 @@ class Downstream(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
+        self.transport.set_write_buffer_limits(HIGH_WATER_BYTES)
         if self._clients.opened(self):
             self.deadline.set(self._front.settings.head_seconds)
         else:
@@ -128,6 +130,10 @@ class Downstream(asyncio.Protocol):
     def write(self, data: bytes) -> None:
         if not self.transport.is_closing():
             self.transport.write(data)
+
+    def write_all(self, pieces: list[bytes]) -> None:
+        if not self.transport.is_closing():
+            self.transport.writelines(pieces)
 
     def hold(self, why: str, held: bool) -> None:
         """Read no more for as long as there is any reason to."""

@@ -292,16 +292,13 @@ class Exchange:
     def passed(self, data: bytes) -> None:
         client = self._client
         self._passed += len(data)
-        if self._chunked:
-            if len(data) > _COPIED:
-                client.transport.writelines([self._unwritten + b"%x\r\n" % len(data), data, b"\r\n"])
-                self._unwritten = b""
-                self._set_deadline()
-                return
-            data = chunk(data)
-        if self._unwritten:
-            data, self._unwritten = self._unwritten + data, b""
-        client.write(data)
+        head, self._unwritten = self._unwritten, b""
+        if len(data) <= _COPIED:
+            client.write(head + (chunk(data) if self._chunked else data))
+        elif self._chunked:
+            client.write_all([head + b"%x\r\n" % len(data), data, b"\r\n"])
+        else:
+            client.write_all([head, data])
         client.deadline.set(self._front.settings.relay_seconds if self._relays else self._front.settings.idle_seconds)
 
     def flush(self) -> None:

@@ -26,7 +26,7 @@ _BARE: Final = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)|\0")
 _HOST: Final = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _DIGITS: Final = re.compile(rb"[0-9]{1,19}")
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?\r\n")
-_REQUEST_NAMES: Final = Names(
+REQUEST_NAMES: Final = Names(
     request_passes,
     "authorization connection content-length cookie domicile-token expect host transfer-encoding upgrade via "
     "x-forwarded-for".split(),
@@ -155,7 +155,7 @@ class RequestHead:
 
 def read_request(raw: bytes) -> RequestHead:
     """``raw``: one head with the empty line at its end. Raises BadRequest, HeadTooLarge, MethodRefused."""
-    fields = Fields(_REQUEST_NAMES)
+    fields = Fields(REQUEST_NAMES)
     read = _Read(fields)
     parser = HttpRequestParser(read)
     try:
