@@ -192,7 +192,7 @@ class Directory:
 class Keys:
     """A jurisdiction's data keys, in memory."""
 
-    keys: dict[tuple[UUID, SubjectKey], DataKey] = field(default_factory=dict)
+    keys: dict[tuple[UUID, UUID], DataKey] = field(default_factory=dict)
     index: dict[str, bytes] = field(default_factory=dict)
 
     async def data_keys(self, request: web.Request) -> web.Response:

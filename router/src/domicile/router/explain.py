@@ -99,11 +99,12 @@ class Explainer:
 
     async def _pin(self, who: Identified, told: dict[str, Any], *, pinned: bool) -> Pin | None:
         told["rule"] = who.rule
-        if who.key is None:
+        if not who.keys:
             return None
-        known = self._pins.known(who.key)
+        known = self._pins.known(*who.keys)
         pin = await self._resolver.pin(who, pinned=pinned, listener=Listener.PUBLIC)
-        told["subject_key"] = who.key  # not before it is known whose subject that is
+        # not before it is known whose subject that is
+        told["subject_key"] = pin.subject_key if pin is not None else who.keys[0]
         if pin is not None:
             told["pin_from"] = "replica" if pin == known else "directory"
             told |= {"home": pin.jurisdiction, "cell": pin.cell, "epoch": pin.epoch, "state": pin.state}

@@ -203,8 +203,8 @@ class Front:
                 raise Unavailable("the home cell and the directory do not agree yet", retry_after=MOVE_RETRY_SECONDS)
             question = await self._after_guard(guard, question)
             replayed = True
-        if unpinned and who.key is not None:
-            self._pins.forget_unknown(who.key)
+        if unpinned:
+            self._pins.forget_unknown(*who.keys)
         cookie = self._cookie(who, decision.pin, answer) if listener is Listener.PUBLIC else None
         if not isinstance(decision, Hairpin):
             return answer, cookie, None
@@ -261,7 +261,7 @@ class Front:
 
     def _cookie(self, who: Identified, pin: Pin | None, answer: Answer) -> str | None:
         """A residency token for somebody whom the application's own token authenticated."""
-        if not who.authenticated or pin is None or pin.subject_key != who.key or answer.status >= 400:
+        if not who.authenticated or pin is None or pin.subject_key not in who.keys or answer.status >= 400:
             return None
         if _states(who.token, pin) or not kept_private(answer.headers):
             return None

@@ -130,7 +130,8 @@ class _Environment:
         if home >= len(self.homes):  # another process has numbered it
             self.read_homes(transaction)
         jurisdiction, cell = self.homes[home]
-        return Pin.trusted(SubjectKey(bytes(key)), jurisdiction, cell, _epoch(value), STATES[head >> 14])
+        name = key if type(key) is SubjectKey else SubjectKey(bytes(key))
+        return Pin.trusted(name, jurisdiction, cell, _epoch(value), STATES[head >> 14])
 
     def store(self, transaction: lmdb.Transaction, pin: Pin) -> Pin:
         """The pin that now stands: the one that was there, unless this one's epoch is higher."""
@@ -474,25 +475,42 @@ class Pins:
         self._replica = replica
         self._directory = directory
 
-    def known(self, key: SubjectKey) -> Pin | None:
-        """What the replica has: no network, a few microseconds."""
-        return self._replica.get(key)
+    def known(self, *keys: SubjectKey) -> Pin | None:
+        """What the replica has of a subject, by whichever of its keys: the live pin before a tombstone."""
+        tombstone: Pin | None = None
+        for key in keys:
+            pin = self._replica.get(key)
+            if pin is not None and pin.state is not PinState.ERASED:
+                return pin
+            tombstone = pin or tombstone
+        # with a key of another pepper unheard of, a tombstone may only say that the subject was given that one
+        return tombstone if len(keys) == 1 else None
 
-    async def ask(self, key: SubjectKey) -> Pin | None:
+    async def ask(self, *keys: SubjectKey) -> Pin | None:
         """What the directory says of a subject that is not known, or said just now. Raises Unavailable."""
-        return await self._ask(key, fresh=False)
+        return await self._ask(*keys, fresh=False)
 
-    async def refresh(self, key: SubjectKey) -> Pin | None:
+    async def refresh(self, *keys: SubjectKey) -> Pin | None:
         """Ask the directory, whatever is known here. Raises Unavailable."""
-        return await self._ask(key, fresh=True)
+        return await self._ask(*keys, fresh=True)
 
-    async def _ask(self, key: SubjectKey, *, fresh: bool) -> Pin | None:
+    async def _ask(self, *keys: SubjectKey, fresh: bool) -> Pin | None:
+        tombstone: Pin | None = None
+        for key in keys:
+            pin = await self._ask_for(key, fresh=fresh)
+            if pin is not None and pin.state is not PinState.ERASED:
+                return pin
+            tombstone = pin or tombstone
+        return tombstone
+
+    async def _ask_for(self, key: SubjectKey, *, fresh: bool) -> Pin | None:
         try:
             pin = await self._directory.pin(key, fresh=fresh)
         except UnknownSubject:
             return None
         return await asyncio.to_thread(self._replica.put, pin)
 
-    def forget_unknown(self, key: SubjectKey) -> None:
+    def forget_unknown(self, *keys: SubjectKey) -> None:
         """The subject may have signed up just now."""
-        self._directory.forget_unknown(key)
+        for key in keys:
+            self._directory.forget_unknown(key)

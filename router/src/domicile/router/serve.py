@@ -26,7 +26,7 @@ from domicile.model import (
     Identity,
     InvalidInput,
     Manifest,
-    Pepper,
+    Peppers,
     Role,
     Router,
     Unavailable,
@@ -113,17 +113,17 @@ def _trace(stack: AsyncExitStack, manifest: Manifest, identity: Identity, settin
     stack.push_async_callback(asyncio.to_thread, stop)
 
 
-def _sessions(stack: AsyncExitStack, manifest: Manifest, settings: RouterSettings, pepper: Pepper) -> Sessions | None:
+def _sessions(stack: AsyncExitStack, manifest: Manifest, settings: RouterSettings, peppers: Peppers) -> Sessions | None:
     identity = manifest.identity
     if identity is None:
         return None
     if not identity.by_address:
-        return Sessions(KeyFile(Path(identity.jwks), identity.outage_seconds), identity, pepper)
+        return Sessions(KeyFile(Path(identity.jwks), identity.outage_seconds), identity, peppers)
     fetch = partial(fetch_over_https, context=settings.identity_context())
     keys = KeyAddress(identity, settings.state / "application-keys.json", fetch)
     keys.start()
     stack.push_async_callback(keys.close)
-    return Sessions(keys, identity, pepper)
+    return Sessions(keys, identity, peppers)
 
 
 @asynccontextmanager
@@ -190,10 +190,10 @@ async def serve(settings: RouterSettings) -> AsyncIterator[None]:
         signer = Signer.load_or_create(settings.state / "token.key")
         tokens = ResidencyKeys(directory, signer, settings.deployment, settings.state / "residency-keys.json")
         stack.push_async_callback(tokens.close)
-        pepper = settings.load_pepper()
-        sessions = _sessions(stack, manifest, settings, pepper)
+        peppers = settings.load_peppers()
+        sessions = _sessions(stack, manifest, settings, peppers)
         atlas = Atlas(manifest, service.identity)
-        identifier = Identifier(manifest, place, tokens, sessions, pepper)
+        identifier = Identifier(manifest, place, tokens, sessions, peppers)
         pins, shedder = Pins(replica, directory), Shedder(settings.places)
         resolver = Resolver(pins, service.identity, shedder)
         explain_route(service, Explainer(place, atlas, identifier, pins, resolver, health))
