@@ -19,8 +19,8 @@ from domicile.router.atlas import Atlas
 from domicile.router.decide import Decision, Forward, Hairpin, Listener, Question, Redirect, Refuse, decide
 from domicile.router.health import Health
 from domicile.router.identify import Identified, Identifier
+from domicile.router.pins import Pins
 from domicile.router.readers import Evidence
-from domicile.router.replica import Pins
 from domicile.router.resolve import Resolver
 from domicile.router.target import path_of, read_target
 from domicile.service import PEER, Service, json_response, read_body

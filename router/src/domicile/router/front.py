@@ -50,8 +50,8 @@ from domicile.router.headers import kept_private, request_headers, statement, to
 from domicile.router.health import Health
 from domicile.router.identify import Identified, Identifier, drop_distrusted
 from domicile.router.observe import Passed
+from domicile.router.pins import Pins
 from domicile.router.readers import Evidence
-from domicile.router.replica import Pins
 from domicile.router.resolve import Resolver
 from domicile.router.settings import RouterSettings
 from domicile.router.shedding import Shedder

@@ -16,7 +16,6 @@ beside the old one and then takes its place whole. What was a copy only is never
 
 from __future__ import annotations
 
-import asyncio
 import fcntl
 import os
 import secrets
@@ -27,12 +26,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from shutil import rmtree
-from typing import Final, Protocol, TypeAlias
+from typing import Final, TypeAlias
 from uuid import UUID
 
 import lmdb
 
-from domicile.model import InvalidInput, Pin, PinState, Position, SubjectKey, Unavailable, UnknownSubject
+from domicile.model import InvalidInput, Pin, PinState, Position, SubjectKey, Unavailable
 from domicile.model.snapshot import STATES, Block
 from domicile.telemetry import warn
 
@@ -456,61 +455,3 @@ class Replica:
 
     def close(self) -> None:
         self._now.close()
-
-
-class PinSource(Protocol):
-    """The directory, as far as a router resolves by it."""
-
-    async def pin(self, key: SubjectKey, *, fresh: bool = False) -> Pin:
-        """Raises UnknownSubject, which is remembered unless ``fresh``, or Unavailable."""
-        ...
-
-    def forget_unknown(self, key: SubjectKey) -> None: ...
-
-
-class Pins:
-    """Resolves subject keys: the replica, else the directory."""
-
-    def __init__(self, replica: Replica, directory: PinSource) -> None:
-        self._replica = replica
-        self._directory = directory
-
-    def known(self, *keys: SubjectKey) -> Pin | None:
-        """What the replica has of a subject, by whichever of its keys: the live pin before a tombstone."""
-        tombstone: Pin | None = None
-        for key in keys:
-            pin = self._replica.get(key)
-            if pin is not None and pin.state is not PinState.ERASED:
-                return pin
-            tombstone = pin or tombstone
-        # with a key of another pepper unheard of, a tombstone may only say that the subject was given that one
-        return tombstone if len(keys) == 1 else None
-
-    async def ask(self, *keys: SubjectKey) -> Pin | None:
-        """What the directory says of a subject that is not known, or said just now. Raises Unavailable."""
-        return await self._ask(*keys, fresh=False)
-
-    async def refresh(self, *keys: SubjectKey) -> Pin | None:
-        """Ask the directory, whatever is known here. Raises Unavailable."""
-        return await self._ask(*keys, fresh=True)
-
-    async def _ask(self, *keys: SubjectKey, fresh: bool) -> Pin | None:
-        tombstone: Pin | None = None
-        for key in keys:
-            pin = await self._ask_for(key, fresh=fresh)
-            if pin is not None and pin.state is not PinState.ERASED:
-                return pin
-            tombstone = pin or tombstone
-        return tombstone
-
-    async def _ask_for(self, key: SubjectKey, *, fresh: bool) -> Pin | None:
-        try:
-            pin = await self._directory.pin(key, fresh=fresh)
-        except UnknownSubject:
-            return None
-        return await asyncio.to_thread(self._replica.put, pin)
-
-    def forget_unknown(self, *keys: SubjectKey) -> None:
-        """The subject may have signed up just now."""
-        for key in keys:
-            self._directory.forget_unknown(key)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from domicile.model import Identity, Pin, Unavailable
 from domicile.router.decide import Listener
 from domicile.router.identify import Identified
-from domicile.router.replica import Pins
+from domicile.router.pins import Pins
 from domicile.router.shedding import Caller, Shedder
 
 

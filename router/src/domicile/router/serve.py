@@ -45,7 +45,8 @@ from domicile.router.front import Front
 from domicile.router.health import Health
 from domicile.router.identify import Identifier
 from domicile.router.keys import ResidencyKeys
-from domicile.router.replica import Pins, Replica
+from domicile.router.pins import Pins
+from domicile.router.replica import Replica
 from domicile.router.resolve import Resolver
 from domicile.router.sessions import Sessions
 from domicile.router.settings import RouterSettings
