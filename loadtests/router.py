@@ -13,7 +13,7 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from domicile.identity import Signer
-from domicile.model import Identity, Manifest, Pepper, Pin, Role, SubjectKey, parse_manifest, read_yaml
+from domicile.model import Identity, Manifest, Pepper, Peppers, Pin, Role, SubjectKey, parse_manifest, read_yaml
 from domicile.model.manifest import ApplicationIdentity
 from domicile.ops.ports import choose_ports
 from domicile.router.atlas import Atlas
@@ -76,12 +76,12 @@ def _identities() -> Iterator[Case]:
 
         return each(call, loops=2_000)
 
-    kept = Sessions(keys, identity, Pepper(1, b"p" * 32))
+    kept = Sessions(keys, identity, Peppers(Pepper(1, b"p" * 32)))
     yield Case(
         "subject of a session that was verified before",
         "us",
         lambda: reading(lambda: kept),
-        lambda: reading(lambda: Sessions(keys, identity, Pepper(1, b"p" * 32))),
+        lambda: reading(lambda: Sessions(keys, identity, Peppers(Pepper(1, b"p" * 32)))),
         against="verified each time (Ed25519)",
         at_most=10.0,
     )

@@ -6,7 +6,7 @@ import asyncio
 import stat
 from collections.abc import AsyncIterator
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import NAMESPACE_OID, UUID, uuid4, uuid5
 
 import pytest
 from domicile_testing import Storage, Trust, free_port
@@ -19,9 +19,7 @@ from domicile.model import (
     Forbidden,
     InvalidInput,
     NotFound,
-    Pepper,
     Role,
-    SubjectKey,
     Unavailable,
 )
 from domicile.model.wire import (
@@ -34,11 +32,9 @@ from domicile.model.wire import (
 )
 from domicile.service import ProcessSettings
 
-PEPPER = Pepper(1, b"p" * 32)
 
-
-def principal(name: str = "alice") -> SubjectKey:
-    return PEPPER.subject_key(name)
+def principal(name: str = "alice") -> UUID:
+    return uuid5(NAMESPACE_OID, name)
 
 
 def settings_for(trust: Trust, storage: Storage, **more: Any) -> ProcessSettings:
@@ -59,7 +55,7 @@ def peer(trust: Trust, address: str, jurisdiction: str = "eu", role: Role = Role
 
 
 async def unwrap(
-    caller: Peer, refs: list[tuple[UUID, SubjectKey]], *, create: bool = True, cell: str = "eu-1"
+    caller: Peer, refs: list[tuple[UUID, UUID]], *, create: bool = True, cell: str = "eu-1"
 ) -> list[DataKey]:
     references = [DataKeyRef(subject=subject, principal=whose) for subject, whose in refs]
     body = DataKeysRequest(cell=cell, keys=references, create=create)

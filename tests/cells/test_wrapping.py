@@ -8,11 +8,10 @@ from uuid import UUID
 import pytest
 
 from domicile.cells.keys.wrapping import KeyEncryptionKey, settle
-from domicile.model import InvalidInput, Pepper, Unavailable
+from domicile.model import InvalidInput, Unavailable
 
-PEPPER = Pepper(1, b"p" * 32)
-ALICE, BOB = PEPPER.subject_key("alice"), PEPPER.subject_key("bob")
 ONE, TWO = UUID(int=1), UUID(int=2)
+ALICE, BOB = UUID(int=3), UUID(int=4)
 SECRET, KEYS = b"k" * 32, b"d" * 64
 KEK = KeyEncryptionKey(SECRET, "eu", "default")
 

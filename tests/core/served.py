@@ -34,7 +34,7 @@ def main() -> None:
     async def serve() -> AsyncIterator[None]:
         stage = os.environ.get("STAGE")
         if stage == "pepper":
-            settings.load_pepper()
+            settings.load_peppers()
         if stage == "operators":
             settings.operator_keys()
         if stage == "bug":

@@ -41,6 +41,7 @@ from domicile.service import problem_response
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 KEY = SubjectKey(b"\1" * 17)
+OWN = UUID(int=7)
 PIN = Pin(subject_key=KEY, jurisdiction="eu", cell="eu-1", epoch=3)
 INSIDE = [ip_network("127.0.0.0/24")]
 
@@ -503,28 +504,28 @@ async def key_service(trust: Trust) -> AsyncIterator[tuple[KeyService, KeyClient
 async def test_a_data_key_is_held_for_its_time_and_not_longer(key_service: tuple[KeyService, KeyClient, Clock]) -> None:
     service, client, clock = key_service
     subject = uuid4()
-    first = await client.data_key(subject, KEY, create=True)
+    first = await client.data_key(subject, OWN, create=True)
     clock.now += 59.9
-    assert await client.data_key(subject, KEY) == first
+    assert await client.data_key(subject, OWN) == first
     assert service.asked == 1
     clock.now += 0.1
-    assert await client.data_key(subject, KEY) != first
+    assert await client.data_key(subject, OWN) != first
     assert service.asked == 2
     service.shredded = True
     clock.now += 60
     with pytest.raises(NotFound):
-        await client.data_key(subject, KEY)
+        await client.data_key(subject, OWN)
     assert not client._cache
 
 
 async def test_keys_past_their_time_do_not_stay_in_memory(key_service: tuple[KeyService, KeyClient, Clock]) -> None:
     _, client, clock = key_service
-    await client.data_key(UUID(int=1), KEY)
+    await client.data_key(UUID(int=1), OWN)
     clock.now += 30
-    await client.data_key(UUID(int=2), KEY)
+    await client.data_key(UUID(int=2), OWN)
     clock.now += 30
-    await client.data_key(UUID(int=2), KEY)
-    assert list(client._cache) == [(UUID(int=2), KEY)]
+    await client.data_key(UUID(int=2), OWN)
+    assert list(client._cache) == [(UUID(int=2), OWN)]
 
 
 async def test_the_cache_is_bounded_in_number(
@@ -533,18 +534,18 @@ async def test_the_cache_is_bounded_in_number(
     service, client, _ = key_service
     monkeypatch.setattr(keys_module, "MAX_CACHED", 3)
     for number in range(5):
-        await client.data_key(UUID(int=number), KEY)
+        await client.data_key(UUID(int=number), OWN)
     assert [subject.int for subject, _ in client._cache] == [2, 3, 4]
-    await client.data_key(UUID(int=4), KEY)
+    await client.data_key(UUID(int=4), OWN)
     assert service.asked == 5
-    await client.data_key(UUID(int=0), KEY)
+    await client.data_key(UUID(int=0), OWN)
     assert service.asked == 6
 
 
 async def test_another_principal_has_another_key(key_service: tuple[KeyService, KeyClient, Clock]) -> None:
     service, client, _ = key_service
-    await client.data_key(UUID(int=1), KEY)
-    await client.data_key(UUID(int=1), SubjectKey(b"\2" * 17))
+    await client.data_key(UUID(int=1), OWN)
+    await client.data_key(UUID(int=1), UUID(int=8))
     assert service.asked == 2
 
 
@@ -559,7 +560,7 @@ async def test_the_cells_index_key_is_held_for_its_time(key_service: tuple[KeySe
 
 async def test_closing_forgets_every_key(key_service: tuple[KeyService, KeyClient, Clock]) -> None:
     _, client, _ = key_service
-    await client.data_key(UUID(int=1), KEY)
+    await client.data_key(UUID(int=1), OWN)
     await client.cell_index_key()
     await client.close()
     assert not client._cache

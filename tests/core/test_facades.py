@@ -11,14 +11,14 @@ FACADES = {
         ALIAS_KINDS COUNTRIES GLOBAL MATRIX PIN_GRANT_SECONDS RESIDENCY_TOKEN_SECONDS Address AliasKey Cell
         CellState Conflict CrossBorderAccess DomicileError Endpoint FenceRefused FieldClass Forbidden
         IdentitiesDisagree Identity InvalidInput Jurisdiction Manifest ManifestError ManifestProblem Misdirected
-        ModelError NotFound Pepper Personal Pin PinGrant PinState Position ResidencyToken Risk Role Router Rule Scope
-        Shareable SubjectKey TokenInvalid TokenType TooLarge TooMany Travellers Unauthenticated Unavailable
+        ModelError NotFound Pepper Peppers Personal Pin PinGrant PinState Position ResidencyToken Risk Role Router Rule
+        Scope Shareable SubjectKey TokenInvalid TokenType TooLarge TooMany Travellers Unauthenticated Unavailable
         UnknownSubject UnsupportedQuery Withheld WrongCell WrongJurisdiction Zone by_code load_manifest may
         normalise_alias parse_manifest read_yaml require
     """,
     "domicile.identity": """
-        Authority Credentials Signer Verifier identity_of key_id peer_of public_key public_server sign_topology
-        verify_topology write_private
+        Authority Credentials Keyring Signer Verifier identity_of key_id peer_of public_key public_server
+        retirement_seconds sign_topology verify_topology write_private
     """,
     "domicile.client": "Change DirectoryClient GatewayClient JailedResolver KeyClient Peer RouterClient Topology",
     "domicile.telemetry": """

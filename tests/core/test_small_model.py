@@ -246,7 +246,7 @@ def test_a_batch_is_bounded() -> None:
 
 def test_secrets_are_bytes_on_the_wire_and_in_no_repr() -> None:
     secret = bytes(range(200, 232))
-    key = DataKey.model_validate({"subject": "0" * 32, "principal": "00" * 17, "key": secret, "index_key": secret})
+    key = DataKey.model_validate({"subject": "0" * 32, "principal": "0" * 32, "key": secret, "index_key": secret})
     assert DataKey.model_validate_json(key.model_dump_json()) == key
     assert IndexKeyResponse.model_validate_json(IndexKeyResponse(key=secret).model_dump_json()).key == secret
     assert "key=b" not in repr(key)

@@ -17,6 +17,11 @@ ROUTES = [
     ("GET", "/v1/changes?after=x", Endpoint.PINS_FOLLOW),
     ("PUT", "/v1/pins/{key}", Endpoint.PINS_CLAIM),
     ("POST", "/v1/pins/{key}/grants", Endpoint.PINS_GRANT),
+    ("DELETE", "/v1/pins/{key}?epoch=1", Endpoint.PINS_ERASE),
+    ("POST", "/v1/pins/{key}/rekey", Endpoint.PINS_REKEY),
+    ("GET", "/v1/peppers", Endpoint.PEPPERS_READ),
+    ("PUT", "/v1/peppers/256", Endpoint.PEPPERS_CHANGE),
+    ("DELETE", "/v1/peppers/256", Endpoint.PEPPERS_CHANGE),
     ("PUT", "/v1/aliases/email/{key}", Endpoint.ALIASES),
     ("GET", "/v1/aliases/email/{key}", Endpoint.ALIASES),
     ("DELETE", "/v1/aliases/email/{key}?subject_key={key}", Endpoint.ALIASES),
@@ -27,6 +32,8 @@ ROUTES = [
     ("GET", "/v1/reconciliation", Endpoint.RECONCILIATION_READ),
     ("POST", "/v1/reconciliation/fences", Endpoint.RECONCILIATION_REPORT),
     ("PUT", "/v1/signing-keys/{key}", Endpoint.SIGNING_KEYS_PUBLISH),
+    ("DELETE", "/v1/signing-keys/{key}", Endpoint.SIGNING_KEYS_PUBLISH),
+    ("POST", "/v1/signing-keys/{key}/revoke", Endpoint.SIGNING_KEYS_REVOKE),
 ]
 NO_CALLERS = {Role.DIRECTORY, Role.STORAGE}
 """Roles that no route of the directory is for: their connections end in the handshake."""
@@ -52,7 +59,7 @@ async def test_the_matrix_holds_at_each_route(directory: RunningDirectory, role:
 
 async def test_an_unlisted_route_does_not_exist(directory: RunningDirectory) -> None:
     listed = {(method, pattern) for method, pattern, _ in ROUTES}
-    for method, path in (("POST", "/v1/pins/{key}"), ("DELETE", "/v1/pins/{key}"), ("GET", "/v1/aliases/email")):
+    for method, path in (("POST", "/v1/pins/{key}"), ("PATCH", "/v1/pins/{key}"), ("GET", "/v1/aliases/email")):
         assert (method, path) not in listed
         answer = await directory.ask(method, path.format(key=any_key()))
         assert answer.status in (404, 405)

@@ -236,14 +236,14 @@ async def test_routers_publish_their_residency_keys_and_only_those(directory: Ru
     grant_key = next(k for k in await router.keys() if k.domicile_use == "pin-grant")
     with pytest.raises(Conflict):
         await router.publish_key(grant_key.model_copy(update={"domicile_use": "residency"}))
-    assert len(await router.keys()) == 2
+    assert len(await router.keys()) == 3
 
 
 async def test_a_restarted_directory_signs_with_the_same_key(
     empty: RunningDirectory, trust: Trust, storage: Storage, operator: Signer
 ) -> None:
     before = await empty.app.keys()
-    assert [key.domicile_use for key in before] == ["pin-grant"]
+    assert [key.domicile_use for key in before] == ["pin-grant", "pin-grant"]
     assert (empty.state / "grant.key").stat().st_mode & 0o777 == 0o600
     async with serving(directory_settings(trust, storage.address, operator), trust, operator) as again:
         assert await again.app.keys() == before
@@ -253,4 +253,5 @@ async def test_a_grant_is_no_residency_token(directory: RunningDirectory) -> Non
     pin = await home_of(directory, any_key())
     grant = await directory.client("eu", Role.GATEWAY, f"{pin.cell}.fra").grant(pin.subject_key, uuid4())
     header = jwt.get_unverified_header(grant)
-    assert (header["typ"], header["kid"]) == ("pin-grant", (await directory.app.keys())[0].kid)
+    assert header["typ"] == "pin-grant"
+    assert header["kid"] in {key.kid for key in await directory.app.keys()}

@@ -10,6 +10,7 @@ from domicile_testing import Storage, Trust
 from domicile_testing.directories import RunningDirectory, any_key, directory_settings, manifest, serving
 
 from domicile.client import DirectoryClient
+from domicile.directory.storage import CLAIMS_AT_ONCE, POOL_SIZE, USER
 from domicile.directory.storage import Storage as DirectoryStorage
 from domicile.identity import Signer
 from domicile.model import (
@@ -119,7 +120,7 @@ async def test_two_directory_processes_give_one_answer(
         await directory.publish(2, {"eu-3": (1, "open"), "us-1": (1, "open")})
         assert (await second.app.claim(any_key(), GERMANY)).cell == "eu-3"
         assert await directory.app.keys() == await second.app.keys()
-        assert [key.domicile_use for key in await second.app.keys()] == ["pin-grant", "pin-grant"]
+        assert [key.domicile_use for key in await second.app.keys()] == 4 * ["pin-grant"]
 
 
 async def test_a_traveller_who_signs_up_again_stays_at_home(directory: RunningDirectory) -> None:
@@ -173,7 +174,7 @@ async def test_a_publication_waits_for_the_claims_under_way(
     """So that nothing lands in a cell after the publication that closed it was acknowledged."""
     credentials = trust.credentials(GLOBAL, Role.DIRECTORY, "fra")
     async with DirectoryStorage.connect(credentials, Address(storage.address)) as inside:
-        async with inside.claiming():
+        async with inside.about([any_key()]):
             publication = asyncio.create_task(directory.publish(2, {"eu-2": (1, "open"), "us-1": (1, "open")}))
             waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
             async with asyncio.timeout(1.5):
@@ -207,6 +208,25 @@ async def test_a_claim_whose_caller_has_gone_holds_nothing_up(directory: Running
     await asyncio.gather(*claims, return_exceptions=True)
     pins = [await directory.app.claim(key, GERMANY) for key in keys]
     assert [pin.state for pin in pins] == [PinState.ACTIVE] * CLAIMERS
+
+
+async def test_claims_that_wait_for_each_other_leave_room_for_look_ups(
+    directory: RunningDirectory, database: asyncpg.Connection
+) -> None:
+    known = await directory.app.claim(any_key(), GERMANY)
+    reader = directory.client("eu", Role.ROUTER)
+    async with database.transaction():
+        await database.execute("SELECT FROM directory.rounds FOR UPDATE")
+        claims = [asyncio.create_task(outcome(directory.app, any_key(), GERMANY)) for _ in range(CLAIMERS)]
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE usename = $1 AND wait_event_type = 'Lock'"
+        async with asyncio.timeout(10):
+            while await database.fetchval(waiting, USER) < CLAIMS_AT_ONCE:
+                pass
+        for _ in range(CLAIMERS):
+            assert await reader.pin(known.subject_key, fresh=True) == known
+        assert await database.fetchval(waiting, USER) == CLAIMS_AT_ONCE < POOL_SIZE
+    answers = await asyncio.gather(*claims)
+    assert Pin in {type(answer) for answer in answers}, "who waited is served when the lock is free"
 
 
 async def test_a_topology_that_was_tampered_with_places_nobody(

@@ -97,6 +97,11 @@ class Cell:
         keys = sorted(key for key in self.fences if after is None or key > after)
         return [self.fences[key] for key in keys[:limit]]
 
+    async def forget_previous(self, version: int) -> int:
+        old = [key for key, fence in self.fences.items() if fence.previous_key and fence.previous_key[0] == version]
+        self.fences |= {key: self.fences[key].model_copy(update={"previous_key": None}) for key in old}
+        return len(old)
+
 
 @dataclass
 class Cells:

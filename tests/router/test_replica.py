@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from domicile.model import InvalidInput, Pin, PinState, Position, SubjectKey, Unavailable, UnknownSubject
 from domicile.model.snapshot import Block
-from domicile.router.replica import Pins, Replica, ReplicaFull
+from domicile.router.pins import Pins
+from domicile.router.replica import Replica, ReplicaFull
 
 
 def block(*numbers: int, name: str = "eu/eu-1", epoch: int = 1) -> Block:

@@ -9,7 +9,7 @@ from domicile_testing.routing import subject
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domicile.model import IdentitiesDisagree, TokenInvalid, Unauthenticated
+from domicile.model import IdentitiesDisagree, SubjectKey, TokenInvalid, Unauthenticated
 from domicile.router.rollout import Disagreement, Reading, disagreement, in_rollout
 
 PERCENT = st.floats(min_value=0, max_value=100, allow_nan=False)
@@ -40,7 +40,8 @@ def test_the_next_change_begins_with_others() -> None:
     assert len(first & other) < len(first) / 3
 
 
-ALICE, BOB = subject("alice"), subject("bob")
+OLD = SubjectKey(b"\2" + bytes(16))
+ALICE, BOB, NOBODY = (subject("alice"), OLD), (subject("bob"),), ()
 REFUSED, INVALID = Unauthenticated("x"), TokenInvalid("y")
 
 
@@ -48,14 +49,16 @@ REFUSED, INVALID = Unauthenticated("x"), TokenInvalid("y")
     ("live", "new", "kind"),
     [
         (ALICE, ALICE, None),
-        (None, None, None),
+        (ALICE, (OLD,), None),
+        ((OLD,), ALICE, None),
+        (NOBODY, NOBODY, None),
         (ALICE, BOB, Disagreement.SUBJECT),
-        (ALICE, None, Disagreement.LOST),
-        (None, ALICE, Disagreement.GAINED),
+        (ALICE, NOBODY, Disagreement.LOST),
+        (NOBODY, ALICE, Disagreement.GAINED),
         (ALICE, REFUSED, Disagreement.REFUSED),
-        (None, REFUSED, Disagreement.REFUSED),
+        (NOBODY, REFUSED, Disagreement.REFUSED),
         (REFUSED, ALICE, Disagreement.ADMITTED),
-        (REFUSED, None, Disagreement.ADMITTED),
+        (REFUSED, NOBODY, Disagreement.ADMITTED),
         (REFUSED, INVALID, Disagreement.REASON),
         (REFUSED, Unauthenticated("another text"), None),
         (IdentitiesDisagree("x"), IdentitiesDisagree("x"), None),

@@ -9,9 +9,11 @@ from typing import Any
 
 import aiohttp
 import pytest
+from domicile_testing.certificates import PEPPER
 from domicile_testing.routing import World, pin, routing_world, subject
 from yarl import URL
 
+from domicile.identity import Signer
 from domicile.telemetry import RULE_DISAGREEMENTS
 
 LOCAL, FOREIGN = ["127.0.0.0/8"], ["10.0.0.0/8"]
@@ -179,6 +181,36 @@ async def test_any_two_rules_that_name_different_subjects_are_400(tmp_path: Path
                     assert found == (400, "identities-disagree"), (first, second)
         for odd in kinds:
             assert await ask(**(dict.fromkeys(kinds, "alice") | {odd: "bob"})) == (400, "identities-disagree"), odd
+
+
+async def test_in_a_rotation_every_rule_finds_a_subject_by_each_pepper(tmp_path: Path) -> None:
+    """The pepper in force is a new one, under which nobody has a pin yet; a token still names the key of before."""
+    rules: list[dict[str, Any]] = [
+        {"by": "token"},
+        {"by": "jwt"},
+        {"by": "header", "name": "X-Tenant", "networks": LOCAL},
+        {"by": "path", "pattern": "/t/{subject}/*"},
+        {"by": "host", "pattern": "{subject}.app.acme.example"},
+    ]
+    async with ruled(tmp_path, *rules) as world:
+        (tmp_path / "pepper").write_text(f"2:{'cd' * 32}\n{PEPPER}")
+        signer = Signer.load_or_create(tmp_path / "other.key")
+        world.directory.keys[signer.kid] = signer.public("residency")
+        token = signer.residency_token(pin("alice", "eu-1"), "acme")
+        ways: list[tuple[str, dict[str, str]]] = [
+            ("/x", world.bearer("alice")),
+            ("/x", {"X-Tenant": "alice"}),
+            ("/x", {"Host": "alice.app.acme.example"}),
+            ("/t/alice/x", {}),
+            ("/x", {"Domicile-Token": token}),
+            ("/t/alice/x", world.bearer("alice") | {"X-Tenant": "alice", "Domicile-Token": token}),
+        ]
+        async with world.router() as client:
+            for path, headers in ways:
+                assert await answer(client, path, **headers) == (200, None), (path, list(headers))
+            disagreeing = world.bearer("bob") | {"Domicile-Token": token}
+            assert await answer(client, **disagreeing) == (400, "identities-disagree")
+    assert {seen.headers["Domicile-Subject-Key"] for seen in world.seen} == {str(subject("alice"))}
 
 
 async def test_only_who_is_vouched_for_is_handed_a_token(tmp_path: Path) -> None:

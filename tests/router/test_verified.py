@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from domicile.client import DirectoryClient
 from domicile.identity import Signer
-from domicile.model import DomicileError, Pepper, Role, SubjectKey, TokenInvalid
+from domicile.model import DomicileError, Pepper, Peppers, Role, SubjectKey, TokenInvalid
 from domicile.model.manifest import ApplicationIdentity
 from domicile.model.wire import SigningKey
 from domicile.router.jwks import ApplicationKey, KeySet
@@ -26,7 +26,7 @@ from domicile.router.keys import REREAD_SECONDS, ResidencyKeys
 from domicile.router.sessions import Sessions
 from domicile.router.verified import Verified
 
-PEPPER = Pepper(1, b"p" * 32)
+PEPPERS = Peppers(Pepper(1, b"p" * 32), (Pepper(2, b"q" * 32),))
 IDENTITY = ApplicationIdentity(jwks="x", issuer=ISSUER, audience=AUDIENCE)
 SIGNERS = [Signer(Ed25519PrivateKey.generate()) for _ in range(3)]
 FIRST: KeySet = {"a": ApplicationKey("EdDSA", SIGNERS[0].key.public_key()), "b": ApplicationKey("EdDSA", SIGNERS[1].key.public_key())}  # fmt: skip # noqa: E501
@@ -65,7 +65,7 @@ TOKENS = [
 TOKENS += [TOKENS[0][:-4] + "AAAA", TOKENS[0] + "=", "x", ""]
 
 
-async def outcome(sessions: Sessions, text: str) -> SubjectKey | str:
+async def outcome(sessions: Sessions, text: str) -> tuple[SubjectKey, ...] | str:
     try:
         return await sessions.subject(text)
     except DomicileError as error:
@@ -82,10 +82,10 @@ STEPS = st.lists(st.tuples(st.sampled_from(TOKENS), st.sampled_from(SETS), st.sa
 @given(STEPS)
 async def test_a_session_is_told_as_one_that_is_verified_each_time(steps: list[tuple[str, KeySet, float]]) -> None:
     keys, clock = Keys(), Clock()
-    remembering = Sessions(keys, IDENTITY, PEPPER, clock=clock)
+    remembering = Sessions(keys, IDENTITY, PEPPERS, clock=clock)
     for text, key_set, now in steps:
         keys.keys, clock.now = key_set, now
-        anew = Sessions(keys, IDENTITY, PEPPER, clock=clock)
+        anew = Sessions(keys, IDENTITY, PEPPERS, clock=clock)
         assert await outcome(remembering, text) == await outcome(anew, text)
 
 
@@ -99,7 +99,7 @@ async def test_a_session_is_verified_once_until_the_keys_are_others() -> None:
             return await super()._verify(token, keys)
 
     keys = Keys()
-    sessions = Counted(keys, IDENTITY, PEPPER, clock=Clock())
+    sessions = Counted(keys, IDENTITY, PEPPERS, clock=Clock())
     for _ in range(3):
         await sessions.subject(TOKENS[0])
     assert verified == 1

@@ -91,6 +91,7 @@ def manifest(eu_storage: str, *, travellers: str = "redirect") -> Manifest:
                     "countries": ["US"],
                     "public_host": "us.example",
                     "travellers": travellers,
+                    "traveller_paths": [{"path": "/support/enrol", "travellers": "refuse"}],
                     "keys": {"service": [free(US_HOST)]},
                 },
             },
@@ -192,7 +193,7 @@ class Directory:
 class Keys:
     """A jurisdiction's data keys, in memory."""
 
-    keys: dict[tuple[UUID, SubjectKey], DataKey] = field(default_factory=dict)
+    keys: dict[tuple[UUID, UUID], DataKey] = field(default_factory=dict)
     index: dict[str, bytes] = field(default_factory=dict)
 
     async def data_keys(self, request: web.Request) -> web.Response:

@@ -26,7 +26,9 @@ from domicile.model.wire import (
     FencesReport,
     GrantRequest,
     GrantResponse,
+    PeppersDocument,
     ReconciliationDocument,
+    RekeyRequest,
     ResolveRequest,
     ResolveResponse,
     SigningKey,
@@ -142,8 +144,12 @@ class DirectoryClient:
         return await self._peer.ask(ResolveResponse, "POST", "/v1/pins:resolve", body=body)
 
     async def claim(self, key: SubjectKey, claim: ClaimRequest) -> Pin:
-        """First writer wins, repeating it is harmless; Conflict where it contradicts the pin."""
-        self.forget_unknown(key)
+        """First writer wins, repeating it is harmless; Conflict where it contradicts the pin.
+
+        The pin may be under one of the claim's ``other_keys``.
+        """
+        for each in (key, *claim.other_keys):
+            self.forget_unknown(each)
         return await self._peer.ask(Pin, "PUT", f"/v1/pins/{key}", body=claim)
 
     async def grant(self, key: SubjectKey, incarnation: UUID) -> str:
@@ -151,9 +157,32 @@ class DirectoryClient:
         answer = await self._peer.ask(GrantResponse, "POST", f"/v1/pins/{key}/grants", body=body)
         return answer.grant
 
-    async def put_alias(self, kind: str, alias: AliasKey, key: SubjectKey) -> None:
-        """Raises Conflict where the alias belongs to another subject."""
-        await self._peer.call("PUT", f"/v1/aliases/{kind}/{alias}", body=AliasRequest(subject_key=key))
+    async def erase(self, key: SubjectKey, epoch: int) -> Pin:
+        """The tombstone of a subject at home in the caller's cell; its aliases are anybody's again.
+
+        Repeating it is harmless. Raises Conflict where the pin is not at ``epoch``.
+        """
+        return await self._peer.ask(Pin, "DELETE", f"/v1/pins/{key}?epoch={epoch}")
+
+    async def rekey(self, key: SubjectKey, body: RekeyRequest) -> Pin:
+        """The pin of a subject at home in the caller's cell, by its key under another pepper; harmless to repeat."""
+        return await self._peer.ask(Pin, "POST", f"/v1/pins/{key}/rekey", body=body)
+
+    async def peppers(self) -> PeppersDocument:
+        return await self._peer.ask(PeppersDocument, "GET", "/v1/peppers")
+
+    async def announce_pepper(self, version: int) -> None:
+        """Harmless to repeat. From its return on, claims that leave this pepper out are refused: Conflict."""
+        await self._peer.call("PUT", f"/v1/peppers/{version}")
+
+    async def forget_pepper(self, version: int) -> None:
+        """Harmless to repeat. Raises Conflict where the pepper still names somebody."""
+        await self._peer.call("DELETE", f"/v1/peppers/{version}")
+
+    async def put_alias(self, kind: str, alias: AliasKey, key: SubjectKey, others: Sequence[AliasKey] = ()) -> None:
+        """``others``: the alias's keys by other peppers. Raises Conflict where it belongs to another subject."""
+        body = AliasRequest(subject_key=key, other_keys=list(others))
+        await self._peer.call("PUT", f"/v1/aliases/{kind}/{alias}", body=body)
 
     async def alias(self, kind: str, alias: AliasKey) -> SubjectKey:
         """Whose alias it is; raises NotFound."""
@@ -181,7 +210,16 @@ class DirectoryClient:
         return (await self._peer.ask(JWKS, "GET", "/.well-known/jwks.json")).keys
 
     async def publish_key(self, key: SigningKey) -> None:
+        """Raises Conflict for a key that was retired."""
         await self._peer.call("PUT", f"/v1/signing-keys/{key.kid}", body=key)
+
+    async def retire_key(self, kid: str) -> None:
+        """A router's own key leaves the set when its last token has expired."""
+        await self._peer.call("DELETE", f"/v1/signing-keys/{kid}")
+
+    async def revoke_key(self, kid: str) -> None:
+        """Anybody's key leaves the set at once, as an operator of the trust domain says."""
+        await self._peer.call("POST", f"/v1/signing-keys/{kid}/revoke")
 
 
 def _change(event: bytes) -> Change:

@@ -10,7 +10,7 @@ from domicile.identity import Credentials
 from domicile.model.access import Role
 from domicile.model.ids import AliasKey, SubjectKey
 from domicile.model.manifest import Manifest
-from domicile.model.wire import AbroadRows, FenceRequest, FenceResponse
+from domicile.model.wire import AbroadRows, FenceRequest, FenceResponse, RekeyRequest
 
 
 class GatewayClient:
@@ -43,6 +43,13 @@ class GatewayClient:
         body = FenceRequest(alias_keys=alias_keys)
         query = "" if min_epoch is None else f"?min_epoch={min_epoch}"
         return await self._peer.ask(FenceResponse, "POST", f"/.domicile/v1/fences/{key}{query}", body=body)
+
+    async def rekey(self, key: SubjectKey, body: RekeyRequest) -> FenceResponse:
+        """Name a subject by its key under another pepper, in the cell first and then in the directory.
+
+        Harmless to repeat. Raises UnknownSubject where the cell has no such fence.
+        """
+        return await self._peer.ask(FenceResponse, "POST", f"/.domicile/v1/fences/{key}/rekey", body=body)
 
     async def abroad(self, key: SubjectKey, table: str, conditions: dict[str, str]) -> AbroadRows:
         """Shareable columns of a subject's rows, filtered by equality on shareable columns."""

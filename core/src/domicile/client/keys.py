@@ -13,7 +13,6 @@ from domicile.identity import Credentials
 from domicile.model.access import Role
 from domicile.model.addresses import Network
 from domicile.model.errors import NotFound
-from domicile.model.ids import SubjectKey
 from domicile.model.wire import (
     DataKey,
     DataKeyRef,
@@ -47,7 +46,7 @@ class KeyClient:
         self._cell = cell
         self._seconds = cache_seconds
         self._clock = clock
-        self._cache: OrderedDict[tuple[UUID, SubjectKey], tuple[float, DataKey]] = OrderedDict()
+        self._cache: OrderedDict[tuple[UUID, UUID], tuple[float, DataKey]] = OrderedDict()
         self._index: tuple[float, bytes] | None = None
 
     async def close(self) -> None:
@@ -55,7 +54,7 @@ class KeyClient:
         self._index = None
         await self._peer.close()
 
-    async def data_key(self, subject: UUID, principal: SubjectKey, *, create: bool = False) -> DataKey:
+    async def data_key(self, subject: UUID, principal: UUID, *, create: bool = False) -> DataKey:
         """Raises NotFound where no such key exists (shredded, or never made), Unavailable for no service."""
         name = (subject, principal)
         self._forget()

@@ -1,12 +1,14 @@
 """Who is speaking: authorities, TLS contexts that check names, signed statements."""
 
 from domicile.identity.authority import Authority, write_private
+from domicile.identity.keyring import Keyring, retirement_seconds
 from domicile.identity.tls import Credentials, identity_of, peer_of, public_server
 from domicile.identity.tokens import Signer, Verifier, key_id, public_key, sign_topology, verify_topology
 
 __all__ = [
     "Authority",
     "Credentials",
+    "Keyring",
     "Signer",
     "Verifier",
     "identity_of",
@@ -14,6 +16,7 @@ __all__ = [
     "peer_of",
     "public_key",
     "public_server",
+    "retirement_seconds",
     "sign_topology",
     "verify_topology",
     "write_private",

@@ -27,7 +27,7 @@ from domicile.model.errors import (
 )
 from domicile.model.fields import FieldClass, Personal, Shareable, Withheld
 from domicile.model.geography import COUNTRIES
-from domicile.model.ids import ALIAS_KINDS, AliasKey, Pepper, SubjectKey, normalise_alias
+from domicile.model.ids import ALIAS_KINDS, AliasKey, Pepper, Peppers, SubjectKey, normalise_alias
 from domicile.model.manifest import (
     Address,
     Cell,
@@ -82,6 +82,7 @@ __all__ = [
     "ModelError",
     "NotFound",
     "Pepper",
+    "Peppers",
     "Personal",
     "Pin",
     "PinGrant",

@@ -85,14 +85,20 @@ class Endpoint(StrEnum):
     PINS_FOLLOW = "directory.pins.follow"
     PINS_CLAIM = "directory.pins.claim"
     PINS_GRANT = "directory.pins.grant"
+    PINS_ERASE = "directory.pins.erase"
+    PINS_REKEY = "directory.pins.rekey"
+    PEPPERS_READ = "directory.peppers.read"
+    PEPPERS_CHANGE = "directory.peppers.change"
     ALIASES = "directory.aliases"
     TOPOLOGY_READ = "directory.topology.read"
     TOPOLOGY_PUBLISH = "directory.topology.publish"
     RECONCILIATION_READ = "directory.reconciliation.read"
     RECONCILIATION_REPORT = "directory.reconciliation.report"
     SIGNING_KEYS_PUBLISH = "directory.signing-keys.publish"
+    SIGNING_KEYS_REVOKE = "directory.signing-keys.revoke"
     DATA_KEYS = "keys.data-keys"
     FENCES = "gateway.fences"
+    FENCES_REKEY = "gateway.fences.rekey"
     ABROAD_READ = "gateway.abroad.read"
     APP_REQUESTS = "app.requests"
     GATEWAY_REQUESTS = "gateway.requests"
@@ -127,14 +133,20 @@ MATRIX: Final[dict[Endpoint, Rule]] = {
     Endpoint.PINS_FOLLOW: _rule(Scope.ANY, Role.ROUTER, Role.OPERATOR),
     Endpoint.PINS_CLAIM: _rule(Scope.ANY, Role.APP),
     Endpoint.PINS_GRANT: _rule(Scope.ANY, Role.GATEWAY),
+    Endpoint.PINS_ERASE: _rule(Scope.ANY, Role.GATEWAY),
+    Endpoint.PINS_REKEY: _rule(Scope.ANY, Role.GATEWAY),
+    Endpoint.PEPPERS_READ: _rule(Scope.ANY, Role.OPERATOR),
+    Endpoint.PEPPERS_CHANGE: _rule(Scope.JURISDICTION, Role.OPERATOR),
     Endpoint.ALIASES: _rule(Scope.ANY, Role.APP),
     Endpoint.TOPOLOGY_READ: _rule(Scope.ANY, Role.ROUTER, Role.APP, Role.GATEWAY, Role.KEYS, Role.OPERATOR, Role.LOAD),
     Endpoint.TOPOLOGY_PUBLISH: _rule(Scope.JURISDICTION, Role.OPERATOR),
     Endpoint.SIGNING_KEYS_PUBLISH: _rule(Scope.ANY, Role.ROUTER),
+    Endpoint.SIGNING_KEYS_REVOKE: _rule(Scope.JURISDICTION, Role.OPERATOR),
     Endpoint.RECONCILIATION_READ: _rule(Scope.ANY, Role.GATEWAY, Role.OPERATOR),
     Endpoint.RECONCILIATION_REPORT: _rule(Scope.ANY, Role.GATEWAY),
     Endpoint.DATA_KEYS: _rule(Scope.JURISDICTION, Role.APP),
     Endpoint.FENCES: _rule(Scope.CELL, Role.APP),
+    Endpoint.FENCES_REKEY: _rule(Scope.JURISDICTION, Role.OPERATOR),
     Endpoint.ABROAD_READ: _rule(Scope.ANY, Role.APP),
     Endpoint.APP_REQUESTS: _rule(Scope.JURISDICTION, Role.ROUTER),
     Endpoint.GATEWAY_REQUESTS: _rule(Scope.JURISDICTION, Role.ROUTER),

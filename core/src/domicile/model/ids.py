@@ -22,6 +22,7 @@ from domicile.model.geography import COUNTRIES
 KEY_BYTES: Final = 17
 MAX_IDENTIFIER_BYTES: Final = 256
 MIN_PEPPER_BYTES: Final = 32
+MAX_PEPPERS: Final = 4
 _SUBJECT_PERSON: Final = b"domicile/subj"
 _ALIAS_PERSON: Final = b"domicile/alias"
 
@@ -123,10 +124,10 @@ class Pepper:
 
     @classmethod
     def parse(cls, text: str) -> Pepper:
-        """From a pepper file: ``VERSION:HEX`` on one line. Raises InvalidInput without quoting the secret."""
+        """From a line of a pepper file: ``VERSION:HEX``. Raises InvalidInput without quoting the secret."""
         version, _, secret = text.strip().partition(":")
         if not version.isascii() or not version.isdigit() or not re.fullmatch(r"([0-9a-f]{2})+", secret):
-            raise InvalidInput("a pepper file holds VERSION:HEX on one line", remedy="such as 1:9f86d0...")
+            raise InvalidInput("a pepper file holds VERSION:HEX on each line", remedy="such as 1:9f86d0...")
         return cls(int(version), bytes.fromhex(secret))
 
     def _digest(self, message: bytes, person: bytes) -> bytes:
@@ -146,6 +147,39 @@ class Pepper:
         """The key of an alias; ``kind`` is ``email``, ``phone`` or ``username``."""
         message = kind.encode() + b"\0" + normalise_alias(kind, value).encode()
         return AliasKey(self._digest(message, _ALIAS_PERSON))
+
+
+@dataclass(frozen=True, slots=True)
+class Peppers:
+    """The pepper in force, and those that keys were made with before or soon will be: a rotation is a campaign.
+
+    Whoever looks somebody up tries a key of each, and whoever claims names them all, so that nobody is taken for
+    somebody new because two processes are not at the same pepper yet.
+    """
+
+    current: Pepper
+    others: tuple[Pepper, ...] = ()
+
+    def __post_init__(self) -> None:
+        versions = [pepper.version for pepper in (self.current, *self.others)]
+        if len(versions) > MAX_PEPPERS:
+            raise InvalidInput(f"at most {MAX_PEPPERS} peppers, not {len(versions)}")
+        if len(set(versions)) != len(versions):
+            raise InvalidInput("two peppers of one version")
+
+    @classmethod
+    def parse(cls, text: str) -> Peppers:
+        """From a pepper file: the one in force on the first line, others on further ones."""
+        current, *others = text.strip().split("\n")
+        return cls(Pepper.parse(current), tuple(map(Pepper.parse, others)))
+
+    def subject_keys(self, subject_id: str) -> tuple[SubjectKey, ...]:
+        """An id's key by each pepper, the one in force first."""
+        return tuple(pepper.subject_key(subject_id) for pepper in (self.current, *self.others))
+
+    def alias_keys(self, kind: str, value: str) -> tuple[AliasKey, ...]:
+        """An alias's key by each pepper, the one in force first."""
+        return tuple(pepper.alias_key(kind, value) for pepper in (self.current, *self.others))
 
 
 def _spaced(value: str) -> bool:

@@ -43,21 +43,20 @@ class Pin(Frozen):
     def trusted(cls, subject_key: SubjectKey, jurisdiction: str, cell: str, epoch: int, state: PinState) -> Pin:
         """A pin from a store of ours, which was checked on its way in: not checked again.
 
-        As ``model_construct``, in a third of its time, which is most of a look-up's.
+        As ``model_construct``, in a sixth of its time, which is most of a look-up's.
         """
         pin = object.__new__(cls)
-        fields = {
-            "subject_key": subject_key,
-            "jurisdiction": jurisdiction,
-            "cell": cell,
-            "epoch": epoch,
-            "state": state,
-        }
-        object.__setattr__(pin, "__dict__", fields)
-        object.__setattr__(pin, "__pydantic_fields_set__", set(fields))
-        object.__setattr__(pin, "__pydantic_extra__", None)
-        object.__setattr__(pin, "__pydantic_private__", None)
+        pin.__dict__.update(subject_key=subject_key, jurisdiction=jurisdiction, cell=cell, epoch=epoch, state=state)
+        _set_fields(pin, _PIN_FIELDS)
+        _set_extra(pin, None)
+        _set_private(pin, None)
         return pin
+
+
+_PIN_FIELDS: Final = set(Pin.model_fields)
+_set_fields, _set_extra, _set_private = (
+    BaseModel.__dict__[f"__pydantic_{slot}__"].__set__ for slot in ("fields_set", "extra", "private")
+)
 
 
 class Position(Frozen):

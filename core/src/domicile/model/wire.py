@@ -7,7 +7,7 @@ from uuid import UUID
 
 from pydantic import Field, StringConstraints
 
-from domicile.model.ids import AliasKey, CellName, Country, JurisdictionName, SubjectKey
+from domicile.model.ids import MAX_PEPPERS, AliasKey, CellName, Country, JurisdictionName, SubjectKey
 from domicile.model.pins import Epoch, Frozen, KeyUse, Pin
 
 MAX_BATCH: Final = 1_000
@@ -42,11 +42,15 @@ class Problem(Frozen):
 
 
 class ClaimRequest(Frozen):
-    """Claim a home: residence decides, else the jurisdiction asked for, else the country observed."""
+    """Claim a home: residence decides, else the jurisdiction asked for, else the country observed.
+
+    ``other_keys``: the subject's keys by the other peppers; a pin under any of them is the subject's.
+    """
 
     residence: Country | None = None
     jurisdiction: JurisdictionName | None = None
     observed_country: Country | None = None
+    other_keys: list[SubjectKey] = Field(default_factory=list, max_length=MAX_PEPPERS - 1)
 
 
 class ResolveRequest(Frozen):
@@ -69,7 +73,10 @@ class GrantResponse(Frozen):
 
 
 class AliasRequest(Frozen):
+    """Give an alias to a subject. ``other_keys``: the alias's by the other peppers; who holds one holds it."""
+
     subject_key: SubjectKey
+    other_keys: list[AliasKey] = Field(default_factory=list, max_length=MAX_PEPPERS - 1)
 
 
 class AliasDocument(Frozen):
@@ -108,17 +115,53 @@ class FenceRequest(Frozen):
     alias_keys: dict[str, AliasKey] = Field(default_factory=dict, max_length=16)
 
 
+class AliasRekey(Frozen):
+    """An alias of a subject that is rekeyed, by the pepper before and the one in force."""
+
+    kind: Literal["email", "phone", "username"]
+    alias_key: AliasKey
+    successor: AliasKey
+
+
+class RekeyRequest(Frozen):
+    """A subject's key by the pepper in force, and those of its aliases that are known.
+
+    The gateway is told by whoever knows the subject's id; it tells the directory in the same words.
+    """
+
+    successor: SubjectKey
+    aliases: list[AliasRekey] = Field(default_factory=list, max_length=16)
+
+
+class PepperCount(Frozen):
+    """How many live pins, tombstones and aliases one pepper's keys name. ``forgotten``: none may be any more."""
+
+    version: int
+    pins: int
+    tombstones: int
+    aliases: int
+    forgotten: bool
+
+
+class PeppersDocument(Frozen):
+    """The peppers whose keys the directory holds. A claim names a subject by each of them."""
+
+    versions: list[PepperCount]
+
+
 class FenceResponse(Frozen):
+    """``subject_key``: the subject's key in this cell, which is another than the one asked for once rekeyed."""
+
     subject_key: SubjectKey
     epoch: int
     internal_id: UUID
 
 
 class DataKeyRef(Frozen):
-    """Whose data key: one for each (subject, principal)."""
+    """Whose data key: one for each (subject, principal), by their internal ids, which no pepper changes."""
 
     subject: UUID
-    principal: SubjectKey
+    principal: UUID
 
 
 class DataKeysRequest(Frozen):
@@ -133,7 +176,7 @@ class DataKey(Frozen):
     """32 bytes of AES-256 key and 32 of index secret for one (subject, principal)."""
 
     subject: UUID
-    principal: SubjectKey
+    principal: UUID
     key: bytes = Field(repr=False, min_length=32, max_length=32)
     index_key: bytes = Field(repr=False, min_length=32, max_length=32)
 
@@ -153,9 +196,10 @@ class IndexKeyResponse(Frozen):
 
 
 class FenceReport(Frozen):
-    """A fence as its cell holds it, and the alias keys beside it."""
+    """A fence as its cell holds it, and the alias keys beside it. ``previous_key``: before it was rekeyed."""
 
     subject_key: SubjectKey
+    previous_key: SubjectKey | None = None
     epoch: Epoch
     state: FenceState
     alias_keys: dict[str, AliasKey] = Field(default_factory=dict, max_length=16)
@@ -188,7 +232,7 @@ class ReconciliationDocument(Frozen):
     """Whether the directory's database has lost something, and what it waits for until claims are taken again.
 
     ``wait_seconds``: until reports are taken. ``revision`` of the topology that is published, and below which
-    one it is not over.
+    one it is not over. ``forgotten``: peppers by whose keys cells find nobody any more, lost or not.
     """
 
     generation: UUID
@@ -196,6 +240,7 @@ class ReconciliationDocument(Frozen):
     wait_seconds: int = 0
     revision: int = 0
     wanted_revision: int = 0
+    forgotten: list[int] = Field(default_factory=list)
     cells: list[CellReport] = Field(default_factory=list)
     waiting_for: list[CellName] = Field(default_factory=list)
 

@@ -19,7 +19,7 @@ from pydantic_settings.exceptions import SettingsError
 
 from domicile.identity import Credentials
 from domicile.model.errors import DomicileError, InvalidInput
-from domicile.model.ids import Name, Pepper
+from domicile.model.ids import Name, Peppers
 from domicile.model.manifest import Address, AddressField
 
 
@@ -48,7 +48,9 @@ class ProcessSettings(BaseSettings):
     )
     operators: Path | None = Field(default=None, description="folder of operators' public keys (*.pem)")
     state: Path = Field(description="private folder of this process, for caches and keys of its own")
-    pepper: Path | None = Field(default=None, description="file VERSION:HEX; cells and routers only")
+    pepper: Path | None = Field(
+        default=None, description="file of VERSION:HEX lines, the one in force first; cells and routers only"
+    )
     storage: AddressField | None = Field(default=None, description="this process's own database, host:port")
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
     drain_seconds: float = Field(
@@ -62,11 +64,11 @@ class ProcessSettings(BaseSettings):
     def address(self) -> Address:
         return Address(self.bind)
 
-    def load_pepper(self) -> Pepper:
+    def load_peppers(self) -> Peppers:
         if self.pepper is None:
             raise InvalidInput("no pepper", where="DOMICILE_PEPPER", remedy="name the pepper file")
         try:
-            return Pepper.parse(self.pepper.read_text())
+            return Peppers.parse(self.pepper.read_text())
         except (OSError, UnicodeDecodeError) as error:
             raise _refused("PEPPER", self.pepper, error) from None
         except InvalidInput as error:

@@ -6,31 +6,30 @@ which gateway may have a grant, is checked here.
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
 from aiohttp import web
 
-from domicile.directory import reconciliation
+from domicile.directory import names, reconciliation
 from domicile.directory.allowance import Allowance
 from domicile.directory.claims import claim
 from domicile.directory.feed import Feed
+from domicile.directory.homes import check_active, check_home
 from domicile.directory.routes import PARAMETERS, ROUTES
 from domicile.directory.storage import Storage
 from domicile.directory.topology import PublishedTopology
-from domicile.identity import Signer, public_key
+from domicile.identity import Keyring, public_key
 from domicile.model import (
     ALIAS_KINDS,
     AliasKey,
-    Conflict,
     Endpoint,
     Forbidden,
-    Identity,
     InvalidInput,
-    Pin,
-    PinState,
     Position,
     SubjectKey,
     Unavailable,
     UnknownSubject,
-    WrongCell,
 )
 from domicile.model.snapshot import SnapshotWriter
 from domicile.model.wire import (
@@ -42,6 +41,7 @@ from domicile.model.wire import (
     FencesReport,
     GrantRequest,
     GrantResponse,
+    RekeyRequest,
     ResolveRequest,
     SigningKey,
     TopologyDocument,
@@ -49,27 +49,19 @@ from domicile.model.wire import (
 from domicile.service import PEER, Service, json_response, problem_response, read_body
 from domicile.telemetry import REFUSALS, log, warn
 
-
-def check_home(pin: Pin, peer: Identity) -> None:
-    """Raise WrongCell unless ``peer``, by its certificate, is of the cell that the pin names. Pure."""
-    if (peer.jurisdiction, peer.cell) != (pin.jurisdiction, pin.cell):
-        raise WrongCell(
-            "the subject's home is another cell",
-            jurisdiction=pin.jurisdiction,
-            cell=pin.cell,
-            subject_key=str(pin.subject_key),
-        )
-
-
-def check_grantable(pin: Pin, peer: Identity) -> None:
-    """As ``check_home``, and Conflict for a pin that is not active. Pure."""
-    check_home(pin, peer)
-    if pin.state is not PinState.ACTIVE:
-        raise Conflict(f"the subject's pin is {pin.state}; only an active one is granted")
+_EPOCH: Final = re.compile(r"[1-9][0-9]{0,18}")
+_VERSION: Final = re.compile(r"0|[1-9][0-9]{0,2}")
 
 
 def _subject(request: web.Request) -> SubjectKey:
     return SubjectKey.parse(request.match_info["subject_key"])
+
+
+def _pepper(request: web.Request) -> int:
+    version = request.match_info["version"]
+    if not _VERSION.fullmatch(version) or int(version) > 255:
+        raise InvalidInput("a pepper's version is 0 to 255")
+    return int(version)
 
 
 def _read_alias(request: web.Request) -> tuple[str, AliasKey]:
@@ -80,21 +72,21 @@ def _read_alias(request: web.Request) -> tuple[str, AliasKey]:
 
 
 class DirectoryApi:
-    """The routes of one directory process. ``signer`` signs pin grants."""
+    """The routes of one directory process. ``keyring`` signs pin grants."""
 
     def __init__(
         self,
         deployment: str,
         storage: Storage,
         topology: PublishedTopology,
-        signer: Signer,
+        keyring: Keyring,
         feed: Feed,
         allowance: Allowance,
     ) -> None:
         self._deployment = deployment
         self._storage = storage
         self._topology = topology
-        self._signer = signer
+        self._keyring = keyring
         self._feed = feed
         self._allowance = allowance
 
@@ -103,6 +95,11 @@ class DirectoryApi:
             "snapshot": self._snapshot,
             "get_pin": self._get_pin,
             "put_pin": self._put_pin,
+            "erase": self._erase,
+            "rekey": self._rekey,
+            "get_peppers": self._get_peppers,
+            "announce_pepper": self._announce_pepper,
+            "forget_pepper": self._forget_pepper,
             "resolve": self._resolve,
             "changes": self._changes,
             "grant": self._grant,
@@ -113,6 +110,8 @@ class DirectoryApi:
             "put_topology": self._put_topology,
             "get_keys": self._get_keys,
             "put_key": self._put_key,
+            "retire_key": self._retire_key,
+            "revoke_key": self._revoke_key,
             "get_reconciliation": self._get_reconciliation,
             "post_fences": self._post_fences,
         }
@@ -133,6 +132,27 @@ class DirectoryApi:
         wish = await read_body(request, ClaimRequest)
         pin, made = await claim(self._storage, self._topology, _subject(request), wish)
         return json_response(pin, status=201 if made else 200)
+
+    async def _erase(self, request: web.Request) -> web.Response:
+        epoch = request.query.get("epoch", "")
+        if not _EPOCH.fullmatch(epoch) or int(epoch) >= 2**63:
+            raise InvalidInput("at which epoch the pin is to be is missing, or no epoch", remedy="add ?epoch=")
+        return json_response(await names.erase(self._storage, _subject(request), int(epoch), request[PEER]))
+
+    async def _rekey(self, request: web.Request) -> web.Response:
+        wish = await read_body(request, RekeyRequest)
+        return json_response(await names.rekey(self._storage, _subject(request), wish, request[PEER]))
+
+    async def _get_peppers(self, _: web.Request) -> web.Response:
+        return json_response(await self._storage.peppers())
+
+    async def _announce_pepper(self, request: web.Request) -> web.Response:
+        await self._storage.announce_pepper(_pepper(request))
+        return web.Response(status=204)
+
+    async def _forget_pepper(self, request: web.Request) -> web.Response:
+        await self._storage.forget_pepper(_pepper(request))
+        return web.Response(status=204)
 
     async def _resolve(self, request: web.Request) -> web.Response:
         wanted = list(dict.fromkeys((await read_body(request, ResolveRequest)).subject_keys))
@@ -174,10 +194,9 @@ class DirectoryApi:
     async def _grant(self, request: web.Request) -> web.Response:
         body = await read_body(request, GrantRequest)
         pin = await self._storage.granting(_subject(request))
-        check_grantable(pin, request[PEER])
-        return json_response(
-            GrantResponse(grant=self._signer.pin_grant(pin, self._deployment, body.incarnation)), status=201
-        )
+        check_active(pin, request[PEER])
+        grant = self._keyring.current.pin_grant(pin, self._deployment, body.incarnation)
+        return json_response(GrantResponse(grant=grant), status=201)
 
     def _alias(self, request: web.Request) -> tuple[str, AliasKey]:
         self._allowance.take(request[PEER])
@@ -185,10 +204,9 @@ class DirectoryApi:
 
     async def _put_alias(self, request: web.Request) -> web.Response:
         kind, alias = self._alias(request)
-        key = (await read_body(request, AliasRequest)).subject_key
-        check_home(await self._storage.pin(key), request[PEER])
-        made = await self._storage.put_alias(kind, alias, key)
-        return json_response(AliasDocument(alias_key=alias, subject_key=key), status=201 if made else 200)
+        wish = await read_body(request, AliasRequest)
+        made = await names.put_alias(self._storage, kind, alias, wish, request[PEER])
+        return json_response(AliasDocument(alias_key=alias, subject_key=wish.subject_key), status=201 if made else 200)
 
     async def _get_alias(self, request: web.Request) -> web.Response:
         kind, alias = self._alias(request)
@@ -233,5 +251,13 @@ class DirectoryApi:
         if key != SigningKey(kid=key.kid, domicile_use=key.domicile_use, x=key.x):
             raise InvalidInput("a signing key is an Ed25519 key (RFC 8037)")
         public_key(key)
-        await self._storage.publish_key(key)
+        await self._storage.publish_key(key, request[PEER].uri)
+        return web.Response(status=204)
+
+    async def _retire_key(self, request: web.Request) -> web.Response:
+        await self._storage.retire_key(request.match_info["kid"], request[PEER].uri)
+        return web.Response(status=204)
+
+    async def _revoke_key(self, request: web.Request) -> web.Response:
+        await self._storage.retire_key(request.match_info["kid"], None)
         return web.Response(status=204)

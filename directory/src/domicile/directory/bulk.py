@@ -14,7 +14,8 @@ from typing import Any, Final, NamedTuple
 
 import asyncpg
 
-from domicile.directory.storage import DATABASE, SQL, translated
+from domicile.directory.storage import DATABASE, translated
+from domicile.directory.transactions import SQL
 from domicile.identity import Credentials
 from domicile.model import GLOBAL, Address, Conflict, InvalidInput, Manifest, PinState, Role
 from domicile.model.wire import TopologyDocument

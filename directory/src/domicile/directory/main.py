@@ -5,8 +5,9 @@ The centre is blind: it is started without the pepper, and refuses to start wher
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -19,12 +20,14 @@ from domicile.directory.feed import Feed
 from domicile.directory.history import MarkFile
 from domicile.directory.storage import Storage
 from domicile.directory.topology import PublishedTopology
-from domicile.identity import Signer
+from domicile.identity import Keyring
 from domicile.identity.tokens import MAX_TOPOLOGY_BYTES
 from domicile.model import GLOBAL, Address, InvalidInput, Role
 from domicile.model.manifest import AddressField
+from domicile.model.wire import SigningKey
 from domicile.service import ProcessSettings, Service, load_settings, run
 
+DAY_SECONDS: Final = 86_400.0
 CALLERS: Final = [Role.ROUTER, Role.APP, Role.GATEWAY, Role.KEYS, Role.OPERATOR, Role.LOAD]
 """Who may open a connection at all; the matrix then narrows each route."""
 _EXAMPLE: Final = """
@@ -46,6 +49,20 @@ app = typer.Typer(
 )
 
 
+class OwnKeys:
+    """The published set, as a directory process changes it: for what it signs itself."""
+
+    def __init__(self, storage: Storage, publisher: str) -> None:
+        self._storage = storage
+        self._publisher = publisher
+
+    async def publish_key(self, key: SigningKey) -> None:
+        await self._storage.publish_key(key, self._publisher)
+
+    async def retire_key(self, kid: str) -> None:
+        await self._storage.retire_key(kid, self._publisher)
+
+
 class DirectorySettings(ProcessSettings):
     """What a directory process cannot do without, beside what every process is told."""
 
@@ -53,6 +70,9 @@ class DirectorySettings(ProcessSettings):
     operators: Path = Field(description="folder of operators' public keys (*.pem), who sign the topology")
     alias_rate: float = Field(
         default=200.0, gt=0, le=1e6, description="questions about aliases a second that each calling process may ask"
+    )
+    key_days: float = Field(
+        default=30.0, ge=0, le=3650, description="days for which a key signs grants before the next does; 0: for good"
     )
     alias_burst: float = Field(default=400.0, ge=1, le=1e6, description="and how many of them at once after a pause")
 
@@ -78,18 +98,23 @@ async def serve_directory(settings: DirectorySettings) -> AsyncIterator[None]:
     """One directory process, listening inside the context. Raises DomicileError where it cannot start."""
     check_settings(settings)
     topology = PublishedTopology(settings.deployment, settings.operator_keys())
-    signer = Signer.load_or_create(settings.state / "grant.key")
+    keyring = Keyring(settings.state / "grant.key", "pin-grant")
     async with Storage.connect(settings.credentials, Address(settings.storage)) as storage:
-        await storage.publish_key(signer.public("pin-grant"))
+        keys = OwnKeys(storage, settings.credentials.identity.uri)
+        await keyring.publish(keys)
         service = Service(settings, storage.probe, max_body=MAX_TOPOLOGY_BYTES)
         feed = Feed(storage, MarkFile(settings.state / "mark.json"))
         allowance = Allowance(settings.alias_rate, settings.alias_burst)
-        DirectoryApi(settings.deployment, storage, topology, signer, feed, allowance).add_to(service)
+        DirectoryApi(settings.deployment, storage, topology, keyring, feed, allowance).add_to(service)
         async with feed.running(), service.listen(settings.address(), service.internal_context(CALLERS)):
+            turning = asyncio.create_task(keyring.keep(keys, settings.key_days * DAY_SECONDS))
             try:
                 yield
             finally:
                 feed.end()  # its readers go before the listener waits for what is in flight
+                turning.cancel()
+                with suppress(asyncio.CancelledError):
+                    await turning
 
 
 # a callback keeps the word `serve` obligatory, so that a second command can come without breaking the first

@@ -8,8 +8,9 @@ opens behind a report's back would be missed.
 
 from __future__ import annotations
 
-from domicile.directory.storage import ReportTransaction, Storage
+from domicile.directory.storage import Storage
 from domicile.directory.topology import PublishedTopology
+from domicile.directory.transactions import ReportTransaction
 from domicile.model import Conflict, Identity, Unavailable
 from domicile.model.wire import CellReport, FencesReport, ReconciliationDocument
 from domicile.telemetry import log, warn

@@ -24,7 +24,9 @@ from domicile.model.wire import (
     FencesReport,
     GrantRequest,
     GrantResponse,
+    PeppersDocument,
     ReconciliationDocument,
+    RekeyRequest,
     ResolveRequest,
     ResolveResponse,
     SigningKey,
@@ -38,6 +40,7 @@ PARAMETERS: Final[dict[str, dict[str, Any]]] = {
     "subject_key": _KEY,
     "alias_key": _KEY,
     "kind": {"type": "string", "enum": list(ALIAS_KINDS)},
+    "version": {"type": "string", "pattern": "^(0|[1-9][0-9]?|1[0-9]{2}|2[0-4][0-9]|25[0-5])$"},
     "kid": {"type": "string", "pattern": "^[A-Za-z0-9_.-]{1,64}$"},
 }
 _PIN: Final = "/v1/pins/{subject_key}"
@@ -71,6 +74,47 @@ ROUTES: Final[dict[str, tuple[str, str, Endpoint, Operation]]] = {
             body=ClaimRequest,
             refuses=(Conflict,),
         ),
+    ),
+    "erase": (
+        "DELETE",
+        _PIN,
+        Endpoint.PINS_ERASE,
+        Operation(
+            "Leave a tombstone above a subject's epoch, and release its aliases, for a gateway of its home",
+            {200: Pin},
+            query={"epoch": {"type": "string", "pattern": "^[1-9][0-9]{0,18}$"}},
+            required=frozenset({"epoch"}),
+            refuses=_AT_HOME,
+        ),
+    ),
+    "rekey": (
+        "POST",
+        f"{_PIN}/rekey",
+        Endpoint.PINS_REKEY,
+        Operation(
+            "Name a subject by its key under another pepper, for a gateway of its home",
+            {200: Pin},
+            body=RekeyRequest,
+            refuses=_AT_HOME,
+        ),
+    ),
+    "get_peppers": (
+        "GET",
+        "/v1/peppers",
+        Endpoint.PEPPERS_READ,
+        Operation("What is named by each pepper's keys, counted", {200: PeppersDocument}),
+    ),
+    "announce_pepper": (
+        "PUT",
+        "/v1/peppers/{version}",
+        Endpoint.PEPPERS_CHANGE,
+        Operation("Have every subject named by another pepper's keys too", {204: None}, refuses=(Conflict,)),
+    ),
+    "forget_pepper": (
+        "DELETE",
+        "/v1/peppers/{version}",
+        Endpoint.PEPPERS_CHANGE,
+        Operation("Refuse a pepper's keys from now on, once it names nobody", {204: None}, refuses=(Conflict,)),
     ),
     "resolve": (
         "POST",
@@ -151,6 +195,22 @@ ROUTES: Final[dict[str, tuple[str, str, Endpoint, Operation]]] = {
         "/v1/signing-keys/{kid}",
         Endpoint.SIGNING_KEYS_PUBLISH,
         Operation("Publish a router's key for residency tokens", {204: None}, body=SigningKey, refuses=(Conflict,)),
+    ),
+    "retire_key": (
+        "DELETE",
+        "/v1/signing-keys/{kid}",
+        Endpoint.SIGNING_KEYS_PUBLISH,
+        Operation(
+            "Take a router's own key out of the set, when its last token has expired",
+            {204: None},
+            refuses=(NotFound,),
+        ),
+    ),
+    "revoke_key": (
+        "POST",
+        "/v1/signing-keys/{kid}/revoke",
+        Endpoint.SIGNING_KEYS_REVOKE,
+        Operation("Take anybody's key out of the set at once", {204: None}, refuses=(NotFound,)),
     ),
     "get_reconciliation": (
         "GET",

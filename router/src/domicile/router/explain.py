@@ -10,7 +10,6 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from aiohttp import web
-from multidict import CIMultiDict
 
 from domicile.model import DomicileError, Endpoint, Identity, Pin, PinState
 from domicile.model.explanation import ExplainRequest, Explanation, RuleReading
@@ -19,8 +18,9 @@ from domicile.router.atlas import Atlas
 from domicile.router.decide import Decision, Forward, Hairpin, Listener, Question, Redirect, Refuse, decide
 from domicile.router.health import Health
 from domicile.router.identify import Identified, Identifier
+from domicile.router.lines import Fields
+from domicile.router.pins import Pins
 from domicile.router.readers import Evidence
-from domicile.router.replica import Pins
 from domicile.router.resolve import Resolver
 from domicile.router.target import path_of, read_target
 from domicile.service import PEER, Service, json_response, read_body
@@ -87,7 +87,7 @@ class Explainer:
         path = path_of(read_target((url.path or "/") + (f"?{url.query}" if url.query else ""), url.netloc))
         pinned = not self._place.is_unpinned(path)
         told["path_class"] = "pinned" if pinned else "unpinned"
-        headers = CIMultiDict(asked.headers)
+        headers = Fields.of(asked.headers)
         evidence = Evidence(headers, path, pinned, host=headers.get("Host", url.netloc), peer=asked.peer)
         who = await self._identifier.identify(
             evidence, lambda rule, found: told["rules"].append(RuleReading(rule=rule, found=found))
@@ -99,11 +99,12 @@ class Explainer:
 
     async def _pin(self, who: Identified, told: dict[str, Any], *, pinned: bool) -> Pin | None:
         told["rule"] = who.rule
-        if who.key is None:
+        if not who.keys:
             return None
-        known = self._pins.known(who.key)
+        known = self._pins.known(*who.keys)
         pin = await self._resolver.pin(who, pinned=pinned, listener=Listener.PUBLIC)
-        told["subject_key"] = who.key  # not before it is known whose subject that is
+        # not before it is known whose subject that is
+        told["subject_key"] = pin.subject_key if pin is not None else who.keys[0]
         if pin is not None:
             told["pin_from"] = "replica" if pin == known else "directory"
             told |= {"home": pin.jurisdiction, "cell": pin.cell, "epoch": pin.epoch, "state": pin.state}

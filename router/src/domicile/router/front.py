@@ -45,8 +45,8 @@ from domicile.router.headers import changed, kept_private, statement, token_cook
 from domicile.router.health import Health
 from domicile.router.identify import Identified, Identifier
 from domicile.router.observe import DecisionCounts, RequestCounts, Ways
+from domicile.router.pins import Pins
 from domicile.router.readers import Evidence
-from domicile.router.replica import Pins
 from domicile.router.replies import Reply, refused
 from domicile.router.resolve import Resolver
 from domicile.router.settings import RouterSettings
@@ -194,13 +194,13 @@ class Front:
 
     def served(self, asked: Asked) -> None:
         """A cell answered, and no guard objected."""
-        if asked.unpinned and asked.who.key is not None:
-            self._pins.forget_unknown(asked.who.key)
+        if asked.unpinned:
+            self._pins.forget_unknown(*asked.who.keys)
 
     def cookie(self, asked: Asked, pin: Pin | None, answer: AnswerHead) -> str | None:
         """A residency token for somebody whom the application's own token authenticated."""
         who = asked.who
-        if not who.authenticated or pin is None or pin.subject_key != who.key or answer.status >= 400:
+        if not who.authenticated or pin is None or pin.subject_key not in who.keys or answer.status >= 400:
             return None
         if asked.question.listener is not Listener.PUBLIC or _states(who.token, pin):
             return None

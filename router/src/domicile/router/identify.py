@@ -15,7 +15,7 @@ from domicile.model import (
     DomicileError,
     IdentitiesDisagree,
     Manifest,
-    Pepper,
+    Peppers,
     ResidencyToken,
     Router,
     SubjectKey,
@@ -36,13 +36,15 @@ Note = Callable[[str, str], None]
 
 @dataclass(frozen=True, slots=True)
 class Identified:
-    """``authenticated``: by the application's JWT or a trusted peer. ``token``: a valid one that came along.
+    """``keys``: whom the request is for, by each pepper; none for nobody.
+
+    ``authenticated``: by the application's JWT or a trusted peer. ``token``: a valid one that came along.
 
     ``rule``: the one that fired. ``distrusted``: fields, in lower case, that a rule believes from others than who
     sent this request: they go no further.
     """
 
-    key: SubjectKey | None
+    keys: tuple[SubjectKey, ...]
     authenticated: bool
     token: ResidencyToken | None
     rule: str | None = None
@@ -58,11 +60,11 @@ class RuleSet:
         manifest: Manifest,
         tokens: ResidencyKeys,
         sessions: Sessions | None,
-        pepper: Pepper,
+        peppers: Peppers,
     ) -> None:
         self._rules = rules
         written = identity_rules(rules, sessions=sessions is not None)
-        self._readers = readers(written, tokens, sessions, pepper, manifest)
+        self._readers = readers(written, tokens, sessions, peppers, manifest)
         self._headers = [each for each in self._readers if isinstance(each, HeaderReader)]
         told = "\n".join(rule.model_dump_json() for rule in rules)
         self.digest: Final = blake2b(told.encode(), digest_size=16).digest()
@@ -80,7 +82,8 @@ class RuleSet:
         """Raises TokenInvalid, IdentitiesDisagree, BadRequest, Unavailable; Unauthenticated where nobody is found
         on a pinned path."""
         fired: Reader | None = None
-        found: Proof | None = None
+        named: tuple[SubjectKey, ...] = ()
+        keys: frozenset[SubjectKey] = frozenset()
         authenticated = False
         token: ResidencyToken | None = None
         invalid: TokenInvalid | None = None
@@ -98,16 +101,19 @@ class RuleSet:
                 note(each.label, _outcome(each, proof, evidence))
             if proof is None:
                 continue
-            if found is None or fired is None:
-                fired, found = each, proof
-            elif proof.key != found.key:
+            if fired is None:
+                fired = each
+            elif keys.isdisjoint(proof.keys):
                 raise IdentitiesDisagree(f"two rules name different subjects: {fired.label}, {each.label}")
+            if len(proof.keys) > len(named):  # a token knows its subject by one pepper only
+                named = proof.keys
+                keys = frozenset(named)
             authenticated = authenticated or proof.authenticated
             token = token or proof.token
-        if found is None and evidence.pinned:
+        if fired is None and evidence.pinned:
             raise invalid or Unauthenticated("this path is a subject's own", remedy="send a session token")
         return Identified(
-            found.key if found is not None else None,
+            named,
             authenticated,
             token,
             fired.label if fired is not None else None,
@@ -127,11 +133,11 @@ class Identifier:
     """Reads requests by ``rules``, and by ``rules_next`` where there are some."""
 
     def __init__(
-        self, manifest: Manifest, place: Router, tokens: ResidencyKeys, sessions: Sessions | None, pepper: Pepper
+        self, manifest: Manifest, place: Router, tokens: ResidencyKeys, sessions: Sessions | None, peppers: Peppers
     ) -> None:
-        self.live: Final = RuleSet(place.rules, manifest, tokens, sessions, pepper)
+        self.live: Final = RuleSet(place.rules, manifest, tokens, sessions, peppers)
         self.new: Final = (
-            None if place.rules_next is None else RuleSet(place.rules_next.rules, manifest, tokens, sessions, pepper)
+            None if place.rules_next is None else RuleSet(place.rules_next.rules, manifest, tokens, sessions, peppers)
         )
         self._percent = place.rules_next.percent if place.rules_next is not None else 0.0
 
@@ -140,12 +146,12 @@ class Identifier:
         if self.new is None:
             return await self.live.read(evidence, note)
         outcomes = [await _tried(rules, evidence) for rules in (self.live, self.new)]
-        readings = [each.key if isinstance(each, Identified) else each for each in outcomes]
+        readings = [each.keys if isinstance(each, Identified) else each for each in outcomes]
         kind = disagreement(*readings, same_class=self.new.is_unpinned(evidence.path) != evidence.pinned)
         if kind is not None:
             RULE_DISAGREEMENTS.labels(kind.value).inc()
-        keys = [each for each in readings if isinstance(each, SubjectKey)]
-        who = bytes(keys[0]) if keys else (evidence.peer or "").encode()
+        keys = [each for each in readings if isinstance(each, tuple) and each]
+        who = bytes(keys[0][0]) if keys else (evidence.peer or "").encode()
         chosen = in_rollout(who, self._percent, self.new.digest)
         if note is not None:
             note("rules_next", f"{kind or 'agree'}, {'in' if chosen else 'not in'} the first {self._percent:g} %")

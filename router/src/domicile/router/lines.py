@@ -24,7 +24,7 @@ class Names:
         self.known: Final[dict[bytes, Name]] = {}
 
     def learn(self, name: bytes) -> Name:
-        low = name.decode("ascii").lower()
+        low = name.decode().lower()
         made = (low, name + b": " if self._passes(low) else b"", low in self.special)
         if len(name) <= MAX_NAME_BYTES:
             if len(self.known) >= MAX_NAMES:
@@ -69,7 +69,7 @@ class Fields:
         """For requests that did not come over a wire."""
         made = cls(Names(lambda _: True, ()))
         for name, value in pairs:
-            made.add(name.encode("ascii"), value.encode("utf-8", "surrogateescape"))
+            made.add(name.encode(), value.encode("utf-8", "surrogateescape"))
         return made
 
     def getall(self, name: str, default: list[str], /) -> list[str]:

@@ -17,7 +17,7 @@ from domicile.model import (
     Identity,
     InvalidInput,
     Manifest,
-    Pepper,
+    Peppers,
     ResidencyToken,
     SubjectKey,
     TokenInvalid,
@@ -60,9 +60,11 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """``authenticated``: somebody vouches for it who may; a token, a path or a host only says so."""
+    """``keys``: whom it names, by each pepper that its reader knows. ``authenticated``: somebody vouches for it who
+    may; a token, a path or a host only says so.
+    """
 
-    key: SubjectKey
+    keys: tuple[SubjectKey, ...]
     authenticated: bool
     token: ResidencyToken | None = None
 
@@ -130,15 +132,15 @@ class TokenReader:
             if valid is None or token.epoch > valid.epoch:
                 valid = token
         if valid is not None:
-            return Proof(valid.sub, False, valid)
+            return Proof((valid.sub,), False, valid)
         if invalid is not None:
             raise invalid
         return None
 
 
-def _named(pepper: Pepper, subject: str, where: str) -> SubjectKey:
+def _named(peppers: Peppers, subject: str, where: str) -> tuple[SubjectKey, ...]:
     try:
-        return pepper.subject_key(subject)
+        return peppers.subject_keys(subject)
     except InvalidInput:
         raise BadRequest(f"{where} holds no usable subject") from None
 
@@ -146,12 +148,12 @@ def _named(pepper: Pepper, subject: str, where: str) -> SubjectKey:
 class HeaderReader:
     strict = True
 
-    def __init__(self, rule: HeaderRule, pepper: Pepper) -> None:
+    def __init__(self, rule: HeaderRule, peppers: Peppers) -> None:
         self.label = described(rule)
         self.name = rule.name
         self._networks = rule.networks
         self._peers = frozenset(rule.peers)
-        self._pepper = pepper
+        self._peppers = peppers
 
     def trusts(self, evidence: Evidence) -> bool:
         """Whether who sent this request may set the field. Another router is known by its certificate alone."""
@@ -166,7 +168,7 @@ class HeaderReader:
             return None
         if len(values) > 1:
             raise BadRequest(f"more than one {self.name} field")
-        return Proof(_named(self._pepper, values[0], self.name), True)
+        return Proof(_named(self._peppers, values[0], self.name), True)
 
 
 class PathReader:
@@ -174,12 +176,12 @@ class PathReader:
 
     strict = True
 
-    def __init__(self, rule: PathIdentityRule, pepper: Pepper) -> None:
+    def __init__(self, rule: PathIdentityRule, peppers: Peppers) -> None:
         self.label = described(rule)
         pattern = re.escape(rule.pattern.removesuffix("*"))
         pattern = pattern.replace(re.escape(SUBJECT_SLOT), "([^/]+)")
         self._pattern = re.compile(pattern + (".*" if rule.pattern.endswith("*") else ""), re.DOTALL)
-        self._pepper = pepper
+        self._peppers = peppers
 
     async def read(self, evidence: Evidence) -> Proof | None:
         match = self._pattern.fullmatch(evidence.path) if evidence.pinned else None
@@ -192,28 +194,28 @@ class PathReader:
         if "/" in subject or "\\" in subject:
             # another reader of this path would find another segment there
             raise BadRequest("a subject in a path holds no slash")
-        return Proof(_named(self._pepper, subject, "the path"), False)
+        return Proof(_named(self._peppers, subject, "the path"), False)
 
 
 class HostReader:
     strict = True
 
-    def __init__(self, rule: HostIdentityRule, pepper: Pepper, own: Collection[str]) -> None:
+    def __init__(self, rule: HostIdentityRule, peppers: Peppers, own: Collection[str]) -> None:
         """``own``: public hosts of jurisdictions, which name no subject."""
         self.label = described(rule)
         pattern = re.escape(rule.pattern).replace(re.escape(SUBJECT_SLOT), "([a-z0-9](?:[a-z0-9-]*[a-z0-9])?)")
         self._pattern = re.compile(pattern)
         self._own = frozenset(host.partition(":")[0] for host in own)
-        self._pepper = pepper
+        self._peppers = peppers
 
     async def read(self, evidence: Evidence) -> Proof | None:
         host = _DEFAULT_PORT.sub("", evidence.host.lower()).removesuffix(".")
         match = None if host in self._own else self._pattern.fullmatch(host)
-        return None if match is None else Proof(_named(self._pepper, match[1], "the host"), False)
+        return None if match is None else Proof(_named(self._peppers, match[1], "the host"), False)
 
 
 def reader(
-    rule: IdentityRule, tokens: ResidencyKeys, sessions: Sessions | None, pepper: Pepper, manifest: Manifest
+    rule: IdentityRule, tokens: ResidencyKeys, sessions: Sessions | None, peppers: Peppers, manifest: Manifest
 ) -> Reader:
     match rule:
         case TokenRule():
@@ -222,18 +224,18 @@ def reader(
             assert sessions is not None, "a manifest with a JWT rule says whose"
             return JwtReader(rule, sessions)
         case HeaderRule():
-            return HeaderReader(rule, pepper)
+            return HeaderReader(rule, peppers)
         case PathIdentityRule():
-            return PathReader(rule, pepper)
+            return PathReader(rule, peppers)
         case HostIdentityRule():
-            return HostReader(rule, pepper, [each.public_host for each in manifest.jurisdictions.values()])
+            return HostReader(rule, peppers, [each.public_host for each in manifest.jurisdictions.values()])
 
 
 def readers(
     rules: Sequence[IdentityRule],
     tokens: ResidencyKeys,
     sessions: Sessions | None,
-    pepper: Pepper,
+    peppers: Peppers,
     manifest: Manifest,
 ) -> list[Reader]:
-    return [reader(rule, tokens, sessions, pepper, manifest) for rule in rules]
+    return [reader(rule, tokens, sessions, peppers, manifest) for rule in rules]

@@ -16,7 +16,6 @@ beside the old one and then takes its place whole. What was a copy only is never
 
 from __future__ import annotations
 
-import asyncio
 import fcntl
 import os
 import secrets
@@ -27,12 +26,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from shutil import rmtree
-from typing import Final, Protocol, TypeAlias
+from typing import Final, TypeAlias
 from uuid import UUID
 
 import lmdb
 
-from domicile.model import InvalidInput, Pin, PinState, Position, SubjectKey, Unavailable, UnknownSubject
+from domicile.model import InvalidInput, Pin, PinState, Position, SubjectKey, Unavailable
 from domicile.model.snapshot import STATES, Block
 from domicile.telemetry import warn
 
@@ -130,7 +129,8 @@ class _Environment:
         if home >= len(self.homes):  # another process has numbered it
             self.read_homes(transaction)
         jurisdiction, cell = self.homes[home]
-        return Pin.trusted(SubjectKey(bytes(key)), jurisdiction, cell, _epoch(value), STATES[head >> 14])
+        name = key if type(key) is SubjectKey else SubjectKey(bytes(key))
+        return Pin.trusted(name, jurisdiction, cell, _epoch(value), STATES[head >> 14])
 
     def store(self, transaction: lmdb.Transaction, pin: Pin) -> Pin:
         """The pin that now stands: the one that was there, unless this one's epoch is higher."""
@@ -455,44 +455,3 @@ class Replica:
 
     def close(self) -> None:
         self._now.close()
-
-
-class PinSource(Protocol):
-    """The directory, as far as a router resolves by it."""
-
-    async def pin(self, key: SubjectKey, *, fresh: bool = False) -> Pin:
-        """Raises UnknownSubject, which is remembered unless ``fresh``, or Unavailable."""
-        ...
-
-    def forget_unknown(self, key: SubjectKey) -> None: ...
-
-
-class Pins:
-    """Resolves subject keys: the replica, else the directory."""
-
-    def __init__(self, replica: Replica, directory: PinSource) -> None:
-        self._replica = replica
-        self._directory = directory
-
-    def known(self, key: SubjectKey) -> Pin | None:
-        """What the replica has: no network, a few microseconds."""
-        return self._replica.get(key)
-
-    async def ask(self, key: SubjectKey) -> Pin | None:
-        """What the directory says of a subject that is not known, or said just now. Raises Unavailable."""
-        return await self._ask(key, fresh=False)
-
-    async def refresh(self, key: SubjectKey) -> Pin | None:
-        """Ask the directory, whatever is known here. Raises Unavailable."""
-        return await self._ask(key, fresh=True)
-
-    async def _ask(self, key: SubjectKey, *, fresh: bool) -> Pin | None:
-        try:
-            pin = await self._directory.pin(key, fresh=fresh)
-        except UnknownSubject:
-            return None
-        return await asyncio.to_thread(self._replica.put, pin)
-
-    def forget_unknown(self, key: SubjectKey) -> None:
-        """The subject may have signed up just now."""
-        self._directory.forget_unknown(key)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from domicile.model import Identity, Pin, Unavailable
 from domicile.router.decide import Listener
 from domicile.router.identify import Identified
-from domicile.router.replica import Pins
+from domicile.router.pins import Pins
 from domicile.router.shedding import Caller, Shedder
 
 
@@ -19,14 +19,14 @@ class Resolver:
 
     async def pin(self, who: Identified, *, pinned: bool, listener: Listener) -> Pin | None:
         """Raises Unavailable where a pinned path needs a pin that only the directory has, or too much is to be done."""
-        if who.key is None:
+        if not who.keys:
             self._shedder.admit(Caller.UNPINNED)
             return None
-        pin = self._pins.known(who.key)
+        pin = self._pins.known(*who.keys)
         self._shedder.admit(Caller.KNOWN if pin is not None else Caller.LOOK_UP)
         if pin is None:
             try:
-                pin = await self._pins.ask(who.key)
+                pin = await self._pins.ask(*who.keys)
             except Unavailable:
                 if pinned:
                     raise
@@ -38,7 +38,7 @@ class Resolver:
         )
         if stale:
             try:
-                return await self._pins.refresh(who.key)
+                return await self._pins.refresh(*who.keys)
             except Unavailable:
                 pass
         return pin

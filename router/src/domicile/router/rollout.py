@@ -24,8 +24,8 @@ class Disagreement(StrEnum):
     CLASS = "class"  # the same, but the path is pinned for one and not for the other
 
 
-Reading = SubjectKey | None | DomicileError
-"""What rules make of a request: whose it is, nobody's, or a refusal."""
+Reading = tuple[SubjectKey, ...] | DomicileError
+"""What rules make of a request: whose it is, by each pepper (nobody's: none), or a refusal."""
 
 
 def disagreement(live: Reading, new: Reading, *, same_class: bool) -> Disagreement | None:
@@ -36,8 +36,11 @@ def disagreement(live: Reading, new: Reading, *, same_class: bool) -> Disagreeme
             return Disagreement.ADMITTED
         if live.code != new.code:
             return Disagreement.REASON
-    elif live != new:
-        return Disagreement.GAINED if live is None else Disagreement.LOST if new is None else Disagreement.SUBJECT
+    elif live or new:
+        if not live or not new:
+            return Disagreement.LOST if live else Disagreement.GAINED
+        if set(live).isdisjoint(new):
+            return Disagreement.SUBJECT
     return None if same_class else Disagreement.CLASS
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from domicile.client import DirectoryClient, Topology
 from domicile.identity import Signer, public_server
-from domicile.model import Address, Identity, InvalidInput, Manifest, Pepper, Role, Router, Unavailable
+from domicile.model import Address, Identity, InvalidInput, Manifest, Peppers, Role, Router, Unavailable
 from domicile.model.addresses import literal
 from domicile.router.application_keys import KeyAddress, KeyFile, fetch_over_https
 from domicile.router.atlas import Atlas
@@ -24,7 +24,8 @@ from domicile.router.health import Health
 from domicile.router.identify import Identifier
 from domicile.router.keys import ResidencyKeys
 from domicile.router.listen import listening, operators
-from domicile.router.replica import Pins, Replica
+from domicile.router.pins import Pins
+from domicile.router.replica import Replica
 from domicile.router.resolve import Resolver
 from domicile.router.sessions import Sessions
 from domicile.router.settings import RouterSettings
@@ -57,17 +58,17 @@ def _trace(stack: AsyncExitStack, manifest: Manifest, identity: Identity, settin
     stack.push_async_callback(asyncio.to_thread, stop)
 
 
-def _sessions(stack: AsyncExitStack, manifest: Manifest, settings: RouterSettings, pepper: Pepper) -> Sessions | None:
+def _sessions(stack: AsyncExitStack, manifest: Manifest, settings: RouterSettings, peppers: Peppers) -> Sessions | None:
     identity = manifest.identity
     if identity is None:
         return None
     if not identity.by_address:
-        return Sessions(KeyFile(Path(identity.jwks), identity.outage_seconds), identity, pepper)
+        return Sessions(KeyFile(Path(identity.jwks), identity.outage_seconds), identity, peppers)
     fetch = partial(fetch_over_https, context=settings.identity_context())
     keys = KeyAddress(identity, settings.state / "application-keys.json", fetch)
     keys.start()
     stack.push_async_callback(keys.close)
-    return Sessions(keys, identity, pepper)
+    return Sessions(keys, identity, peppers)
 
 
 @asynccontextmanager
@@ -102,10 +103,10 @@ async def serve(settings: RouterSettings) -> AsyncIterator[None]:
         signer = Signer.load_or_create(settings.state / "token.key")
         tokens = ResidencyKeys(directory, signer, settings.deployment, settings.state / "residency-keys.json")
         stack.push_async_callback(tokens.close)
-        pepper = settings.load_pepper()
-        sessions = _sessions(stack, manifest, settings, pepper)
+        peppers = settings.load_peppers()
+        sessions = _sessions(stack, manifest, settings, peppers)
         atlas = Atlas(manifest, service.identity)
-        identifier = Identifier(manifest, place, tokens, sessions, pepper)
+        identifier = Identifier(manifest, place, tokens, sessions, peppers)
         pins, shedder = Pins(replica, directory), Shedder(settings.places)
         resolver = Resolver(pins, service.identity, shedder)
         explain_route(service, Explainer(place, atlas, identifier, pins, resolver, health))

@@ -10,7 +10,7 @@ from typing import Any, Final
 import jwt
 
 from domicile.identity.tokens import LEEWAY_SECONDS
-from domicile.model import InvalidInput, Pepper, SubjectKey, TokenInvalid
+from domicile.model import InvalidInput, Peppers, SubjectKey, TokenInvalid
 from domicile.model.manifest import ApplicationIdentity
 from domicile.router.application_keys import KeySource
 from domicile.router.jwks import KeySet
@@ -22,9 +22,9 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True, slots=True)
 class _Session:
-    """Whose, and between which times (seconds since 1970)."""
+    """Whose, by each pepper, and between which times (seconds since 1970)."""
 
-    key: SubjectKey
+    keys: tuple[SubjectKey, ...]
     starts: float
     expires: float
 
@@ -37,16 +37,19 @@ class Sessions:
     """Verifies JWTs: known key, that key's own algorithm, issuer, audience and time. ``clock``: seconds since 1970."""
 
     def __init__(
-        self, keys: KeySource, identity: ApplicationIdentity, pepper: Pepper, *, clock: Clock = time.time
+        self, keys: KeySource, identity: ApplicationIdentity, peppers: Peppers, *, clock: Clock = time.time
     ) -> None:
         self._keys = keys
         self._identity = identity
-        self._pepper = pepper
+        self._peppers = peppers
         self._clock = clock
         self._verified: Verified[_Session] = Verified()
 
-    async def subject(self, token: str) -> SubjectKey:
-        """Raises TokenInvalid, which says what failed and nothing of what the token held; Unavailable without keys."""
+    async def subject(self, token: str) -> tuple[SubjectKey, ...]:
+        """Whom it names, by each pepper.
+
+        Raises TokenInvalid, which says what failed and nothing of what the token held; Unavailable without keys.
+        """
         if len(token) > MAX_JWT_BYTES:
             raise TokenInvalid(f"a session token over {MAX_JWT_BYTES} bytes")
         keys = await self._keys.current()
@@ -58,7 +61,7 @@ class Sessions:
         if not session.in_time(self._clock()):
             self._verified.drop(digest)
             raise TokenInvalid("a session token outside its time")
-        return session.key
+        return session.keys
 
     async def _verify(self, token: str, keys: KeySet) -> tuple[_Session, KeySet]:
         """All but the time, and the keys by which."""
@@ -92,7 +95,7 @@ class Sessions:
         subject = claims[self._identity.subject_claim]
         try:
             return _Session(
-                self._pepper.subject_key(subject if isinstance(subject, str) else ""), starts, expires
+                self._peppers.subject_keys(subject if isinstance(subject, str) else ""), starts, expires
             ), keys
         except InvalidInput:
             raise TokenInvalid("a session token without a usable subject") from None

@@ -7,7 +7,6 @@ checks that the session names the same subject.
 
 from __future__ import annotations
 
-import asyncio
 from datetime import date
 from typing import Annotated, Any, Final
 from uuid import uuid4
@@ -30,14 +29,14 @@ from domicile.sample import passwords
 from domicile.sample.records import PROFILE, Note, Profile
 from domicile.sample.sessions import Sessions
 from domicile.sample.support import SupportDesk
-from domicile.sdk import Home, Residency, Withheld
+from domicile.sdk import Home, Residency, Withheld, evenly
 from domicile.sdk.aiohttp import SUBJECT, guard, observed_country
 from domicile.service import Service, problem_response, read_body
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00]*$")]
 Password = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
-LOG_IN_SECONDS: Final = 0.3
-"""Until a log-in is refused: longer than finding out takes, or its time would tell whether an address is known."""
+REFUSAL_SECONDS: Final = 0.3
+"""Until a log-in or a sign-up is refused: longer than finding out takes."""
 TAKEN: Final = "nobody can sign up with this user name and e-mail address"
 
 
@@ -113,10 +112,14 @@ class Sample:
         return _json(status, jurisdiction=home.jurisdiction, cell=home.cell, session=self._sessions.issue(user))
 
     async def sign_up(self, request: web.Request) -> web.Response:
-        """201 with a session; 409 alike for a taken user name and a taken address."""
+        """201 with a session; 409 alike, and after the same time, for a taken user name and a taken address."""
         body = await read_body(request, SignUp)
+        async with evenly(REFUSAL_SECONDS):
+            home = await self._sign_up(body, observed_country(request))
+        return self._session(body.user, home, 201)
+
+    async def _sign_up(self, body: SignUp, country: str | None) -> Home:
         email = normalise_alias("email", body.email)
-        country = observed_country(request)
         # the alias is claimed last: a stranger's address must not be tied to a user who is there already
         home = await self._residency.claim(body.user, residence=body.residence, observed_country=country)
         if await home.get(Profile, PROFILE) is not None:
@@ -137,19 +140,17 @@ class Sample:
             await home.put(profile, version=0)
         except Conflict:
             raise Conflict(TAKEN) from None
-        return self._session(body.user, home, 201)
+        return home
 
     async def log_in(self, request: web.Request) -> web.Response:
         """200 with a session; 401 alike, and after the same time, for an unknown address and a wrong password."""
         body = await read_body(request, LogIn)
-        answer_at = asyncio.get_running_loop().time() + LOG_IN_SECONDS
         email = normalise_alias("email", body.email)
-        home, profile = await self._by_email(email)
-        right = await passwords.matches(body.password, profile.password if profile else passwords.NOBODY)
-        if home is None or profile is None or not right:
-            # an unknown address is found out sooner than a wrong password; nobody is to see which it was
-            await asyncio.sleep(answer_at - asyncio.get_running_loop().time())
-            raise Unauthenticated("unknown e-mail address or wrong password")
+        async with evenly(REFUSAL_SECONDS):
+            home, profile = await self._by_email(email)
+            right = await passwords.matches(body.password, profile.password if profile else passwords.NOBODY)
+            if home is None or profile is None or not right:
+                raise Unauthenticated("unknown e-mail address or wrong password")
         return self._session(profile.user, home, 200)
 
     async def _by_email(self, email: str) -> tuple[Home | None, Profile | None]:
@@ -164,7 +165,7 @@ class Sample:
         """The routed home, if the session names its subject; the cell checks again what the router checked."""
         user = self._sessions.user(request.headers.get("Authorization"))
         home = request[SUBJECT]
-        if self._residency.subject_key(user) != home.subject_key:
+        if home.subject_key not in self._residency.subject_keys(user):
             raise IdentitiesDisagree("the session names another subject than the one that was routed")
         return home
 

@@ -30,6 +30,7 @@ from domicile.model import (
     WrongJurisdiction,
 )
 from domicile.sdk.abroad import Abroad, AbroadRow
+from domicile.sdk.even import evenly
 from domicile.sdk.home import Home, Transaction
 from domicile.sdk.records import Record
 from domicile.sdk.residency import Residency
@@ -57,4 +58,5 @@ __all__ = [
     "Withheld",
     "WrongCell",
     "WrongJurisdiction",
+    "evenly",
 ]

@@ -88,7 +88,7 @@ class Records(ABC):
         table = record.domicile_table
         values = await self._encode(table, record)
         async with self._work(writes=True) as work:
-            return await work.put(table, record.id, self.subject_key, values, version)
+            return await work.put(table, record.id, values, version)
 
     async def get(self, kind: type[R], id: UUID) -> R | None:  # noqa: A002 - the field's name
         """The record with this id, or None. Raises NotFound where its key was destroyed."""
@@ -128,15 +128,16 @@ class Records(ABC):
             return await work.delete(kind.domicile_table, id)
 
     async def _key(self, *, create: bool = False) -> DataKey:
-        return await self._vault.keys.data_key(self._fence.internal_id, self.subject_key, create=create)
+        subject = self._fence.internal_id  # of the subject, and of the principal that it is itself
+        return await self._vault.keys.data_key(subject, subject, create=create)
 
     async def _secret(self, column: Column) -> bytes:
         if column.find == "cell":
             return await self._vault.keys.cell_index_key()
         return (await self._key()).index_key
 
-    def _sealer(self, key: DataKey, principal: SubjectKey) -> Sealer:
-        return Sealer(self.cell, self.jurisdiction, self._fence.internal_id, principal, AESGCM(key.key))
+    def _sealer(self, key: DataKey) -> Sealer:
+        return Sealer(self.cell, self.jurisdiction, key.subject, key.principal, AESGCM(key.key))
 
     async def _encode(self, table: Table, record: Record) -> dict[str, Any]:
         values: dict[str, Any] = {}
@@ -148,7 +149,7 @@ class Records(ABC):
             if value is None or not column.sealed:
                 values[column.name] = None if value is None else column.clear(value)
             else:
-                sealer = sealer or self._sealer(await self._key(create=True), self.subject_key)
+                sealer = sealer or self._sealer(await self._key(create=True))
                 raw = column.kind.dump(value)
                 values[column.name] = sealer.seal(table.name, column.name, record.id, raw)
             if column.find is not None:
@@ -172,7 +173,7 @@ class Records(ABC):
         for column in table.columns:
             raw = values[column.name]
             if column.sealed and raw is not None:
-                sealer = sealer or self._sealer(await self._key(), row.principal)
+                sealer = sealer or self._sealer(await self._key())
                 values[column.name] = column.kind.load(sealer.open(table.name, column.name, row.id, raw))
             elif column.kind.python is UUID and raw is not None:
                 values[column.name] = UUID(int=raw.int)

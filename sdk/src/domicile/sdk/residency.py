@@ -21,7 +21,7 @@ from domicile.model.errors import (
     UnknownSubject,
     WrongCell,
 )
-from domicile.model.ids import KEY_BYTES, AliasKey, Pepper, SubjectKey
+from domicile.model.ids import KEY_BYTES, AliasKey, Peppers, SubjectKey
 from domicile.model.manifest import Manifest
 from domicile.model.pins import Pin, PinState
 from domicile.model.wire import ClaimRequest
@@ -68,7 +68,7 @@ class Residency:
         self,
         identity: Identity,
         manifest: Manifest,
-        pepper: Pepper,
+        peppers: Peppers,
         directory: DirectoryClient,
         vault: Vault,
         fences: FenceReader,
@@ -76,7 +76,7 @@ class Residency:
     ) -> None:
         self.identity = identity
         self.manifest = manifest
-        self._pepper = pepper
+        self._peppers = peppers
         self._directory = directory
         self._vault = vault
         self._fences = fences
@@ -93,7 +93,7 @@ class Residency:
         settings = settings or load_settings(ProcessSettings)
         credentials = settings.credentials
         identity = credentials.identity
-        pepper = settings.load_pepper()
+        peppers = settings.load_peppers()
         async with AsyncExitStack() as stack:
             directory = DirectoryClient(credentials, settings.directory)
             stack.push_async_callback(directory.close)
@@ -123,7 +123,7 @@ class Residency:
             for gateway in gateways.values():
                 stack.push_async_callback(gateway.close)
             vault = Vault(RowStore(pool, identity.jurisdiction), keys, cell, identity.jurisdiction)
-            yield cls(identity, manifest, pepper, directory, vault, FenceReader(pool), gateways)
+            yield cls(identity, manifest, peppers, directory, vault, FenceReader(pool), gateways)
 
     @property
     def cell(self) -> str:
@@ -137,9 +137,12 @@ class Residency:
         """Raises Unavailable unless this cell's storage answers."""
         await self._fences.fence(SubjectKey(bytes(KEY_BYTES)))
 
-    def subject_key(self, subject_id: str) -> SubjectKey:
-        """The key of an application's own id; raises InvalidInput for what can be none."""
-        return self._pepper.subject_key(subject_id)
+    def subject_keys(self, subject_id: str) -> tuple[SubjectKey, ...]:
+        """The keys that an application's own id can be named by: one of each pepper, the one in force first.
+
+        Raises InvalidInput for what can be no id.
+        """
+        return self._peppers.subject_keys(subject_id)
 
     async def claim(
         self,
@@ -158,14 +161,16 @@ class Residency:
         Raises Conflict for a claim that contradicts the pin or an alias of another subject, InvalidInput for
         a country of no jurisdiction, Unavailable without the directory.
         """
-        key = self.subject_key(subject_id)
-        alias_keys = {kind: self._pepper.alias_key(kind, value) for kind, value in (aliases or {}).items()}
-        claim = ClaimRequest(residence=residence, jurisdiction=jurisdiction, observed_country=observed_country)
+        key, *others = self.subject_keys(subject_id)
+        alias_keys = {kind: self._peppers.alias_keys(kind, value) for kind, value in (aliases or {}).items()}
+        claim = ClaimRequest(
+            residence=residence, jurisdiction=jurisdiction, observed_country=observed_country, other_keys=others
+        )
         pin = await self._directory.claim(key, claim)
         self._require_here(pin)
-        for kind, alias in alias_keys.items():
-            await self._directory.put_alias(kind, alias, key)
-        return await self._open(key, alias_keys)
+        for kind, (alias, *other_aliases) in alias_keys.items():
+            await self._directory.put_alias(kind, alias, pin.subject_key, other_aliases)
+        return await self._open(pin.subject_key, {kind: keys[0] for kind, keys in alias_keys.items()})
 
     async def home(self, subject_id: str) -> Home:
         """The home of a subject in this cell: by its fence, without the directory, once that was opened.
@@ -173,34 +178,36 @@ class Residency:
         Raises WrongCell for a sibling cell's subject, CrossBorderAccess for another jurisdiction's,
         UnknownSubject for nobody's, and Unavailable where the directory must be asked and can't be.
         """
-        return await self.home_of(self.subject_key(subject_id))
+        return await self.home_of(*self.subject_keys(subject_id))
 
-    async def home_of(self, key: SubjectKey) -> Home:
-        """As ``home``, by subject key."""
-        fence = await self.fence(key)
-        if fence is not None and fence.state == "open":
-            return Home(self._vault, fence)
-        self._require_here(await self._pin(key))
-        return await self._open(key, {})
+    async def home_of(self, *keys: SubjectKey) -> Home:
+        """As ``home``, by the keys that the subject may be named by."""
+        for key in keys:
+            fence = await self.fence(key)
+            if fence is not None and fence.state == "open":
+                return Home(self._vault, fence)
+        pin = await self._pin(*keys)
+        self._require_here(pin)
+        return await self._open(pin.subject_key, {})
 
     async def resolve_alias(self, kind: str, value: str) -> SubjectKey:
         """Whose alias this is, in whatever cell; raises UnknownSubject for nobody's."""
-        alias = self._pepper.alias_key(kind, value)
-        try:
-            return await self._directory.alias(kind, alias)
-        except NotFound:
-            raise UnknownSubject("nobody has this alias") from None
+        for alias in self._peppers.alias_keys(kind, value):
+            try:
+                return await self._directory.alias(kind, alias)
+            except NotFound:
+                continue
+        raise UnknownSubject("nobody has this alias")
 
     async def abroad(self, subject_id: str) -> Abroad:
         """A reader of what is shareable of a subject, wherever it is at home. Raises UnknownSubject."""
-        key = self.subject_key(subject_id)
-        pin = await self._pin(key)
+        pin = await self._pin(*self.subject_keys(subject_id))
         gateway = self._gateways.get(pin.cell)
         if gateway is None:
             raise Unavailable("the home is a cell that this topology does not name", remedy="wait for the new topology")
         if pin.jurisdiction != self.jurisdiction:
             BORDER.labels(self.jurisdiction, pin.jurisdiction, "abroad-read", "asked").inc()
-        return Abroad(gateway, pin.jurisdiction, pin.cell, key)
+        return Abroad(gateway, pin.jurisdiction, pin.cell, pin.subject_key)
 
     async def fence(self, key: SubjectKey) -> Fence | None:
         """The fence as this cell's storage has it, or None."""
@@ -213,7 +220,7 @@ class Residency:
         fence that stays closed, Unavailable.
         """
         answer = await self._gateways[self.cell].open_fence(key, {}, min_epoch=epoch)
-        return Fence(key, answer.internal_id, answer.epoch, "open")
+        return Fence(answer.subject_key, answer.internal_id, answer.epoch, "open")
 
     def home_by(self, fence: Fence) -> Home:
         """The home behind a fence that is open here."""
@@ -221,13 +228,24 @@ class Residency:
 
     async def _open(self, key: SubjectKey, alias_keys: dict[str, AliasKey]) -> Home:
         answer = await self._gateways[self.cell].open_fence(key, alias_keys)
-        return Home(self._vault, Fence(key, answer.internal_id, answer.epoch, "open"))
+        return Home(self._vault, Fence(answer.subject_key, answer.internal_id, answer.epoch, "open"))
 
-    async def _pin(self, key: SubjectKey) -> Pin:
-        pin = await self._directory.pin(key)
-        if pin.state is PinState.ERASED:
-            raise UnknownSubject("no such subject any more")
-        return pin
+    async def _pin(self, *keys: SubjectKey) -> Pin:
+        """The subject's pin, by whichever key it has one. Raises UnknownSubject."""
+        for fresh in (False, True):
+            rekeyed = False
+            for key in keys:
+                try:
+                    pin = await self._directory.pin(key, fresh=fresh)
+                except UnknownSubject:
+                    continue
+                if pin.state is not PinState.ERASED:
+                    return pin
+                # erased, or given another key since that one was asked for a moment ago
+                rekeyed = len(keys) > 1
+            if not rekeyed:
+                break
+        raise UnknownSubject("no such subject, or not any more")
 
     def _require_here(self, pin: Pin) -> None:
         if pin.cell == self.cell and pin.jurisdiction == self.jurisdiction:

@@ -1,6 +1,6 @@
 """Sealing: a personal value as AES-256-GCM bytes that open only in the place for which they were made.
 
-The additional data names cell, jurisdiction, table, column, row, subject (its internal id) and principal,
+The additional data names cell, jurisdiction, table, column, row, subject and principal (their internal ids),
 each with its length before it (SP 800-38D; no two places share a spelling). A blind index is HMAC-SHA256
 (RFC 2104) of table, column and value, cut to 16 bytes.
 """
@@ -19,7 +19,6 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from domicile.model.errors import DomicileError
-from domicile.model.ids import SubjectKey
 from domicile.model.sealed import NONCE_BYTES, Sealed, frame, parse
 
 INDEX_BYTES: Final = 16
@@ -38,12 +37,12 @@ class Sealer:
     cell: str
     jurisdiction: str
     subject: UUID
-    principal: SubjectKey
+    principal: UUID
     key: AESGCM
 
     def _place(self, table: str, column: str, row: UUID) -> bytes:
         names = (part.encode() for part in (self.cell, self.jurisdiction, table, column))
-        return _spell(_SEALED, *names, row.bytes, self.subject.bytes, self.principal)
+        return _spell(_SEALED, *names, row.bytes, self.subject.bytes, self.principal.bytes)
 
     def seal(self, table: str, column: str, row: UUID, value: bytes) -> bytes:
         """The value as it lies at rest, under a nonce of its own."""

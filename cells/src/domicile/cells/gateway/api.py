@@ -31,8 +31,8 @@ from domicile.model import (
     Unavailable,
     UnknownSubject,
 )
-from domicile.model.wire import AbroadRows, FenceRequest, FenceResponse
-from domicile.sdk.store import AbroadStore, FenceStore, open_pool
+from domicile.model.wire import AbroadRows, FenceRequest, FenceResponse, RekeyRequest
+from domicile.sdk.store import AbroadStore, Fence, FenceStore, open_pool
 from domicile.service import PEER, ProcessSettings, Service, json_response, read_body
 from domicile.telemetry import BORDER
 
@@ -69,17 +69,26 @@ def parse_conditions(query: Mapping[str, str]) -> dict[str, str]:
     return conditions
 
 
+def _fence_response(fence: Fence) -> web.Response:
+    answer = FenceResponse(subject_key=fence.subject_key, epoch=fence.epoch, internal_id=fence.internal_id)
+    return json_response(answer, Cache_Control="no-store")
+
+
 class GatewayApi:
     """Handlers of one cell. ``cell`` is the gateway's own identity."""
 
-    def __init__(self, cell: Identity, fences: FenceStore, abroad: AbroadStore, grants: Grants) -> None:
+    def __init__(
+        self, cell: Identity, fences: FenceStore, abroad: AbroadStore, grants: Grants, directory: DirectoryClient
+    ) -> None:
         self._cell = cell
+        self._directory = directory
         self._fences = fences
         self._abroad = abroad
         self._grants = grants
 
     def routes(self, service: Service) -> None:
         service.route("POST", FENCES_PATH, Endpoint.FENCES, self.open_fence)
+        service.route("POST", f"{FENCES_PATH}/rekey", Endpoint.FENCES_REKEY, self.rekey)
         service.route("GET", ABROAD_PATH, Endpoint.ABROAD_READ, self.read_abroad)
         service.route("*", ABROAD_PATH, Endpoint.ABROAD_READ, self.refuse_abroad)
 
@@ -95,8 +104,16 @@ class GatewayApi:
         if fence is None or fence.state != "open" or fence.epoch < at_least or asked.alias_keys:
             grant = await self._grants.fetch(key, await self._fences.incarnation())
             fence = await self._fences.open(grant, asked.alias_keys)
-        answer = FenceResponse(subject_key=key, epoch=fence.epoch, internal_id=fence.internal_id)
-        return json_response(answer, Cache_Control="no-store")
+        return _fence_response(fence)
+
+    async def rekey(self, request: web.Request) -> web.Response:
+        """Name a subject by its key under another pepper: here first, where both keys find it from then on, so that
+        no moment is without one that router, guard and fence agree on; then in the directory."""
+        key = SubjectKey.parse(request.match_info["subject_key"])
+        wish = await read_body(request, RekeyRequest)
+        fence = await self._fences.rekey(key, wish.successor, {each.kind: each.successor for each in wish.aliases})
+        await self._directory.rekey(key, wish)
+        return _fence_response(fence)
 
     async def read_abroad(self, request: web.Request) -> web.Response:
         """Shareable columns of a subject at home here; every answer, and every refusal, is on the record."""
@@ -166,7 +183,7 @@ async def serve_gateway(settings: ProcessSettings) -> AsyncIterator[None]:
             await fences.incarnation()
 
         service = Service(settings, ready)
-        GatewayApi(identity, fences, abroad, Grants(directory, identity)).routes(service)
+        GatewayApi(identity, fences, abroad, Grants(directory, identity), directory).routes(service)
         reporting = asyncio.create_task(Reporter(identity, fences, directory).run())
         stack.push_async_callback(_ended, reporting)
         async with service.listen(settings.address(), service.internal_context([Role.APP, Role.ROUTER])):

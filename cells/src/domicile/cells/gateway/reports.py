@@ -1,4 +1,4 @@
-"""Tells the directory which fences this cell holds, when the directory's database has lost pins.
+"""Tells the directory which fences this cell holds, when the directory's database has lost pins, and forgets with it.
 
 Only this process can: its certificate names the cell, and its role alone reads the fences. It asks at a steady
 beat whether it is needed, whatever happens, so that a restored directory needs nobody to remember anything.
@@ -28,6 +28,8 @@ class Directory(Protocol):
 class Fences(Protocol):
     async def page(self, after: SubjectKey | None, limit: int) -> list[FenceReport]: ...
 
+    async def forget_previous(self, version: int) -> int: ...
+
 
 class Reporter:
     """``run`` never ends by itself. ``beat``: seconds between two questions."""
@@ -37,6 +39,7 @@ class Reporter:
         self._fences = fences
         self._directory = directory
         self._beat = beat
+        self._forgotten: set[int] = set()
 
     async def run(self) -> None:
         said = ""
@@ -53,6 +56,7 @@ class Reporter:
     async def report_if_asked(self) -> None:
         """Raises DomicileError where it could not be told whole; the next time begins with the first fence."""
         asked = await self._directory.reconciliation()
+        await self._forget(asked.forgotten)
         if not asked.reconciling or asked.wait_seconds or self._has_told(asked):
             return
         after: SubjectKey | None = None
@@ -70,6 +74,12 @@ class Reporter:
                 log("fences-reported", count=count)
                 return
             after = page[-1].subject_key
+
+    async def _forget(self, peppers: list[int]) -> None:
+        """Find nobody any more by the keys of peppers that the directory has forgotten."""
+        for version in set(peppers) - self._forgotten:
+            log("pepper-forgotten", count=await self._fences.forget_previous(version))
+            self._forgotten.add(version)
 
     def _has_told(self, asked: ReconciliationDocument) -> bool:
         """Contradictions are told again: an operator may have settled them meanwhile."""

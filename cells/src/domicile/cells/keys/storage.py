@@ -14,7 +14,7 @@ from uuid import UUID
 import asyncpg
 
 from domicile.identity import Credentials
-from domicile.model import Address, Forbidden, Role, SubjectKey, Unavailable
+from domicile.model import Address, Forbidden, Role, Unavailable
 from domicile.model.wire import DataKeyRef
 
 DATABASE: Final = "domicile"
@@ -30,7 +30,7 @@ Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 
 class WrappedKey(NamedTuple):
     subject: UUID
-    principal: SubjectKey
+    principal: UUID
     wrapped: bytes
 
 
@@ -134,12 +134,12 @@ class KeyStore:
         return list(found.values())
 
     async def _find(
-        self, connection: Connection, cell: str, names: list[tuple[UUID, SubjectKey]]
-    ) -> dict[tuple[UUID, SubjectKey], WrappedKey]:
+        self, connection: Connection, cell: str, names: list[tuple[UUID, UUID]]
+    ) -> dict[tuple[UUID, UUID], WrappedKey]:
         rows = await connection.fetch(_SQL["find_data_keys"], [name[0] for name in names], [name[1] for name in names])
         if any(row["cell"] != cell for row in rows):
             raise Forbidden("a data key of another cell", where="key store")
-        keys = (WrappedKey(row["subject"], SubjectKey(row["principal"]), row["wrapped"]) for row in rows)
+        keys = (WrappedKey(row["subject"], row["principal"], row["wrapped"]) for row in rows)
         return {(key.subject, key.principal): key for key in keys}
 
     async def index_key(self, cell: str, domain: str, make: Callable[[], bytes]) -> bytes:

@@ -19,7 +19,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from domicile.identity import write_private
-from domicile.model import InvalidInput, SubjectKey, Unavailable
+from domicile.model import InvalidInput, Unavailable
 
 KEY_BYTES: Final = 32
 _NONCE_BYTES: Final = 12
@@ -46,12 +46,12 @@ class KeyEncryptionKey:
         """32 bytes that only this key gives for this jurisdiction and domain; they tell nothing about it."""
         return hmac.digest(self._secret, _joined(b"check", *self._scope), hashlib.sha256)
 
-    def wrap_data_key(self, subject: UUID, principal: SubjectKey, keys: bytes) -> bytes:
-        return self._wrap(keys, _joined(b"data", *self._scope, subject.bytes, principal))
+    def wrap_data_key(self, subject: UUID, principal: UUID, keys: bytes) -> bytes:
+        return self._wrap(keys, _joined(b"data", *self._scope, subject.bytes, principal.bytes))
 
-    def unwrap_data_key(self, subject: UUID, principal: SubjectKey, wrapped: bytes) -> bytes:
+    def unwrap_data_key(self, subject: UUID, principal: UUID, wrapped: bytes) -> bytes:
         """Raises Unavailable for a value that this key did not wrap for these two."""
-        return self._unwrap(wrapped, _joined(b"data", *self._scope, subject.bytes, principal))
+        return self._unwrap(wrapped, _joined(b"data", *self._scope, subject.bytes, principal.bytes))
 
     def wrap_index_key(self, cell: str, key: bytes) -> bytes:
         return self._wrap(key, _joined(b"index", *self._scope, cell.encode()))

@@ -4,6 +4,7 @@
 INSERT INTO directory.pins AS known (subject_key, jurisdiction, cell, epoch, state)
 SELECT subject_key, $4, $5, epoch, CASE state WHEN 'retired' THEN 'erased' ELSE 'active' END
 FROM unnest($1::bytea[], $2::bigint[], $3::text[]) AS told (subject_key, epoch, state)
+WHERE get_byte(subject_key, 0) NOT IN (SELECT version FROM directory.peppers WHERE forgotten IS NOT NULL)
 ORDER BY subject_key
 ON CONFLICT (subject_key) DO UPDATE
 SET jurisdiction = excluded.jurisdiction, cell = excluded.cell, epoch = excluded.epoch, state = excluded.state

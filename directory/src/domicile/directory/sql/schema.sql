@@ -31,6 +31,16 @@ CREATE TABLE IF NOT EXISTS directory.aliases (
     PRIMARY KEY (kind, alias_key)
 );
 
+-- Erasure and another pepper ask for a subject's own.
+CREATE INDEX IF NOT EXISTS aliases_of ON directory.aliases (subject_key);
+
+-- By which peppers' keys subjects are named here, or may be: an operator announces each but the first. One that was
+-- forgotten names nobody any more.
+CREATE TABLE IF NOT EXISTS directory.peppers (
+    version   smallint PRIMARY KEY CHECK (version BETWEEN 0 AND 255),
+    forgotten timestamptz
+);
+
 -- Pins placed in a jurisdiction since its open cells last changed: {cell: {weight, placed}}. One row for each
 -- jurisdiction, because its lock is what makes the counts exact.
 CREATE TABLE IF NOT EXISTS directory.rounds (
@@ -54,6 +64,10 @@ CREATE TABLE IF NOT EXISTS directory.signing_keys (
     x         text NOT NULL,
     published timestamptz NOT NULL DEFAULT now()
 );
+
+-- Who published a key, and may take it out again; until when it is published, where it is no longer used.
+ALTER TABLE directory.signing_keys ADD COLUMN IF NOT EXISTS publisher text;
+ALTER TABLE directory.signing_keys ADD COLUMN IF NOT EXISTS expires timestamptz;
 
 -- Where the change log stands: one row, whose lock each change of a pin takes as the last one of its transaction
 -- and keeps until it has committed. That makes the order of sequence numbers the order of commits, without a gap
@@ -136,6 +150,11 @@ BEGIN
 END
 $$;
 
+-- A database of before there was such a table names its subjects all the same.
+INSERT INTO directory.peppers (version)
+SELECT DISTINCT get_byte(subject_key, 0) FROM directory.pins
+WHERE NOT EXISTS (SELECT FROM directory.peppers);
+
 -- One statement's changes of pins into the log, whichever statement it was. Refused in a history that no process has
 -- looked at yet, and in one that has lost something, but for what brings it back.
 CREATE OR REPLACE FUNCTION directory.log_changes() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -147,7 +166,15 @@ BEGIN
     IF changed = 0 THEN
         RETURN NULL;
     END IF;
+    INSERT INTO directory.peppers (version) SELECT DISTINCT get_byte(subject_key, 0) FROM after_rows
+    ON CONFLICT DO NOTHING;
     UPDATE directory.clock SET sequence = sequence + changed RETURNING * INTO now;
+    IF EXISTS (
+        SELECT FROM after_rows JOIN directory.peppers ON version = get_byte(subject_key, 0)
+        WHERE forgotten IS NOT NULL
+    ) THEN
+        RAISE EXCEPTION 'a key of a pepper that was forgotten' USING ERRCODE = 'DM008';
+    END IF;
     IF now.history <> directory.history() OR (
         now.reconciling_since IS NOT NULL AND current_setting('directory.reconciling', true) IS DISTINCT FROM 'on'
     ) THEN
@@ -165,11 +192,17 @@ CREATE OR REPLACE TRIGGER log_inserts AFTER INSERT ON directory.pins
 CREATE OR REPLACE TRIGGER log_updates AFTER UPDATE ON directory.pins
     REFERENCING NEW TABLE AS after_rows FOR EACH STATEMENT EXECUTE FUNCTION directory.log_changes();
 
--- A pin is never deleted, and its epoch never falls: whoever tries has lost the compare-and-set.
+-- A pin is never deleted, and its epoch never falls: whoever tries has lost the compare-and-set. What goes is a
+-- tombstone whose key nobody can make any more, with its pepper.
 CREATE OR REPLACE FUNCTION directory.keep_pin() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF TG_OP = 'UPDATE' AND NEW.subject_key = OLD.subject_key AND NEW.epoch > OLD.epoch THEN
         RETURN NEW;
+    END IF;
+    IF TG_OP = 'DELETE' AND OLD.state = 'erased' AND EXISTS (
+        SELECT FROM directory.peppers WHERE version = get_byte(OLD.subject_key, 0) AND forgotten IS NOT NULL
+    ) THEN
+        RETURN OLD;
     END IF;
     RAISE EXCEPTION 'a pin is changed at a higher epoch, and never deleted' USING ERRCODE = 'DM006';
 END
@@ -177,3 +210,20 @@ $$;
 
 CREATE OR REPLACE TRIGGER keep_pin BEFORE UPDATE OR DELETE ON directory.pins
     FOR EACH ROW EXECUTE FUNCTION directory.keep_pin();
+
+-- Forget a pepper that names nobody: its tombstones go, its keys are refused from now on.
+CREATE OR REPLACE FUNCTION directory.forget_pepper(gone smallint) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM FROM directory.clock FOR UPDATE;
+    UPDATE directory.peppers SET forgotten = clock_timestamp() WHERE version = gone AND forgotten IS NULL;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    IF EXISTS (SELECT FROM directory.pins WHERE get_byte(subject_key, 0) = gone AND state <> 'erased')
+        OR EXISTS (SELECT FROM directory.aliases WHERE get_byte(alias_key, 0) = gone) THEN
+        RAISE EXCEPTION 'the pepper still names somebody' USING ERRCODE = 'DM009';
+    END IF;
+    DELETE FROM directory.pins WHERE get_byte(subject_key, 0) = gone;
+    PERFORM directory.begin_generation(NULL, false, 0);
+END
+$$;

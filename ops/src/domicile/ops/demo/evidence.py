@@ -18,7 +18,7 @@ from typing import Final
 
 from domicile.model.access import GLOBAL, Role
 from domicile.model.errors import Unavailable
-from domicile.model.ids import Pepper
+from domicile.model.ids import Peppers
 from domicile.model.sealed import Sealed, frame
 from domicile.ops import postgres
 from domicile.ops.demo.cast import Person
@@ -119,7 +119,7 @@ class Evidence:
     def mislabelled_row(self, who: Person) -> str:
         """Insert a European's row labelled ``us`` into a US cell, as the application's own role, by psql."""
         cell = next(name for name, place in self._cells.items() if place == "us")
-        key = Pepper.parse(self._layout.pepper.read_text()).subject_key(who.user)
+        key = Peppers.parse(self._layout.pepper.read_text()).current.subject_key(who.user)
         listed = self._psql(
             cell,
             "domicile_app",

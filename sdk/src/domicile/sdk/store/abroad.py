@@ -31,7 +31,7 @@ def select(table: str, types: dict[str, str], conditions: dict[str, str], limit:
         f' AND r."{name}" = ${number}::text::{types[name]}' for number, name in enumerate(conditions, start=2)
     )
     return (
-        f"SELECT f.state AS fence_state, {columns} FROM domicile.read_fence($1) f "  # noqa: S608 - recorded names
+        f"SELECT f.subject_key AS fence_key, f.state AS fence_state, {columns} FROM domicile.read_fence($1) f "  # noqa: S608 - recorded names
         f'LEFT JOIN public."{table}" r ON r.subject_key = $1{wheres} ORDER BY r."{_KEY}" LIMIT {limit}'
     )
 
@@ -67,4 +67,9 @@ class AbroadStore:
     async def _select(self, key: SubjectKey, statement: str, values: list[str]) -> list[asyncpg.Record]:
         async with self._pool.acquire() as connection, connection.transaction(readonly=True):
             await connection.execute(query("limit_to_subject"), str(key))
-            return await connection.fetch(statement, key, *values)
+            rows = await connection.fetch(statement, key, *values)
+            while rows and (now := SubjectKey(rows[0]["fence_key"])) != key:
+                key = now  # the rows are named by it too; they were looked for by the one before
+                await connection.execute(query("limit_to_subject"), str(key))
+                rows = await connection.fetch(statement, key, *values)
+            return rows

@@ -21,9 +21,11 @@ from domicile.model.errors import (
     Unavailable,
     WrongJurisdiction,
 )
+from domicile.model.ids import SubjectKey
 
 WAIT_SECONDS: Final = 20.0
 _WHERE: Final = "storage"
+_RENAMED: Final = "DM006"  # hold_fence of sql/system.sql
 FAILURES: Final = (
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
@@ -63,9 +65,19 @@ def _of_sqlstate(state: str) -> DomicileError:
             return DomicileError(f"refused a statement (SQLSTATE {state})", where=_WHERE)
 
 
+class Renamed(FenceRefused):
+    """The subject is named by another ``key`` since its pepper was rotated; nothing was done."""
+
+    def __init__(self, key: SubjectKey) -> None:
+        super().__init__("the subject has another key by now", where=_WHERE)
+        self.key = key
+
+
 def translate(error: BaseException) -> DomicileError:
     """The error of our tree that a driver's error stands for. Pure; carries no text of the database."""
     if isinstance(error, asyncpg.PostgresError):
+        if error.sqlstate == _RENAMED and error.detail is not None:
+            return Renamed(SubjectKey.parse(error.detail))
         return _of_sqlstate(error.sqlstate or "XX000")
     if isinstance(error, asyncpg.DataError):
         return InvalidInput("a value that does not fit its column", where=_WHERE)

@@ -17,7 +17,7 @@ from uuid import UUID
 
 import asyncpg
 
-from domicile.model.errors import FenceRefused, Unavailable
+from domicile.model.errors import FenceRefused, Unavailable, UnknownSubject
 from domicile.model.ids import AliasKey, SubjectKey
 from domicile.model.pins import PinGrant
 from domicile.model.wire import FenceReport, FenceState
@@ -35,8 +35,8 @@ class Fence:
     state: FenceState
 
 
-def _fence(key: SubjectKey, row: Any) -> Fence:
-    return Fence(key, UUID(int=row["internal_id"].int), row["epoch"], row["state"])
+def _fence(row: Any) -> Fence:
+    return Fence(SubjectKey(row["subject_key"]), UUID(int=row["internal_id"].int), row["epoch"], row["state"])
 
 
 class FenceReader:
@@ -48,7 +48,7 @@ class FenceReader:
     async def fence(self, key: SubjectKey) -> Fence | None:
         """Whatever state it is in; None where this cell never held the subject."""
         row = await untold(self._pool.fetchrow(query("read_fence"), key))
-        return None if row is None else _fence(key, row)
+        return None if row is None else _fence(row)
 
 
 class FenceStore:
@@ -68,7 +68,7 @@ class FenceStore:
     async def fence(self, key: SubjectKey) -> Fence | None:
         """Whatever state it is in; None where this cell never held the subject."""
         row = await untold(self._pool.fetchrow(query("fence"), key))
-        return None if row is None else _fence(key, row)
+        return None if row is None else _fence(row)
 
     async def open(self, grant: PinGrant, alias_keys: dict[str, AliasKey]) -> Fence:
         """Open the fence that a verified grant names, and keep the alias keys beside it.
@@ -81,7 +81,24 @@ class FenceStore:
         aliases = json.dumps({kind: str(alias) for kind, alias in alias_keys.items()})
         arguments = (grant.sub, grant.cell, grant.jur, grant.incarnation, grant.epoch, aliases)
         row = await untold(self._pool.fetchrow(query("open_fence"), *arguments))
-        return _fence(grant.sub, row)
+        return _fence(row)
+
+    async def rekey(self, key: SubjectKey, successor: SubjectKey, alias_keys: dict[str, AliasKey]) -> Fence:
+        """Name a subject by its key under another pepper, its rows too; harmless to repeat.
+
+        Raises UnknownSubject where this cell has no fence by either key, Conflict where another subject's is named
+        so, Unavailable where the subject is being written for and does not come to rest.
+        """
+        aliases = json.dumps({kind: str(alias) for kind, alias in alias_keys.items()})
+        row = await untold(self._pool.fetchrow(query("rekey_fence"), key, successor, aliases))
+        if row is None:
+            raise UnknownSubject("this cell does not hold such a subject")
+        return _fence(row)
+
+    async def forget_previous(self, version: int) -> int:
+        """No subject is found by a key of this pepper's any more that was its key before; how many were."""
+        forgotten: int = await untold(self._pool.fetchval(query("forget_previous"), version))
+        return forgotten
 
     async def page(self, after: SubjectKey | None, limit: int) -> list[FenceReport]:
         """The next fences after a key, in the order of their keys, whatever state they are in."""
@@ -89,6 +106,7 @@ class FenceStore:
         return [
             FenceReport(
                 subject_key=SubjectKey(row["subject_key"]),
+                previous_key=None if row["previous_key"] is None else SubjectKey(row["previous_key"]),
                 epoch=row["epoch"],
                 state=row["state"],
                 alias_keys=json.loads(row["alias_keys"]),

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import lru_cache
@@ -23,7 +23,7 @@ from asyncpg.pool import PoolConnectionProxy
 
 from domicile.model.errors import Conflict, FenceRefused, InvalidInput, Unavailable
 from domicile.model.ids import SubjectKey
-from domicile.sdk.store.failures import FAILURES, translate, untold
+from domicile.sdk.store.failures import FAILURES, Renamed, translate, untold
 from domicile.sdk.tables import Table
 
 COMMIT_SECONDS: Final = 15.0
@@ -35,7 +35,6 @@ class StoredRow:
     """A row as it lies: sealed values sealed. ``version`` counts its writes, from 1."""
 
     id: UUID
-    principal: SubjectKey
     version: int
     values: dict[str, Any]
 
@@ -78,18 +77,35 @@ def select(table: Table, conditions: tuple[str, ...]) -> str:
     columns = "".join(f', r."{column.name}"' for column in table.columns)
     wheres = "".join(f' AND r."{name}" = ${number}' for number, name in enumerate(conditions, start=2))
     return (
-        f"SELECT f.epoch AS fence_epoch, f.state AS fence_state, r.id, r.principal_key, r.version{columns} "  # noqa: S608
+        f"SELECT f.subject_key AS fence_key, f.epoch AS fence_epoch, f.state AS fence_state, r.id, r.version{columns} "  # noqa: S608
         f'FROM domicile.read_fence($1) f LEFT JOIN public."{table.name}" r ON r.subject_key = $1{wheres} '
         f"ORDER BY r.created_at, r.id"
     )
 
 
+def limits(key: SubjectKey, epoch: int) -> str:
+    """Whose rows the transaction sees; a key is hexadecimal and an epoch a number, so nothing needs quoting."""
+    return f"SET LOCAL domicile.subject = '{key}'; SET LOCAL domicile.epoch = '{epoch:d}'"
+
+
 def begin(key: SubjectKey, epoch: int, *, writes: bool) -> str:
-    """BEGIN for one subject, fenced; a key is hexadecimal and an epoch a number, so nothing needs quoting."""
-    limits = f"SET LOCAL domicile.subject = '{key}'; SET LOCAL domicile.epoch = '{epoch:d}'"
+    """BEGIN for one subject, fenced."""
     if not writes:
-        return f"BEGIN READ ONLY; {limits}"
-    return f"BEGIN; {limits}; SELECT domicile.hold_fence('\\x{key}', {epoch:d})"
+        return f"BEGIN READ ONLY; {limits(key, epoch)}"
+    return f"BEGIN; {limits(key, epoch)}; SELECT domicile.hold_fence('\\x{key}', {epoch:d})"
+
+
+async def _begin(connection: Connection, key: SubjectKey, epoch: int, *, writes: bool) -> SubjectKey:
+    """The subject's key in this transaction: another than ``key`` where its pepper was rotated meanwhile."""
+    statement = begin(key, epoch, writes=writes)
+    while True:
+        try:
+            await untold(connection.execute(statement))
+        except Renamed as renamed:
+            key = renamed.key
+            statement = f"ROLLBACK; {begin(key, epoch, writes=writes)}"
+        else:
+            return key
 
 
 class Work:
@@ -101,14 +117,12 @@ class Work:
         self._key = key
         self._epoch = epoch
 
-    async def put(
-        self, table: Table, row: UUID, principal: SubjectKey, values: dict[str, Any], version: int | None
-    ) -> int:
-        """Write a row and answer its new version.
+    async def put(self, table: Table, row: UUID, values: dict[str, Any], version: int | None) -> int:
+        """Write a row, whose principal is the subject, and answer its new version.
 
         ``version``: the one that must be there (0: none); Conflict where it isn't. None: whatever is there.
         """
-        arguments: list[Any] = [self._jurisdiction, self._key, principal, row, self._epoch]
+        arguments: list[Any] = [self._jurisdiction, self._key, self._key, row, self._epoch]
         arguments += [values[name] for name, _, _ in table.stored]
         mode = Write.PUT if version is None else Write.REPLACE if version else Write.NEW
         if mode is Write.REPLACE:
@@ -120,13 +134,17 @@ class Work:
 
     async def select(self, table: Table, conditions: dict[str, Any]) -> list[StoredRow]:
         """Rows that equal every condition, in the order of their creation; FenceRefused for a closed fence."""
-        rows = await untold(self._connection.fetch(select(table, tuple(conditions)), self._key, *conditions.values()))
+        statement, values = select(table, tuple(conditions)), conditions.values()
+        rows = await untold(self._connection.fetch(statement, self._key, *values))
+        while rows and (key := SubjectKey(rows[0]["fence_key"])) != self._key:
+            self._key = key  # the rows are named by it too; they were looked for by the one before
+            await untold(self._connection.execute(limits(key, self._epoch)))
+            rows = await untold(self._connection.fetch(statement, key, *values))
         if not rows or (rows[0]["fence_state"], rows[0]["fence_epoch"]) != ("open", self._epoch):
             raise FenceRefused("this cell does not hold the subject open at this epoch", where="storage")
         return [
             StoredRow(
                 UUID(int=row["id"].int),
-                SubjectKey(row["principal_key"]),
                 row["version"],
                 {column.name: row[column.name] for column in table.columns},
             )
@@ -162,6 +180,12 @@ async def _roll_back(connection: Connection) -> None:
     try:
         await connection.execute("ROLLBACK")
     except FAILURES:
+        _abandon(connection)
+
+
+def _abandon(connection: Connection) -> None:
+    """End a connection, unless the pool has taken it back because it was lost."""
+    with suppress(asyncpg.InterfaceError):
         connection.terminate()
 
 
@@ -184,13 +208,13 @@ class RowStore:
         connection: Connection = await untold(self._pool.acquire())
         try:
             try:
-                await untold(connection.execute(begin(key, epoch, writes=writes)))
+                key = await _begin(connection, key, epoch, writes=writes)
                 yield Work(connection, self._jurisdiction, key, epoch)
             except Exception:
                 await _roll_back(connection)
                 raise
             except BaseException:
-                connection.terminate()
+                _abandon(connection)
                 raise
             await _commit(connection)
         finally:
@@ -200,4 +224,4 @@ class RowStore:
         try:
             await self._pool.release(connection)
         except FAILURES:
-            connection.terminate()
+            _abandon(connection)

@@ -12,7 +12,7 @@ CREATE TABLE IF NOT EXISTS keys.domains (
 -- wrapped: nonce (12), then data key (32) and index key (32) sealed together, and the tag (16).
 CREATE TABLE IF NOT EXISTS keys.data_keys (
     subject   uuid NOT NULL,
-    principal bytea NOT NULL CHECK (octet_length(principal) = 17),
+    principal uuid NOT NULL,
     cell      text NOT NULL,
     domain    text NOT NULL REFERENCES keys.domains,
     wrapped   bytea NOT NULL CHECK (octet_length(wrapped) = 92),

@@ -1,10 +1,10 @@
 -- name: read_fence
 -- The fence of a subject ($1), for the application's role.
-SELECT internal_id, epoch, state FROM domicile.read_fence($1)
+SELECT subject_key, internal_id, epoch, state FROM domicile.read_fence($1)
 
 -- name: fence
--- The fence of a subject ($1), for the gateway's role.
-SELECT internal_id, epoch, state FROM domicile.fences WHERE subject_key = $1
+-- The fence of a subject ($1), by its key or the one before, for the gateway's role.
+SELECT subject_key, internal_id, epoch, state FROM domicile.fences WHERE subject_key = $1 OR previous_key = $1
 
 -- name: incarnation
 -- Which incarnation of the cell this database is.
@@ -12,7 +12,15 @@ SELECT incarnation FROM domicile.cell
 
 -- name: open_fence
 -- Open the fence of a subject ($1) on a grant for cell $2 of $3, incarnation $4, epoch $5; keep aliases $6.
-SELECT internal_id, epoch, state FROM domicile.open_fence($1, $2, $3, $4, $5, $6)
+SELECT subject_key, internal_id, epoch, state FROM domicile.open_fence($1, $2, $3, $4, $5, $6)
+
+-- name: rekey_fence
+-- Name a subject ($1) by another key ($2), and its aliases ($3) by others.
+SELECT subject_key, internal_id, epoch, state FROM domicile.rekey_fence($1, $2, $3)
+
+-- name: forget_previous
+-- Forget the keys by which subjects were named under a pepper ($1) before.
+SELECT domicile.forget_previous($1)
 
 -- name: record_border
 -- Keep that something from jurisdiction $1, role $2 tried kind $3, with verdict $4.
@@ -49,7 +57,7 @@ SELECT pg_advisory_xact_lock(hashtext('domicile.schema'))
 
 -- name: fences_after
 -- The next fences after a key ($1), at most $2 of them.
-SELECT subject_key, epoch, state, alias_keys
+SELECT subject_key, previous_key, epoch, state, alias_keys
 FROM domicile.fences
 WHERE subject_key > $1
 ORDER BY subject_key

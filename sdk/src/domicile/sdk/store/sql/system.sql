@@ -1,5 +1,6 @@
 -- The system schema of a cell, applied by an operator as superuser; running it again changes nothing.
--- SQLSTATEs of our own: DM001 fence, DM002 jurisdiction, DM003 identity of a row, DM004 durability, DM005 grant.
+-- SQLSTATEs of our own: DM001 fence, DM002 jurisdiction, DM003 identity of a row, DM004 durability, DM005 grant,
+-- DM006 another key of the same subject (which one is the DETAIL).
 
 DO $roles$
 DECLARE
@@ -47,6 +48,9 @@ CREATE TABLE IF NOT EXISTS domicile.fences (
     alias_keys  jsonb NOT NULL DEFAULT '{}'
 );
 
+-- The key by an earlier pepper, for as long as somebody may still name the subject by it.
+ALTER TABLE domicile.fences ADD COLUMN IF NOT EXISTS previous_key bytea UNIQUE CHECK (octet_length(previous_key) = 17);
+
 -- What each column of each record table holds, so that gateways need no application code.
 CREATE TABLE IF NOT EXISTS domicile.columns (
     table_name  text NOT NULL,
@@ -78,24 +82,34 @@ DECLARE
     held domicile.fences;
 BEGIN
     SELECT f.* INTO held FROM domicile.fences f WHERE f.subject_key = subject FOR SHARE;
+    IF NOT FOUND THEN
+        SELECT f.* INTO held FROM domicile.fences f WHERE f.previous_key = subject;
+        IF FOUND THEN
+            RAISE EXCEPTION 'the subject has another key by now'
+                USING ERRCODE = 'DM006', DETAIL = encode(held.subject_key, 'hex');
+        END IF;
+    END IF;
     IF held.state IS DISTINCT FROM 'open' OR held.epoch IS DISTINCT FROM wanted THEN
         RAISE EXCEPTION 'the fence is not open at this epoch' USING ERRCODE = 'DM001';
     END IF;
 END
 $$;
 
--- A subject's fence as this statement's snapshot has it; no row where there is none.
-CREATE OR REPLACE FUNCTION domicile.read_fence(subject bytea)
-RETURNS TABLE (internal_id uuid, epoch bigint, state text)
+-- A subject's fence, by its key or the one before, as this statement's snapshot has it; no row where there is none.
+DROP FUNCTION IF EXISTS domicile.read_fence(bytea);
+CREATE FUNCTION domicile.read_fence(subject bytea)
+RETURNS TABLE (subject_key bytea, internal_id uuid, epoch bigint, state text)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT f.internal_id, f.epoch, f.state FROM domicile.fences f WHERE f.subject_key = subject
+    SELECT f.subject_key, f.internal_id, f.epoch, f.state FROM domicile.fences f
+    WHERE f.subject_key = subject OR f.previous_key = subject
 $$;
 
 -- Open a fence on a grant: none yet, or one at a lower epoch. An open one at the same epoch is answered as it is.
-CREATE OR REPLACE FUNCTION domicile.open_fence(
+DROP FUNCTION IF EXISTS domicile.open_fence(bytea, text, text, uuid, bigint, jsonb);
+CREATE FUNCTION domicile.open_fence(
     subject bytea, granted_cell text, granted_jurisdiction text, granted_incarnation uuid,
     granted_epoch bigint, aliases jsonb
-) RETURNS TABLE (internal_id uuid, epoch bigint, state text)
+) RETURNS TABLE (subject_key bytea, internal_id uuid, epoch bigint, state text)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 BEGIN
@@ -105,8 +119,9 @@ BEGIN
     IF NOT FOUND THEN
         RAISE EXCEPTION 'the grant is for another cell or incarnation' USING ERRCODE = 'DM005';
     END IF;
+    subject := coalesce((SELECT f.subject_key FROM domicile.fences f WHERE f.previous_key = subject), subject);
     RETURN QUERY
-        SELECT f.internal_id, f.epoch, f.state FROM domicile.fences f
+        SELECT f.subject_key, f.internal_id, f.epoch, f.state FROM domicile.fences f
         WHERE f.subject_key = subject AND f.state = 'open' AND f.epoch = granted_epoch AND f.alias_keys @> aliases;
     IF FOUND THEN
         RETURN;
@@ -114,10 +129,10 @@ BEGIN
     RETURN QUERY
         INSERT INTO domicile.fences AS f (subject_key, epoch, state, alias_keys)
         VALUES (subject, granted_epoch, 'open', aliases)
-        ON CONFLICT (subject_key) DO UPDATE
+        ON CONFLICT ON CONSTRAINT fences_pkey DO UPDATE
             SET epoch = excluded.epoch, state = 'open', alias_keys = f.alias_keys || excluded.alias_keys
             WHERE excluded.epoch > f.epoch OR (excluded.epoch = f.epoch AND f.state = 'open')
-        RETURNING f.internal_id, f.epoch, f.state;
+        RETURNING f.subject_key, f.internal_id, f.epoch, f.state;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'the fence was closed at this epoch, or is at a higher one' USING ERRCODE = 'DM001';
     END IF;
@@ -136,6 +151,10 @@ BEGIN
         PERFORM domicile.hold_fence(OLD.subject_key, nullif(current_setting('domicile.epoch', true), '')::bigint);
         RETURN OLD;
     END IF;
+    IF TG_OP = 'UPDATE' AND session_user = 'domicile_gateway' THEN
+        -- only rekey_fence below: its role has no right of its own on a record table, and nobody can SET session_user
+        RETURN NEW;
+    END IF;
     IF TG_OP = 'UPDATE' AND (NEW.jurisdiction, NEW.subject_key, NEW.principal_key, NEW.id)
         IS DISTINCT FROM (OLD.jurisdiction, OLD.subject_key, OLD.principal_key, OLD.id) THEN
         RAISE EXCEPTION 'a row keeps its jurisdiction, subject, principal and key' USING ERRCODE = 'DM003';
@@ -149,12 +168,54 @@ BEGIN
 END
 $$;
 
+-- Name a subject by its key under another pepper: its fence and all of its rows at once, or nothing. The epoch, the
+-- internal id and the rows' own epochs stay, so that nobody who has the subject open is refused. What was named by the
+-- key before is found by it until forget_previous. Repeating it is harmless; with its own key only aliases change.
+CREATE OR REPLACE FUNCTION domicile.rekey_fence(subject bytea, successor bytea, aliases jsonb)
+RETURNS TABLE (subject_key bytea, internal_id uuid, epoch bigint, state text)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    held  domicile.fences;
+    place text;
+BEGIN
+    SELECT f.* INTO held FROM domicile.fences f WHERE f.subject_key = subject FOR UPDATE;
+    IF FOUND AND subject = successor THEN
+        UPDATE domicile.fences AS f SET alias_keys = f.alias_keys || aliases WHERE f.subject_key = subject;
+    ELSIF FOUND THEN
+        UPDATE domicile.fences AS f
+        SET subject_key = successor, previous_key = subject, alias_keys = f.alias_keys || aliases
+        WHERE f.subject_key = subject;
+        FOR place IN SELECT DISTINCT c.table_name FROM domicile.columns c ORDER BY 1 LOOP
+            EXECUTE format(
+                'UPDATE public.%I SET subject_key = $2,
+                     principal_key = CASE principal_key WHEN $1 THEN $2 ELSE principal_key END
+                 WHERE subject_key = $1', place) USING subject, successor;
+        END LOOP;
+    END IF;
+    RETURN QUERY
+        SELECT f.subject_key, f.internal_id, f.epoch, f.state FROM domicile.fences f
+        WHERE f.subject_key = successor AND subject IN (f.subject_key, f.previous_key);
+END
+$$;
+
+-- Subjects are no longer found by the keys that they had before, of one pepper's version; how many those were.
+CREATE OR REPLACE FUNCTION domicile.forget_previous(version integer) RETURNS bigint
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    WITH forgotten AS (
+        UPDATE domicile.fences SET previous_key = NULL WHERE get_byte(previous_key, 0) = version RETURNING 1
+    )
+    SELECT count(*) FROM forgotten
+$$;
+
 REVOKE ALL ON ALL TABLES IN SCHEMA domicile FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA domicile FROM PUBLIC;
 GRANT USAGE ON SCHEMA domicile TO domicile_app, domicile_gateway, domicile_abroad;
 GRANT EXECUTE ON FUNCTION domicile.hold_fence(bytea, bigint) TO domicile_app;
 GRANT EXECUTE ON FUNCTION domicile.read_fence(bytea) TO domicile_app, domicile_abroad;
 GRANT EXECUTE ON FUNCTION domicile.open_fence(bytea, text, text, uuid, bigint, jsonb) TO domicile_gateway;
+GRANT EXECUTE ON FUNCTION domicile.rekey_fence(bytea, bytea, jsonb) TO domicile_gateway;
+GRANT EXECUTE ON FUNCTION domicile.forget_previous(integer) TO domicile_gateway;
 GRANT SELECT ON domicile.cell, domicile.fences TO domicile_gateway;
 GRANT SELECT ON domicile.columns TO domicile_abroad;
 GRANT INSERT ON domicile.border_events TO domicile_gateway;

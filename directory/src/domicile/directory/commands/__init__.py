@@ -1,0 +1,20 @@
+"""``domicile pin``: what an operator does with the whole map, and with the names in it."""
+
+from __future__ import annotations
+
+import typer
+
+from domicile.directory.commands import pins
+from domicile.directory.commands.peppers import app as peppers
+from domicile.directory.commands.peppers import rekey_command
+
+app = typer.Typer(
+    help="Export and import the map of pins, see a reconciliation, rotate the pepper.", no_args_is_help=True
+)
+app.command("export")(pins.export_command)
+app.command("import")(pins.import_command)
+app.command("reconcile")(pins.reconcile_command)
+app.command("rekey")(rekey_command)
+app.add_typer(peppers, name="pepper")
+
+__all__ = ["app"]
