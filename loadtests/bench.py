@@ -1,91 +1,116 @@
 """`make bench`: each budget as a ratio against its peer, measured in turn in one run, printed as it came out.
 
-A row's ``value`` is the median over its rounds. Ours and the peer's rounds alternate, so that a slow moment
-of the machine meets both. Misses are printed like hits; nothing here fails a build.
+A row's ``value`` is the median over its rounds, its ``ratio`` the median of the rounds' ratios: all lanes of a
+race run in each round, so that a slow moment of the machine meets them alike. Misses are printed like hits;
+nothing here fails a build.
 """
 
 from __future__ import annotations
 
 import json
+import signal
 import statistics
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
-from loadtests import directory, router
-from loadtests.cases import Case
+from loadtests import directory, page, router
+from loadtests.cases import Case, Figure, Missing, Race, Row, Unmeasured
 
 RESULT: Final = Path("build/bench.json")
+PAGE: Final = "--page"
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One budget. ``ratio`` is ours over the peer's, None where there is no peer."""
+def measure(race: Race) -> Iterator[Row | Missing]:
+    """Run the rounds; a lane that fails once is out, and the rows that need it are missing with its reason."""
+    rounds: dict[str, list[Mapping[str, float]]] = {name: [] for name in race.lanes}
+    failed: dict[str, str] = {}
+    for _ in range(race.rounds):
+        for name, lane in race.lanes.items():
+            if name not in failed:
+                try:
+                    rounds[name].append(lane())
+                except Unmeasured as error:
+                    failed[name] = str(error)
+    for figure in race.figures:
+        needed = [name for name in (figure.lane, figure.peer) if name in failed]
+        if needed:
+            yield Missing(figure.name, "; ".join(f"{name}: {failed[name]}" for name in needed))
+        else:
+            yield _row(figure, rounds)
 
-    name: str
-    value: float
-    unit: str
-    against: str
-    ratio: float | None
-    target: str
-    met: bool
-    rounds: int
 
-
-def measure(case: Case) -> Row:
-    """Alternate ours and the peer's for ``case.rounds`` rounds; medians of each and of the ratios."""
-    ours: list[float] = []
-    ratios: list[float] = []
-    for _ in range(case.rounds):
-        mine = case.ours()
-        ours.append(mine)
-        if case.peer is not None:
-            ratios.append(mine / case.peer())
+def _row(figure: Figure, rounds: Mapping[str, list[Mapping[str, float]]]) -> Row:
+    ours = [found[figure.of] for found in rounds[figure.lane]]
     value = statistics.median(ours)
-    ratio = statistics.median(ratios) if ratios else None
+    ratio = None
+    if figure.peer is not None:
+        theirs = [found[figure.of] for found in rounds[figure.peer]]
+        ratio = statistics.median(mine / their for mine, their in zip(ours, theirs, strict=True))
     return Row(
-        case.name,
+        figure.name,
         round(value, 3),
-        case.unit,
-        case.against,
+        figure.unit,
+        figure.against,
         None if ratio is None else round(ratio, 3),
-        " ".join(_targets(case)),
-        (case.at_most is None or value <= case.at_most)
-        and (case.ratio_at_most is None or (ratio is not None and ratio <= case.ratio_at_most)),
-        case.rounds,
+        figure.target.text(figure.unit),
+        figure.target.met(value, ratio),
+        len(ours),
     )
 
 
-def _targets(case: Case) -> Iterable[str]:
-    if case.at_most is not None:
-        yield f"<= {case.at_most:g} {case.unit}"
-    if case.ratio_at_most is not None:
-        yield f"ratio <= {case.ratio_at_most:g}"
-
-
-PARTS: Final[dict[str, Callable[[], Iterable[Case]]]] = {"directory": directory.cases, "router": router.cases}
+PARTS: Final[dict[str, Callable[[], Iterable[Case | Race | Missing]]]] = {
+    "directory": directory.cases,
+    "router": router.cases,
+}
 """Which parts can be measured yet; each grows with its part."""
 
 
+def rows_of(part: str) -> Generator[Row | Missing]:
+    """A part's rows as they come; whatever ends this ends what the part has started."""
+    cases = PARTS[part]()
+    with closing(cases) if isinstance(cases, Generator) else nullcontext():
+        for case in cases:
+            if isinstance(case, Missing):
+                yield case
+            else:
+                yield from measure(case if isinstance(case, Race) else case.race())
+
+
+def _line(row: Row | Missing) -> str:
+    if isinstance(row, Missing):
+        return f"{row.name:<64} not measured: {row.why}"
+    ratio = "-" if row.ratio is None else f"{row.ratio:.2f}"
+    met = {True: "yes", False: "NO", None: "-"}[row.met]
+    value = f"{row.value:,.0f}" if row.value >= 1000 else f"{row.value:g}"
+    return f"{row.name:<64} {value:>9} {row.unit:<9} {ratio:>6}  {row.target:<13} {met:<4} {row.against}"
+
+
 def main(arguments: list[str]) -> int:
-    wanted = arguments or list(PARTS)
+    wanted = [argument for argument in arguments if argument != PAGE] or list(PARTS)
     unknown = [name for name in wanted if name not in PARTS]
     if unknown:
         print(f"bench: nothing to measure for {', '.join(unknown)} yet; there is: {', '.join(PARTS)}", file=sys.stderr)
         return 1
-    rows = []
-    print(f"{'name':<58} {'value':>10} {'unit':<6} {'ratio':>7}  {'target':<12} met  against")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    measured = []
+    print(f"{'name':<64} {'value':>9} {'unit':<9} {'ratio':>6}  {'target':<13} met  against")
     for name in wanted:
-        for case in PARTS[name]():
-            row = measure(case)
-            rows.append(row)
-            ratio = "-" if row.ratio is None else f"{row.ratio:.2f}"
-            met = "yes" if row.met else "NO"
-            print(f"{row.name:<58} {row.value:>10} {row.unit:<6} {ratio:>7}  {row.target:<12} {met:<4} {row.against}")
+        found: list[Row | Missing] = []
+        with closing(rows_of(name)) as rows:
+            for row in rows:
+                found.append(row)
+                print(_line(row), flush=True)
+        measured += [asdict(row) for row in found if isinstance(row, Row)]
+        if PAGE in arguments:
+            page.write(name, found)
+    if PAGE in arguments and "router" in wanted:
+        page.write_samples()
     RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    RESULT.write_text(json.dumps(measured, indent=1) + "\n")
     print(f"written to {RESULT}")
     return 0
 

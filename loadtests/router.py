@@ -1,9 +1,10 @@
-"""What a known subject costs the router before a byte moves: whose it is, and the decision (its look-up is with the
-directory)."""
+"""The router's figures: what a known subject costs before a byte moves (its look-up is with the directory), and the
+whole of it beside other proxies."""
 
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from importlib.resources import files
@@ -20,7 +21,8 @@ from domicile.router.atlas import Atlas
 from domicile.router.decide import Forward, Listener, Question, decide
 from domicile.router.jwks import ApplicationKey, KeySet
 from domicile.router.sessions import Sessions
-from loadtests.cases import Case, each
+from loadtests import beside
+from loadtests.cases import Case, Missing, Race, each
 
 SUBJECTS: Final = 1_000
 
@@ -30,7 +32,7 @@ def _manifest() -> Manifest:
     return parse_manifest(choose_ports(read_yaml(text), set()))
 
 
-def cases() -> Iterator[Case]:
+def cases() -> Iterator[Case | Race | Missing]:
     manifest = _manifest()
     vantage = Identity("acme", "eu", Role.ROUTER, "fra")
     chance = random.Random(7)
@@ -42,10 +44,11 @@ def cases() -> Iterator[Case]:
     yield Case(
         "routing decision, known subject, in process",
         "us",
-        lambda: each(lambda n: decide(questions[n % SUBJECTS], atlas)),
+        lambda: each(lambda n: decide(questions[n % SUBJECTS], atlas), clock=time.process_time),
         at_most=10.0,
     )
     yield from _identities()
+    yield from beside.cases()
 
 
 class _Keys:

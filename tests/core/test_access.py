@@ -35,6 +35,7 @@ ALLOWED: dict[Endpoint, dict[Role, str]] = {
     E.SIGNING_KEYS_REVOKE: {R.OPERATOR: "jurisdiction"},
     E.RECONCILIATION_READ: {R.GATEWAY: "any", R.OPERATOR: "any"},
     E.RECONCILIATION_REPORT: {R.GATEWAY: "any"},
+    E.REPLICAS_READ: {R.OPERATOR: "any"},
     E.DATA_KEYS: {R.APP: "jurisdiction"},
     E.FENCES: {R.APP: "cell"},
     E.FENCES_REKEY: {R.OPERATOR: "jurisdiction"},

@@ -23,11 +23,11 @@ FACADES = {
     "domicile.client": "Change DirectoryClient GatewayClient JailedResolver KeyClient Peer RouterClient Topology",
     "domicile.telemetry": """
         BORDER BORDER_BYTES DECISIONS DURATION FIELDS REFUSALS REPLICA_LAG REPLICA_PINS REPLICA_STALENESS REQUESTS
-        RULE_DISAGREEMENTS SHED UPSTREAM_DURATION UPSTREAM_EJECTIONS UPSTREAM_REQUESTS UPSTREAM_RETRIES FieldNotAllowed
-        configure_logs log place_of render_metrics warn
+        RULE_DISAGREEMENTS SHED STORAGE_LAG UNANSWERED_COMMITS UPSTREAM_DURATION UPSTREAM_EJECTIONS UPSTREAM_REQUESTS
+        UPSTREAM_RETRIES FieldNotAllowed configure_logs log place_of render_metrics warn
     """,
     "domicile.service": """
-        MAX_BODY_BYTES PEER Operation ProcessSettings Service json_response load_settings problem_middleware
+        MAX_BODY_BYTES PEER Addresses Operation ProcessSettings Service json_response load_settings problem_middleware
         problem_of problem_response read_body run where_invalid
     """,
 }

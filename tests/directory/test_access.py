@@ -31,6 +31,7 @@ ROUTES = [
     ("GET", "/.well-known/jwks.json", Endpoint.TOPOLOGY_READ),
     ("GET", "/v1/reconciliation", Endpoint.RECONCILIATION_READ),
     ("POST", "/v1/reconciliation/fences", Endpoint.RECONCILIATION_REPORT),
+    ("GET", "/v1/replicas", Endpoint.REPLICAS_READ),
     ("PUT", "/v1/signing-keys/{key}", Endpoint.SIGNING_KEYS_PUBLISH),
     ("DELETE", "/v1/signing-keys/{key}", Endpoint.SIGNING_KEYS_PUBLISH),
     ("POST", "/v1/signing-keys/{key}/revoke", Endpoint.SIGNING_KEYS_REVOKE),

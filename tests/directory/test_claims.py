@@ -10,6 +10,7 @@ from domicile_testing import Storage, Trust
 from domicile_testing.directories import RunningDirectory, any_key, directory_settings, manifest, serving
 
 from domicile.client import DirectoryClient
+from domicile.directory.second_zone import SecondZone
 from domicile.directory.storage import CLAIMS_AT_ONCE, POOL_SIZE, USER
 from domicile.directory.storage import Storage as DirectoryStorage
 from domicile.identity import Signer
@@ -173,7 +174,7 @@ async def test_a_publication_waits_for_the_claims_under_way(
 ) -> None:
     """So that nothing lands in a cell after the publication that closed it was acknowledged."""
     credentials = trust.credentials(GLOBAL, Role.DIRECTORY, "fra")
-    async with DirectoryStorage.connect(credentials, Address(storage.address)) as inside:
+    async with DirectoryStorage.connect(credentials, Address(storage.address), SecondZone.ABSENT) as inside:
         async with inside.about([any_key()]):
             publication = asyncio.create_task(directory.publish(2, {"eu-2": (1, "open"), "us-1": (1, "open")}))
             waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"

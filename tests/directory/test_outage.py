@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,6 @@ from pathlib import Path
 import psutil
 import pytest
 from domicile_testing import Storage, Trust, running_storage
-from domicile_testing.databases import wait_for
 from domicile_testing.directories import Answer, RunningDirectory, any_key, directory_settings, forget_marks, serving
 
 from domicile.identity import Signer
@@ -77,8 +75,7 @@ async def test_claims_under_way_when_the_database_dies_are_unavailable_or_kept(
 ) -> None:
     """A claim that was answered is in the database that comes back; any other was refused as our own error."""
     forget_marks(trust)
-    folder = tmp_path / "pg"
-    arguments = (trust, folder, Endpoint.DIRECTORY_STORAGE, GLOBAL, "fra", "domicile_directory")
+    arguments = (trust, tmp_path / "pg", Endpoint.DIRECTORY_STORAGE, GLOBAL, "fra", "domicile_directory")
     acknowledged = []
     with running_storage(*arguments) as storage:
         async with serving(directory_settings(trust, storage.address, operator), trust, operator) as directory:
@@ -95,18 +92,10 @@ async def test_claims_under_way_when_the_database_dies_are_unavailable_or_kept(
             storms = [asyncio.create_task(storm()) for _ in range(8)]
             while len(acknowledged) < 20:
                 await asyncio.wait(storms, timeout=0.02)
-            os.kill(storage.server.pid, signal.SIGKILL)
+            storage.kill()
             await asyncio.gather(*storms)
-    wait_for(lambda: not _runs(folder), "the killed server's children to end")
-    (folder / "data" / "postmaster.pid").unlink()
-    with running_storage(*arguments) as storage:
+        storage.restart()
         async with serving(directory_settings(trust, storage.address, operator), trust, operator) as directory:
             keys = [pin.subject_key for pin in acknowledged]
             answers = [await directory.app.resolve(keys[n : n + 1000]) for n in range(0, len(keys), 1000)]
             assert [pin for answer in answers for pin in answer.pins] == acknowledged
-
-
-def _runs(folder: Path) -> bool:
-    """Whether a server process of this folder is left: its working directory is the data folder."""
-    working = [process.info["cwd"] for process in psutil.process_iter(["cwd"])]
-    return str(folder / "data") in working

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,20 +13,16 @@ import pytest
 from domicile_testing import Storage, Trust, free_port
 from domicile_testing.databases import wait_for
 from domicile_testing.directories import directory_settings
+from domicile_testing.directory_processes import COMMAND, environment_of
 
 from domicile.identity import Signer
 from domicile.model import GLOBAL, Role
 from domicile.ops.postgres import launched
 
-COMMAND = [str(Path(sys.executable).with_name("domicile-directory")), "serve"]
-
 
 @pytest.fixture
 def environment(trust: Trust, storage: Storage, operator: Signer) -> dict[str, str]:
-    settings = directory_settings(trust, storage.address, operator, name="ams")
-    names = ("deployment", "process", "bind", "certificate", "key", "authorities", "state", "storage", "operators")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("DOMICILE_")}
-    return kept | {f"DOMICILE_{name.upper()}": str(getattr(settings, name)) for name in names}
+    return environment_of(directory_settings(trust, storage.address, operator, name="ams"))
 
 
 @contextmanager

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -14,9 +15,9 @@ import pytest
 from domicile_testing import Storage, Trust, running_storage
 from domicile_testing.cell import superuser
 from domicile_testing.directories import RunningDirectory, any_key, directory_settings, forget_marks, serving
+from domicile_testing.fences import CELLS, QUIET_IS_OVER, Cells, check_refuses, gateway
 
-from domicile.cells.gateway.reports import Reporter
-from domicile.client import DirectoryClient
+from domicile.directory import feed
 from domicile.directory.history import Mark, MarkFile, Standing, has_lost, wait_seconds
 from domicile.identity import Signer
 from domicile.model import (
@@ -24,21 +25,16 @@ from domicile.model import (
     AliasKey,
     Conflict,
     Endpoint,
-    Identity,
     InvalidInput,
     Pin,
     Position,
     Role,
-    SubjectKey,
-    Unavailable,
     UnknownSubject,
 )
-from domicile.model.wire import ClaimRequest, FenceReport, FencesReport
+from domicile.model.wire import ClaimRequest, FencesReport
 
 GERMANY, AMERICA = ClaimRequest(residence="DE"), ClaimRequest(residence="US")
-CELLS = {"eu-1": "eu", "eu-2": "eu", "us-1": "us"}
 ONE, OTHER = UUID(int=1), UUID(int=2)
-QUIET_IS_OVER = "UPDATE directory.clock SET reconciling_since = reconciling_since - interval '2 minutes'"
 
 
 def standing(sequence: int, generation: UUID = ONE, *, current: bool = True, succeeded: bool = False) -> Standing:
@@ -83,63 +79,36 @@ def test_a_mark_is_kept_and_a_broken_one_is_refused(tmp_path: Path) -> None:
         marks.read()
 
 
-@dataclass
-class Cell:
-    """A cell's fences, as its gateway reads them."""
+class Rising:
+    """A log that has come one change further whenever somebody looks."""
 
-    fences: dict[SubjectKey, FenceReport] = field(default_factory=dict)
+    sequence = 0
 
-    def hold(self, pin: Pin, state: str = "open", aliases: dict[str, AliasKey] | None = None) -> None:
-        fields = {"subject_key": pin.subject_key, "epoch": pin.epoch, "state": state, "alias_keys": aliases or {}}
-        self.fences[pin.subject_key] = FenceReport.model_validate(fields)
+    async def standing(self, _: Mark | None) -> Standing:
+        self.sequence += 1
+        return standing(self.sequence)
 
-    async def page(self, after: SubjectKey | None, limit: int) -> list[FenceReport]:
-        keys = sorted(key for key in self.fences if after is None or key > after)
-        return [self.fences[key] for key in keys[:limit]]
+    async def changes(self, after: int, limit: int) -> list[tuple[int, Pin]]:
+        raise AssertionError
 
-    async def forget_previous(self, version: int) -> int:
-        old = [key for key, fence in self.fences.items() if fence.previous_key and fence.previous_key[0] == version]
-        self.fences |= {key: self.fences[key].model_copy(update={"previous_key": None}) for key in old}
-        return len(old)
+    async def trim_changes(self, keep: timedelta) -> None:
+        raise AssertionError
 
 
-@dataclass
-class Cells:
-    all: dict[str, Cell] = field(default_factory=lambda: {name: Cell() for name in CELLS})
-
-    def hold(self, pin: Pin, aliases: dict[str, AliasKey] | None = None) -> None:
-        self.all[pin.cell].hold(pin, aliases=aliases)
-
-    async def report(self, directory: RunningDirectory, *names: str) -> None:
-        for name in names or CELLS:
-            identity = Identity("acme", CELLS[name], Role.GATEWAY, f"{name}.fra")
-            client = gateway(directory, name)
-            await Reporter(identity, self.all[name], client).report_if_asked()
+async def test_many_who_look_at_once_keep_one_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed, "KEEP_SECONDS", 0.0)
+    marks = MarkFile(tmp_path / "mark.json")
+    looking = feed.Feed(Rising(), marks)
+    for _ in range(10):
+        await asyncio.gather(*(looking.settled() for _ in range(20)))
+    assert marks.read() == standing(200).mark
 
 
-def gateway(directory: RunningDirectory, cell: str) -> DirectoryClient:
-    return directory.client(CELLS[cell], Role.GATEWAY, f"{cell}.fra")
-
-
-async def check_refuses(directory: RunningDirectory, known: Pin) -> None:
-    """Nothing is claimed, granted or denied; what is known is still told."""
-    app = directory.app
-    at_home = directory.client(known.jurisdiction, Role.APP, f"{known.cell}.fra")
-    assert await app.pin(known.subject_key) == known
-    for refused in [
-        app.claim(any_key(), GERMANY),
-        app.pin(any_key(), fresh=True),
-        app.resolve([known.subject_key, any_key()]),
-        at_home.put_alias("email", AliasKey(any_key()), known.subject_key),
-        app.alias("email", AliasKey(any_key())),
-        gateway(directory, known.cell).grant(known.subject_key, uuid4()),
-    ]:
-        with pytest.raises(Unavailable, match="may have lost"):
-            await refused
-    router = directory.client("eu", Role.ROUTER)
-    with pytest.raises(Unavailable):
-        async with router.snapshot() as snapshot:
-            await snapshot.head()
+async def test_a_disk_that_takes_no_mark_stops_no_reader(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    looking = feed.Feed(Rising(), MarkFile(tmp_path / "missing" / "mark.json"))
+    assert (await looking.settled()).sequence == 1
+    assert (await looking.settled()).sequence == 2
+    assert [record.message for record in caplog.records] == ["mark-not-kept"], "once a second"
 
 
 @contextmanager

@@ -2,25 +2,44 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
+from domicile_testing.memory import found_in_memory
 from domicile_testing.worlds import LocalWorld, running_world
 
-from domicile.ops.scan import Scanner, files_below, needles_for_value
+from domicile.ops.demo.cast import cast
+from domicile.ops.demo.client import Browser
+from domicile.ops.layout import Layout
+from domicile.ops.manifests import load_file
+from domicile.ops.scan import Scanner, byte_forms, files_below, needles_for_value
 
 pytestmark = [pytest.mark.system, pytest.mark.xdist_group("blind")]
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalWorld]:
+    """It has worked: people are pinned, and their aliases are kept."""
     with running_world(tmp_path_factory.mktemp("blind") / "s") as running:
+        asyncio.run(_sign_up(running))
         yield running
+
+
+async def _sign_up(world: LocalWorld) -> None:
+    manifest = load_file(world.state / "domicile.yaml")
+    async with Browser(manifest, Layout.at(world.state)) as browser:
+        for who in cast()[:3]:
+            answer, _ = await browser.follow(
+                "POST", manifest.routers["fra"].public, "/signup", body=who.sign_up(), address=who.address
+            )
+            assert answer.status == 201, answer
 
 
 def test_its_files_hold_no_pepper(world: LocalWorld) -> None:
@@ -34,6 +53,53 @@ def test_its_files_hold_no_pepper(world: LocalWorld) -> None:
         content = path.read_bytes()
         assert raw not in content, path
         assert base64.b64encode(raw) not in content, path
+
+
+def pepper_forms(world: LocalWorld) -> dict[bytes, str]:
+    """The pepper as its file has it, as a process uses it, and as it might be written down."""
+    _, _, secret = (world.state / "secrets" / "pepper").read_text().strip().partition(":")
+    raw = bytes.fromhex(secret)
+    return {form: encoding for encoding, form in byte_forms(raw)} | {raw: "raw"}
+
+
+def test_its_memory_holds_no_pepper(world: LocalWorld) -> None:
+    """The same search finds it in a router and in an application, which use it."""
+    if not Path("/proc/self/mem").exists():
+        pytest.skip("no /proc to read memory from")
+    forms = pepper_forms(world)
+    pids = world.pids()
+    try:
+        for name in ("router-fra", "eu-1-app"):
+            found, _ = found_in_memory(pids[name], forms)
+            assert "raw" in {forms[form] for form in found}, name
+    except PermissionError:
+        pytest.skip("this user may not read the memory of processes that are not its children (kernel.yama)")
+    for name in ("directory", "directory-storage", "directory-postgres"):
+        read = 0
+        for process in family(pids[name]):
+            with suppress(FileNotFoundError, ProcessLookupError):  # a child of the database that has ended
+                found, size = found_in_memory(process.pid, forms)
+                assert not found, (name, {forms[form] for form in found})
+                read += size
+        assert read > 10 << 20, name
+
+
+def test_the_process_list_shows_no_pepper(world: LocalWorld) -> None:
+    """Neither as an argument nor in an environment, of any process of the world: also those who may have it."""
+    forms = pepper_forms(world)
+    processes = {child for pid in world.pids().values() for child in family(pid)}
+    assert len(processes) > len(world.pids())
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            shown = "\0".join([*process.cmdline(), *process.environ().values()]).encode()
+            assert not [encoding for form, encoding in forms.items() if form in shown], process.name()
+    files = {process.environ().get("DOMICILE_PEPPER") for process in family(world.pids()["router-fra"])}
+    assert str(world.state / "secrets" / "pepper") in files, "what is shown is where it lies"
+
+
+def family(pid: int) -> list[psutil.Process]:
+    process = psutil.Process(pid)
+    return [process, *process.children(recursive=True)]
 
 
 def test_its_environment_names_no_pepper(world: LocalWorld) -> None:

@@ -59,6 +59,20 @@ async def test_a_storm_is_bounded_and_refused_beyond_that(world: World, client: 
     assert {type(answer) for answer in answers} == {UnknownSubject}
 
 
+async def test_somebody_known_is_asked_about_past_a_storm_of_strangers(world: World, client: DirectoryClient) -> None:
+    world.directory.place(pin("alice", "eu-1"))
+    world.directory.gate.clear()
+    strangers = [subject(f"s{n}") for n in range(MAX_LOOK_UPS + MAX_WAITING)]
+    storm = [asyncio.create_task(client.pin(key)) for key in strangers]
+    alice = asyncio.create_task(client.pin(subject("alice"), fresh=True))
+    async with asyncio.timeout(20):
+        while subject("alice") not in world.directory.asked:  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0.01)
+    world.directory.gate.set()
+    assert await alice == pin("alice", "eu-1")
+    await asyncio.gather(*storm, return_exceptions=True)
+
+
 async def test_no_such_subject_is_remembered_for_a_stated_time(
     world: World, client: DirectoryClient, clock: Clock
 ) -> None:

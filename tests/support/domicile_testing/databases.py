@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -9,10 +10,12 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 from domicile.model import Endpoint, Role
 from domicile.ops import postgres
@@ -26,7 +29,7 @@ def free_port(host: str = "127.0.0.1") -> int:
         return port
 
 
-@dataclass(frozen=True)
+@dataclass
 class Storage:
     """A running database: ``address`` is its door's; ``folder`` holds its data and its private socket."""
 
@@ -49,6 +52,32 @@ class Storage:
         """To open this storage with a certificate of ``role``."""
         return self.trust.credentials(self.jurisdiction, role, name).client(self.jurisdiction, [Role.STORAGE])
 
+    def kill(self) -> None:
+        """The server dies at once (SIGKILL); nothing of it is left when this returns. Its door stays."""
+        self.server.kill()
+        self.server.wait(30)
+        wait_for(lambda: not _works_in(self.folder / "data"), "the killed server's children to end")
+
+    def start(self) -> None:
+        """After ``kill``: what lies in the data folder by now; ``ready`` when it has recovered.
+
+        To be called in the main thread: a server ends with the thread that started it.
+        """
+        (self.folder / "data" / "postmaster.pid").unlink(missing_ok=True)
+        self.server = _start_server(self.folder)
+
+    @property
+    def ready(self) -> bool:
+        """By the status line that the server keeps in its lock file (PostgreSQL 10 and later)."""
+        try:
+            return (self.folder / "data" / "postmaster.pid").read_text().rstrip().endswith("ready")
+        except FileNotFoundError:
+            return False
+
+    def restart(self) -> None:
+        self.start()
+        wait_for(lambda: self.ready, "PostgreSQL")
+
 
 def wait_for(condition: object, what: str, seconds: float = 30.0) -> None:
     deadline = time.monotonic() + seconds
@@ -56,6 +85,14 @@ def wait_for(condition: object, what: str, seconds: float = 30.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
         time.sleep(0.02)
+
+
+async def until(condition: Callable[[], Awaitable[object]], what: str, seconds: float = 30.0) -> None:
+    """As ``wait_for``, in a loop that goes on."""
+    deadline = time.monotonic() + seconds
+    while not await condition():
+        assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
+        await asyncio.sleep(0.02)
 
 
 def _listens(host: str, port: int) -> bool:
@@ -66,18 +103,24 @@ def _listens(host: str, port: int) -> bool:
     return True
 
 
+def _works_in(folder: Path) -> bool:
+    """Whether a process of any kind has this working directory, as each of a server's has its data folder."""
+    return str(folder) in [process.info["cwd"] for process in psutil.process_iter(["cwd"])]
+
+
+def _start_server(folder: Path) -> subprocess.Popen[bytes]:
+    command = postgres.launched(postgres.server_command(folder), ends_with=signal.SIGINT, unprivileged=True)
+    with (folder / "log").open("ab") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log)
+
+
 @contextmanager
 def running_storage(
     trust: Trust, folder: Path, endpoint: Endpoint, jurisdiction: str, name: str, owner: str | None
 ) -> Iterator[Storage]:
     """A PostgreSQL of ``jurisdiction`` behind its door. ``name``: ``<cell>.<zone>`` for a cell, else a zone."""
     postgres.create(folder, owner=owner)
-    log = (folder / "log").open("ab")
-    server = subprocess.Popen(
-        postgres.launched(postgres.server_command(folder), ends_with=signal.SIGINT, unprivileged=True),
-        stdout=log,
-        stderr=log,
-    )
+    server = _start_server(folder)
     credentials = trust.credentials(jurisdiction, Role.STORAGE, name)
     port = free_port()
     environment = {
@@ -91,28 +134,21 @@ def running_storage(
         "DOMICILE_SOCKET": str(folder),
         "DOMICILE_ENDPOINT": endpoint.value,
     }
-    door = subprocess.Popen(
-        postgres.launched([sys.executable, "-m", "domicile.ops.door"], ends_with=signal.SIGTERM),
-        env=os.environ | environment,
-        stdout=log,
-        stderr=log,
-    )
+    with (folder / "log").open("ab") as log:
+        door = subprocess.Popen(
+            postgres.launched([sys.executable, "-m", "domicile.ops.door"], ends_with=signal.SIGTERM),
+            env=os.environ | environment,
+            stdout=log,
+            stderr=log,
+        )
+    storage = Storage(f"127.0.0.1:{port}", folder, jurisdiction, trust, server, door)
     try:
-        wait_for(lambda: _ready(folder), "PostgreSQL")
+        wait_for(lambda: storage.ready, "PostgreSQL")
         wait_for(lambda: _listens("127.0.0.1", port), "door")
-        yield Storage(f"127.0.0.1:{port}", folder, jurisdiction, trust, server, door)
+        yield storage
     finally:
-        for process, number in ((door, signal.SIGTERM), (server, signal.SIGINT)):
+        for process, number in ((door, signal.SIGTERM), (storage.server, signal.SIGINT)):
             if process.poll() is None:
                 process.send_signal(number)
-        for process in (door, server):
+        for process in (door, storage.server):
             process.wait(30)
-        log.close()
-
-
-def _ready(folder: Path) -> bool:
-    """By the status line that the server keeps in its lock file (PostgreSQL 10 and later)."""
-    try:
-        return (folder / "data" / "postmaster.pid").read_text().rstrip().endswith("ready")
-    except FileNotFoundError:
-        return False

@@ -126,12 +126,14 @@ class RunningDirectory:
             return Answer(response.status, response.headers, document)
 
 
-def directory_settings(trust: Trust, storage: str, operator: Signer, name: str = "fra") -> DirectorySettings:
+def directory_settings(
+    trust: Trust, storage: str, operator: Signer, name: str = "fra", **more: object
+) -> DirectorySettings:
     folder = trust.folder / "operators"
     write_private(folder / "operator.pem", operator.public_pem())
     bind = f"127.0.0.1:{free_port()}"
     settings = trust.settings(
-        GLOBAL, Role.DIRECTORY, name, bind, kind=DirectorySettings, storage=storage, operators=folder
+        GLOBAL, Role.DIRECTORY, name, bind, kind=DirectorySettings, storage=storage, operators=folder, **more
     )
     return cast("DirectorySettings", settings)
 

@@ -29,6 +29,7 @@ from domicile.model.wire import (
     PeppersDocument,
     ReconciliationDocument,
     RekeyRequest,
+    ReplicasDocument,
     ResolveRequest,
     ResolveResponse,
     SigningKey,
@@ -41,6 +42,8 @@ IDLE_SECONDS: Final = 5.0
 MAX_LOOK_UPS: Final = 32
 MAX_WAITING: Final = 1_000
 """Look-ups of different subjects under way, and waiting to be: more would be answered too late to be of use."""
+MAX_FRESH: Final = 8
+"""Of them under way for subjects who are known here: those never wait behind a storm of strangers."""
 MAX_UNKNOWN: Final = 10_000
 MAX_EVENT_BYTES: Final = 8192
 
@@ -54,11 +57,26 @@ class Change:
     anew: bool = False
 
 
+class _Lane:
+    """Look-ups that stand in one line: of one subject they share one request, and so many are under way at once."""
+
+    def __init__(self, places: int) -> None:
+        self.places = asyncio.Semaphore(places)
+        self.limit = places + MAX_WAITING
+        self.flights: dict[SubjectKey, asyncio.Task[Pin]] = {}
+
+    def landed(self, key: SubjectKey, flight: asyncio.Task[Pin]) -> None:
+        del self.flights[key]
+        if not flight.cancelled():
+            flight.exception()  # taken note of, also where every caller has gone
+
+
 class DirectoryClient:
     """Typed calls. Each raises Unavailable where the directory can't be reached, UnknownSubject for no pin.
 
     Look-ups of one subject that are under way at once share one request, and "no such subject" is remembered
-    for ``UNKNOWN_SECONDS``, or until ``forget_unknown``. ``clock``: monotonic seconds.
+    for ``UNKNOWN_SECONDS``, or until ``forget_unknown``. ``deadline``, in seconds, bounds a call, and how long a
+    look-up stands in line before it. ``clock``: monotonic seconds.
     """
 
     def __init__(
@@ -70,48 +88,51 @@ class DirectoryClient:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._peer = Peer(credentials, addresses, jurisdiction=GLOBAL, role=Role.DIRECTORY, deadline=deadline)
-        self._flights: dict[SubjectKey, asyncio.Task[Pin]] = {}
-        self._places = asyncio.Semaphore(MAX_LOOK_UPS)
+        self._deadline = deadline
+        self._lanes = {False: _Lane(MAX_LOOK_UPS), True: _Lane(MAX_FRESH)}
         self._unknown: dict[SubjectKey, float] = {}
         self._clock = clock
 
     async def close(self) -> None:
-        for flight in list(self._flights.values()):
-            flight.cancel()
+        for lane in self._lanes.values():
+            for flight in list(lane.flights.values()):
+                flight.cancel()
         await self._peer.close()
 
     async def pin(self, key: SubjectKey, *, fresh: bool = False) -> Pin:
-        """``fresh``: ask, whatever is remembered. Raises Unavailable at once where too many wait already."""
+        """``fresh``: ask, whatever is remembered, about somebody known here. Raises Unavailable where too many wait."""
         if not fresh and (until := self._unknown.get(key)) is not None:
             if self._clock() < until:
                 raise UnknownSubject("the subject has no pin")
             del self._unknown[key]
-        flight = self._flights.get(key)
+        lane = self._lanes[fresh]
+        flight = lane.flights.get(key)
         if flight is None:
-            if len(self._flights) >= MAX_LOOK_UPS + MAX_WAITING:
-                raise Unavailable("too many subjects are being looked up", retry_after=1)
-            flight = asyncio.create_task(self._look_up(key))
-            self._flights[key] = flight
-            flight.add_done_callback(lambda done: self._landed(key, done))
+            if len(lane.flights) >= lane.limit:
+                raise _crowded()
+            flight = asyncio.create_task(self._look_up(key, lane.places))
+            lane.flights[key] = flight
+            flight.add_done_callback(lambda done: lane.landed(key, done))
         return await asyncio.shield(flight)
 
-    async def _look_up(self, key: SubjectKey) -> Pin:
-        async with self._places:
-            try:
-                pin = await self._peer.ask(Pin, "GET", f"/v1/pins/{key}")
-            except UnknownSubject:
-                self._unknown.pop(key, None)
-                while len(self._unknown) >= MAX_UNKNOWN:
-                    del self._unknown[next(iter(self._unknown))]  # the oldest: entries expire in this order
-                self._unknown[key] = self._clock() + UNKNOWN_SECONDS
-                raise
+    async def _look_up(self, key: SubjectKey, places: asyncio.Semaphore) -> Pin:
+        try:
+            async with asyncio.timeout(self._deadline):
+                await places.acquire()
+        except TimeoutError:
+            raise _crowded() from None
+        try:
+            pin = await self._peer.ask(Pin, "GET", f"/v1/pins/{key}")
+        except UnknownSubject:
+            self._unknown.pop(key, None)
+            while len(self._unknown) >= MAX_UNKNOWN:
+                del self._unknown[next(iter(self._unknown))]  # the oldest: entries expire in this order
+            self._unknown[key] = self._clock() + UNKNOWN_SECONDS
+            raise
+        finally:
+            places.release()
         self._unknown.pop(key, None)
         return pin
-
-    def _landed(self, key: SubjectKey, flight: asyncio.Task[Pin]) -> None:
-        del self._flights[key]
-        if not flight.cancelled():
-            flight.exception()  # taken note of, also where every caller has gone
 
     def forget_unknown(self, key: SubjectKey) -> None:
         """The subject may have a pin by now."""
@@ -206,6 +227,10 @@ class DirectoryClient:
         """Raises Conflict for a page that is not the next one: the cell begins with its first fence."""
         await self._peer.call("POST", "/v1/reconciliation/fences", body=report, repeatable=False)
 
+    async def replicas(self) -> ReplicasDocument:
+        """The read replicas of whichever directory process answers."""
+        return await self._peer.ask(ReplicasDocument, "GET", "/v1/replicas")
+
     async def keys(self) -> list[SigningKey]:
         return (await self._peer.ask(JWKS, "GET", "/.well-known/jwks.json")).keys
 
@@ -220,6 +245,10 @@ class DirectoryClient:
     async def revoke_key(self, kid: str) -> None:
         """Anybody's key leaves the set at once, as an operator of the trust domain says."""
         await self._peer.call("POST", f"/v1/signing-keys/{kid}/revoke")
+
+
+def _crowded() -> Unavailable:
+    return Unavailable("too many subjects are being looked up", retry_after=1)
 
 
 def _change(event: bytes) -> Change:

@@ -94,6 +94,7 @@ class Endpoint(StrEnum):
     TOPOLOGY_PUBLISH = "directory.topology.publish"
     RECONCILIATION_READ = "directory.reconciliation.read"
     RECONCILIATION_REPORT = "directory.reconciliation.report"
+    REPLICAS_READ = "directory.replicas.read"
     SIGNING_KEYS_PUBLISH = "directory.signing-keys.publish"
     SIGNING_KEYS_REVOKE = "directory.signing-keys.revoke"
     DATA_KEYS = "keys.data-keys"
@@ -144,6 +145,7 @@ MATRIX: Final[dict[Endpoint, Rule]] = {
     Endpoint.SIGNING_KEYS_REVOKE: _rule(Scope.JURISDICTION, Role.OPERATOR),
     Endpoint.RECONCILIATION_READ: _rule(Scope.ANY, Role.GATEWAY, Role.OPERATOR),
     Endpoint.RECONCILIATION_REPORT: _rule(Scope.ANY, Role.GATEWAY),
+    Endpoint.REPLICAS_READ: _rule(Scope.ANY, Role.OPERATOR),
     Endpoint.DATA_KEYS: _rule(Scope.JURISDICTION, Role.APP),
     Endpoint.FENCES: _rule(Scope.CELL, Role.APP),
     Endpoint.FENCES_REKEY: _rule(Scope.JURISDICTION, Role.OPERATOR),

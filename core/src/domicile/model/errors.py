@@ -170,7 +170,7 @@ class UnsupportedQuery(InvalidInput):
 
 
 class Unavailable(DomicileError):
-    """Nothing was done; the same call may be made again after ``retry_after`` seconds."""
+    """Nothing is acknowledged; the same call may be made again after ``retry_after`` seconds."""
 
     code = "unavailable"
     status = HTTPStatus.SERVICE_UNAVAILABLE

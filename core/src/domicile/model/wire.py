@@ -245,6 +245,26 @@ class ReconciliationDocument(Frozen):
     waiting_for: list[CellName] = Field(default_factory=list)
 
 
+class ReplicaReport(Frozen):
+    """A read replica as one directory process sees it.
+
+    ``state``: used, or why the primary is asked instead. ``lag_seconds``: how old its answers may be; none where
+    that is not known. ``behind``: changes that it has not heard of yet.
+    """
+
+    address: str
+    state: Literal["used", "late", "gone", "another history"]
+    lag_seconds: float | None = None
+    behind: int | None = None
+
+
+class ReplicasDocument(Frozen):
+    """The read replicas of the directory process that was asked, and how late one may be to be used."""
+
+    max_lag_seconds: float
+    replicas: list[ReplicaReport] = Field(default_factory=list)
+
+
 class AbroadRows(Frozen):
     """Shareable columns only; ``withheld`` names each personal field and its category."""
 

@@ -3,11 +3,12 @@
 from domicile.service.openapi import Operation
 from domicile.service.problems import problem_middleware, problem_of, problem_response, where_invalid
 from domicile.service.runner import MAX_BODY_BYTES, PEER, Service, json_response, read_body, run
-from domicile.service.settings import ProcessSettings, load_settings
+from domicile.service.settings import Addresses, ProcessSettings, load_settings
 
 __all__ = [
     "MAX_BODY_BYTES",
     "PEER",
+    "Addresses",
     "Operation",
     "ProcessSettings",
     "Service",

@@ -32,6 +32,10 @@ def _refused(name: str, path: Path, error: OSError | UnicodeDecodeError) -> Inva
     return InvalidInput(f"cannot be read: {reason.lower()}", where=str(path), remedy=f"see DOMICILE_{name}")
 
 
+Addresses = Annotated[list[AddressField], NoDecode, BeforeValidator(_split)]
+"""Of a setting that names several, comma-separated."""
+
+
 class ProcessSettings(BaseSettings):
     """What every process is told when it starts."""
 
@@ -43,9 +47,7 @@ class ProcessSettings(BaseSettings):
     certificate: Path = Field(description="this process's certificate (PEM)")
     key: Path = Field(description="its private key (PEM)")
     authorities: Path = Field(description="folder of <jurisdiction>.pem, one authority each")
-    directory: Annotated[list[AddressField], NoDecode, BeforeValidator(_split)] = Field(
-        default_factory=list, description="directory addresses, comma-separated"
-    )
+    directory: Addresses = Field(default_factory=list, description="directory addresses, comma-separated")
     operators: Path | None = Field(default=None, description="folder of operators' public keys (*.pem)")
     state: Path = Field(description="private folder of this process, for caches and keys of its own")
     pepper: Path | None = Field(

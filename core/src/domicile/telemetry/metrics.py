@@ -70,6 +70,18 @@ REPLICA_LAG: Final = Gauge(
 )
 REPLICA_PINS: Final = Gauge("domicile_replica_pins", "Pins in the replica", registry=REGISTRY)
 
+STORAGE_LAG: Final = Gauge(
+    "domicile_storage_replica_lag_seconds",
+    "How old the answers of a read replica of the directory's database may be",
+    ["address"],
+    registry=REGISTRY,
+)
+UNANSWERED_COMMITS: Final = Counter(
+    "domicile_unanswered_commits",
+    "Commits that the database had not answered when they were given up: done or not",
+    registry=REGISTRY,
+)
+
 
 def render_metrics() -> tuple[bytes, str]:
     """The exposition text and its content type."""

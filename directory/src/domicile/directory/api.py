@@ -16,6 +16,7 @@ from domicile.directory.allowance import Allowance
 from domicile.directory.claims import claim
 from domicile.directory.feed import Feed
 from domicile.directory.homes import check_active, check_home
+from domicile.directory.replicas import Replicas
 from domicile.directory.routes import PARAMETERS, ROUTES
 from domicile.directory.storage import Storage
 from domicile.directory.topology import PublishedTopology
@@ -82,6 +83,7 @@ class DirectoryApi:
         keyring: Keyring,
         feed: Feed,
         allowance: Allowance,
+        replicas: Replicas,
     ) -> None:
         self._deployment = deployment
         self._storage = storage
@@ -89,6 +91,7 @@ class DirectoryApi:
         self._keyring = keyring
         self._feed = feed
         self._allowance = allowance
+        self._replicas = replicas
 
     def add_to(self, service: Service) -> None:
         handlers = {
@@ -114,6 +117,7 @@ class DirectoryApi:
             "revoke_key": self._revoke_key,
             "get_reconciliation": self._get_reconciliation,
             "post_fences": self._post_fences,
+            "get_replicas": self._get_replicas,
         }
         for name, (method, path, endpoint, operation) in ROUTES.items():
             service.route(method, path, endpoint, handlers[name], operation)
@@ -156,18 +160,19 @@ class DirectoryApi:
 
     async def _resolve(self, request: web.Request) -> web.Response:
         wanted = list(dict.fromkeys((await read_body(request, ResolveRequest)).subject_keys))
-        return web.Response(body=await self._storage.resolved(wanted), content_type="application/json")
+        body = await self._replicas.resolved(wanted) or await self._storage.resolved(wanted)
+        return web.Response(body=body, content_type="application/json")
 
     async def _snapshot(self, request: web.Request) -> web.StreamResponse:
         """Every pin, or those after ``?after=SUBJECT_KEY``, in the form of ``domicile.model.snapshot``."""
         after: bytes = SubjectKey.parse(request.query["after"]) if "after" in request.query else b""
-        position = await self._feed.settled()
+        position, source = self._replicas.snapshot(await self._feed.settled(), self._storage)
         snapshot = SnapshotWriter()
         response = web.StreamResponse(headers={"Content-Type": "application/octet-stream", "Cache-Control": "no-store"})
         await response.prepare(request)
         await response.write(snapshot.head(position))
         try:
-            while (block := await self._storage.block(after)) is not None:
+            while (block := await source.block(after)) is not None:
                 await response.write(snapshot.block(block))
                 after = block.last_key
         except Unavailable as error:
@@ -228,6 +233,9 @@ class DirectoryApi:
         report = await read_body(request, FencesReport)
         await reconciliation.take(self._storage, self._topology, request[PEER], report)
         return web.Response(status=204)
+
+    async def _get_replicas(self, _: web.Request) -> web.Response:
+        return json_response(self._replicas.document())
 
     async def _get_topology(self, _: web.Request) -> web.Response:
         return json_response(await self._storage.topology())

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 
 import asyncpg
 
+from domicile.directory.commits import transaction
 from domicile.directory.storage import DATABASE, translated
 from domicile.directory.transactions import SQL
 from domicile.identity import Credentials
@@ -25,6 +26,7 @@ MAX_LINE_BYTES: Final = 256
 MAX_EPOCH: Final = 2**63 - 1
 SUPERUSER: Final = "postgres"
 CONNECT_SECONDS: Final = 5.0
+COMMIT_SECONDS: Final = 60.0
 _IMPORT_LOCK: Final = 0x646F6D69
 _CHUNK_BYTES: Final = 1 << 18
 _COLUMNS: Final = ["subject_key", "jurisdiction", "cell", "epoch", "state", "line"]
@@ -153,7 +155,7 @@ async def import_pins(
         yield bytes(buffer)
         progress(total)
 
-    async with translated(), connection.transaction():
+    async with translated(), transaction(connection, COMMIT_SECONDS):
         await connection.execute(SQL["lock_import"], _IMPORT_LOCK)
         await connection.execute(SQL["begin_import"])
         await connection.copy_to_table("incoming", source=chunks(), columns=_COLUMNS, format="text")

@@ -16,6 +16,7 @@ from datetime import timedelta
 from typing import Final, Protocol
 
 from domicile.directory.history import Mark, MarkFile, Standing
+from domicile.directory.lag import Seen
 from domicile.model import Pin, Position, Unavailable
 from domicile.telemetry import warn
 
@@ -48,8 +49,10 @@ class Feed:
         self._mark = marks.read()
         self._kept = self._mark
         self._keep_at = 0.0
+        self._keeping = asyncio.Lock()
         self._news = asyncio.Condition()
         self._position: Position | None = None
+        self._seen_at = 0.0
         self._trimmed = 0
         self._ended = False
 
@@ -80,6 +83,10 @@ class Feed:
             raise Unavailable("the directory's database may have lost pins, and asks the cells")
         return found.position
 
+    def seen(self) -> Seen | None:
+        """Where the log stood when it was looked at last; none where that is not known, or something may be lost."""
+        return None if self._position is None else Seen(self._position, self._seen_at)
+
     def end(self) -> None:
         """Readers are told goodbye at their next beat: they come back to another process."""
         self._ended = True
@@ -88,24 +95,36 @@ class Feed:
         while True:
             position: Position | None = None
             trimmed = 0
+            asked_at = asyncio.get_running_loop().time()
             # without a position a reader hears nothing, and its stream's staleness tells it so
             with suppress(Unavailable):
                 found = await self._look()
                 if not found.reconciling:
                     position, trimmed = found.position, found.trimmed
             async with self._news:
-                self._position, self._trimmed = position, trimmed
+                self._position, self._trimmed, self._seen_at = position, trimmed, asked_at
                 self._news.notify_all()
             await asyncio.sleep(BEAT_SECONDS)
 
     async def _look(self) -> Standing:
         found = await self._log.standing(self._mark)
         self._mark = found.mark
-        now = asyncio.get_running_loop().time()
-        if self._mark != self._kept and (now >= self._keep_at or self._kept is None):
-            await asyncio.to_thread(self._marks.keep, self._mark)
-            self._kept, self._keep_at = self._mark, now + KEEP_SECONDS
+        async with self._keeping:
+            await self._keep()
         return found
+
+    async def _keep(self) -> None:
+        """Now and then, by one of those who look at a time. A disk that takes nothing stops no reader."""
+        now = asyncio.get_running_loop().time()
+        mark = self._mark
+        if mark is None or mark == self._kept or now < self._keep_at:
+            return
+        self._keep_at = now + KEEP_SECONDS
+        try:
+            await asyncio.to_thread(self._marks.keep, mark)
+            self._kept = mark
+        except OSError as error:
+            warn("mark-not-kept", error=type(error).__name__)
 
     async def _trim(self) -> None:
         while True:

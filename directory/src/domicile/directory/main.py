@@ -18,14 +18,16 @@ from domicile.directory.allowance import Allowance
 from domicile.directory.api import DirectoryApi
 from domicile.directory.feed import Feed
 from domicile.directory.history import MarkFile
+from domicile.directory.replicas import Replicas
+from domicile.directory.second_zone import SecondZone
 from domicile.directory.storage import Storage
 from domicile.directory.topology import PublishedTopology
 from domicile.identity import Keyring
 from domicile.identity.tokens import MAX_TOPOLOGY_BYTES
-from domicile.model import GLOBAL, Address, InvalidInput, Role
+from domicile.model import GLOBAL, Address, InvalidInput, Role, Unavailable
 from domicile.model.manifest import AddressField
 from domicile.model.wire import SigningKey
-from domicile.service import ProcessSettings, Service, load_settings, run
+from domicile.service import Addresses, ProcessSettings, Service, load_settings, run
 
 DAY_SECONDS: Final = 86_400.0
 CALLERS: Final = [Role.ROUTER, Role.APP, Role.GATEWAY, Role.KEYS, Role.OPERATOR, Role.LOAD]
@@ -57,7 +59,11 @@ class OwnKeys:
         self._publisher = publisher
 
     async def publish_key(self, key: SigningKey) -> None:
-        await self._storage.publish_key(key, self._publisher)
+        try:
+            await self._storage.publish_key(key, self._publisher)
+        except Unavailable:
+            if key not in await self._storage.keys():  # else the process starts, to be read, without its second zone
+                raise
 
     async def retire_key(self, kid: str) -> None:
         await self._storage.retire_key(kid, self._publisher)
@@ -68,6 +74,19 @@ class DirectorySettings(ProcessSettings):
 
     storage: AddressField = Field(description="the directory's own database, host:port")
     operators: Path = Field(description="folder of operators' public keys (*.pem), who sign the topology")
+    second_zone: SecondZone = Field(
+        default=SecondZone.ABSENT,
+        description="required: what is acknowledged is synchronously committed in a second zone too; absent: there is"
+        " none, as in a world of one zone, and losing the database's disk loses what was acknowledged last",
+    )
+    storage_replicas: Addresses = Field(
+        default_factory=list,
+        description="read replicas of the database, host:port, comma-separated, the nearest first: they answer what may"
+        " be told late",
+    )
+    storage_replica_lag: float = Field(
+        default=5.0, ge=1, le=300, description="seconds that a read replica may be late, or the primary is asked"
+    )
     alias_rate: float = Field(
         default=200.0, gt=0, le=1e6, description="questions about aliases a second that each calling process may ask"
     )
@@ -99,22 +118,27 @@ async def serve_directory(settings: DirectorySettings) -> AsyncIterator[None]:
     check_settings(settings)
     topology = PublishedTopology(settings.deployment, settings.operator_keys())
     keyring = Keyring(settings.state / "grant.key", "pin-grant")
-    async with Storage.connect(settings.credentials, Address(settings.storage)) as storage:
+    database = Address(settings.storage)
+    async with Storage.connect(settings.credentials, database, settings.second_zone) as storage:
         keys = OwnKeys(storage, settings.credentials.identity.uri)
         await keyring.publish(keys)
         service = Service(settings, storage.probe, max_body=MAX_TOPOLOGY_BYTES)
         feed = Feed(storage, MarkFile(settings.state / "mark.json"))
         allowance = Allowance(settings.alias_rate, settings.alias_burst)
-        DirectoryApi(settings.deployment, storage, topology, keyring, feed, allowance).add_to(service)
-        async with feed.running(), service.listen(settings.address(), service.internal_context(CALLERS)):
-            turning = asyncio.create_task(keyring.keep(keys, settings.key_days * DAY_SECONDS))
-            try:
-                yield
-            finally:
-                feed.end()  # its readers go before the listener waits for what is in flight
-                turning.cancel()
-                with suppress(asyncio.CancelledError):
-                    await turning
+        late = Replicas.running(
+            settings.credentials, settings.storage_replicas, feed.seen, settings.storage_replica_lag
+        )
+        async with feed.running(), late as replicas:
+            DirectoryApi(settings.deployment, storage, topology, keyring, feed, allowance, replicas).add_to(service)
+            async with service.listen(settings.address(), service.internal_context(CALLERS)):
+                turning = asyncio.create_task(keyring.keep(keys, settings.key_days * DAY_SECONDS))
+                try:
+                    yield
+                finally:
+                    feed.end()  # its readers go before the listener waits for what is in flight
+                    turning.cancel()
+                    with suppress(asyncio.CancelledError):
+                        await turning
 
 
 # a callback keeps the word `serve` obligatory, so that a second command can come without breaking the first

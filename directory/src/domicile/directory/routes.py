@@ -27,6 +27,7 @@ from domicile.model.wire import (
     PeppersDocument,
     ReconciliationDocument,
     RekeyRequest,
+    ReplicasDocument,
     ResolveRequest,
     ResolveResponse,
     SigningKey,
@@ -217,6 +218,12 @@ ROUTES: Final[dict[str, tuple[str, str, Endpoint, Operation]]] = {
         "/v1/reconciliation",
         Endpoint.RECONCILIATION_READ,
         Operation("Whether the database has lost pins, and what it waits for", {200: ReconciliationDocument}),
+    ),
+    "get_replicas": (
+        "GET",
+        "/v1/replicas",
+        Endpoint.REPLICAS_READ,
+        Operation("This process's read replicas, and how late each one is", {200: ReplicasDocument}),
     ),
     "post_fences": (
         "POST",

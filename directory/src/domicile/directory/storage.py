@@ -1,7 +1,8 @@
 """The directory's database: the only module that speaks to it, and where a driver's errors end.
 
-Everything that changes is one transaction, committed before its method returns. Callers see errors of our own
-tree: a database that is gone, restarting, read-only or silent is Unavailable, with nothing done.
+Everything that changes is one transaction, committed before its method returns, in a second zone too where one is
+required. Callers see errors of our own tree: a database that is gone, restarting, read-only or silent is Unavailable,
+with nothing acknowledged.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import Final
+from typing import Final, cast
 
 import asyncpg
 
+from domicile.directory.commits import transaction
 from domicile.directory.history import Mark, Standing, has_lost
+from domicile.directory.second_zone import Replication, SecondZone, SecondZoneCheck
 from domicile.directory.transactions import (
     SQL,
     Connection,
@@ -56,11 +59,15 @@ WAIT_SECONDS: Final = 2.0
 _START_LOCK: Final = 0x646F6D64  # one number for all directory processes, as is the next
 _TOPOLOGY_LOCK: Final = 0x646F6D74
 _SUBJECTS: Final = 0x646F6D73  # what is locked by key
-_LOSS: Final = "DM007"  # log_changes of sql/schema.sql
+_LEVEL: Final = "DM004"  # log_changes of sql/schema.sql, as is the next
+_LOSS: Final = "DM007"
 _FORGOTTEN: Final = "DM008"
 _IN_USE: Final = "DM009"  # forget_pepper of sql/schema.sql
 SCAN_SECONDS: Final = 300.0
-"""On a statement that goes through every pin, for an operator who waits for it."""
+"""On a statement that goes through every pin, for an operator who waits for it, or for an upgrade."""
+UPGRADE_TRIES: Final = 3
+SCHEMA: Final = int(SQL["schema"].rpartition("IS 'schema ")[2].partition("'")[0])
+"""The number of this program's schema, which its text gives itself."""
 
 
 @asynccontextmanager
@@ -76,6 +83,7 @@ async def translated() -> AsyncIterator[None]:
         asyncpg.InvalidAuthorizationSpecificationError,
         asyncpg.TransactionRollbackError,
         asyncpg.ReadOnlySQLTransactionError,
+        asyncpg.ObjectNotInPrerequisiteStateError,  # of a server that still recovers, also where it can be read
         asyncpg.InterfaceError,
         asyncpg.InternalClientError,
     ) as error:
@@ -84,6 +92,8 @@ async def translated() -> AsyncIterator[None]:
     except asyncpg.PostgresError as error:
         if error.sqlstate == _LOSS:
             raise unsettled() from None
+        if error.sqlstate == _LEVEL:
+            raise Unavailable("synchronous_commit is below on", remedy="leave it as the database has it") from None
         if error.sqlstate == _FORGOTTEN:
             raise Conflict(
                 "a key by a pepper that was forgotten", remedy="give this process the one in force"
@@ -113,32 +123,41 @@ async def _stand(connection: Connection, mark: Mark | None) -> Standing:
 class Storage:
     """Every method raises Unavailable where the database cannot be used."""
 
-    def __init__(self, pool: asyncpg.Pool[asyncpg.Record]) -> None:
+    def __init__(self, pool: asyncpg.Pool[asyncpg.Record], second_zone: SecondZone) -> None:
         self._pool = pool
+        self._second_zone = SecondZoneCheck(second_zone)
         self._claiming = asyncio.Semaphore(CLAIMS_AT_ONCE)
+        self._seen: Mark | None = None
 
     @classmethod
     @asynccontextmanager
-    async def connect(cls, credentials: Credentials, address: Address) -> AsyncIterator[Storage]:
+    async def connect(
+        cls, credentials: Credentials, address: Address, second_zone: SecondZone
+    ) -> AsyncIterator[Storage]:
         """Opened by mutual TLS, as the only user that may; the schema is applied. Closed on leaving."""
+        storage: Storage
+
+        async def admit(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+            await storage._admit(cast("Connection", connection))
+
+        pool = asyncpg.create_pool(
+            host=address.host,
+            port=address.port,
+            user=USER,
+            database=DATABASE,
+            ssl=credentials.client(GLOBAL, [Role.STORAGE]),
+            min_size=POOL_SIZE,
+            max_size=POOL_SIZE,
+            max_inactive_connection_lifetime=0,
+            timeout=WAIT_SECONDS,
+            command_timeout=WAIT_SECONDS,
+            init=admit,
+        )
+        storage = cls(pool, second_zone)
         async with translated():
-            pool = await asyncpg.create_pool(
-                host=address.host,
-                port=address.port,
-                user=USER,
-                database=DATABASE,
-                ssl=credentials.client(GLOBAL, [Role.STORAGE]),
-                min_size=POOL_SIZE,
-                max_size=POOL_SIZE,
-                max_inactive_connection_lifetime=0,
-                timeout=WAIT_SECONDS,
-                command_timeout=WAIT_SECONDS,
-            )
+            await pool
         try:
-            storage = cls(pool)
-            async with storage._transaction() as connection:
-                await connection.execute(SQL["lock_start"], _START_LOCK)
-                await connection.execute(SQL["schema"])
+            await storage._bring_up_to_date()
             yield storage
         finally:
             try:
@@ -152,16 +171,64 @@ class Storage:
         async with (
             translated(),
             self._pool.acquire(timeout=WAIT_SECONDS) as connection,
-            connection.transaction(),
+            transaction(connection, WAIT_SECONDS, self._second_zone.doubt),
         ):
             yield connection
+
+    async def _bring_up_to_date(self) -> None:
+        """Apply the schema where the database has an older one.
+
+        A start beside other processes takes no lock of theirs, and one of an older program brings nothing back. An
+        upgrade has the tables to itself: claims wait for it, for as long as one lock may take, and go on over it.
+        """
+        for _ in range(UPGRADE_TRIES):
+            try:
+                async with self._transaction() as connection:
+                    await connection.execute(SQL["commit_here"])
+                    await connection.execute(SQL["lock_start"], _START_LOCK)
+                    if await connection.fetchval(SQL["find_schema"]) < SCHEMA:
+                        await connection.execute(SQL["bound_locks"])
+                        await connection.execute(SQL["own_topology"], _TOPOLOGY_LOCK)
+                        await connection.execute(SQL["schema"], timeout=SCAN_SECONDS)
+                return
+            except DomicileError as error:
+                if not isinstance(error.__cause__, asyncpg.LockNotAvailableError):
+                    raise
+        raise Unavailable(
+            "something holds the database's tables for too long to bring them up to date",
+            remedy="start again when it has ended: a backup, or a long query",
+        )
+
+    @asynccontextmanager
+    async def _acknowledging(self) -> AsyncIterator[Connection]:
+        """A transaction that may be told of: where a second zone is required, what it read is there too."""
+        if not self._second_zone.required:
+            async with self._transaction() as connection:
+                yield connection
+            return
+        async with translated(), self._pool.acquire(timeout=WAIT_SECONDS) as connection:
+            async with transaction(connection, WAIT_SECONDS, self._second_zone.doubt):
+                await self._check_second_zone(connection)
+                yield connection
+                await connection.execute(SQL["confirm"])
+            self._second_zone.take_after(await self._replication(connection))
+
+    async def _replication(self, connection: Connection) -> Replication:
+        row = await connection.fetchrow(SQL["find_second_zone"], self._second_zone.asked)
+        assert row is not None
+        return Replication(**row)
+
+    async def _check_second_zone(self, connection: Connection) -> None:
+        """Raise Unavailable where a second zone is required, and what is committed now would not be there."""
+        if self._second_zone.required:
+            self._second_zone.take(await self._replication(connection))
 
     @asynccontextmanager
     async def about(self, keys: Sequence[SubjectKey]) -> AsyncIterator[SubjectTransaction]:
         """A transaction about one subject, by every key that it may have: alone in that, and overtaken by no new
         topology. Committed on leaving, undone by an error.
         """
-        async with self._turn(), self._transaction() as connection:
+        async with self._turn(), self._acknowledging() as connection:
             await connection.execute(SQL["share_topology"], _TOPOLOGY_LOCK)
             await connection.execute(SQL["lock_names"], _SUBJECTS, list(keys))
             await check_settled(connection)
@@ -181,8 +248,10 @@ class Storage:
             self._claiming.release()
 
     async def probe(self) -> None:
+        """Raises Unavailable also where a second zone is required and nothing is acknowledged for want of it."""
         async with self._transaction() as connection:
             await connection.fetchval(SQL["probe"])
+            await self._check_second_zone(connection)
 
     async def resolved(self, keys: Sequence[SubjectKey]) -> str:
         """A ResolveResponse, as JSON."""
@@ -205,37 +274,48 @@ class Storage:
 
     async def granting(self, key: SubjectKey) -> Pin:
         """The pin for a grant. Raises UnknownSubject; Unavailable where it may be an old one."""
-        await self.check_settled()
-        return await self.pin(key)
-
-    async def check_settled(self) -> None:
-        """Raises Unavailable where the database may have lost something."""
-        async with self._transaction() as connection:
+        async with self._acknowledging() as connection:
             await check_settled(connection)
+            row = await connection.fetchrow(SQL["find_pins"], [key])
+            if row is None:
+                raise UnknownSubject("the subject has no pin")
+        return pin_of(row)
 
     async def standing(self, mark: Mark | None) -> Standing:
         """Where the database stands, after a generation was begun if it is another history, or has lost something.
 
-        ``mark``: the furthest that this process has seen.
+        ``mark``: the furthest that this process has seen. From now on, each new connection is asked first whether
+        it leads to a database that has all of that: one that was restored is never behind a connection of before.
         """
         async with self._transaction() as connection:
+            found = await self._settle(connection, mark)
+        self._seen = found.mark
+        return found
+
+    async def _admit(self, connection: Connection) -> None:
+        if self._seen is not None:
+            async with transaction(connection, WAIT_SECONDS, self._second_zone.doubt):
+                await self._settle(connection, self._seen)
+
+    async def _settle(self, connection: Connection, mark: Mark | None) -> Standing:
+        found = await _stand(connection, mark)
+        if not found.current or has_lost(mark, found):
+            await self._check_second_zone(connection)
+            await connection.execute(SQL["lock_clock"])
             found = await _stand(connection, mark)
-            if not found.current or (has_lost(mark, found)):
-                await connection.execute(SQL["lock_clock"])
-                found = await _stand(connection, mark)
-                lost = has_lost(mark, found)
-                if (
-                    lost
-                    and found.reconciling
-                    and mark is not None
-                    and mark.position.generation != found.position.generation
-                ):
-                    await connection.execute(SQL["add_loss"], mark.position.generation, mark.revision)
-                elif lost or not found.current:
-                    seen = None if mark is None else mark.position.generation
-                    await connection.execute(SQL["begin_generation"], seen, lost, 0 if mark is None else mark.revision)
-                    warn("generation-begun", verdict="lost" if lost else "whole")
-                found = await _stand(connection, mark)
+            lost = has_lost(mark, found)
+            if (
+                lost
+                and found.reconciling
+                and mark is not None
+                and mark.position.generation != found.position.generation
+            ):
+                await connection.execute(SQL["add_loss"], mark.position.generation, mark.revision)
+            elif lost or not found.current:
+                seen = None if mark is None else mark.position.generation
+                await connection.execute(SQL["begin_generation"], seen, lost, 0 if mark is None else mark.revision)
+                warn("generation-begun", verdict="lost" if lost else "whole")
+            found = await _stand(connection, mark)
         return found
 
     @asynccontextmanager
@@ -277,7 +357,7 @@ class Storage:
 
     async def delete_alias(self, kind: str, alias: AliasKey, key: SubjectKey) -> None:
         """Afterwards the alias is not this subject's, whether or not it was."""
-        async with self._transaction() as connection:
+        async with self._acknowledging() as connection:
             await check_settled(connection)
             await connection.execute(SQL["delete_alias"], kind, alias, key)
 
@@ -289,7 +369,7 @@ class Storage:
 
     async def announce_pepper(self, version: int) -> None:
         """From its return on, every claim names its subject by this pepper too. Raises Conflict for a forgotten one."""
-        async with self._transaction() as connection:
+        async with self._acknowledging() as connection:
             await connection.execute(SQL["own_topology"], _TOPOLOGY_LOCK)
             await check_settled(connection)
             if await connection.fetchval(SQL["announce_pepper"], version) is None:
@@ -297,7 +377,7 @@ class Storage:
 
     async def forget_pepper(self, version: int) -> None:
         """Harmless to repeat. Raises Conflict where it still names somebody."""
-        async with self._transaction() as connection:
+        async with self._acknowledging() as connection:
             await check_settled(connection)
             await connection.execute(SQL["forget_pepper"], version, timeout=SCAN_SECONDS)
 
@@ -311,7 +391,7 @@ class Storage:
 
     async def publish_topology(self, document: TopologyDocument) -> None:
         """From its return on, every claim goes by this one. Raises Conflict unless it is the next revision."""
-        async with self._transaction() as connection:
+        async with self._acknowledging() as connection:
             await connection.execute(SQL["own_topology"], _TOPOLOGY_LOCK)
             if await connection.fetchval(SQL["publish_topology"], document.revision, document.signed) is None:
                 row = await connection.fetchrow(SQL["find_topology_version"])
@@ -320,7 +400,7 @@ class Storage:
 
     async def publish_key(self, key: SigningKey, publisher: str) -> None:
         """Raises Conflict for a key that is published for another use, or was retired."""
-        async with self._transaction() as connection:
+        async with self._acknowledging() as connection:
             values = (key.kid, key.domicile_use, key.x, publisher)
             if await connection.fetchval(SQL["publish_signing_key"], *values) is None:
                 raise Conflict("the key is published for another use, or retired", remedy="make another key")
@@ -330,7 +410,7 @@ class Storage:
 
         Harmless to repeat. Raises NotFound for no such key of the publisher's.
         """
-        async with self._transaction() as connection:
+        async with self._acknowledging() as connection:
             use: KeyUse | None = await connection.fetchval(SQL["find_key_use"], kid)
             seconds = 0.0 if publisher is None or use is None else float(retirement_seconds(use))
             if await connection.fetchval(SQL["retire_signing_key"], kid, publisher, seconds) is None:

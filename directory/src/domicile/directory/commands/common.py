@@ -48,11 +48,15 @@ def published_topology() -> PublishedTopology:
     return PublishedTopology(setting("DEPLOYMENT"), keys)
 
 
+def addresses() -> list[str]:
+    """The directory's, as DOMICILE_DIRECTORY names them, comma-separated."""
+    return [each.strip() for each in setting("DIRECTORY").split(",") if each.strip()]
+
+
 @asynccontextmanager
 async def asking(seconds: float = 5.0) -> AsyncIterator[DirectoryClient]:
     """A client of the directory at DOMICILE_DIRECTORY, whose calls may each take so long."""
-    addresses = [each.strip() for each in setting("DIRECTORY").split(",") if each.strip()]
-    directory = DirectoryClient(credentials(), addresses, deadline=seconds)
+    directory = DirectoryClient(credentials(), addresses(), deadline=seconds)
     try:
         yield directory
     finally:

@@ -1,2 +1,2 @@
--- One process at a time applies the schema.
+-- One process at a time looks at the schema.
 SELECT pg_advisory_xact_lock($1)

@@ -1,6 +1,8 @@
--- The directory's own database: the blind map and what is published. Applied at each start, under a lock.
+-- The directory's own database: the blind map and what is published. Applied to a database that has an older one.
 -- Keys are 17 keyed bytes; no column can hold a name, an address or any other personal value.
+-- Each change of this text gets the next number; processes of the number before go on over it, so it only adds.
 CREATE SCHEMA IF NOT EXISTS directory;
+COMMENT ON SCHEMA directory IS 'schema 4';
 
 -- Subject key to home. An epoch never falls and a row is never deleted: an erased subject leaves its tombstone.
 CREATE TABLE IF NOT EXISTS directory.pins (
@@ -156,7 +158,8 @@ SELECT DISTINCT get_byte(subject_key, 0) FROM directory.pins
 WHERE NOT EXISTS (SELECT FROM directory.peppers);
 
 -- One statement's changes of pins into the log, whichever statement it was. Refused in a history that no process has
--- looked at yet, and in one that has lost something, but for what brings it back.
+-- looked at yet, and in one that has lost something, but for what brings it back; and where COMMIT would wait for less
+-- than a synchronous standby's disk.
 CREATE OR REPLACE FUNCTION directory.log_changes() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     changed bigint;
@@ -165,6 +168,9 @@ BEGIN
     SELECT count(*) INTO changed FROM after_rows;
     IF changed = 0 THEN
         RETURN NULL;
+    END IF;
+    IF current_setting('synchronous_commit') NOT IN ('on', 'remote_apply') THEN
+        RAISE EXCEPTION 'synchronous_commit is below on' USING ERRCODE = 'DM004';
     END IF;
     INSERT INTO directory.peppers (version) SELECT DISTINCT get_byte(subject_key, 0) FROM after_rows
     ON CONFLICT DO NOTHING;

@@ -1,0 +1,138 @@
+-- The directory's own database: the blind map and what is published. Applied at each start, under a lock.
+-- Keys are 17 keyed bytes; no column can hold a name, an address or any other personal value.
+CREATE SCHEMA IF NOT EXISTS directory;
+
+-- Subject key to home. An epoch never falls and a row is never deleted: an erased subject leaves its tombstone.
+CREATE TABLE IF NOT EXISTS directory.pins (
+    subject_key  bytea PRIMARY KEY CHECK (octet_length(subject_key) = 17),
+    jurisdiction text NOT NULL,
+    cell         text NOT NULL,
+    epoch        bigint NOT NULL CHECK (epoch >= 1),
+    state        text NOT NULL CHECK (state IN ('active', 'moving', 'erased')),
+    claimed      timestamptz NOT NULL DEFAULT now()
+) PARTITION BY HASH (subject_key);
+
+-- Sixteen parts: indexes that stay shallow and are vacuumed apart. Their number is fixed by the data in them.
+DO $$
+BEGIN
+    FOR part IN 0..15 LOOP
+        EXECUTE format(
+            'CREATE TABLE IF NOT EXISTS directory.pins_%s PARTITION OF directory.pins
+             FOR VALUES WITH (MODULUS 16, REMAINDER %s)', part, part);
+    END LOOP;
+END
+$$;
+
+-- Keyed hash of an e-mail, phone or user name to the one subject that holds it, across all cells.
+CREATE TABLE IF NOT EXISTS directory.aliases (
+    kind        text NOT NULL,
+    alias_key   bytea NOT NULL CHECK (octet_length(alias_key) = 17),
+    subject_key bytea NOT NULL REFERENCES directory.pins,
+    PRIMARY KEY (kind, alias_key)
+);
+
+-- Pins placed in a jurisdiction since its open cells last changed: {cell: {weight, placed}}. One row for each
+-- jurisdiction, because its lock is what makes the counts exact.
+CREATE TABLE IF NOT EXISTS directory.rounds (
+    jurisdiction text PRIMARY KEY,
+    cells        jsonb NOT NULL
+);
+
+-- The current topology, as an operator signed it: one row. published tells two restores' same revision apart.
+CREATE TABLE IF NOT EXISTS directory.topology (
+    only_row  boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    revision  bigint NOT NULL CHECK (revision >= 1),
+    signed    text NOT NULL,
+    published timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+-- Public halves of the keys that sign grants (each directory process) and residency tokens (each router).
+-- kid is the key's thumbprint, so that a row never changes.
+CREATE TABLE IF NOT EXISTS directory.signing_keys (
+    kid       text PRIMARY KEY,
+    use       text NOT NULL CHECK (use IN ('residency', 'pin-grant')),
+    x         text NOT NULL,
+    published timestamptz NOT NULL DEFAULT now()
+);
+
+-- Where the change log stands: one row, whose lock each change of a pin takes as the last one of its transaction
+-- and keeps until it has committed. That makes the order of sequence numbers the order of commits, without a gap
+-- (a sequence of PostgreSQL's own promises neither). generation is new for each history of this database;
+-- changes up to trimmed are no longer kept.
+CREATE TABLE IF NOT EXISTS directory.clock (
+    only_row   boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    generation uuid NOT NULL DEFAULT gen_random_uuid(),
+    history    text NOT NULL,
+    sequence   bigint NOT NULL DEFAULT 0,
+    trimmed    bigint NOT NULL DEFAULT 0
+);
+
+-- What a pin became, in the order of commits.
+CREATE TABLE IF NOT EXISTS directory.changes (
+    sequence     bigint PRIMARY KEY,
+    subject_key  bytea NOT NULL,
+    jurisdiction text NOT NULL,
+    cell         text NOT NULL,
+    epoch        bigint NOT NULL,
+    state        text NOT NULL,
+    changed      timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+-- Which history of which database this is: a promotion and a restore to a point in time each begin a timeline.
+CREATE OR REPLACE FUNCTION directory.history() RETURNS text LANGUAGE sql STABLE AS $$
+    SELECT system_identifier || '/' || left(pg_walfile_name(pg_current_wal_lsn()), 8) FROM pg_control_system()
+$$;
+
+INSERT INTO directory.clock (history) VALUES (directory.history()) ON CONFLICT DO NOTHING;
+
+-- Begin a new generation where the history is another one than that of the last change. What was logged before
+-- is of no use to anybody: who read it may have read what this history never had.
+CREATE OR REPLACE FUNCTION directory.renew() RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (SELECT FROM directory.clock WHERE history = directory.history()) THEN
+        RETURN;
+    END IF;
+    UPDATE directory.clock
+    SET generation = gen_random_uuid(), history = directory.history(), trimmed = sequence
+    WHERE history <> directory.history();
+    IF FOUND THEN
+        DELETE FROM directory.changes;
+    END IF;
+END
+$$;
+
+-- One statement's changes of pins into the log, whichever statement it was.
+CREATE OR REPLACE FUNCTION directory.log_changes() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    changed bigint;
+    before  bigint;
+BEGIN
+    SELECT count(*) INTO changed FROM after_rows;
+    IF changed = 0 THEN
+        RETURN NULL;
+    END IF;
+    PERFORM directory.renew();
+    UPDATE directory.clock SET sequence = sequence + changed RETURNING sequence - changed INTO before;
+    INSERT INTO directory.changes (sequence, subject_key, jurisdiction, cell, epoch, state)
+    SELECT before + row_number() OVER (), subject_key, jurisdiction, cell, epoch, state FROM after_rows;
+    RETURN NULL;
+END
+$$;
+
+CREATE OR REPLACE TRIGGER log_inserts AFTER INSERT ON directory.pins
+    REFERENCING NEW TABLE AS after_rows FOR EACH STATEMENT EXECUTE FUNCTION directory.log_changes();
+CREATE OR REPLACE TRIGGER log_updates AFTER UPDATE ON directory.pins
+    REFERENCING NEW TABLE AS after_rows FOR EACH STATEMENT EXECUTE FUNCTION directory.log_changes();
+
+-- A pin is never deleted, and its epoch never falls: whoever tries has lost the compare-and-set.
+CREATE OR REPLACE FUNCTION directory.keep_pin() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP = 'UPDATE' AND NEW.subject_key = OLD.subject_key AND NEW.epoch > OLD.epoch THEN
+        RETURN NEW;
+    END IF;
+    RAISE EXCEPTION 'a pin is changed at a higher epoch, and never deleted' USING ERRCODE = 'DM006';
+END
+$$;
+
+CREATE OR REPLACE TRIGGER keep_pin BEFORE UPDATE OR DELETE ON directory.pins
+    FOR EACH ROW EXECUTE FUNCTION directory.keep_pin();
