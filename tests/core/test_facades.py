@@ -20,14 +20,15 @@ FACADES = {
         Authority Credentials Keyring Signer Verifier identity_of key_id peer_of public_key public_server
         retirement_seconds sign_topology verify_topology write_private
     """,
-    "domicile.client": "Change DirectoryClient GatewayClient JailedResolver KeyClient Peer Topology",
+    "domicile.client": "Change DirectoryClient GatewayClient JailedResolver KeyClient Peer RouterClient Topology",
     "domicile.telemetry": """
-        BORDER DECISIONS DURATION FIELDS REFUSALS REPLICA_PINS REPLICA_STALENESS REQUESTS STORAGE_LAG UNANSWERED_COMMITS
-        FieldNotAllowed configure_logs log place_of render_metrics warn
+        BORDER BORDER_BYTES DECISIONS DURATION FIELDS REFUSALS REPLICA_LAG REPLICA_PINS REPLICA_STALENESS REQUESTS
+        RULE_DISAGREEMENTS SHED STORAGE_LAG UNANSWERED_COMMITS UPSTREAM_DURATION UPSTREAM_EJECTIONS UPSTREAM_REQUESTS
+        UPSTREAM_RETRIES FieldNotAllowed configure_logs log place_of render_metrics warn
     """,
     "domicile.service": """
-        MAX_BODY_BYTES PEER Addresses Operation ProcessSettings Service json_response load_settings plain_problem
-        problem_middleware problem_response read_body run where_invalid
+        MAX_BODY_BYTES PEER Addresses Operation ProcessSettings Service json_response load_settings problem_middleware
+        problem_of problem_response read_body run where_invalid
     """,
 }
 

@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from domicile.model import Manifest, ManifestError, Travellers, load_manifest, parse_manifest, read_yaml
-from domicile.model.manifest import Address, Operators, PathRule
+from domicile.model.manifest import Address, Operators
+from domicile.model.rules import PathRule
 
 GOOD = """
 version: 1
@@ -180,9 +181,9 @@ RULES: list[tuple[str, object, str, str]] = [
     ),
     (
         "identity/jwks",
-        "https://idp.example/jwks",
+        "http://idp.example/jwks",
         "identity.jwks",
-        "a key set is read from a file, not from an address: fetch it, and name the file",
+        "a key set is a file, or an https:// address without a user name and a fragment",
     ),
     # names, routers, listeners
     ("routers/muc/country", "JP", "routers.muc.country", "JP lies in no jurisdiction"),
@@ -318,7 +319,7 @@ RULES: list[tuple[str, object, str, str]] = [
         "routers.muc.rules[0].path",
         "string should match pattern '^/[^\\s?#*]*\\*?$'",
     ),
-    ("routers/muc/rules/0/class", "pinned", "routers.muc.rules[0].class", "input should be 'unpinned'"),
+    ("routers/muc/rules/0/class", "mine", "routers.muc.rules[0].class", "input should be 'unpinned' or 'pinned'"),
     ("identity/issuer", REMOVE, "identity.issuer", "required key is missing"),
     ("secrets/pepper", ["a"], "secrets.pepper", "input should be a valid string"),
     # unknown keys, at every depth

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import asyncpg
 import pytest
 from domicile_testing import Storage, Trust
+from domicile_testing.conditions import until
 from domicile_testing.directories import RunningDirectory, any_key, directory_settings, serving
 from domicile_testing.routing import pin, subject
 
@@ -34,12 +35,6 @@ async def following(replica: Replica, client: DirectoryClient) -> AsyncIterator[
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110 - the replica tells nobody
-            await asyncio.sleep(0.01)
 
 
 async def rows(database: asyncpg.Connection) -> dict[SubjectKey, Pin]:

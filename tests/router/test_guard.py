@@ -54,12 +54,38 @@ async def test_a_moved_subject_is_followed_with_its_body(world: World) -> None:
 
 async def test_a_cell_that_is_behind_is_waited_for(world: World) -> None:
     world.directory.place(pin("alice", "eu-1", 5))
-    world.answers(guarding("stale-epoch", epoch=4))
-    async with world.router() as client, client.get("/notes", headers=world.bearer("alice")) as response:
+    world.answers(guarding("stale-epoch", epoch=4, times=3))
+    async with (
+        world.router() as client,
+        client.post("/notes", data=b"text", headers=world.bearer("alice")) as response,
+    ):
+        assert response.status == 200
+    assert [seen.body for seen in world.seen] == [b"text"] * 4
+    assert len(world.directory.asked) == 1
+
+
+async def test_a_cell_that_stays_behind_is_not_waited_for_for_ever(world: World) -> None:
+    world.directory.place(pin("alice", "eu-1", 5))
+    world.answers(guarding("stale-epoch", epoch=4, times=999))
+    async with (
+        world.router(move_seconds=0.2) as client,
+        client.get("/notes", headers=world.bearer("alice")) as response,
+    ):
         assert response.status == 503
         assert int(response.headers["Retry-After"]) > 0
-    assert len(world.seen) == 1
+    assert 2 <= len(world.seen) <= 5
     assert len(world.directory.asked) == 1
+
+
+async def test_a_body_that_cannot_be_sent_again_is_not_waited_with(world: World) -> None:
+    world.directory.place(pin("alice", "eu-1", 5))
+    world.answers(guarding("stale-epoch", epoch=4))
+    async with (
+        world.router() as client,
+        client.post("/notes", headers=world.bearer("alice"), data=bytes(100_000)) as response,
+    ):
+        assert response.status == 503
+    assert len(world.seen) == 1
 
 
 async def test_a_second_guard_ends_it(world: World) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-import aiohttp
 import pytest
 from aiohttp import web
 from domicile_testing.routing import World, pin, subject
@@ -174,12 +173,4 @@ async def test_a_path_with_two_meanings_is_400(world: World, target: str) -> Non
         async with client.get(url, headers=world.bearer("alice")) as response:
             assert response.status == 400
             assert (await response.json())["code"] == "bad-request"
-    assert not world.seen
-
-
-async def test_an_upgrade_is_501(world: World) -> None:
-    async with world.router() as client:
-        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
-            await client.ws_connect("/about")
-        assert refused.value.status == 501
     assert not world.seen

@@ -3,43 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import aiohttp
 import pytest
 from aiohttp import web
+from domicile_testing.conditions import until_ready
+from domicile_testing.routers import COMMAND, environment, running
 from domicile_testing.routing import World, pin
 
 from domicile.model import Role
-from domicile.router.settings import RouterSettings
-
-COMMAND = [sys.executable, "-c", "from domicile.router.main import app; app()", "serve"]
-
-
-def environment(settings: RouterSettings) -> dict[str, str]:
-    told = settings.model_dump(mode="json", exclude_none=True, exclude={"directory", "countries"})
-    told["directory"] = ",".join(settings.directory)
-    return os.environ | {f"DOMICILE_{name.upper()}": str(value) for name, value in told.items()}
-
-
-@asynccontextmanager
-async def running(settings: RouterSettings) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Yields when both listeners are up."""
-    process = await asyncio.create_subprocess_exec(*COMMAND, env=environment(settings), stderr=asyncio.subprocess.PIPE)
-    try:
-        assert process.stderr is not None
-        async with asyncio.timeout(30):
-            while b'"event":"ready"' not in (line := await process.stderr.readline()):
-                assert line, "ended before it was ready"
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
 
 
 async def test_on_sigterm_what_is_in_flight_is_finished_and_it_exits_0(world: World) -> None:
@@ -57,8 +30,7 @@ async def test_on_sigterm_what_is_in_flight_is_finished_and_it_exits_0(world: Wo
         f"https://{world.manifest.routers['fra'].internal}", connector=aiohttp.TCPConnector(ssl=operator)
     )
     async with running(settings) as process, world.client("fra") as client, health:
-        async with health.get("/readyz") as response:
-            assert response.status == 200
+        await until_ready(health)
         request = asyncio.create_task(client.get("/notes", headers=world.bearer("alice")))
         await world.app("eu-1.fra").arrived.wait()
         process.send_signal(signal.SIGTERM)

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from domicile.model import InvalidInput, Pin, PinState, Position, SubjectKey, Unavailable, UnknownSubject
 from domicile.model.snapshot import Block
-from domicile.router.replica import Pins, Replica, ReplicaFull
+from domicile.router.pins import Pins
+from domicile.router.replica import Replica, ReplicaFull
 
 
 def block(*numbers: int, name: str = "eu/eu-1", epoch: int = 1) -> Block:
@@ -275,14 +276,15 @@ class Answers:
 async def test_a_known_subject_costs_no_question(replica: Replica) -> None:
     directory = Answers()
     pins = Pins(replica, directory)
-    assert await pins.resolve(subject("alice")) is None
+    assert await pins.ask(subject("alice")) is None
     directory.pins[subject("alice")] = pin("alice", "eu-1")
-    assert await pins.resolve(subject("alice")) == pin("alice", "eu-1")
+    assert await pins.ask(subject("alice")) == pin("alice", "eu-1")
     directory.gone = True
-    assert await pins.resolve(subject("alice")) == pin("alice", "eu-1")
+    assert pins.known(subject("alice")) == pin("alice", "eu-1")
+    assert pins.known(subject("bob")) is None
     assert directory.asked == [False, False]
     with pytest.raises(Unavailable):
-        await pins.resolve(subject("bob"))
+        await pins.ask(subject("bob"))
     with pytest.raises(Unavailable):
         await pins.refresh(subject("alice"))
     assert directory.asked == [False, False, False, True]

@@ -62,12 +62,13 @@ async def storm(world: World, unknown: int, at_once: int, *, silent: bool = Fals
     connected = asyncio.Barrier(at_once)
 
     async def sender(client: aiohttp.ClientSession) -> None:
-        async with client.get("/about") as response:
-            assert response.status == 200
-            await connected.wait()
+        assert await ask(world, client, PEOPLE[0]) == 200
+        await connected.wait()
         for name in names:
             async with asyncio.timeout(ANSWER_SECONDS):
-                strangers[await ask(world, client, name)] += 1
+                while (status := await ask(world, client, name)) == 503 and not silent:  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)  # turned away by a router that was late; nobody was asked about
+                strangers[status] += 1
 
     world.directory.place(*(pin(name, "eu-1") for name in PEOPLE))
     async with world.router(connect_seconds=30.0) as client:

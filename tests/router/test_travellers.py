@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import ssl
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
+from domicile_testing.conditions import until_ready
 from domicile_testing.routing import World, pin, routing_world, subject
 
 from domicile.model import Role
@@ -69,6 +71,24 @@ async def test_refuse_is_451_and_says_who_blocks(tmp_path: Path) -> None:
             assert response.headers["Link"] == '<https://eu.acme.example/>; rel="blocked-by"'
             assert (await response.json())["code"] == "cross-border-access"
     assert not world.seen
+
+
+async def test_the_home_may_want_another_way_for_some_paths(tmp_path: Path) -> None:
+    def change(data: dict[str, Any]) -> None:
+        data["jurisdictions"]["us"]["traveller_paths"] = [
+            {"path": "/export/*", "travellers": "refuse"},
+            {"path": "/live/*", "travellers": "hairpin"},
+        ]
+
+    async with routing_world(tmp_path, change=change) as world:
+        world.directory.place(pin("bob", "us-1"))
+        async with world.router("iad"), world.router("fra") as client:
+            for path, status in (("/notes", 307), ("/export/all", 451), ("/live/1", 200), ("/export", 307)):
+                request = client.get(path, headers=world.bearer("bob"), allow_redirects=False)
+                async with request as response:
+                    assert response.status == status, path
+                    assert ("Link" in response.headers) is (status == 451)
+    assert [seen.target for seen in world.seen] == ["/live/1"]
 
 
 async def test_hairpin_streams_through_a_router_of_the_home(tmp_path: Path) -> None:
@@ -168,7 +188,8 @@ async def test_only_routers_and_operators_reach_the_internal_listener(
 async def test_health_is_for_operators_and_its_paths_stay_free_for_applications(world: World) -> None:
     world.directory.place(pin("bob", "us-1"))
     async with world.router("iad"), internal(world, "us", Role.OPERATOR, "root") as operator:
-        for path in ("/healthz", "/readyz", "/metrics"):
+        await until_ready(operator)
+        for path in ("/healthz", "/metrics"):
             async with operator.get(path) as response:
                 assert response.status == 200
         async with operator.get("/notes", headers=world.bearer("bob")) as response:

@@ -91,6 +91,7 @@ async def app(around: Surroundings, residency: Residency, trust: Trust, tmp_path
         ("GET", "/raised", raised),
         ("GET", "/home", look_for),
         ("POST", "/signup", look_for),
+        ("POST", "/support/enrol", look_for),
     ):
         service.route(method, path, Endpoint.APP_REQUESTS, handler)
     guard(service.app, residency)
@@ -246,6 +247,9 @@ async def test_a_home_abroad_is_a_redirect_on_unpinned_paths_only(
     around.directory.pin(german)
     status, headers, _ = await app.ask(f"/signup?user={user}", method="POST")
     assert (status, headers["Location"]) == (307, f"https://us.example/signup?user={user}")
+    status, headers, body = await app.ask(f"/support/enrol?user={user}", method="POST")
+    assert (status, body["code"]) == (451, "cross-border-access"), "the home's policy for this path"
+    assert "Location" not in headers
     status, headers, body = await app.ask(f"/home?user={user}", named(german))
     assert (status, body["code"], body["jurisdiction"]) == (451, "cross-border-access", "us")
     assert "Location" not in headers

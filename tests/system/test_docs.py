@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -39,5 +40,35 @@ def test_the_page_on_the_local_world(tmp_path: Path) -> None:
         assert "router-fra" in done.stdout
     finally:
         ended = subprocess.run(["bash", "-c", commands[2]], cwd=tmp_path, env=environment, timeout=60, check=False)
+    assert ended.returncode == 0
+    assert processes_of(tmp_path / ".domicile") == []
+
+
+SIGN_UP = """
+curl -s --cacert $CA https://$ROUTER/signup \\
+  -d '{"user":"anna","email":"anna@example.org","password":"correct horse","plan":"pro","residence":"DE"}' |
+  python -c "import json, sys; print('Authorization: Bearer', json.load(sys.stdin)['session'])" > session.txt
+"""
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="signs up with curl, which is not here")
+def test_the_page_on_the_router(tmp_path: Path) -> None:
+    (explain,) = re.findall(r"```sh\n(.*?)```", (DOCS / "router.md").read_text(), re.DOTALL)
+    drive = re.findall(r"```sh\n(.*?)```", (DOCS / "local-world.md").read_text(), re.DOTALL)[1]
+    names = [line for line in drive.splitlines() if line.startswith(("ROUTER=", "CA="))]
+    script = "\n".join(["set -euo pipefail", "domicile up --detach", *names, SIGN_UP, explain])
+    environment = clean_environment() | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    try:
+        done = subprocess.run(
+            ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120,
+            check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert "the subject's home is in this jurisdiction" in done.stdout
+        abroad = json.loads(done.stdout[done.stdout.index("{") :])
+        assert (abroad["decision"], abroad["home"], abroad["withheld"]) == ("redirect", "eu", True)
+        assert abroad["subject_key"] is None
+    finally:
+        ended = subprocess.run(["bash", "-c", "domicile down"], cwd=tmp_path, env=environment, timeout=60, check=False)
     assert ended.returncode == 0
     assert processes_of(tmp_path / ".domicile") == []

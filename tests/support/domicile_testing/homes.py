@@ -91,6 +91,7 @@ def manifest(eu_storage: str, *, travellers: str = "redirect") -> Manifest:
                     "countries": ["US"],
                     "public_host": "us.example",
                     "travellers": travellers,
+                    "traveller_paths": [{"path": "/support/enrol", "travellers": "refuse"}],
                     "keys": {"service": [free(US_HOST)]},
                 },
             },

@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import aiohttp
 import jwt
@@ -28,11 +29,13 @@ from domicile.model import (
     Pepper,
     Pin,
     PinState,
+    Position,
     Role,
     SubjectKey,
     UnknownSubject,
     parse_manifest,
 )
+from domicile.model.snapshot import SnapshotWriter
 from domicile.model.wire import JWKS, SigningKey
 from domicile.router.serve import serve
 from domicile.router.settings import RouterSettings
@@ -46,6 +49,8 @@ APPLICATION_KID = "app-1"
 HOSTS = {"fra": "127.10.1.1", "par": "127.10.2.1", "ams": "127.10.3.1", "iad": "127.20.1.1"}
 ZONES = {"eu-1": ("fra", "par"), "eu-2": ("ams",), "us-1": ("iad",)}
 COUNTRY_OF = {"fra": "DE", "par": "FR", "ams": "NL", "iad": "US"}
+POSITION = Position(generation=UUID(int=1), sequence=0)
+BEAT_SECONDS = 0.2
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
@@ -55,6 +60,11 @@ def subject(name: str) -> SubjectKey:
 
 def pin(name: str, cell: str, epoch: int = 1, state: PinState = PinState.ACTIVE) -> Pin:
     return Pin(subject_key=subject(name), jurisdiction=cell.partition("-")[0], cell=cell, epoch=epoch, state=state)
+
+
+def jwk_of(signer: Signer, kid: str = APPLICATION_KID) -> dict[str, str]:
+    x = signer.public("residency").x
+    return {"kty": "OKP", "crv": "Ed25519", "kid": kid, "x": x, "alg": "EdDSA", "use": "sig"}
 
 
 def manifest_data(folder: Path, *, eu: str = "redirect", us: str = "redirect") -> dict[str, Any]:
@@ -183,6 +193,8 @@ class Directory:
 
     def _service(self) -> Service:
         service = Service(self._settings, self._ready)
+        service.route("GET", "/v1/pins/snapshot", Endpoint.PINS_FOLLOW, self._snapshot)
+        service.route("GET", "/v1/changes", Endpoint.PINS_FOLLOW, self._changes)
         service.route("GET", "/v1/pins/{key}", Endpoint.PINS_READ, self._pin)
         service.route("GET", "/v1/topology", Endpoint.TOPOLOGY_READ, self._topology)
         service.route("GET", "/.well-known/jwks.json", Endpoint.PINS_READ, self._jwks)
@@ -200,6 +212,18 @@ class Directory:
         if key not in self.pins:
             raise UnknownSubject("no such subject")
         return json_response(self.pins[key])
+
+    async def _snapshot(self, _: web.Request) -> web.Response:
+        """Of nothing: whoever is asked about must be looked up, so that tests see it."""
+        writer = SnapshotWriter()
+        return web.Response(body=writer.head(POSITION) + writer.end())
+
+    async def _changes(self, request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse()
+        await answer.prepare(request)
+        while True:
+            await answer.write(f"id: {POSITION}\nevent: position\ndata: {{}}\n\n".encode())
+            await asyncio.sleep(BEAT_SECONDS)
 
     async def _topology(self, _: web.Request) -> web.Response:
         return json_response(self._document)
@@ -297,16 +321,19 @@ class World:
 
 
 @asynccontextmanager
-async def routing_world(folder: Path, **policies: str) -> AsyncIterator[World]:
-    """``policies``: traveller policy by jurisdiction, as in ``manifest_data``."""
+async def routing_world(
+    folder: Path, *, change: Callable[[dict[str, Any]], None] | None = None, **policies: str
+) -> AsyncIterator[World]:
+    """``policies``: traveller policy by jurisdiction, as in ``manifest_data``, which ``change`` may edit."""
     trust = Trust.create(folder)
     operator = Signer.load_or_create(folder / "operator.key")
     write_private(folder / "operators" / "root.pem", operator.public_pem())
     sessions = Signer.load_or_create(folder / "sessions.key")
-    public = sessions.public("residency")
-    entry = {"kty": "OKP", "crv": "Ed25519", "kid": APPLICATION_KID, "x": public.x, "alg": "EdDSA", "use": "sig"}
-    (folder / "app-jwks.json").write_text(json.dumps({"keys": [entry]}))
-    manifest = parse_manifest(manifest_data(folder, **policies))
+    (folder / "app-jwks.json").write_text(json.dumps({"keys": [jwk_of(sessions)]}))
+    data = manifest_data(folder, **policies)
+    if change is not None:
+        change(data)
+    manifest = parse_manifest(data)
     directory = Directory(trust, manifest.directory.sites[0].address, manifest, operator)
     seen: list[Seen] = []
     places: dict[str, Place] = {}

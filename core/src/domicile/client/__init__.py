@@ -4,6 +4,16 @@ from domicile.client.directory import Change, DirectoryClient
 from domicile.client.gateway import GatewayClient
 from domicile.client.http import JailedResolver, Peer
 from domicile.client.keys import KeyClient
+from domicile.client.router import RouterClient
 from domicile.client.topology import Topology
 
-__all__ = ["Change", "DirectoryClient", "GatewayClient", "JailedResolver", "KeyClient", "Peer", "Topology"]
+__all__ = [
+    "Change",
+    "DirectoryClient",
+    "GatewayClient",
+    "JailedResolver",
+    "KeyClient",
+    "Peer",
+    "RouterClient",
+    "Topology",
+]

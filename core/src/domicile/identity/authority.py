@@ -27,9 +27,12 @@ _SKEW: Final = timedelta(minutes=5)
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Write a secret so that it never exists with wider rights, nor half-written under its name."""
+    """Write a secret so that it never exists with wider rights, nor half-written under its name.
+
+    Several processes may write one file at the same time; the last one's content stays.
+    """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    temporary = path.with_name(path.name + ".new")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
     temporary.unlink(missing_ok=True)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as stream:

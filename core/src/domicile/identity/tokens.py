@@ -132,6 +132,11 @@ def public_key(key: SigningKey) -> Ed25519PublicKey:
     return public
 
 
+def in_time(statement: PinGrant | ResidencyToken, now: float) -> bool:
+    """Whether ``now`` (seconds since 1970) lies between its issue and its expiry, clocks apart by the leeway."""
+    return statement.iat <= now + LEEWAY_SECONDS and now - LEEWAY_SECONDS < statement.exp
+
+
 class Verifier:
     """Checks one type of statement by the keys published for it."""
 
@@ -172,8 +177,7 @@ class Verifier:
             statement = claims.model_validate(body)
         except (jwt.InvalidTokenError, ValidationError) as error:
             raise TokenInvalid(f"not a valid {kind}: {type(error).__name__}") from None
-        now = self._clock()
-        if statement.exp <= now - LEEWAY_SECONDS or statement.iat > now + LEEWAY_SECONDS:
+        if not in_time(statement, self._clock()):
             raise TokenInvalid(f"a {kind} outside its time")
         return statement
 

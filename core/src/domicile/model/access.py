@@ -104,6 +104,7 @@ class Endpoint(StrEnum):
     APP_REQUESTS = "app.requests"
     GATEWAY_REQUESTS = "gateway.requests"
     ROUTER_INTERNAL = "router.internal"
+    EXPLAIN = "router.explain"
     CELL_STORAGE = "storage.cell"
     KEY_STORAGE = "storage.keys"
     DIRECTORY_STORAGE = "storage.directory"
@@ -152,6 +153,7 @@ MATRIX: Final[dict[Endpoint, Rule]] = {
     Endpoint.APP_REQUESTS: _rule(Scope.JURISDICTION, Role.ROUTER),
     Endpoint.GATEWAY_REQUESTS: _rule(Scope.JURISDICTION, Role.ROUTER),
     Endpoint.ROUTER_INTERNAL: _rule(Scope.ANY, Role.ROUTER),
+    Endpoint.EXPLAIN: _rule(Scope.ANY, Role.OPERATOR),
     Endpoint.CELL_STORAGE: _rule(Scope.CELL, Role.APP, Role.GATEWAY),
     Endpoint.KEY_STORAGE: _rule(Scope.JURISDICTION, Role.KEYS),
     Endpoint.DIRECTORY_STORAGE: _rule(Scope.JURISDICTION, Role.DIRECTORY),

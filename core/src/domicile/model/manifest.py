@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import StrEnum
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -23,34 +23,28 @@ from domicile.model.addresses import Network as Network
 from domicile.model.addresses import NetworkField, PublicHost, literal, may_listen
 from domicile.model.errors import ManifestError, ManifestProblem
 from domicile.model.ids import RESERVED_JURISDICTIONS, CellName, Country, JurisdictionName, Name, ZoneName
+from domicile.model.rules import ApplicationIdentity as ApplicationIdentity
+from domicile.model.rules import (
+    NextRules,
+    Rules,
+    Strict,
+    TravellerPath,
+    classes_of,
+    is_unpinned,
+    matches,
+    rule_problems,
+)
+from domicile.model.rules import Travellers as Travellers
 
 MAX_MANIFEST_BYTES: Final = 1 << 20
 MAX_MANIFEST_DEPTH: Final = 32
 MAX_MANIFEST_VALUES: Final = 200_000
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
-
-
 def _collector(text: str) -> str:
     if not text.startswith("https://") or not urlsplit(text).hostname:
         raise ValueError("a collector is reached over https://, at a host")
     return text
-
-
-def _key_set(path: str) -> str:
-    if "://" in path:
-        raise ValueError("a key set is read from a file, not from an address: fetch it, and name the file")
-    return path
-
-
-class Travellers(StrEnum):
-    """What a router abroad does with a request for a subject of this jurisdiction."""
-
-    REDIRECT = "redirect"
-    HAIRPIN = "hairpin"
-    REFUSE = "refuse"
 
 
 class CellState(StrEnum):
@@ -66,17 +60,17 @@ class Risk(StrEnum):
     SHARED_WITNESS = "shared-witness"
 
 
-class DirectorySite(_Strict):
+class DirectorySite(Strict):
     zone: ZoneName
     country: Country
     address: AddressField
 
 
-class DirectorySection(_Strict):
+class DirectorySection(Strict):
     sites: list[DirectorySite] = Field(min_length=1)
 
 
-class KeySection(_Strict):
+class KeySection(Strict):
     """``service``: addresses of the jurisdiction's key service; ``cache_seconds``: how long a data key may be
     held in memory, which is also how long a shredded key can outlive its destruction."""
 
@@ -85,15 +79,24 @@ class KeySection(_Strict):
     cache_seconds: int = Field(default=300, ge=1, le=3600, strict=True)
 
 
-class Jurisdiction(_Strict):
+class Jurisdiction(Strict):
+    """``traveller_paths``: the first that matches a path takes the place of ``travellers`` there."""
+
     countries: list[Country] = Field(min_length=1)
     travellers: Travellers = Travellers.REDIRECT
+    traveller_paths: list[TravellerPath] = Field(default_factory=list, max_length=256)
     public_host: PublicHost
     collector: Annotated[str, AfterValidator(_collector)] | None = None
     keys: KeySection
 
+    def travellers_on(self, path: str) -> Travellers:
+        for each in self.traveller_paths:
+            if matches(each.path, path):
+                return each.travellers
+        return self.travellers
 
-class Zone(_Strict):
+
+class Zone(Strict):
     country: Country
     network: NetworkField
     app: AddressField
@@ -101,12 +104,12 @@ class Zone(_Strict):
     storage: AddressField
 
 
-class Witness(_Strict):
+class Witness(Strict):
     zone: ZoneName
     country: Country
 
 
-class Cell(_Strict):
+class Cell(Strict):
     jurisdiction: JurisdictionName
     weight: int = Field(default=100, ge=1, le=10_000, strict=True)
     state: CellState = CellState.OPEN
@@ -115,40 +118,25 @@ class Cell(_Strict):
     accept: list[Risk] = Field(default_factory=list)
 
 
-class PathRule(_Strict):
-    """``path`` is exact, or a prefix when it ends in ``*``. ``unpinned`` paths open no home."""
+class Router(Strict):
+    """``trusted_peers``: networks from which ``X-Forwarded-For`` is believed, for the country only.
 
-    path: str = Field(pattern=r"^/[^\s?#*]*\*?$", max_length=256)
-    kind: Literal["unpinned"] = Field(alias="class")
-
-    def matches(self, path: str) -> bool:
-        return path.startswith(self.path[:-1]) if self.path.endswith("*") else path == self.path
-
-
-class Router(_Strict):
-    """``trusted_peers``: networks from which ``X-Forwarded-For`` is believed, for the country only."""
+    ``rules_next``: what is to take the place of ``rules``. The guard of a cell classes paths by ``rules``.
+    """
 
     country: Country
     public: AddressField
     internal: AddressField
     trusted_peers: list[NetworkField] = Field(default_factory=list)
-    rules: list[PathRule] = Field(default_factory=list)
+    rules: Rules = Field(default_factory=list)
+    rules_next: NextRules | None = None
 
     def is_unpinned(self, path: str) -> bool:
-        return any(rule.matches(path) for rule in self.rules)
+        return is_unpinned(self.rules, path)
 
 
-class Operators(_Strict):
+class Operators(Strict):
     keys: list[str] = Field(default_factory=list)
-
-
-class ApplicationIdentity(_Strict):
-    """The application's own users: where their keys are, and which claim is the subject id."""
-
-    jwks: Annotated[str, AfterValidator(_key_set)]
-    issuer: str
-    audience: str
-    subject_claim: str = "sub"
 
 
 def _version(number: int) -> int:
@@ -157,7 +145,7 @@ def _version(number: int) -> int:
     return number
 
 
-class Manifest(_Strict):
+class Manifest(Strict):
     """A manifest that loaded: every rule of this module holds for it."""
 
     version: Annotated[int, Field(strict=True), AfterValidator(_version)]
@@ -380,6 +368,30 @@ def _check_addresses(manifest: Manifest) -> Iterator[ManifestProblem]:
             )
 
 
+def _check_rules(manifest: Manifest) -> Iterator[ManifestProblem]:
+    identity = manifest.identity
+    if identity is not None and identity.outage_seconds < identity.refresh_seconds:
+        yield ManifestProblem(
+            "identity.outage_seconds", "shorter than refresh_seconds", "keys are read again after refresh_seconds"
+        )
+    routers = {(manifest.jurisdiction_of(router.country) or "", zone) for zone, router in manifest.routers.items()}
+    for zone, router in manifest.routers.items():
+        sets = [(f"routers.{zone}.rules", router.rules)]
+        if router.rules_next is not None:
+            sets.append((f"routers.{zone}.rules_next.rules", router.rules_next.rules))
+        for path, rules in sets:
+            yield from rule_problems(
+                path, rules, sessions=identity is not None, deployment=manifest.deployment, routers=routers
+            )
+        rolled_out = router.rules_next is not None and router.rules_next.percent > 0
+        if rolled_out and classes_of(sets[0][1]) != classes_of(sets[1][1]):
+            yield ManifestProblem(
+                f"routers.{zone}.rules_next.percent",
+                "paths are classed differently from rules, by which the cells' guards go",
+                "run it at 0 percent, then change the classes in rules",
+            )
+
+
 def check(manifest: Manifest) -> list[ManifestProblem]:
     """Every rule that spans several places; an empty list where the manifest is sound."""
     problems = list(_check_jurisdictions(manifest))
@@ -390,6 +402,7 @@ def check(manifest: Manifest) -> list[ManifestProblem]:
     problems += _check_directory_and_routers(manifest)
     problems += _check_outposts(manifest)
     problems += _check_addresses(manifest)
+    problems += _check_rules(manifest)
     return problems
 
 
@@ -401,7 +414,7 @@ def _path(location: tuple[int | str, ...]) -> str:
 
 
 def _problem(detail: ErrorDetails) -> ManifestProblem:
-    location = tuple(part for part in detail["loc"] if part != "[key]")
+    location = tuple(part for part in detail["loc"] if part != "[key]" and not str(part).startswith("("))
     if detail["type"] == "extra_forbidden":
         return ManifestProblem(_path(location), "unknown key", "remove it, or mend its spelling")
     if detail["type"] == "missing":

@@ -1,7 +1,7 @@
 """The shell around every service: settings, listeners, the access matrix, problem documents, drain."""
 
 from domicile.service.openapi import Operation
-from domicile.service.problems import plain_problem, problem_middleware, problem_response, where_invalid
+from domicile.service.problems import problem_middleware, problem_of, problem_response, where_invalid
 from domicile.service.runner import MAX_BODY_BYTES, PEER, Service, json_response, read_body, run
 from domicile.service.settings import Addresses, ProcessSettings, load_settings
 
@@ -14,8 +14,8 @@ __all__ = [
     "Service",
     "json_response",
     "load_settings",
-    "plain_problem",
     "problem_middleware",
+    "problem_of",
     "problem_response",
     "read_body",
     "run",

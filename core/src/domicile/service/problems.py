@@ -14,8 +14,8 @@ from domicile.model.wire import PROBLEM_TYPE, Problem
 from domicile.telemetry import REFUSALS, place_of, warn
 
 
-def problem_response(error: DomicileError) -> web.Response:
-    """The answer to a refusal; ``Retry-After`` where trying again makes sense."""
+def problem_of(error: DomicileError) -> tuple[Problem, dict[str, str]]:
+    """What a refusal says, and the header fields beside it: ``Retry-After`` where trying again makes sense."""
     problem = Problem(
         title=HTTPStatus(error.status).phrase,
         status=error.status,
@@ -29,8 +29,14 @@ def problem_response(error: DomicileError) -> web.Response:
         headers["Retry-After"] = str(error.retry_after)
     if error.status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
+    return problem, headers
+
+
+def problem_response(error: DomicileError) -> web.Response:
+    """The answer to a refusal."""
+    problem, headers = problem_of(error)
     return web.Response(
-        status=error.status,
+        status=problem.status,
         body=problem.model_dump_json(exclude_none=True),
         content_type=PROBLEM_TYPE,
         headers=headers,

@@ -1,30 +1,46 @@
-"""Logs and metrics by allow-list: personal values have no field to be written to."""
+"""Logs, metrics and traces by allow-list: personal values have no field to be written to."""
 
 from domicile.telemetry.logs import FIELDS, FieldNotAllowed, configure_logs, log, place_of, warn
 from domicile.telemetry.metrics import (
     BORDER,
+    BORDER_BYTES,
     DECISIONS,
     DURATION,
     REFUSALS,
+    REPLICA_LAG,
     REPLICA_PINS,
     REPLICA_STALENESS,
     REQUESTS,
+    RULE_DISAGREEMENTS,
+    SHED,
     STORAGE_LAG,
     UNANSWERED_COMMITS,
+    UPSTREAM_DURATION,
+    UPSTREAM_EJECTIONS,
+    UPSTREAM_REQUESTS,
+    UPSTREAM_RETRIES,
     render_metrics,
 )
 
 __all__ = [
     "BORDER",
+    "BORDER_BYTES",
     "DECISIONS",
     "DURATION",
     "FIELDS",
     "REFUSALS",
+    "REPLICA_LAG",
     "REPLICA_PINS",
     "REPLICA_STALENESS",
     "REQUESTS",
+    "RULE_DISAGREEMENTS",
+    "SHED",
     "STORAGE_LAG",
     "UNANSWERED_COMMITS",
+    "UPSTREAM_DURATION",
+    "UPSTREAM_EJECTIONS",
+    "UPSTREAM_REQUESTS",
+    "UPSTREAM_RETRIES",
     "FieldNotAllowed",
     "configure_logs",
     "log",

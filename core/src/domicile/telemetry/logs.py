@@ -44,7 +44,7 @@ FIELDS: Final = frozenset(
         "zone",
     }
 )
-_PLAIN: Final = re.compile(r"[\w.:/{}\[\]*-]{0,200}", re.ASCII)
+PLAIN: Final = re.compile(r"[\w.:/{}\[\]*-]{0,200}", re.ASCII)
 _EVENT: Final = re.compile(r"[a-z][a-z0-9-]{0,60}")
 _LOGGER: Final = logging.getLogger("domicile")
 
@@ -103,7 +103,7 @@ def log(event: str, *, level: int = logging.INFO, **fields: str | int | float | 
     for name, value in fields.items():
         if name not in FIELDS:
             raise FieldNotAllowed(f"log field {name!r} is not on the list in domicile.telemetry.logs")
-        if not (_PLAIN.fullmatch(value) if isinstance(value, str) else isinstance(value, int | float | None)):
+        if not (PLAIN.fullmatch(value) if isinstance(value, str) else isinstance(value, int | float | None)):
             raise FieldNotAllowed(f"log field {name!r} holds more than a plain code or name")
     _LOGGER.log(level, event, extra={"domicile_fields": fields})
 

@@ -27,11 +27,45 @@ BORDER: Final = Counter(
     ["from_jurisdiction", "to_jurisdiction", "kind", "verdict"],
     registry=REGISTRY,
 )
+BORDER_BYTES: Final = Counter(
+    "domicile_border_bytes",
+    "Bytes of bodies that were carried over a border",
+    ["from_jurisdiction", "to_jurisdiction", "kind"],
+    registry=REGISTRY,
+)
+UPSTREAM_REQUESTS: Final = Counter(
+    "domicile_upstream_requests",
+    "Answers by a home, or why there was none",
+    ["jurisdiction", "cell", "route", "status"],
+    registry=REGISTRY,
+)
+UPSTREAM_DURATION: Final = Histogram(
+    "domicile_upstream_duration_seconds",
+    "Time from sending a request on to the head of the answer",
+    ["jurisdiction", "cell", "route"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30),
+    registry=REGISTRY,
+)
 DECISIONS: Final = Counter("domicile_decisions", "Routing decisions", ["kind", "jurisdiction"], registry=REGISTRY)
+UPSTREAM_EJECTIONS: Final = Counter(
+    "domicile_upstream_ejections", "Endpoints put last for a while", ["jurisdiction", "cell", "kind"], registry=REGISTRY
+)
+UPSTREAM_RETRIES: Final = Counter(
+    "domicile_upstream_retries", "Second attempts, made or not", ["verdict"], registry=REGISTRY
+)
+SHED: Final = Counter("domicile_shed", "Requests refused for want of room", ["kind"], registry=REGISTRY)
+RULE_DISAGREEMENTS: Final = Counter(
+    "domicile_rule_disagreements", "Requests that rules_next reads otherwise than rules", ["kind"], registry=REGISTRY
+)
 
 REPLICA_STALENESS: Final = Gauge(
     "domicile_replica_staleness_seconds",
     "Since the pin replica last heard from the directory that it is up to date",
+    registry=REGISTRY,
+)
+REPLICA_LAG: Final = Gauge(
+    "domicile_replica_lag_changes",
+    "Changes that the replica was told of and has not taken",
     registry=REGISTRY,
 )
 REPLICA_PINS: Final = Gauge("domicile_replica_pins", "Pins in the replica", registry=REGISTRY)

@@ -54,7 +54,7 @@ def local_manifest(path: Path | None, layout: Layout) -> Manifest:
 def _own_key_set(root: Path, jwks: str, source: str) -> Path:
     """Where the sample application's key set is written. Raises InvalidInput for a place outside the state folder."""
     path = (root / jwks).resolve()
-    if not path.is_relative_to(root.resolve()) or path == root.resolve():
+    if "://" in jwks or not path.is_relative_to(root.resolve()) or path == root.resolve():
         raise InvalidInput(
             "the local world writes its own users' key set here, and only inside its state folder",
             where=f"{source}: identity.jwks",

@@ -6,87 +6,107 @@ what limits a replay is memory. Up to 64 KiB are kept, and a longer body cannot 
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
 from typing import Final
 
-from aiohttp import web
-
-from domicile.model import DomicileError, TooLarge
-from domicile.router.errors import SlowRequest
+from domicile.model import TooLarge
+from domicile.router.chunks import LAST_CHUNK, BadChunks, Chunks, chunk
+from domicile.router.errors import BadRequest
+from domicile.router.head import RequestHead
 
 REPLAY_BYTES: Final = 64 * 1024
-_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class Body:
-    """An asynchronous iterable that may be iterated again for as long as ``replayable`` holds.
+    """What came in, framed as it goes out.
 
-    ``limit``: bytes accepted in all. ``idle``: seconds that the client may be silent. ``failure`` is what
-    ended it early, since a transport wraps what it raises. Raises TooLarge at once for a declared length
-    over the limit.
+    ``complete``: nothing more of it comes. ``held``: bytes that no upstream was sent yet. ``limit``: bytes of
+    body accepted in all; raises TooLarge at once for a declared length over it.
     """
 
-    def __init__(self, request: web.BaseRequest, *, limit: int, idle: float) -> None:
-        self._request = request
+    __slots__ = ("_chunks", "_kept", "_left", "_limit", "_sent", "_size", "complete", "held", "present")
+
+    def __init__(self, head: RequestHead | None, limit: int) -> None:
+        length = head.length or 0 if head is not None else 0
+        chunked = head is not None and head.chunked
+        if length > limit:
+            raise _too_large(limit)
         self._limit = limit
-        self._idle = idle
+        self._left = length
+        self._chunks = Chunks() if chunked else None
         self._kept: list[bytes] | None = []
         self._size = 0
-        self._awaits_continue = request.headers.get("Expect", "").lower() == "100-continue"
-        self.present = request.body_exists
-        self.failure: DomicileError | None = None
-        if (request.content_length or 0) > limit:
-            raise self._too_large()
+        self._sent = False
+        self.held = 0
+        self.present = chunked or length > 0
+        self.complete = not self.present
+
+    @property
+    def size(self) -> int:
+        """Bytes read from the client so far."""
+        return self._size
 
     @property
     def replayable(self) -> bool:
         return self._kept is not None
 
-    @property
-    def unread(self) -> bool:
-        """Whether the client may still have to send some of it."""
-        return self.present and not self._request.content.at_eof()
+    def feed(self, data: bytes) -> tuple[bytes, bytes]:
+        """What of ``data`` goes to the upstream, and what follows the body. Raises TooLarge, BadRequest."""
+        if self._chunks is None:
+            piece, rest = data[: self._left], data[self._left :]
+            self._left -= len(piece)
+            self._size += len(piece)
+            self.complete = self._left == 0
+        else:
+            piece, rest = self._unchunked(data)
+        if self._kept is not None:
+            self._kept.append(piece)
+            if self._sent:
+                self._trim()
+        if not self._sent:
+            self.held += len(piece)
+        return piece, rest
 
-    def _too_large(self) -> TooLarge:
-        return TooLarge(f"the body is larger than {self._limit} bytes")
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self._chunks()
-
-    async def _chunks(self) -> AsyncIterator[bytes]:
-        position = 0
-        while True:
-            if self._kept is not None and position < len(self._kept):
-                chunk = self._kept[position]
-            elif not (chunk := await self._read()):
-                return
-            position += 1
-            yield chunk
-
-    async def _read(self) -> bytes:
+    def _unchunked(self, data: bytes) -> tuple[bytes, bytes]:
+        assert self._chunks is not None
         try:
-            if self._awaits_continue:
-                await self._say_continue()
-            async with asyncio.timeout(self._idle):
-                chunk = await self._request.content.readany()
-        except TimeoutError:
-            self.failure = SlowRequest(f"no more of the body within {self._idle:g} s")
-            raise self.failure from None
-        self._size += len(chunk)
+            piece, rest = self._chunks.feed(data)
+        except BadChunks:
+            raise BadRequest("a chunked body that cannot be read") from None
+        self._size += len(piece)
         if self._size > self._limit:
-            self.failure = self._too_large()
-            raise self.failure
+            raise _too_large(self._limit)
+        if piece:
+            piece = chunk(piece)
+        if self._chunks.complete:
+            self.complete = True
+            piece += LAST_CHUNK + self._chunks.trailers + b"\r\n"
+        return piece, rest
+
+    def begin(self) -> bytes:
+        """All of it that came so far, to be sent now. Only while it is ``replayable``."""
+        assert self._kept is not None
+        data = b"".join(self._kept)
+        self._sent = True
+        self.held = 0
+        self._trim()
+        return data
+
+    def again(self) -> None:
+        """What comes in from now on is for an upstream that isn't chosen yet."""
+        self._sent = False
+
+    def _trim(self) -> None:
         if self._size > REPLAY_BYTES:
             self._kept = None
-        elif self._kept is not None and chunk:
-            self._kept.append(chunk)
-        return chunk
 
-    async def _say_continue(self) -> None:
-        """Only now does the client learn that its body is wanted: everything before decides on the head."""
-        self._awaits_continue = False
-        writer = self._request.writer
-        if writer.output_size == 0:  # else a final answer is on its way already
-            await writer.write(_CONTINUE)
-            writer.output_size = 0
+
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge(f"the body is larger than {limit} bytes")
+
+
+def body_of(head: RequestHead, limit: int) -> Body:
+    """A request's body; most have none, which is the same for all."""
+    return Body(head, limit) if head.chunked or head.length else _NONE
+
+
+_NONE: Final = Body(None, 0)

@@ -16,8 +16,8 @@ from domicile.model.manifest import Network
 IPAddress = IPv4Address | IPv6Address
 
 
-def _hop(text: str) -> IPAddress | None:
-    """One entry of ``X-Forwarded-For``, with or without a port."""
+def read_address(text: str) -> IPAddress | None:
+    """A socket's peer or one entry of ``X-Forwarded-For``, with or without a port; an IPv4-mapped one as IPv4."""
     text = text.strip()
     if text.startswith("["):
         text = text[1:].partition("]")[0]
@@ -43,10 +43,10 @@ def client_address(peer: str, forwarded: Sequence[str], trusted: Collection[Netw
     def is_trusted(address: IPAddress) -> bool:
         return any(address in network for network in trusted)
 
-    address = _hop(peer)
+    address = read_address(peer)
     hops = [hop for field in forwarded for hop in field.split(",")]
     while address is not None and is_trusted(address) and hops:
-        address = _hop(hops.pop())
+        address = read_address(hops.pop())
     return address
 
 

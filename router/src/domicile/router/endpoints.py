@@ -1,12 +1,11 @@
 """Where a request may be sent, as a type that cannot hold a place outside the home.
 
 Failover walks the members of one of these and nothing else, so a zone of another jurisdiction is not a
-candidate that some later check has to catch: it cannot be written down.
+candidate that some later check has to catch: it cannot be written down. What health makes of them is an order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Self
@@ -35,14 +34,14 @@ def _in_network(upstream: Upstream) -> bool:
     return any(literal in network for network in upstream.networks)
 
 
-def _ordered(upstreams: list[Upstream], zone: str, down: Collection[str]) -> tuple[Upstream, ...]:
-    """The router's own zone first, what lately could not be reached last; otherwise as written."""
-    return tuple(sorted(upstreams, key=lambda u: (u.address in down, u.zone != zone)))
+def _nearest_first(upstreams: list[Upstream], zone: str) -> tuple[Upstream, ...]:
+    """The router's own zone, then the others as written."""
+    return tuple(sorted(upstreams, key=lambda each: each.zone != zone))
 
 
 @dataclass(frozen=True, slots=True)
 class HomeEndpoints:
-    """The zones of one cell, in the order in which to try them.
+    """The zones of one cell, the nearest first.
 
     Raises WrongJurisdiction where any of them is not a zone of this cell, in this jurisdiction, at an
     address in its own network.
@@ -65,7 +64,7 @@ class HomeEndpoints:
             raise WrongJurisdiction(f"{self.cell} has no zone")
 
     @classmethod
-    def of(cls, manifest: Manifest, cell: str, role: Role, *, zone: str, down: Collection[str] = ()) -> Self:
+    def of(cls, manifest: Manifest, cell: str, role: Role, *, zone: str) -> Self:
         """A cell's applications or gateways, as the manifest has them."""
         place = manifest.cells[cell]
         upstreams = [
@@ -79,7 +78,7 @@ class HomeEndpoints:
             )
             for name, data_zone in place.zones.items()
         ]
-        return cls(place.jurisdiction, cell, _ordered(upstreams, zone, down))
+        return cls(place.jurisdiction, cell, _nearest_first(upstreams, zone))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +94,9 @@ class PeerRouters:
                 raise WrongJurisdiction(f"{upstream.zone} is no router of {self.jurisdiction}")
 
     @classmethod
-    def of(cls, manifest: Manifest, jurisdiction: str, *, zone: str, down: Collection[str] = ()) -> Self:
+    def of(cls, manifest: Manifest, jurisdiction: str, *, zone: str) -> Self:
         upstreams = [
             Upstream(Role.ROUTER, jurisdiction, None, name, router.internal)
             for name, router in manifest.routers_of(jurisdiction).items()
         ]
-        return cls(jurisdiction, _ordered(upstreams, zone, down))
+        return cls(jurisdiction, _nearest_first(upstreams, zone))

@@ -4,10 +4,9 @@ DomicileError
 ├── InvalidInput
 │   ├── BadRequest          not a request that has one meaning                   400
 │   ├── MethodRefused       a method that no application may see from outside    405
-│   ├── SlowRequest         the body stopped coming                              408
-│   ├── TooLarge
-│   │   └── HeadTooLarge    head over 32 KiB                                     431
-│   └── UpgradeRefused      a protocol that this router does not relay           501
+│   ├── SlowRequest         a head or a body stopped coming                      408
+│   └── TooLarge
+│       └── HeadTooLarge    head over 32 KiB, or over 128 fields                 431
 └── AnswerLost              sent to the home, and the connection ended           502
 """
 
@@ -36,11 +35,6 @@ class SlowRequest(InvalidInput):
 class HeadTooLarge(TooLarge):
     code = "head-too-large"
     status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
-
-
-class UpgradeRefused(InvalidInput):
-    code = "upgrade-refused"
-    status = HTTPStatus.NOT_IMPLEMENTED
 
 
 class AnswerLost(DomicileError):

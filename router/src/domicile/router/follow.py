@@ -16,11 +16,14 @@ from domicile.client import Change
 from domicile.model import DomicileError, Pin, Position, SubjectKey, Unavailable
 from domicile.model.snapshot import SnapshotReader
 from domicile.router.replica import Replica
-from domicile.telemetry import REPLICA_PINS, REPLICA_STALENESS, log, warn
+from domicile.telemetry import REPLICA_LAG, REPLICA_PINS, REPLICA_STALENESS, log, warn
 
 ELECTION_SECONDS: Final = 1.0
 FIRST_WAIT_SECONDS: Final = 0.2
 LAST_WAIT_SECONDS: Final = 10.0
+LAG_SECONDS: Final = 30.0
+"""A replica that is older than this, with a directory that talks, makes its router unready."""
+TALKS_SECONDS: Final = 5.0
 CHECK_EVERY: Final = 10_000
 """Changes between two looks at how much of the file is in use."""
 
@@ -36,6 +39,27 @@ class Source(Protocol):
     def follow(self, after: Position) -> AsyncGenerator[list[Change], None]: ...
 
     def forget_unknown(self, key: SubjectKey) -> None: ...
+
+
+def fit_to_serve(*, loaded: bool, staleness: float, silence: float) -> str | None:
+    """Why a router with such a replica should get no traffic, in a few words; None where it should. Pure.
+
+    A directory that is silent makes no router unready: all would be at once, and known subjects are served as
+    before (static stability). A whole map that is loaded anew makes none unready either, while the old one serves:
+    that, too, happens to all at once.
+    """
+    if not loaded:
+        return "the pin replica was never loaded"
+    if staleness > LAG_SECONDS and silence < TALKS_SECONDS:
+        return "the pin replica falls behind a directory that can be heard"
+    return None
+
+
+def require_fit(replica: Replica) -> None:
+    """Raises Unavailable where ``fit_to_serve`` has a reason."""
+    reason = fit_to_serve(loaded=replica.position is not None, staleness=replica.staleness(), silence=replica.silence())
+    if reason is not None:
+        raise Unavailable(reason, remedy="other routers take over; see the replica's metrics and this one's log")
 
 
 class Follower:
@@ -82,6 +106,7 @@ class Follower:
                 wait = min(wait * 2, LAST_WAIT_SECONDS)
 
     async def _take(self, changes: list[Change]) -> None:
+        self._replica.told()
         pins: list[Pin] = []
         position: Position | None = None
         for change in changes:
@@ -91,9 +116,13 @@ class Follower:
             position = change.position
             if change.pin is not None:
                 pins.append(change.pin)
-        if position is not None and position != self._replica.position:
+        before = self._replica.position
+        if before is not None and before.generation == changes[-1].position.generation:
+            REPLICA_LAG.set(max(0, changes[-1].position.sequence - before.sequence))
+        if position is not None and position != before:
             await _in_thread(self._replica.apply, pins, position)
             self._unchecked += len(pins)
+            REPLICA_LAG.set(0)
             REPLICA_PINS.set(self._replica.count())
         for pin in pins:
             self._directory.forget_unknown(pin.subject_key)

@@ -1,35 +1,35 @@
-"""The flow of one request: identify, resolve, decide, act; and every refusal as a problem document.
+"""What a router makes of a request: who asks, what is to be done with it, and how a refusal reads.
 
-A guard's 421 sends the flow round once more with the directory's newest word, and never twice: two parts
-that don't agree yet are waited for by the client, who is told when to come back.
+The way of a request through these steps, and its bytes, are ``domicile.router.exchange``'s. A guard's 421 sends it
+round once more with the directory's newest word, and never twice: two parts that don't agree yet are waited for by
+the client, who is told when to come back.
 """
 
 from __future__ import annotations
 
 import itertools
-import time
-from dataclasses import replace
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from http import HTTPStatus
-from typing import Final
-
-from aiohttp import web
 
 from domicile.identity import Signer
 from domicile.model import (
     CrossBorderAccess,
     DomicileError,
     Identity,
+    InvalidInput,
     Manifest,
     Misdirected,
     Pin,
     ResidencyToken,
+    SubjectKey,
     Unavailable,
     UnknownSubject,
 )
 from domicile.model.manifest import Router
 from domicile.model.pins import RESIDENCY_TOKEN_SECONDS
-from domicile.model.wire import EPOCH_HEADER, GUARD_HEADER, MAX_HEAD_BYTES, PROBLEM_TYPE, Problem
-from domicile.router.body import Body
+from domicile.model.wire import EPOCH_HEADER, GUARD_HEADER, SUBJECT_KEY_HEADER
+from domicile.router.atlas import Atlas
 from domicile.router.country import Countries
 from domicile.router.decide import (
     MOVE_RETRY_SECONDS,
@@ -38,28 +38,63 @@ from domicile.router.decide import (
     Hairpin,
     Listener,
     Question,
-    Redirect,
-    Refuse,
     decide,
 )
-from domicile.router.errors import HeadTooLarge, MethodRefused, UpgradeRefused
-from domicile.router.forward import Answer, Guard, Outgoing, Wire
-from domicile.router.headers import kept_private, request_headers, statement, token_cookie
+from domicile.router.head import AnswerHead, RequestHead
+from domicile.router.headers import changed, kept_private, statement, token_cookie
+from domicile.router.health import Health
 from domicile.router.identify import Identified, Identifier
-from domicile.router.replica import Pins
+from domicile.router.observe import DecisionCounts, RequestCounts, Ways
+from domicile.router.pins import Pins
+from domicile.router.readers import Evidence
+from domicile.router.replies import Reply, refused
+from domicile.router.resolve import Resolver
 from domicile.router.settings import RouterSettings
-from domicile.router.target import path_of, read_target
-from domicile.service import plain_problem, problem_response
-from domicile.telemetry import BORDER, DECISIONS, DURATION, REFUSALS, REQUESTS, place_of, warn
+from domicile.router.shedding import Shedder
+from domicile.router.waiting import MoveBuffer, Patience
+from domicile.router.wire import Wire
+from domicile.telemetry import REFUSALS
+from domicile.telemetry.traces import TRACEPARENT
 
-_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
-_REFUSED_METHODS: Final = frozenset({"CONNECT", "TRACE"})
-_UPGRADES: Final = frozenset({"websocket", "tcp"})
-_VERDICTS: Final = {Redirect: "redirected", Hairpin: "passed", Refuse: "refused"}
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """A guard's refusal before any handler ran; ``epoch`` and ``key`` as far as it named them."""
+
+    kind: str
+    epoch: int | None
+    key: SubjectKey | None
+
+    def behind(self, pin: Pin | None) -> bool:
+        """Whether the cell has not come to the pin's epoch yet: waiting helps, asking the directory does not."""
+        return self.kind == "stale-epoch" and pin is not None and self.epoch is not None and self.epoch < pin.epoch
+
+
+def guard_of(answer: AnswerHead) -> Guard | None:
+    """What a guard said; None for every other answer, an application's own 421 among them."""
+    kind = answer.fields.get(GUARD_HEADER)
+    if answer.status != HTTPStatus.MISDIRECTED_REQUEST or kind is None:
+        return None
+    epoch = answer.fields.get(EPOCH_HEADER, "")
+    try:
+        key = SubjectKey.parse(answer.fields.get(SUBJECT_KEY_HEADER, ""))
+    except InvalidInput:
+        key = None
+    return Guard(kind, int(epoch) if epoch.isascii() and epoch.isdigit() and len(epoch) < 20 else None, key)
+
+
+@dataclass(slots=True)
+class Asked:
+    """Who asks what. ``country``: where from, on an ``unpinned`` path of the public listener."""
+
+    who: Identified
+    question: Question
+    unpinned: bool
+    country: str | None
 
 
 class Front:
-    """Answers requests on both listeners of one router."""
+    """What every connection of one router shares."""
 
     def __init__(
         self,
@@ -67,118 +102,79 @@ class Front:
         vantage: Identity,
         manifest: Manifest,
         place: Router,
+        atlas: Atlas,
         *,
         identifier: Identifier,
         pins: Pins,
+        resolver: Resolver,
+        shedder: Shedder,
         countries: Countries,
         wire: Wire,
+        health: Health,
         signer: Signer,
     ) -> None:
-        self._settings = settings
-        self._vantage = vantage
+        self.settings = settings
+        self.wire = wire
+        self.health = health
+        self.shedder = shedder
+        self.vantage = vantage
+        self.requests = {listener: RequestCounts(listener) for listener in Listener}
+        self.ways = Ways()
         self._manifest = manifest
         self._place = place
+        self._atlas = atlas
         self._identifier = identifier
         self._pins = pins
+        self._resolver = resolver
+        self._moves = MoveBuffer(pins.refresh, seconds=settings.move_seconds)
         self._countries = countries
-        self._wire = wire
         self._signer = signer
         self._turns = itertools.count()
+        self._decisions = DecisionCounts(vantage.jurisdiction)
 
-    async def public(self, request: web.BaseRequest) -> web.StreamResponse:
-        return await self.handle(request, Listener.PUBLIC)
+    async def ask(self, head: RequestHead, listener: Listener, peer: str | None, router: Identity | None) -> Asked:
+        """Waits for nothing where the subject and the keys are known here.
 
-    async def handle(self, request: web.BaseRequest, listener: Listener) -> web.StreamResponse:
-        """Raises ConnectionResetError, and nothing else, where the client's connection is past saving."""
-        started = time.perf_counter()
-        status = 499
-        try:
-            response = await self._answer(request, listener)
-            status = response.status
-            return response
-        finally:
-            method = request.method if request.method in _METHODS else "other"
-            REQUESTS.labels(listener.value, method, str(status)).inc()
-            DURATION.labels(listener.value).observe(time.perf_counter() - started)
-
-    async def _answer(self, request: web.BaseRequest, listener: Listener) -> web.StreamResponse:
-        try:
-            return await self._route(request, listener)
-        except DomicileError as error:
-            REFUSALS.labels(error.code).inc()
-            response: web.Response = problem_response(error)
-            if isinstance(error, CrossBorderAccess):
-                host = self._manifest.jurisdictions[self._vantage.jurisdiction].public_host
-                response.headers["Link"] = f'<https://{host}/>; rel="blocked-by"'  # RFC 7725, section 4
-        except ConnectionResetError:
-            raise
-        except Exception as error:
-            warn("unforeseen", error=type(error).__name__, endpoint=listener.value, place=place_of(error))
-            response = plain_problem(500, "internal", "an unforeseen error; the log names its class")
-        return _closing(request, response)
-
-    async def _route(self, request: web.BaseRequest, listener: Listener) -> web.StreamResponse:
-        _check_head(request)
-        target = read_target(request.raw_path)
-        path = path_of(target)
-        unpinned = self._place.is_unpinned(path)
-        body = Body(request, limit=self._settings.max_body, idle=self._settings.idle_seconds)
-        who = await self._identifier.identify(request.headers, pinned=not unpinned)
-        pin = await self._pin(who, pinned=not unpinned, listener=listener)
-        country = self._country(request) if unpinned and listener is Listener.PUBLIC else None
-        question = Question(path, request.method, not unpinned, listener, pin, turn=next(self._turns))
-        replayed = False
-        while True:
-            question = replace(question, down=self._wire.down())
-            decision = decide(question, self._manifest, self._vantage)
-            self._count(decision)
-            if isinstance(decision, Refuse):
-                if isinstance(decision.error, Misdirected) and listener is Listener.INTERNAL and question.pin:
-                    return _closing(request, _not_here(decision.error, question.pin))
-                raise decision.error
-            if isinstance(decision, Redirect):
-                return _closing(request, _redirect(decision, target))
-            if replayed and not body.replayable:
-                raise Unavailable(
-                    "the subject's home changed while its request came in", retry_after=MOVE_RETRY_SECONDS
-                )
-            answer = await self._send(decision, request, target, body, country)
-            guard = answer.guard()
-            if guard is None:
-                break
-            await answer.discard()
-            if replayed:
-                raise Unavailable("the home cell and the directory do not agree yet", retry_after=MOVE_RETRY_SECONDS)
-            question = await self._after_guard(guard, question)
-            replayed = True
-        if unpinned:
-            self._pins.forget_unknown(*who.keys)
-        cookie = self._cookie(who, decision.pin, answer) if listener is Listener.PUBLIC else None
-        return await answer.pass_on(request, set_cookie=cookie)
-
-    async def _pin(self, who: Identified, *, pinned: bool, listener: Listener) -> Pin | None:
-        """The subject's pin. Raises Unavailable where a pinned path needs one that only the directory has."""
-        if not who.keys:
-            return None
-        try:
-            pin = await self._pins.resolve(*who.keys)
-        except Unavailable:
-            if pinned:
-                raise
-            return None
-        stale = pin is not None and (
-            # a token by a router that knows better, or another router that sent the subject here
-            (who.token is not None and who.token.epoch > pin.epoch)
-            or (listener is Listener.INTERNAL and pin.jurisdiction != self._vantage.jurisdiction)
+        ``peer``: the client's address; ``router``: who it is, on the internal listener.
+        """
+        unpinned = self._place.is_unpinned(head.path)
+        evidence = Evidence(head.fields, head.path, not unpinned, head.host, peer, router)
+        who = await self._identifier.identify(evidence)
+        pin = await self._resolver.pin(who, pinned=not unpinned, listener=listener)
+        country = None
+        if unpinned and listener is Listener.PUBLIC and peer is not None:
+            country = self._countries.observe(peer, head.fields.getall("X-Forwarded-For", []))
+        question = Question(
+            head.path, head.method, not unpinned, listener, pin, turn=next(self._turns), down=self.health.down()
         )
-        if stale:
-            try:
-                return await self._pins.refresh(*who.keys)
-            except Unavailable:
-                pass
-        return pin
+        return Asked(who, question, unpinned, country)
 
-    async def _after_guard(self, guard: Guard, question: Question) -> Question:
+    def decide(self, question: Question) -> Decision:
+        decision = decide(question, self._atlas)
+        self._decisions.add(decision)
+        return decision
+
+    async def settled(self, question: Question, size: int) -> Question:
+        """The question to ask when a move is over; ``size``: bytes that the request holds meanwhile.
+
+        Raises Unavailable where that takes too long, or too much waits already.
+        """
+        assert question.pin is not None
+        pin = await self._moves.settled(question.pin.subject_key, size)
+        return replace(question, pin=pin, down=self.health.down())
+
+    def patience(self, size: int) -> AbstractContextManager[Patience]:
+        """As the move buffer's."""
+        return self._moves.patience(size)
+
+    async def outwaited(self, question: Question, patience: Patience) -> Question:
+        """The question to ask again after a moment. Raises Unavailable where there were enough of them."""
+        await patience.pause()
+        assert question.pin is not None
+        pin = self._pins.known(question.pin.subject_key) or question.pin
+        return replace(question, pin=pin, down=self.health.down())
+
+    async def after_guard(self, guard: Guard, question: Question) -> Question:
         """The question to ask after a guard's refusal. Raises Unavailable where waiting is all that helps."""
         pin = question.pin
         if guard.kind == "wrong-cell":
@@ -188,94 +184,72 @@ class Front:
                 found = await self._pins.refresh(key)
                 if found is None:
                     raise UnknownSubject("no such subject")
-                return replace(question, pin=found, pinned=True)
+                return replace(question, pin=found, pinned=True, down=self.health.down())
         elif guard.kind == "stale-epoch" and pin is not None:
-            if guard.epoch is not None and guard.epoch < pin.epoch:
+            if guard.behind(pin):
                 raise Unavailable("the home cell has not taken the subject over yet", retry_after=MOVE_RETRY_SECONDS)
-            return replace(question, pin=await self._pins.refresh(pin.subject_key))
+            found = await self._pins.refresh(pin.subject_key)
+            return replace(question, pin=found, down=self.health.down())
         raise Unavailable("the cell's guard refused the request without saying who is meant")
 
-    async def _send(
-        self, decision: Forward | Hairpin, request: web.BaseRequest, target: str, body: Body, country: str | None
-    ) -> Answer:
-        if isinstance(decision, Hairpin):
-            headers = request_headers(request.headers, to_router=True)
-            upstreams = decision.routers.upstreams
-        else:
-            headers = request_headers(request.headers, to_router=False)
-            headers.update(statement(decision.pin, country))
-            upstreams = decision.home.upstreams
-        return await self._wire.send(upstreams, Outgoing(request.method, target, headers), body)
+    def served(self, asked: Asked) -> None:
+        """A cell answered, and no guard objected."""
+        if asked.unpinned:
+            self._pins.forget_unknown(*asked.who.keys)
 
-    def _country(self, request: web.BaseRequest) -> str | None:
-        peer = request.transport.get_extra_info("peername") if request.transport is not None else None
-        return self._countries.observe(peer[0], request.headers.getall("X-Forwarded-For", [])) if peer else None
-
-    def _cookie(self, who: Identified, pin: Pin | None, answer: Answer) -> str | None:
+    def cookie(self, asked: Asked, pin: Pin | None, answer: AnswerHead) -> str | None:
         """A residency token for somebody whom the application's own token authenticated."""
+        who = asked.who
         if not who.authenticated or pin is None or pin.subject_key not in who.keys or answer.status >= 400:
             return None
-        if _states(who.token, pin) or not kept_private(answer.headers):
+        if asked.question.listener is not Listener.PUBLIC or _states(who.token, pin):
             return None
-        token = self._signer.residency_token(pin, self._settings.deployment)
+        if not kept_private(answer.fields):
+            return None
+        token = self._signer.residency_token(pin, self.settings.deployment)
         return token_cookie(token, RESIDENCY_TOKEN_SECONDS)
 
-    def _count(self, decision: Decision) -> None:
-        match decision:
-            case Forward(home, _):
-                jurisdiction = home.jurisdiction
-            case Hairpin(routers, _):
-                jurisdiction = routers.jurisdiction
-            case Redirect(name, _, _):
-                jurisdiction = name
-            case Refuse(_, where):
-                jurisdiction = where or self._vantage.jurisdiction
-        DECISIONS.labels(type(decision).__name__.lower(), jurisdiction).inc()
-        if jurisdiction != self._vantage.jurisdiction:
-            BORDER.labels(self._vantage.jurisdiction, jurisdiction, "traveller", _VERDICTS[type(decision)]).inc()
+    def refusal(self, error: DomicileError, asked: Asked | None) -> Reply:
+        """The answer to a refusal, counted."""
+        REFUSALS.labels(error.code).inc()
+        reply = refused(error)
+        if isinstance(error, CrossBorderAccess):
+            host = self._manifest.jurisdictions[self.vantage.jurisdiction].public_host
+            reply.fields["Link"] = f'<https://{host}/>; rel="blocked-by"'  # RFC 7725, section 4
+        pin = asked.question.pin if asked is not None and asked.question.listener is Listener.INTERNAL else None
+        if isinstance(error, Misdirected) and pin is not None:
+            # to the router that sent the request: its pin is not the newest one
+            reply.fields.update({GUARD_HEADER: "stale-epoch", EPOCH_HEADER: str(pin.epoch)})
+        return reply
 
 
 def _states(token: ResidencyToken | None, pin: Pin) -> bool:
     return token is not None and (token.jur, token.cell, token.epoch) == (pin.jurisdiction, pin.cell, pin.epoch)
 
 
-def _check_head(request: web.BaseRequest) -> None:
-    size = len(request.raw_path) + sum(len(name) + len(value) + 4 for name, value in request.raw_headers)
-    if size > MAX_HEAD_BYTES:
-        raise HeadTooLarge(f"the head is larger than {MAX_HEAD_BYTES} bytes")
-    if request.method in _REFUSED_METHODS:
-        raise MethodRefused(f"{request.method} is not served")
-    if request.headers.get("Upgrade", "").lower() in _UPGRADES:
-        raise UpgradeRefused("upgrades are not relayed", remedy="use server-sent events or plain requests")
-
-
-def _closing(request: web.BaseRequest, response: web.Response) -> web.Response:
-    """A client whose body is not wanted may send it all the same: what follows is not another request."""
-    if request.body_exists and not request.content.at_eof():
-        response.force_close()
-    return response
-
-
-def _redirect(decision: Redirect, target: str) -> web.Response:
-    problem = Problem(
-        title=HTTPStatus.TEMPORARY_REDIRECT.phrase,
-        status=HTTPStatus.TEMPORARY_REDIRECT,
-        code=CrossBorderAccess.code,
-        detail=f"the subject's home is in {decision.jurisdiction}",
-        jurisdiction=decision.jurisdiction,
-        public_host=decision.public_host,
-    )
-    return web.Response(
-        status=HTTPStatus.TEMPORARY_REDIRECT,
-        body=problem.model_dump_json(exclude_none=True),
-        content_type=PROBLEM_TYPE,
-        headers={"Location": f"https://{decision.public_host}{target}", "Cache-Control": "no-store"},
-    )
-
-
-def _not_here(error: Misdirected, pin: Pin) -> web.Response:
-    """To the router that sent the request: its pin is not the newest one, by the epoch given."""
-    REFUSALS.labels(error.code).inc()
-    response = problem_response(error)
-    response.headers.update({GUARD_HEADER: "stale-epoch", EPOCH_HEADER: str(pin.epoch)})
-    return response
+def outgoing(
+    head: RequestHead,
+    decision: Forward | Hairpin,
+    country: str | None,
+    *,
+    distrusted: frozenset[str] = frozenset(),
+    traceparent: str | None = None,
+) -> bytes:
+    """The head that goes on. ``distrusted``: fields that don't. ``traceparent``: takes the place of the client's."""
+    if traceparent is not None or isinstance(decision, Hairpin):
+        distrusted |= {TRACEPARENT}  # another router takes it for ours
+    parts = [f"{head.method} {head.target} HTTP/1.1\r\n".encode("ascii"), *head.lines_without(distrusted)]
+    if isinstance(decision, Hairpin):
+        parts.append(changed(head.fields, to_router=True))
+    else:
+        parts += (changed(head.fields, to_router=False), statement(decision.pin, country))
+    if traceparent is not None:
+        parts.append(f"{TRACEPARENT}: {traceparent}\r\n".encode("ascii"))
+    if head.chunked:
+        parts.append(b"Transfer-Encoding: chunked\r\n")
+    elif head.length is not None:
+        parts.append(b"Content-Length: %d\r\n" % head.length)
+    elif head.websocket:
+        parts.append(b"Connection: Upgrade\r\nUpgrade: websocket\r\n")
+    parts.append(b"\r\n")
+    return b"".join(parts)

@@ -2,17 +2,17 @@
 
 Hop-by-hop fields end here, with those that ``Connection`` names (RFC 9110, 7.6.1). What claims to come from
 a router or a proxy in front (``Domicile-*``, ``Forwarded`` and its older kin) is never passed on: the
-application would believe it. The residency token is for routers; it goes to another router, never to an
-application.
+application would believe it. So would one that is behind a gateway interface believe ``Domicile_Cell``: of a
+request only names of letters, digits and hyphens go on. The residency token is for routers; it goes to
+another router, never to an application.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from http.cookies import SimpleCookie
-from typing import Final
-
-from multidict import CIMultiDict, CIMultiDictProxy
+from typing import Final, Protocol
 
 from domicile.model import Pin
 from domicile.model.wire import (
@@ -24,8 +24,17 @@ from domicile.model.wire import (
     TOKEN_COOKIE,
     TOKEN_HEADER,
 )
+from domicile.router.lines import Fields, written
 
-Headers = CIMultiDict[str] | CIMultiDictProxy[str]
+
+class Headers(Protocol):
+    """Fields by name, whatever its case."""
+
+    def getall(self, name: str, default: list[str], /) -> list[str]: ...
+
+    def get(self, name: str, default: str, /) -> str: ...
+
+
 HOP_BY_HOP: Final = frozenset(
     {
         "connection",
@@ -39,63 +48,96 @@ HOP_BY_HOP: Final = frozenset(
         "upgrade",
     }
 )
-_FORWARDED: Final = frozenset({"forwarded", "x-real-ip", "via", "expect"})
-_VIA: Final = "1.1 domicile"
+_FRAMING: Final = frozenset({"content-length", "host"})
+_OWN: Final = HOP_BY_HOP | {"content-length"}
+"""What the router says itself, or not at all."""
+_FORWARDED: Final = frozenset({"forwarded", "x-real-ip", "via", "expect", "tracestate"})
+_COMMON_NAME: Final = re.compile(r"[a-z0-9-]+")
+_PERSISTENT: Final = frozenset({"keep-alive", "close", "upgrade", ""})
+_OWN_VIA: Final = b"1.1 domicile"
+_VIA: Final = b"Via: 1.1 domicile\r\n"
+_TOKEN_COOKIE: Final = TOKEN_COOKIE.encode()
 
 
-def _dropped(headers: Headers) -> frozenset[str]:
-    named = {name.strip().lower() for value in headers.getall("Connection", []) for name in value.split(",")}
-    # a message's own framing is not the connection's to take away
-    return HOP_BY_HOP | (named - {"content-length", "host", ""})
+def request_passes(name: str) -> bool:
+    """Whether a request's field goes on as it is; ``name`` in lower case. Cookies go on, but not as they are."""
+    return not (
+        name in _OWN
+        or name in _FORWARDED
+        or name == "cookie"
+        or name.startswith((HEADER_PREFIX, "x-forwarded-"))
+        or not _COMMON_NAME.fullmatch(name)
+    )
+
+
+def answer_passes(name: str) -> bool:
+    """Whether a field of an answer goes on to the client; ``name`` in lower case."""
+    return not (name in _OWN or name.startswith(HEADER_PREFIX))
+
+
+def trailer_passes(name: str) -> bool:
+    """Whether a field may come after a body, in either direction (RFC 9110, 6.5.1)."""
+    return (
+        request_passes(name)
+        and name not in _FRAMING
+        and name not in ("authorization", "set-cookie", "content-encoding", "content-type", "content-range")
+    )
+
+
+def connection_options(headers: Headers) -> frozenset[str]:
+    """What ``Connection`` says, in lower case."""
+    fields = headers.getall("Connection", [])
+    if not fields:
+        return frozenset()
+    return frozenset(option.strip().lower() for value in fields for option in value.split(","))
+
+
+def named_fields(options: frozenset[str]) -> frozenset[str]:
+    """The fields that ``Connection`` names: they end here. A message's own framing is not its to take away."""
+    return options - _PERSISTENT - _FRAMING
 
 
 def cookie_values(headers: Headers, name: str) -> list[str]:
     """Every value that the request's cookies carry under ``name``."""
-    pairs = (pair.strip().partition("=") for value in headers.getall("Cookie", []) for pair in value.split(";"))
-    return [value.strip('"') for key, _, value in pairs if key.strip() == name]
+    found = []
+    for field in headers.getall("Cookie", []):
+        if name in field:
+            for pair in field.split(";"):
+                key, _, value = pair.partition("=")
+                if key.strip() == name:
+                    found.append(value.strip().strip('"'))
+    return found
 
 
-def _without_token(cookies: Iterable[str]) -> str:
-    pairs = (pair.strip() for value in cookies for pair in value.split(";"))
-    return "; ".join(pair for pair in pairs if pair and pair.partition("=")[0].strip() != TOKEN_COOKIE)
+def _without_token(cookies: Iterable[bytes]) -> bytes:
+    pairs = [pair.strip() for value in cookies for pair in value.split(b";")]
+    return b"; ".join([pair for pair in pairs if pair and pair.partition(b"=")[0].rstrip() != _TOKEN_COOKIE])
 
 
-def request_headers(headers: Headers, *, to_router: bool) -> CIMultiDict[str]:
-    """What of a client's request goes on to an application, or ``to_router`` to another router."""
-    dropped = _dropped(headers)
-    passed: CIMultiDict[str] = CIMultiDict()
-    for name, value in headers.items():
-        low = name.lower()
-        if low in dropped or low in _FORWARDED or low.startswith("x-forwarded-") or low == "cookie":
-            continue
-        if low.startswith(HEADER_PREFIX) and not (to_router and low == TOKEN_HEADER.lower()):
-            continue
-        passed.add(name, value)
-    cookies = headers.getall("Cookie", [])
-    if cookie := "; ".join(cookies) if to_router else _without_token(cookies):
-        passed.add("Cookie", cookie)
-    passed.add("Via", ", ".join([*headers.getall("Via", []), _VIA]))
-    return passed
+def changed(fields: Fields, *, to_router: bool) -> bytes:
+    """What goes on of a client's request, but not as it came: to an application, or ``to_router`` to another router."""
+    lines = b""
+    cookies = fields.special.get("cookie")
+    if cookies is not None and (cookie := b"; ".join(cookies) if to_router else _without_token(cookies)):
+        lines = b"Cookie: %b\r\n" % cookie
+    if to_router:
+        lines += written((TOKEN_HEADER, token) for token in fields.getall(TOKEN_HEADER, []))
+    vias = fields.special.get("via")
+    return lines + (_VIA if vias is None else b"Via: %b\r\n" % b", ".join([*vias, _OWN_VIA]))
 
 
-def statement(pin: Pin | None, country: str | None) -> dict[str, str]:
+def statement(pin: Pin | None, country: str | None) -> bytes:
     """What the router tells the application of the request's subject and of where it came from."""
-    said = {}
+    said = ""
     if pin is not None:
-        said = {SUBJECT_KEY_HEADER: str(pin.subject_key), CELL_HEADER: pin.cell, EPOCH_HEADER: str(pin.epoch)}
+        said = (
+            f"{SUBJECT_KEY_HEADER}: {pin.subject_key.hex()}\r\n"
+            f"{CELL_HEADER}: {pin.cell}\r\n"
+            f"{EPOCH_HEADER}: {pin.epoch}\r\n"
+        )
     if country is not None:
-        said[COUNTRY_HEADER] = country
-    return said
-
-
-def response_headers(headers: Headers) -> CIMultiDict[str]:
-    """What of an application's answer goes on to the client."""
-    dropped = _dropped(headers)
-    return CIMultiDict(
-        (name, value)
-        for name, value in headers.items()
-        if name.lower() not in dropped and not name.lower().startswith(HEADER_PREFIX)
-    )
+        said += f"{COUNTRY_HEADER}: {country}\r\n"
+    return said.encode("ascii")
 
 
 def kept_private(headers: Headers) -> bool:

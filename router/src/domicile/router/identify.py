@@ -1,148 +1,169 @@
-"""Who a request says it is for, believed only by signature.
+"""Who a request says it is for: every identity rule is read, and what they find must be one and the same subject.
 
-Two proofs are read: the application's own JWT, and the residency token that a router handed out earlier. The
-JWT is the authority; the token only saves the look-up of somebody who was identified before. A subject id
-exists here in memory for as long as it takes to hash it.
+Where the manifest has ``rules_next``, both sets are read; each disagreement is counted, and a stable share of the
+subjects is served by the new set.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from hashlib import blake2b
+from typing import Final
 
-import jwt
-
-from domicile.identity.tokens import LEEWAY_SECONDS
 from domicile.model import (
+    DomicileError,
     IdentitiesDisagree,
-    InvalidInput,
+    Manifest,
     Peppers,
     ResidencyToken,
+    Router,
     SubjectKey,
     TokenInvalid,
     Unauthenticated,
 )
-from domicile.model.manifest import ApplicationIdentity
-from domicile.model.wire import TOKEN_COOKIE, TOKEN_HEADER
-from domicile.router.errors import BadRequest
-from domicile.router.headers import Headers, cookie_values
-from domicile.router.keys import ApplicationKeys, ResidencyKeys
+from domicile.model.rules import Rule, identity_rules, is_unpinned
+from domicile.router.keys import ResidencyKeys
+from domicile.router.readers import Evidence, HeaderReader, Proof, Reader, readers
+from domicile.router.rollout import disagreement, in_rollout
+from domicile.router.sessions import Sessions
+from domicile.telemetry import RULE_DISAGREEMENTS
 
-MAX_JWT_BYTES: Final = 8192
-Clock = Callable[[], float]
-
-
-class Sessions:
-    """Verifies the application's JWTs: known key, that key's own algorithm, issuer, audience and time."""
-
-    def __init__(
-        self, keys: ApplicationKeys, identity: ApplicationIdentity, peppers: Peppers, *, clock: Clock = time.time
-    ) -> None:
-        self._keys = keys
-        self._identity = identity
-        self._peppers = peppers
-        self._clock = clock
-
-    def subject(self, token: str) -> tuple[SubjectKey, ...]:
-        """Whom it names, by each pepper. Raises TokenInvalid, which says what failed and nothing that it held."""
-        if len(token) > MAX_JWT_BYTES:
-            raise TokenInvalid(f"a session token over {MAX_JWT_BYTES} bytes")
-        try:
-            header = jwt.get_unverified_header(token)
-        except (jwt.InvalidTokenError, ValueError, RecursionError):  # the latter two for what is no text or too deep
-            raise TokenInvalid("a session token that is no JWT") from None
-        key = self._keys.get(str(header.get("kid")))
-        if key is None:
-            raise TokenInvalid("a session token by an unknown key")
-        if header.get("alg") != key.algorithm or "crit" in header:
-            raise TokenInvalid("a session token with an algorithm or extension that its key is not for")
-        required = ["exp", "iss", "aud", self._identity.subject_claim]
-        # the clock is ours, so that tests and clock jumps are handled in one place
-        options: Any = {"require": required, "verify_exp": False, "verify_nbf": False, "verify_iat": False}
-        try:
-            claims = jwt.decode(
-                token,
-                key.key,
-                [key.algorithm],
-                issuer=self._identity.issuer,
-                audience=self._identity.audience,
-                options=options,
-            )
-            expires, starts = float(claims["exp"]), float(claims.get("nbf", 0))
-        except (jwt.InvalidTokenError, ValueError, TypeError, OverflowError) as error:
-            raise TokenInvalid(f"not a valid session token: {type(error).__name__}") from None
-        now = self._clock()
-        # written so that a NaN is outside its time
-        if not (starts <= now + LEEWAY_SECONDS and now - LEEWAY_SECONDS < expires):
-            raise TokenInvalid("a session token outside its time")
-        subject = claims[self._identity.subject_claim]
-        try:
-            return self._peppers.subject_keys(subject if isinstance(subject, str) else "")
-        except InvalidInput:
-            raise TokenInvalid("a session token without a usable subject") from None
+_NONE: Final[frozenset[str]] = frozenset()
+Note = Callable[[str, str], None]
+"""Told the label of each rule and what it found, a code or a refusal's text: nothing of the request itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identified:
-    """``keys``: whom the request is for, by each pepper; none for nobody. ``authenticated``: by the application's
-    JWT. ``token``: a valid residency token that came along.
+    """``keys``: whom the request is for, by each pepper; none for nobody.
+
+    ``authenticated``: by the application's JWT or a trusted peer. ``token``: a valid one that came along.
+
+    ``rule``: the one that fired. ``distrusted``: fields, in lower case, that a rule believes from others than who
+    sent this request: they go no further.
     """
 
     keys: tuple[SubjectKey, ...]
     authenticated: bool
     token: ResidencyToken | None
+    rule: str | None = None
+    distrusted: frozenset[str] = _NONE
+
+
+class RuleSet:
+    """Rules that were compiled for one router."""
+
+    def __init__(
+        self,
+        rules: Sequence[Rule],
+        manifest: Manifest,
+        tokens: ResidencyKeys,
+        sessions: Sessions | None,
+        peppers: Peppers,
+    ) -> None:
+        self._rules = rules
+        written = identity_rules(rules, sessions=sessions is not None)
+        self._readers = readers(written, tokens, sessions, peppers, manifest)
+        self._headers = [each for each in self._readers if isinstance(each, HeaderReader)]
+        told = "\n".join(rule.model_dump_json() for rule in rules)
+        self.digest: Final = blake2b(told.encode(), digest_size=16).digest()
+
+    def is_unpinned(self, path: str) -> bool:
+        return is_unpinned(self._rules, path)
+
+    def distrusted(self, evidence: Evidence) -> frozenset[str]:
+        if not self._headers:
+            return _NONE
+        trusted = {each.name.lower() for each in self._headers if each.trusts(evidence)}
+        return frozenset(each.name.lower() for each in self._headers) - trusted
+
+    async def read(self, evidence: Evidence, note: Note | None = None) -> Identified:
+        """Raises TokenInvalid, IdentitiesDisagree, BadRequest, Unavailable; Unauthenticated where nobody is found
+        on a pinned path."""
+        fired: Reader | None = None
+        named: tuple[SubjectKey, ...] = ()
+        keys: frozenset[SubjectKey] = frozenset()
+        authenticated = False
+        token: ResidencyToken | None = None
+        invalid: TokenInvalid | None = None
+        for each in self._readers:
+            try:
+                proof = await each.read(evidence)
+            except DomicileError as error:
+                if note is not None:
+                    note(each.label, error.what)
+                if each.strict or not isinstance(error, TokenInvalid):
+                    raise
+                invalid = error
+                continue
+            if note is not None:
+                note(each.label, _outcome(each, proof, evidence))
+            if proof is None:
+                continue
+            if fired is None:
+                fired = each
+            elif keys.isdisjoint(proof.keys):
+                raise IdentitiesDisagree(f"two rules name different subjects: {fired.label}, {each.label}")
+            if len(proof.keys) > len(named):  # a token knows its subject by one pepper only
+                named = proof.keys
+                keys = frozenset(named)
+            authenticated = authenticated or proof.authenticated
+            token = token or proof.token
+        if fired is None and evidence.pinned:
+            raise invalid or Unauthenticated("this path is a subject's own", remedy="send a session token")
+        return Identified(
+            named,
+            authenticated,
+            token,
+            fired.label if fired is not None else None,
+            self.distrusted(evidence),
+        )
+
+
+def _outcome(each: Reader, proof: Proof | None, evidence: Evidence) -> str:
+    if proof is not None:
+        return "found"
+    if isinstance(each, HeaderReader) and not each.trusts(evidence):
+        return "not a trusted peer"
+    return "nothing"
 
 
 class Identifier:
-    """Reads and reconciles the proofs of one request."""
+    """Reads requests by ``rules``, and by ``rules_next`` where there are some."""
 
-    def __init__(self, tokens: ResidencyKeys, sessions: Sessions | None) -> None:
-        self._tokens = tokens
-        self._sessions = sessions
+    def __init__(
+        self, manifest: Manifest, place: Router, tokens: ResidencyKeys, sessions: Sessions | None, peppers: Peppers
+    ) -> None:
+        self.live: Final = RuleSet(place.rules, manifest, tokens, sessions, peppers)
+        self.new: Final = (
+            None if place.rules_next is None else RuleSet(place.rules_next.rules, manifest, tokens, sessions, peppers)
+        )
+        self._percent = place.rules_next.percent if place.rules_next is not None else 0.0
 
-    async def identify(self, headers: Headers, *, pinned: bool) -> Identified:
-        """Raises TokenInvalid, IdentitiesDisagree, BadRequest; Unauthenticated where ``pinned`` needs somebody.
+    async def identify(self, evidence: Evidence, note: Note | None = None) -> Identified:
+        """Raises as ``RuleSet.read`` does. ``note`` is told of the rules that count for this request."""
+        if self.new is None:
+            return await self.live.read(evidence, note)
+        outcomes = [await _tried(rules, evidence) for rules in (self.live, self.new)]
+        readings = [each.keys if isinstance(each, Identified) else each for each in outcomes]
+        kind = disagreement(*readings, same_class=self.new.is_unpinned(evidence.path) != evidence.pinned)
+        if kind is not None:
+            RULE_DISAGREEMENTS.labels(kind.value).inc()
+        keys = [each for each in readings if isinstance(each, tuple) and each]
+        who = bytes(keys[0][0]) if keys else (evidence.peer or "").encode()
+        chosen = in_rollout(who, self._percent, self.new.digest)
+        if note is not None:
+            note("rules_next", f"{kind or 'agree'}, {'in' if chosen else 'not in'} the first {self._percent:g} %")
+            await _tried(self.new if chosen else self.live, evidence, note)
+        outcome = outcomes[chosen]
+        if isinstance(outcome, DomicileError):
+            raise outcome
+        return outcome
 
-        An invalid residency token is nobody's proof, and only that: a valid JWT beside it stands, and an
-        unpinned path is served without it, since browsers send a stale cookie along to the very log-in.
-        """
-        session = self._session(headers)
-        token, invalid = await self._token(headers)
-        if session is not None and token is not None and token.sub not in session:
-            raise IdentitiesDisagree("the session and the residency token name different subjects")
-        if session is not None:
-            return Identified(session, True, token)
-        if token is not None:
-            return Identified((token.sub,), False, token)
-        if pinned:
-            raise invalid or Unauthenticated("this path is a subject's own", remedy="send a session token")
-        return Identified((), False, None)
 
-    def _session(self, headers: Headers) -> tuple[SubjectKey, ...] | None:
-        fields = headers.getall("Authorization", [])
-        if len(fields) > 1:
-            raise BadRequest("more than one Authorization field")
-        scheme, _, value = fields[0].partition(" ") if fields else ("", "", "")
-        if scheme.lower() != "bearer" or self._sessions is None:
-            return None
-        return self._sessions.subject(value.strip())
-
-    async def _token(self, headers: Headers) -> tuple[ResidencyToken | None, TokenInvalid | None]:
-        offered = [*headers.getall(TOKEN_HEADER, []), *cookie_values(headers, TOKEN_COOKIE)]
-        valid: ResidencyToken | None = None
-        invalid: TokenInvalid | None = None
-        if len(offered) > 2:
-            return None, TokenInvalid("more residency tokens than one header field and one cookie")
-        for text in offered:
-            try:
-                token = await self._tokens.verify(text)
-            except TokenInvalid as error:
-                invalid = error
-                continue
-            if valid is not None and valid.sub != token.sub:
-                raise IdentitiesDisagree("two residency tokens name different subjects")
-            if valid is None or token.epoch > valid.epoch:
-                valid = token
-        return valid, invalid
+async def _tried(rules: RuleSet, evidence: Evidence, note: Note | None = None) -> Identified | DomicileError:
+    try:
+        return await rules.read(evidence, note)
+    except DomicileError as error:
+        return error

@@ -1,36 +1,32 @@
-"""The public keys that identities are checked with: the routers' own, and the application's.
+"""The public keys that residency tokens are checked with: this router's own, and the others' by the directory.
 
-Both sets are files as far as a restart is concerned, so that a router identifies people while the directory
-is gone. A token that names an unknown key may be by a new one: the set is then read anew, at a bounded
-rate, since anybody can make such tokens up.
+The set is kept on disk, so that a router identifies people while the directory is gone. It is read anew when a
+token names an unknown key, at a bounded rate, since anybody can make such tokens up, and when it is old: a key
+that was withdrawn counts for ``REREAD_SECONDS`` more while the directory answers.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Final
 
-import jwt
-from cryptography.exceptions import UnsupportedAlgorithm
-from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from pydantic import ValidationError
 
 from domicile.client import DirectoryClient
 from domicile.identity import Signer, Verifier, write_private
-from domicile.model import DomicileError, InvalidInput, ResidencyToken
+from domicile.identity.tokens import in_time
+from domicile.model import DomicileError, ResidencyToken
 from domicile.model.wire import JWKS, SigningKey
+from domicile.router.verified import Verified
 from domicile.telemetry import log, warn
 
 REFETCH_SECONDS: Final = 1.0
-REREAD_SECONDS: Final = 1.0
+REREAD_SECONDS: Final = 300.0
+RETRY_SECONDS: Final = 10.0
 PUBLISH_RETRY_SECONDS: Final = 1.0
-MIN_RSA_BITS: Final = 2048
-MAX_JWKS_BYTES: Final = 1 << 20
 Clock = Callable[[], float]
 
 
@@ -45,15 +41,24 @@ class ResidencyKeys:
         cache: Path,
         *,
         clock: Clock = time.monotonic,
+        wall: Clock = time.time,
     ) -> None:
         self._directory = directory
         self._own = signer.public("residency")
         self._cache = cache
         self._clock = clock
-        self._verifier = Verifier(deployment)
-        self._next_fetch = clock()
+        self._wall = wall
+        self._verifier = Verifier(deployment, clock=wall)
+        self._published: list[SigningKey] | None = None
+        self._verified: Verified[ResidencyToken] = Verified()
+        self._next_fetch = self._reread_at = clock()
         self._flight: asyncio.Task[None] | None = None
         self._take(self._cached())
+
+    async def close(self) -> None:
+        if self._flight is not None:
+            self._flight.cancel()
+            await asyncio.wait([self._flight])
 
     def _cached(self) -> list[SigningKey]:
         try:
@@ -62,6 +67,9 @@ class ResidencyKeys:
             return []
 
     def _take(self, keys: list[SigningKey]) -> None:
+        if keys == self._published:
+            return
+        self._published = keys
         own = [] if any(key.kid == self._own.kid for key in keys) else [self._own]
         self._verifier.replace([*keys, *own])
 
@@ -79,19 +87,30 @@ class ResidencyKeys:
 
     async def verify(self, token: str) -> ResidencyToken:
         """Raises TokenInvalid."""
+        now = self._clock()
+        if now >= self._reread_at:
+            self._begin(now)
+        digest = self._verified.digest(token)
+        known = self._verified.get(digest, self._published)
+        if known is not None:
+            if in_time(known, self._wall()):
+                return known
+            self._verified.drop(digest)
         if not self._verifier.knows(token, "residency"):
-            await self._refetch()
-        return self._verifier.residency(token)
+            self._begin(now)
+            if self._flight is not None:
+                await asyncio.shield(self._flight)
+        keys = self._published
+        claims = self._verifier.residency(token)
+        self._verified.put(digest, keys, claims)
+        return claims
 
-    async def _refetch(self) -> None:
-        """Join the read that is under way; else begin one, unless the last one began just now."""
-        if self._flight is None:
-            if self._clock() < self._next_fetch:
-                return
-            self._next_fetch = self._clock() + REFETCH_SECONDS
+    def _begin(self, now: float) -> None:
+        """A read, unless one is under way or the last one began just now."""
+        if self._flight is None and now >= self._next_fetch:
+            self._next_fetch = now + REFETCH_SECONDS
             self._flight = asyncio.create_task(self._fetch())
             self._flight.add_done_callback(self._landed)
-        await asyncio.shield(self._flight)
 
     def _landed(self, _: asyncio.Task[None]) -> None:
         self._flight = None
@@ -100,95 +119,9 @@ class ResidencyKeys:
         try:
             keys = await self._directory.keys()
             self._take(keys)
+            self._reread_at = self._clock() + REREAD_SECONDS
         except DomicileError as error:
             warn("signing-keys-not-read", code=error.code)
+            self._reread_at = self._clock() + RETRY_SECONDS
             return
         write_private(self._cache, JWKS(keys=keys).model_dump_json().encode())
-
-
-@dataclass(frozen=True, slots=True)
-class ApplicationKey:
-    """A key and the one algorithm that it may be used with (RFC 8725, 3.1)."""
-
-    algorithm: str
-    key: Any
-
-
-def _application_key(jwk: dict[str, Any]) -> ApplicationKey | None:
-    """A public signing key of a kind that is accepted; None for any other (symmetric ones above all)."""
-    kind = (jwk.get("kty"), jwk.get("crv"))
-    text = json.dumps(jwk)
-    key: Any
-    if kind == ("OKP", "Ed25519"):
-        algorithm, key = "EdDSA", OKPAlgorithm.from_jwk(text)
-    elif kind == ("EC", "P-256"):
-        algorithm, key = "ES256", ECAlgorithm.from_jwk(text)
-    elif kind[0] == "RSA":
-        algorithm, key = "RS256", RSAAlgorithm.from_jwk(text)
-        if key.key_size < MIN_RSA_BITS:
-            return None
-    else:
-        return None
-    if jwk.get("alg", algorithm) != algorithm or jwk.get("use", "sig") != "sig" or "d" in jwk:
-        return None
-    return ApplicationKey(algorithm, key)
-
-
-def read_jwks(raw: bytes, *, where: str) -> dict[str, ApplicationKey]:
-    """The usable keys of a JWK set (RFC 7517) by kid. Raises InvalidInput for what is no key set."""
-    try:
-        entries = json.loads(raw)["keys"] if len(raw) <= MAX_JWKS_BYTES else None
-    except (ValueError, KeyError, TypeError, RecursionError):
-        entries = None
-    if not isinstance(entries, list):
-        raise InvalidInput("not a JWK set", where=where, remedy='a file such as {"keys": [...]}')
-    found: dict[str, ApplicationKey] = {}
-    for jwk in entries:
-        if not isinstance(jwk, dict) or not isinstance(jwk.get("kid"), str):
-            continue
-        try:
-            key = _application_key(cast("dict[str, Any]", jwk))
-        except (jwt.PyJWTError, ValueError, TypeError, KeyError, UnsupportedAlgorithm):
-            key = None
-        if key is None:
-            warn("application-key-ignored", reason="unsupported")
-        else:
-            found[jwk["kid"]] = key
-    return found
-
-
-class ApplicationKeys:
-    """The application's key set from its file, which the application may replace at any time."""
-
-    def __init__(self, path: Path, *, clock: Clock = time.monotonic) -> None:
-        self._path = path
-        self._clock = clock
-        self._read_at = clock()
-        self._version = self._stamp()
-        if self._version is None:
-            raise InvalidInput("no key set of the application", where=str(path), remedy="see identity.jwks")
-        self._keys = read_jwks(path.read_bytes(), where=str(path))
-
-    def _stamp(self) -> tuple[int, int] | None:
-        try:
-            found = self._path.stat()
-        except OSError:
-            return None
-        return found.st_mtime_ns, found.st_size
-
-    def get(self, kid: str) -> ApplicationKey | None:
-        if kid not in self._keys and self._clock() >= self._read_at + REREAD_SECONDS:
-            self._reread()
-        return self._keys.get(kid)
-
-    def _reread(self) -> None:
-        self._read_at = self._clock()
-        version = self._stamp()
-        if version is None or version == self._version:
-            return
-        try:
-            self._keys = read_jwks(self._path.read_bytes(), where=str(self._path))
-        except (InvalidInput, OSError) as error:
-            warn("application-keys-not-read", error=type(error).__name__)
-            return
-        self._version = version

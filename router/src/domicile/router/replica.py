@@ -8,6 +8,7 @@ it while one writes what the directory's change log says (``domicile.router.foll
     loading/    the next one while it is built, so that a load that was cut off is resumed
     opening     locked while an environment is opened or made; following: locked by the process that follows
     heard       its time of modification: when the directory last said that this copy is up to date
+    told        its time of modification: when the directory last said anything of its log
 
 Within a generation of the directory's database no epoch goes back, whoever writes; a new generation is loaded
 beside the old one and then takes its place whole. What was a copy only is never repaired: it is loaded anew.
@@ -15,7 +16,6 @@ beside the old one and then takes its place whole. What was a copy only is never
 
 from __future__ import annotations
 
-import asyncio
 import fcntl
 import os
 import secrets
@@ -26,12 +26,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from shutil import rmtree
-from typing import Final, Protocol, TypeAlias
+from typing import Final, TypeAlias
 from uuid import UUID
 
 import lmdb
 
-from domicile.model import InvalidInput, Pin, PinState, Position, SubjectKey, Unavailable, UnknownSubject
+from domicile.model import InvalidInput, Pin, PinState, Position, SubjectKey, Unavailable
 from domicile.model.snapshot import STATES, Block
 from domicile.telemetry import warn
 
@@ -356,16 +356,30 @@ class Replica:
 
     def heard(self) -> None:
         """The directory has just said how far the log goes, and this replica has all of it."""
-        path = self._folder / "heard"
+        self._mark("heard")
+
+    def told(self) -> None:
+        """The directory has just said something of its log, whether or not it could be taken."""
+        self._mark("told")
+
+    def _mark(self, name: str) -> None:
+        path = self._folder / name
         path.touch(mode=0o600)
         os.utime(path)
 
-    def staleness(self) -> float:
-        """Seconds since any process of this router ``heard``; infinite before the first time."""
+    def _since(self, name: str) -> float:
         try:
-            return max(0.0, time.time() - (self._folder / "heard").stat().st_mtime)
+            return max(0.0, time.time() - (self._folder / name).stat().st_mtime)
         except FileNotFoundError:
             return float("inf")
+
+    def staleness(self) -> float:
+        """Seconds since any process of this router ``heard``; infinite before the first time."""
+        return self._since("heard")
+
+    def silence(self) -> float:
+        """Seconds since any process of this router was ``told`` something; infinite before the first time."""
+        return self._since("told")
 
     def count(self) -> int:
         return self._now.count()
@@ -441,61 +455,3 @@ class Replica:
 
     def close(self) -> None:
         self._now.close()
-
-
-class PinSource(Protocol):
-    """The directory, as far as a router resolves by it."""
-
-    async def pin(self, key: SubjectKey, *, fresh: bool = False) -> Pin:
-        """Raises UnknownSubject, which is remembered unless ``fresh``, or Unavailable."""
-        ...
-
-    def forget_unknown(self, key: SubjectKey) -> None: ...
-
-
-class Pins:
-    """Resolves subject keys: the replica, else the directory."""
-
-    def __init__(self, replica: Replica, directory: PinSource) -> None:
-        self._replica = replica
-        self._directory = directory
-
-    def known(self, *keys: SubjectKey) -> Pin | None:
-        """What the replica has of a subject, by whichever of its keys: the live pin before a tombstone."""
-        tombstone: Pin | None = None
-        for key in keys:
-            pin = self._replica.get(key)
-            if pin is not None and pin.state is not PinState.ERASED:
-                return pin
-            tombstone = pin or tombstone
-        # with a key of another pepper unheard of, a tombstone may only say that the subject was given that one
-        return tombstone if len(keys) == 1 else None
-
-    async def resolve(self, *keys: SubjectKey) -> Pin | None:
-        """The pin, or None for a subject without one. Raises Unavailable where only the directory knows."""
-        return self.known(*keys) or await self._ask(*keys, fresh=False)
-
-    async def refresh(self, *keys: SubjectKey) -> Pin | None:
-        """Ask the directory, whatever is known here. Raises Unavailable."""
-        return await self._ask(*keys, fresh=True)
-
-    async def _ask(self, *keys: SubjectKey, fresh: bool) -> Pin | None:
-        tombstone: Pin | None = None
-        for key in keys:
-            pin = await self._ask_for(key, fresh=fresh)
-            if pin is not None and pin.state is not PinState.ERASED:
-                return pin
-            tombstone = pin or tombstone
-        return tombstone
-
-    async def _ask_for(self, key: SubjectKey, *, fresh: bool) -> Pin | None:
-        try:
-            pin = await self._directory.pin(key, fresh=fresh)
-        except UnknownSubject:
-            return None
-        return await asyncio.to_thread(self._replica.put, pin)
-
-    def forget_unknown(self, *keys: SubjectKey) -> None:
-        """The subject may have signed up just now."""
-        for key in keys:
-            self._directory.forget_unknown(key)

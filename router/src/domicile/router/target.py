@@ -8,26 +8,35 @@ from __future__ import annotations
 
 import re
 from typing import Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from domicile.router.errors import BadRequest
 
 _PLAIN: Final = re.compile(r"/[\x21\x22\x24-\x7e]*")
+_ABSOLUTE: Final = re.compile(r"https?://([^/?#]+)(.*)", re.IGNORECASE)
+_SUSPECT: Final = re.compile(r"[%\\]|/\.")
 _SEPARATORS: Final = re.compile(r"[/\\]")
 
 
-def read_target(raw: str) -> str:
-    """Path and query as the client wrote them, in origin form (RFC 9112, 3.2). Raises BadRequest."""
+def read_target(raw: str, host: str) -> str:
+    """Path and query as the client wrote them, in origin form (RFC 9112, 3.2).
+
+    ``host``: of the ``Host`` field, which a target in absolute form must agree with. Raises BadRequest.
+    """
     if not raw.startswith("/"):
-        parts = urlsplit(raw)
-        if parts.scheme not in ("http", "https") or not parts.netloc:
+        parts = _ABSOLUTE.fullmatch(raw)
+        if parts is None:
             raise BadRequest("a request target is a path")
-        raw = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        if parts[1].lower() != host.lower():
+            raise BadRequest("the request's target and its Host field name different hosts")
+        raw = parts[2] if parts[2].startswith("/") else f"/{parts[2]}"
     if not _PLAIN.fullmatch(raw):
         raise BadRequest("a request target holds printable ASCII and no fragment")
-    decoded = unquote(path_of(raw), errors="replace")
-    if "\0" in decoded or any(segment in (".", "..") for segment in _SEPARATORS.split(decoded)):
-        raise BadRequest("a path holds neither dot segments nor NUL")
+    path = path_of(raw)
+    if _SUSPECT.search(path):
+        decoded = unquote(path, errors="replace")
+        if "\0" in decoded or any(segment in (".", "..") for segment in _SEPARATORS.split(decoded)):
+            raise BadRequest("a path holds neither dot segments nor NUL")
     return raw
 
 

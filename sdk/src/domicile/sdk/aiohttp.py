@@ -164,7 +164,7 @@ class _Guard:
             return self._wrong_cell(request, error)
         except CrossBorderAccess as error:
             place = self._residency.manifest.jurisdictions.get(error.jurisdiction)
-            if error.public_host is None or place is None or place.travellers is Travellers.REFUSE:
+            if error.public_host is None or place is None or place.travellers_on(request.path) is Travellers.REFUSE:
                 raise
             REFUSALS.labels(error.code).inc()
             location = f"https://{error.public_host}{request.rel_url.raw_path_qs}"

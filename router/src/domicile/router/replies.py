@@ -1,0 +1,53 @@
+"""The router's own answers: refusals and redirects, all of them problem documents (RFC 9457)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from http import HTTPStatus
+
+from domicile.model import CrossBorderAccess, DomicileError
+from domicile.model.wire import PROBLEM_TYPE, Problem
+from domicile.router.decide import Redirect
+from domicile.router.lines import written
+from domicile.service import problem_of
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A problem document, and the header fields beside it."""
+
+    problem: Problem
+    fields: dict[str, str] = field(default_factory=dict)
+
+    def encode(self, *, method: str, closes: bool) -> bytes:
+        """As it goes to the client. ``closes``: its connection takes no further request."""
+        status = HTTPStatus(self.problem.status)
+        body = self.problem.model_dump_json(exclude_none=True).encode()
+        fields = [("Content-Type", PROBLEM_TYPE), ("Content-Length", str(len(body))), *self.fields.items()]
+        if closes:
+            fields.append(("Connection", "close"))
+        head = f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode("ascii") + written(fields) + b"\r\n"
+        return head if method == "HEAD" else head + body
+
+
+def refused(error: DomicileError) -> Reply:
+    return Reply(*problem_of(error))
+
+
+def unforeseen() -> Reply:
+    status = HTTPStatus.INTERNAL_SERVER_ERROR
+    detail = "an unforeseen error; the log names its class"
+    return Reply(Problem(title=status.phrase, status=status, code="internal", detail=detail))
+
+
+def redirected(decision: Redirect, target: str) -> Reply:
+    problem = Problem(
+        title=HTTPStatus.TEMPORARY_REDIRECT.phrase,
+        status=HTTPStatus.TEMPORARY_REDIRECT,
+        code=CrossBorderAccess.code,
+        detail=f"the subject's home is in {decision.jurisdiction}",
+        jurisdiction=decision.jurisdiction,
+        public_host=decision.public_host,
+    )
+    where = f"https://{decision.public_host}{target}"
+    return Reply(problem, {"Location": where, "Cache-Control": "no-store"})

@@ -1,0 +1,44 @@
+"""From who a request is for to the pin that counts for it: by the replica, else by the directory."""
+
+from __future__ import annotations
+
+from domicile.model import Identity, Pin, Unavailable
+from domicile.router.decide import Listener
+from domicile.router.identify import Identified
+from domicile.router.pins import Pins
+from domicile.router.shedding import Caller, Shedder
+
+
+class Resolver:
+    """Look-ups that miss the replica are the first to be turned away."""
+
+    def __init__(self, pins: Pins, vantage: Identity, shedder: Shedder) -> None:
+        self._pins = pins
+        self._vantage = vantage
+        self._shedder = shedder
+
+    async def pin(self, who: Identified, *, pinned: bool, listener: Listener) -> Pin | None:
+        """Raises Unavailable where a pinned path needs a pin that only the directory has, or too much is to be done."""
+        if not who.keys:
+            self._shedder.admit(Caller.UNPINNED)
+            return None
+        pin = self._pins.known(*who.keys)
+        self._shedder.admit(Caller.KNOWN if pin is not None else Caller.LOOK_UP)
+        if pin is None:
+            try:
+                pin = await self._pins.ask(*who.keys)
+            except Unavailable:
+                if pinned:
+                    raise
+                return None
+        stale = pin is not None and (
+            # a token by a router that knows better, or another router that sent the subject here
+            (who.token is not None and who.token.epoch > pin.epoch)
+            or (listener is Listener.INTERNAL and pin.jurisdiction != self._vantage.jurisdiction)
+        )
+        if stale:
+            try:
+                return await self._pins.refresh(*who.keys)
+            except Unavailable:
+                pass
+        return pin

@@ -1,0 +1,171 @@
+"""Connections to upstreams: pooled for each, and made over mutual TLS.
+
+A peer's certificate is checked inside the handshake, a name is resolved inside the upstream's networks only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections import deque
+from typing import Final
+
+from domicile.client import JailedResolver
+from domicile.identity import Credentials
+from domicile.model import Address
+from domicile.model.addresses import literal
+from domicile.router.connection import Connection
+from domicile.router.endpoints import Upstream
+from domicile.router.settings import RouterSettings
+
+IDLE_SECONDS: Final = 30.0
+SWEEP_SECONDS: Final = 5.0
+CLOSING_SECONDS: Final = 2.0
+
+
+class Busy(Exception):
+    """The upstream is there, and as many connections to it are in use as may be."""
+
+
+class Pool:
+    """Connections to one upstream. ``take`` one that is idle, else ``connect``."""
+
+    def __init__(self, upstream: Upstream, context: ssl.SSLContext, settings: RouterSettings) -> None:
+        self.upstream = upstream
+        self._context = context
+        self._settings = settings
+        self._address = Address(upstream.address)
+        self._literal = literal(upstream.address) is not None
+        self._idle: list[Connection] = []
+        self._open: set[Connection] = set()
+        self._opening = 0
+        self._waiting: deque[asyncio.Future[Connection | None]] = deque()
+        self._loop = asyncio.get_running_loop()
+
+    def take(self) -> Connection | None:
+        """The connection that was used last, being the warmest."""
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.transport.is_closing():
+                return connection
+        return None
+
+    async def connect(self) -> Connection:
+        """A connection of one's own, made now, or one that another is done with. Raises Busy, OSError, TimeoutError."""
+        try:
+            async with asyncio.timeout(self._settings.connect_seconds):
+                while len(self._open) + self._opening >= self._settings.connections:
+                    if (connection := await self._freed_one()) is not None:
+                        return connection
+                return await self._made()
+        except TimeoutError:
+            if len(self._open) >= self._settings.connections:
+                raise Busy from None
+            raise
+
+    async def _freed_one(self) -> Connection | None:
+        waiter: asyncio.Future[Connection | None] = self._loop.create_future()
+        self._waiting.append(waiter)
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled() and (connection := waiter.result()) is not None:
+                self._free(connection)
+            raise
+        finally:
+            if waiter in self._waiting:
+                self._waiting.remove(waiter)
+
+    async def _made(self) -> Connection:
+        self._opening += 1
+        try:
+            error: OSError | None = None
+            for host in await self._hosts():
+                try:
+                    _, connection = await self._loop.create_connection(
+                        lambda: Connection(self._free, self._gone),
+                        host,
+                        self._address.port,
+                        ssl=self._context,
+                        server_hostname=self._address.host,
+                        ssl_shutdown_timeout=CLOSING_SECONDS,
+                    )
+                except OSError as failure:
+                    error = failure
+                    continue
+                if connection.transport.is_closing():
+                    raise ConnectionResetError
+                self._open.add(connection)
+                return connection
+            raise error or OSError(None, "the name has no address")
+        finally:
+            self._opening -= 1
+
+    async def _hosts(self) -> list[str]:
+        if self._literal:
+            return [self._address.host]
+        resolver = JailedResolver(self.upstream.networks or None)
+        found = await resolver.resolve(self._address.host, self._address.port, socket.AF_UNSPEC)
+        return [place["host"] for place in found]
+
+    def _free(self, connection: Connection) -> None:
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(connection)
+                return
+        connection.since = self._loop.time()
+        self._idle.append(connection)
+
+    def _gone(self, connection: Connection) -> None:
+        self._open.discard(connection)
+        if connection in self._idle:
+            self._idle.remove(connection)
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(None)  # there is room for a new one
+                return
+
+    def sweep(self) -> None:
+        """Close what was idle for long: before the other side does, with a request on its way to it."""
+        before = self._loop.time() - IDLE_SECONDS
+        for connection in [each for each in self._idle if each.since < before]:
+            connection.close()
+        self._idle = [each for each in self._idle if each.since >= before]
+
+    def close(self) -> None:
+        self._idle.clear()
+        for connection in list(self._open):
+            connection.close()
+
+
+class Wire:
+    """The pools, by upstream."""
+
+    def __init__(self, credentials: Credentials, settings: RouterSettings) -> None:
+        self._credentials = credentials
+        self._settings = settings
+        self._pools: dict[int, Pool] = {}
+        self._loop = asyncio.get_running_loop()
+        self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)
+
+    def pool(self, upstream: Upstream) -> Pool:
+        # by identity: the atlas makes each upstream once, and the pool keeps it
+        pool = self._pools.get(id(upstream))
+        if pool is None:
+            context = self._credentials.client(upstream.jurisdiction, [upstream.role], cell=upstream.cell)
+            pool = self._pools[id(upstream)] = Pool(upstream, context, self._settings)
+        return pool
+
+    def _sweep(self) -> None:
+        for pool in self._pools.values():
+            pool.sweep()
+        self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)
+
+    def close(self) -> None:
+        self._sweeper.cancel()
+        for pool in self._pools.values():
+            pool.close()
+        self._pools.clear()

@@ -1,0 +1,93 @@
+"""Several workers behind one address: all serve, a dead one is replaced, and none outlives the router."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable
+
+import aiohttp
+import psutil
+import pytest
+from aiohttp import web
+from domicile_testing.conditions import until
+from domicile_testing.routers import COMMAND, environment, running
+from domicile_testing.routing import World, pin
+
+
+def children(pid: int) -> list[psutil.Process]:
+    return psutil.Process(pid).children()
+
+
+def all_gone(processes: list[psutil.Process]) -> Callable[[], bool]:
+    return lambda: not psutil.wait_procs(processes, timeout=0)[1]
+
+
+async def served(world: World) -> int:
+    """The status by a connection of its own; 0 where it was reset."""
+    async with world.client("fra") as client:
+        try:
+            async with client.get("/notes", headers=world.bearer("alice")) as response:
+                return response.status
+        except aiohttp.ClientError:
+            return 0
+
+
+@pytest.fixture(autouse=True)
+def _placed(world: World) -> None:
+    world.directory.place(pin("alice", "eu-1"))
+
+
+async def test_workers_share_the_listeners_and_a_dead_one_is_replaced(world: World) -> None:
+    async with running(world.settings("fra", workers=2)) as process:
+        first = children(process.pid)
+        assert len(first) == 2
+        assert [await served(world) for _ in range(20)] == [200] * 20
+        first[0].kill()
+        await until(lambda: len(set(children(process.pid)) - {first[0]}) == 2)
+        assert first[1] in children(process.pid), "the other one went on"
+        served_in_a_row = 0
+        while served_in_a_row < 20:  # until the new one listens, and while the dead one's last connections go
+            served_in_a_row = served_in_a_row + 1 if await served(world) == 200 else 0
+        last = children(process.pid)
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), 30) == 0
+        await until(all_gone(last))
+
+
+async def test_on_sigterm_every_worker_finishes_what_is_in_flight(world: World) -> None:
+    answer = asyncio.Event()
+
+    async def slow(_: web.BaseRequest) -> web.StreamResponse:
+        await answer.wait()
+        return web.Response(text="finished")
+
+    async with running(world.settings("fra", workers=2, drain_seconds=20.0)) as process:
+        assert await served(world) == 200
+        world.seen.clear()
+        world.answers(slow)
+        asked = [asyncio.create_task(served(world)) for _ in range(8)]
+        await until(lambda: len(world.seen) == 8)
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr is not None
+        while b'"event":"draining"' not in await process.stderr.readline():
+            pass
+        answer.set()
+        assert await asyncio.gather(*asked) == [200] * 8
+        assert await asyncio.wait_for(process.wait(), 30) == 0
+
+
+async def test_a_router_that_is_killed_leaves_no_worker(world: World) -> None:
+    async with running(world.settings("fra", workers=2)) as process:
+        workers = children(process.pid)
+        process.kill()
+        await until(all_gone(workers))
+
+
+async def test_a_worker_that_does_not_start_ends_the_router(world: World) -> None:
+    told = environment(world.settings("fra", workers=2)) | {"DOMICILE_COUNTRIES": "/nowhere"}
+    process = await asyncio.create_subprocess_exec(*COMMAND, env=told, stderr=asyncio.subprocess.PIPE)
+    _, errors = await process.communicate()
+    assert process.returncode == 1
+    assert b"/nowhere" in errors
+    assert b"a worker did not start" in errors.splitlines()[-1]

@@ -1,0 +1,35 @@
+"""``domicile-router serve`` as a process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from domicile.router.settings import RouterSettings
+
+COMMAND = [sys.executable, "-c", "from domicile.router.main import app; app()", "serve"]
+
+
+def environment(settings: RouterSettings) -> dict[str, str]:
+    told = settings.model_dump(mode="json", exclude_none=True, exclude={"directory", "countries"})
+    told["directory"] = ",".join(settings.directory)
+    return os.environ | {f"DOMICILE_{name.upper()}": str(value) for name, value in told.items()}
+
+
+@asynccontextmanager
+async def running(settings: RouterSettings) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Yields when both listeners are up."""
+    process = await asyncio.create_subprocess_exec(*COMMAND, env=environment(settings), stderr=asyncio.subprocess.PIPE)
+    try:
+        assert process.stderr is not None
+        async with asyncio.timeout(30):
+            while b'"event":"ready"' not in (line := await process.stderr.readline()):
+                assert line, "ended before it was ready"
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
