@@ -63,6 +63,8 @@ _LEVEL: Final = "DM004"  # log_changes of sql/schema.sql, as is the next
 _LOSS: Final = "DM007"
 _FORGOTTEN: Final = "DM008"
 _IN_USE: Final = "DM009"  # forget_pepper of sql/schema.sql
+TRIMMED: Final = 10_000
+"""Changes that one transaction forgets at most: a tenth of a second of the clock's lock."""
 SCAN_SECONDS: Final = 300.0
 """On a statement that goes through every pin, for an operator who waits for it."""
 
@@ -298,9 +300,13 @@ class Storage:
         return Block(tuple(row["homes"]), row["records"]) if row is not None and row["homes"] else None
 
     async def trim_changes(self, keep: timedelta) -> None:
-        """Forget the changes that are older than ``keep``."""
-        async with self._transaction() as connection:
-            await connection.execute(SQL["trim_changes"], keep)
+        """Forget the changes that are older than ``keep``, in transactions that each take little time: an import may
+        have made millions in a moment.
+        """
+        gone = TRIMMED
+        while gone >= TRIMMED:
+            async with self._transaction() as connection:
+                gone = await connection.fetchval(SQL["trim_changes"], keep, TRIMMED)
 
     async def alias(self, kind: str, alias: AliasKey) -> SubjectKey:
         """Whose alias it is. Raises NotFound."""
