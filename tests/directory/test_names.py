@@ -205,6 +205,39 @@ async def test_who_is_renamed_stays_at_home_at_the_same_epoch(
     assert await own.alias("phone", NEW.alias_key("phone", "+4930123456")) == new
 
 
+async def test_a_campaign_gives_nobody_an_alias_that_is_not_theirs_any_more(
+    directory: RunningDirectory, database: asyncpg.Connection
+) -> None:
+    user = someone()
+    pin = await claim(directory.app, BEFORE, user)
+    await operator(directory).announce_pepper(2)
+    old, new = BEFORE.subject_keys(user)
+    own, keys = app(directory, pin), BEFORE.alias_keys("email", "a@example.eu")
+    await own.put_alias("email", keys[0], old, [keys[1]])
+    await own.delete_alias("email", keys[0], old)
+    other = await claim(directory.app, BEFORE, someone())
+    await app(directory, other).put_alias("phone", OLD.alias_key("phone", "+4930123456"), other.subject_key,
+                                          [NEW.alias_key("phone", "+4930123456")])  # fmt: skip
+    before = await database.fetch("SELECT * FROM directory.aliases")
+    list_of_before = [renamed("email", "a@example.eu"), renamed("phone", "+4930123456")]
+    for _ in range(2):
+        await gateway(directory, pin).rekey(old, RekeyRequest(successor=new, aliases=list_of_before))
+        assert await database.fetch("SELECT * FROM directory.aliases") == before
+
+
+async def test_nobody_is_named_by_a_pepper_that_is_not_announced(directory: RunningDirectory) -> None:
+    """It would be announced by that, and each claim of a process without it refused."""
+    user = someone()
+    pin = await claim(directory.app, Peppers(OLD), user)
+    with pytest.raises(Conflict, match="pepper 2 is not announced"):
+        await gateway(directory, pin).rekey(pin.subject_key, RekeyRequest(successor=NEW.subject_key(user)))
+    alone = RekeyRequest(successor=pin.subject_key, aliases=[renamed("email", "a@example.eu")])
+    with pytest.raises(Conflict, match="pepper 2 is not announced"):
+        await gateway(directory, pin).rekey(pin.subject_key, alone)
+    assert (await gateway(directory, pin).reconciliation()).announced == [1]
+    await claim(directory.app, Peppers(OLD), someone())
+
+
 async def test_a_rotation_can_be_undone(directory: RunningDirectory) -> None:
     user = someone()
     pin = await claim(directory.app, BEFORE, user)

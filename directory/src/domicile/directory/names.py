@@ -51,9 +51,11 @@ async def rekey(storage: Storage, key: SubjectKey, wish: RekeyRequest, peer: Ide
 
     It stays at its cell and epoch, so that nobody who is being served is refused; the key before gets a tombstone, and
     what was an alias of one is an alias of the other. Where the successor has a tombstone itself, because a rotation
-    is being undone, the epoch goes above it. With its own key as successor only its aliases are renamed.
+    is being undone, the epoch goes above it. With its own key as successor only its aliases are renamed. An alias that
+    is not the subject's any more stays so. Raises Conflict for a key by a pepper that is not announced.
     """
     async with storage.about([key, wish.successor]) as transaction:
+        await transaction.check_announced({wish.successor[0], *(alias.successor[0] for alias in wish.aliases)})
         pins = await transaction.pins()
         old, new = pins.get(key), pins.get(wish.successor)
         if old is None:
@@ -71,5 +73,5 @@ async def rekey(storage: Storage, key: SubjectKey, wish: RekeyRequest, peer: Ide
             await transaction.move_aliases(key, wish.successor)
             await transaction.erase(old)
         for alias in wish.aliases:
-            await transaction.put_alias(alias.kind, [alias.successor, alias.alias_key], wish.successor)
+            await transaction.rename_alias(alias.kind, alias.alias_key, alias.successor, wish.successor)
         return new

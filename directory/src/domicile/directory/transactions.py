@@ -29,6 +29,10 @@ def unsettled() -> Unavailable:
     )
 
 
+def not_announced(version: int) -> Conflict:
+    return Conflict(f"pepper {version} is not announced", remedy="see `domicile pin pepper announce`")
+
+
 async def check_settled(connection: Connection) -> None:
     """Raise Unavailable where nobody may say what is not in the database."""
     if not await connection.fetchval(SQL["find_settled"]):
@@ -78,7 +82,12 @@ class SubjectTransaction:
                 remedy="give the calling process every pepper in use",
             )
         if used and given[0] not in used:
-            raise Conflict(f"pepper {given[0]} is not announced", remedy="see `domicile pin pepper announce`")
+            raise not_announced(given[0])
+
+    async def check_announced(self, versions: set[int]) -> None:
+        """Raise Conflict for a pepper that claims need not name: who is named by it would be given a second home."""
+        if unheard := versions - {row["version"] for row in await self._connection.fetch(SQL["find_peppers"])}:
+            raise not_announced(min(unheard))
 
     async def pins(self) -> dict[SubjectKey, Pin]:
         """The subject's pin and tombstones, by key."""
@@ -122,6 +131,20 @@ class SubjectTransaction:
             await self._connection.execute(SQL["rename_alias"], kind, held[0]["alias_key"], keys[0], subject)
         return not held
 
+    async def rename_alias(self, kind: str, old: AliasKey, new: AliasKey, subject: SubjectKey) -> None:
+        """Name an alias of a subject by its key under another pepper, if it still is the subject's.
+
+        Raises Conflict where another subject holds it by the new key.
+        """
+        await self._connection.execute(SQL["lock_names"], _ALIASES, [old, new])
+        rows = await self._connection.fetch(SQL["find_holders"], kind, [old, new])
+        held = {row["alias_key"]: row["subject_key"] for row in rows}
+        if held.get(old) != subject or held.get(new) == subject:
+            return
+        if new in held:
+            raise Conflict("the alias belongs to another subject")
+        await self._connection.execute(SQL["rename_alias"], kind, old, new, subject)
+
 
 class ReportTransaction:
     """What a reconciliation reads and writes."""
@@ -138,15 +161,19 @@ class ReportTransaction:
     async def state(self) -> ReconciliationDocument:
         row = await self._connection.fetchrow(SQL["find_reconciliation"])
         assert row is not None
+        announced = [found["version"] for found in await self._connection.fetch(SQL["find_peppers"])]
         forgotten = [found["version"] for found in await self._connection.fetch(SQL["find_forgotten"])]
         if row["age"] is None:
-            return ReconciliationDocument(generation=row["generation"], reconciling=False, forgotten=forgotten)
+            return ReconciliationDocument(
+                generation=row["generation"], reconciling=False, announced=announced, forgotten=forgotten
+            )
         return ReconciliationDocument(
             generation=row["generation"],
             reconciling=True,
             wait_seconds=wait_seconds(row["age"]),
             revision=row["revision"],
             wanted_revision=row["wanted_revision"],
+            announced=announced,
             forgotten=forgotten,
             cells=[_report(row) for row in await self._connection.fetch(SQL["find_reports"])],
         )
