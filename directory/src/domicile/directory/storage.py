@@ -317,12 +317,6 @@ class Storage:
                 raise NotFound("nobody's alias")
         return SubjectKey(holder)
 
-    async def delete_alias(self, kind: str, alias: AliasKey, key: SubjectKey) -> None:
-        """Afterwards the alias is not this subject's, whether or not it was."""
-        async with self._acknowledging() as connection:
-            await check_settled(connection)
-            await connection.execute(SQL["delete_alias"], kind, alias, key)
-
     async def peppers(self) -> PeppersDocument:
         """What is named by each pepper's keys, counted: minutes, where there are many pins."""
         async with self._transaction() as connection:
@@ -340,6 +334,8 @@ class Storage:
     async def forget_pepper(self, version: int) -> None:
         """Harmless to repeat. Raises Conflict where it still names somebody."""
         async with self._acknowledging() as connection:
+            # an alias that is being given by one of its keys would be seen by nobody, neither here nor afterwards
+            await connection.execute(SQL["own_topology"], _TOPOLOGY_LOCK)
             await check_settled(connection)
             await connection.execute(SQL["forget_pepper"], version, timeout=SCAN_SECONDS)
 

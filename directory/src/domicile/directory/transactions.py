@@ -12,6 +12,7 @@ from typing import Final, TypeAlias
 import asyncpg
 
 from domicile.directory.history import wait_seconds
+from domicile.directory.homes import RENAMED_STEP
 from domicile.directory.placement import Round
 from domicile.directory.topology import Version
 from domicile.model import AliasKey, Conflict, Pin, PinState, SubjectKey, Unavailable
@@ -19,6 +20,7 @@ from domicile.model.wire import CellReport, FencesReport, ReconciliationDocument
 
 SQL: Final = {path.stem: path.read_text() for path in (Path(__file__).parent / "sql").glob("*.sql")}
 _ALIASES: Final = 0x646F6D61  # a space of locks, beside that of subjects
+_FIRST_LOCK: Final = 0x646F6D66
 
 Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 
@@ -75,8 +77,11 @@ class SubjectTransaction:
         find who is.
         """
         given = [key.pepper_version for key in keys]
-        used = [row["version"] for row in await self._connection.fetch(SQL["find_peppers"])]
-        if missing := sorted(set(used) - set(given)):
+        used = await self._peppers()
+        if not used:
+            await self._connection.execute(SQL["lock_first"], _FIRST_LOCK)
+            used = await self._peppers()
+        if missing := sorted(used - set(given)):
             raise Conflict(
                 f"subjects are also named by keys of pepper {', '.join(map(str, missing))}, which the caller left out",
                 remedy="give the calling process every pepper in use",
@@ -86,8 +91,11 @@ class SubjectTransaction:
 
     async def check_announced(self, versions: set[int]) -> None:
         """Raise Conflict for a pepper that claims need not name: who is named by it would be given a second home."""
-        if unheard := versions - {row["version"] for row in await self._connection.fetch(SQL["find_peppers"])}:
+        if unheard := versions - await self._peppers():
             raise not_announced(min(unheard))
+
+    async def _peppers(self) -> set[int]:
+        return {row["version"] for row in await self._connection.fetch(SQL["find_peppers"])}
 
     async def pins(self) -> dict[SubjectKey, Pin]:
         """The subject's pin and tombstones, by key."""
@@ -107,9 +115,9 @@ class SubjectTransaction:
         values = (pin.subject_key, pin.jurisdiction, pin.cell, pin.epoch, pin.state.value)
         return await self._connection.fetchval(SQL["place_pin"], *values) is not None
 
-    async def erase(self, pin: Pin) -> Pin:
-        """Leave a tombstone in a pin's place."""
-        row = await self._connection.fetchrow(SQL["erase_pin"], pin.subject_key, pin.epoch)
+    async def erase(self, pin: Pin, step: int) -> Pin:
+        """Leave a tombstone in a pin's place, ``step`` above its epoch."""
+        row = await self._connection.fetchrow(SQL["erase_pin"], pin.subject_key, pin.epoch, step)
         assert row is not None
         return pin_of(row)
 
@@ -130,6 +138,10 @@ class SubjectTransaction:
         elif all(row["alias_key"] != keys[0] for row in held):
             await self._connection.execute(SQL["rename_alias"], kind, held[0]["alias_key"], keys[0], subject)
         return not held
+
+    async def delete_alias(self, kind: str, alias: AliasKey, subject: SubjectKey) -> None:
+        """Afterwards the alias is not this subject's, whether or not it was."""
+        await self._connection.execute(SQL["delete_alias"], kind, alias, subject)
 
     async def rename_alias(self, kind: str, old: AliasKey, new: AliasKey, subject: SubjectKey) -> None:
         """Name an alias of a subject by its key under another pepper, if it still is the subject's.
@@ -189,7 +201,9 @@ class ReportTransaction:
         place = (before.jurisdiction, before.cell)
         told = [(fence.subject_key, fence.epoch, fence.state) for fence in report.fences]
         # who was given another key may have a pin by the one before: its tombstone, as when that was done
-        told += [(f.previous_key, f.epoch + 1, "retired") for f in report.fences if f.previous_key is not None]
+        told += [
+            (f.previous_key, f.epoch + RENAMED_STEP, "retired") for f in report.fences if f.previous_key is not None
+        ]
         fences = [list(column) for column in zip(*told, strict=True)] or [[], [], []]
         await self._connection.execute(SQL["merge_fences"], *fences, *place)
         contradictions = await self._connection.fetchval(SQL["count_contradictions"], *fences, *place)
