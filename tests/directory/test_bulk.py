@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 from domicile_testing import Storage, Trust
+from domicile_testing.databases import until
 from domicile_testing.directories import RunningDirectory, any_key
 
 from domicile.directory.bulk import HEAD, rows
@@ -58,6 +60,9 @@ def test_a_head_is_asked_for_and_line_ends_of_windows_are_taken() -> None:
     assert len(list(rows(file(GOOD, end="\r\n").splitlines(keepends=True), HOMES))) == 1
 
 
+_COMMAND = (sys.executable, "-c", "from domicile.directory.commands import app; app()")
+
+
 class Operator:
     """Runs ``domicile pin`` as a child, with an operator's certificate."""
 
@@ -73,7 +78,7 @@ class Operator:
         }
 
     async def pin(self, *arguments: str, given: bytes = b"", **environment: str) -> subprocess.CompletedProcess[bytes]:
-        command = [sys.executable, "-c", "from domicile.directory.commands import app; app()", *arguments]
+        command = [*_COMMAND, *arguments]
         return await asyncio.to_thread(
             subprocess.run,
             command,
@@ -83,6 +88,11 @@ class Operator:
             timeout=120,
             env=self._environment | environment,
         )
+
+    def begin(self, *arguments: str) -> subprocess.Popen[bytes]:
+        command = [*_COMMAND, *arguments]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=self._environment)
 
     async def counts(self, *arguments: str, given: bytes = b"") -> dict[str, object]:
         done = await self.pin("import", *arguments, "--json", given=given)
@@ -113,6 +123,9 @@ async def test_what_is_exported_is_imported_again(
     assert refused.returncode == 1
     assert b"--force" in refused.stderr
     assert list(tmp_path.iterdir()) == [path]
+    assert path.stat().st_mode & 0o777 == 0o600, "it is personal data"
+    told = json.loads((await operator_at.pin("export", str(path), "--json")).stdout)
+    assert (told["ok"], told["where"]) == (False, str(path))
     before = await database.fetch("SELECT * FROM directory.pins ORDER BY 1")
     counts = {"inserted": 0, "updated": 0, "unchanged": 3, "kept": 0}
     assert await operator_at.counts(str(path)) == {"ok": True} | counts
@@ -165,6 +178,45 @@ async def test_a_command_without_its_settings_says_which(operator_at: Operator) 
     assert b"DOMICILE_STORAGE: is not set" in refused.stderr
     missing = await operator_at.pin("import", "no-such-file.tsv")
     assert (missing.returncode, b"no-such-file.tsv: no such file" in missing.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("command", "setting", "value", "said"),
+    [
+        ("export", "DOMICILE_STORAGE", "nowhere", "DOMICILE_STORAGE: is not host:port"),
+        ("export", "DOMICILE_STORAGE", "127.0.0.1:1", "127.0.0.1:1: cannot be opened (ConnectionRefusedError)"),
+        ("replicas", "DOMICILE_DIRECTORY", ",", "DOMICILE_DIRECTORY: is not host:port"),
+        ("reconcile", "DOMICILE_DIRECTORY", "a.example", "DOMICILE_DIRECTORY: is not host:port"),
+    ],
+)
+async def test_a_wrong_address_is_one_line(
+    operator_at: Operator, command: str, setting: str, value: str, said: str
+) -> None:
+    refused = await operator_at.pin(command, given=b"", **{setting: value})
+    assert refused.returncode == 1
+    assert refused.stderr.decode().startswith(f"domicile pin {command}: {said}")
+    assert refused.stderr.count(b"\n") == 1
+    assert json.loads((await operator_at.pin(command, "--json", given=b"", **{setting: value})).stdout)["ok"] is False
+
+
+async def test_who_interrupts_an_import_is_not_told_that_nothing_is_changed(
+    operator_at: Operator, database: asyncpg.Connection
+) -> None:
+    """It may be at its COMMIT, which is let go and not undone."""
+    async with database.transaction():
+        await database.execute("SELECT pg_advisory_xact_lock($1)", 0x646F6D69)  # another import is under way
+        child = operator_at.begin("import", "--json")
+
+        async def waits() -> bool:
+            return bool(await database.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))
+
+        await until(waits, "the import to wait")
+        child.send_signal(signal.SIGINT)
+        out, err = await asyncio.to_thread(child.communicate, b"", 30)
+    assert child.returncode == 130, err
+    told = json.loads(out)
+    assert (told["ok"], told["code"]) == (False, "interrupted")
+    assert "run it again" in told["detail"]
 
 
 async def test_how_a_reconciliation_stands_is_told(operator_at: Operator, directory: RunningDirectory) -> None:

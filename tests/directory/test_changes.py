@@ -7,6 +7,7 @@ import json
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import NamedTuple
 
 import aiohttp
@@ -16,7 +17,9 @@ from domicile_testing.cell import superuser
 from domicile_testing.databases import Storage
 from domicile_testing.directories import RunningDirectory, any_key
 
-from domicile.model import GLOBAL, Pin, Position, Role
+from domicile.directory.second_zone import SecondZone
+from domicile.directory.storage import Storage as DirectoryStorage
+from domicile.model import GLOBAL, Address, Pin, Position, Role, Unavailable
 from domicile.model.wire import ClaimRequest
 
 GERMANY = ClaimRequest(residence="DE")
@@ -194,9 +197,44 @@ async def test_another_history_of_the_database_begins_a_generation(
     assert event.kind == "anew"
     assert event.position.generation != begun.generation
     assert event.position.sequence == begun.sequence
-    assert await database.fetchval("SELECT count(*) FROM directory.changes") == 0
+    assert await database.fetchval("SELECT trimmed FROM directory.clock") == begun.sequence
     await directory.app.claim(any_key(), GERMANY)
     assert len(await read(directory, event.position, 1)) == 1
+
+
+async def test_a_generation_begins_in_no_time_however_long_the_log_is(
+    directory: RunningDirectory, database: asyncpg.Connection, storage: Storage
+) -> None:
+    """After an import of millions, what went through the log would take longer than a statement may."""
+    await directory.app.claim(any_key(), GERMANY)
+    begun = await start(database)
+    async with database.transaction():  # who touched a change of before would wait for this
+        await database.execute("SELECT FROM directory.changes FOR UPDATE")
+        async with superuser(storage) as other:
+            await other.execute("UPDATE directory.clock SET history = '1/00000001'")
+        async with asyncio.timeout(10), following(directory, begun) as events:
+            assert [event.kind async for event in events][-1] == "anew"
+
+
+async def test_the_log_is_trimmed_by_small_steps_that_each_stand(
+    directory: RunningDirectory, database: asyncpg.Connection, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("domicile.directory.storage.TRIMMED", 10)
+    begun = (await start(database)).sequence
+    await database.executemany(INSERT, [[any_key()] for _ in range(100)])
+    await database.execute(
+        "UPDATE directory.changes SET changed = changed - interval '2 days' WHERE sequence <= $1", begun + 75
+    )
+    trimmed = "SELECT trimmed, (SELECT min(sequence) FROM directory.changes) AS first FROM directory.clock"
+    credentials = directory.trust.credentials(GLOBAL, Role.DIRECTORY, "fra")
+    async with DirectoryStorage.connect(credentials, Address(storage.address), SecondZone.ABSENT) as opened:
+        async with database.transaction():
+            await database.execute("SELECT FROM directory.changes WHERE sequence = $1 FOR UPDATE", begun + 55)
+            with pytest.raises(Unavailable):
+                await opened.trim_changes(timedelta(days=1))
+            assert tuple(await database.fetchrow(trimmed) or ()) == (begun + 50, begun + 51)
+        await opened.trim_changes(timedelta(days=1))
+    assert tuple(await database.fetchrow(trimmed) or ()) == (begun + 75, begun + 76)
 
 
 async def test_a_pin_is_never_deleted_and_its_epoch_never_falls(

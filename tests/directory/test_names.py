@@ -8,9 +8,11 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+from domicile_testing.databases import until
 from domicile_testing.directories import RunningDirectory
 
 from domicile.client import Change, DirectoryClient
+from domicile.directory.transactions import SQL
 from domicile.model import (
     GLOBAL,
     Conflict,
@@ -187,7 +189,7 @@ async def test_who_is_renamed_stays_at_home_at_the_same_epoch(
     for _ in range(2):
         after = await gateway(directory, pin).rekey(old, change)
         assert after == pin.model_copy(update={"subject_key": new})
-    tombstone = pin.model_copy(update={"state": PinState.ERASED, "epoch": pin.epoch + 1})
+    tombstone = pin.model_copy(update={"state": PinState.ERASED, "epoch": pin.epoch + 2})
     assert await pins(database) == [tombstone, after]
     for side in (BEFORE, AFTER):
         assert await claim(directory.app, side, user) == after
@@ -203,6 +205,39 @@ async def test_who_is_renamed_stays_at_home_at_the_same_epoch(
     # aliases that a campaign comes to later
     await gateway(directory, pin).rekey(new, RekeyRequest(successor=new, aliases=[renamed("phone", "+4930123456")]))
     assert await own.alias("phone", NEW.alias_key("phone", "+4930123456")) == new
+
+
+async def test_a_campaign_gives_nobody_an_alias_that_is_not_theirs_any_more(
+    directory: RunningDirectory, database: asyncpg.Connection
+) -> None:
+    user = someone()
+    pin = await claim(directory.app, BEFORE, user)
+    await operator(directory).announce_pepper(2)
+    old, new = BEFORE.subject_keys(user)
+    own, keys = app(directory, pin), BEFORE.alias_keys("email", "a@example.eu")
+    await own.put_alias("email", keys[0], old, [keys[1]])
+    await own.delete_alias("email", keys[0], old)
+    other = await claim(directory.app, BEFORE, someone())
+    await app(directory, other).put_alias("phone", OLD.alias_key("phone", "+4930123456"), other.subject_key,
+                                          [NEW.alias_key("phone", "+4930123456")])  # fmt: skip
+    before = await database.fetch("SELECT * FROM directory.aliases")
+    list_of_before = [renamed("email", "a@example.eu"), renamed("phone", "+4930123456")]
+    for _ in range(2):
+        await gateway(directory, pin).rekey(old, RekeyRequest(successor=new, aliases=list_of_before))
+        assert await database.fetch("SELECT * FROM directory.aliases") == before
+
+
+async def test_nobody_is_named_by_a_pepper_that_is_not_announced(directory: RunningDirectory) -> None:
+    """It would be announced by that, and each claim of a process without it refused."""
+    user = someone()
+    pin = await claim(directory.app, Peppers(OLD), user)
+    with pytest.raises(Conflict, match="pepper 2 is not announced"):
+        await gateway(directory, pin).rekey(pin.subject_key, RekeyRequest(successor=NEW.subject_key(user)))
+    alone = RekeyRequest(successor=pin.subject_key, aliases=[renamed("email", "a@example.eu")])
+    with pytest.raises(Conflict, match="pepper 2 is not announced"):
+        await gateway(directory, pin).rekey(pin.subject_key, alone)
+    assert (await gateway(directory, pin).reconciliation()).announced == [1]
+    await claim(directory.app, Peppers(OLD), someone())
 
 
 async def test_a_rotation_can_be_undone(directory: RunningDirectory) -> None:
@@ -316,3 +351,58 @@ async def test_a_pepper_is_forgotten_once_it_names_nobody(
         await operator(directory).announce_pepper(1)
     assert await claim(directory.app, AFTER, user) == await directory.app.pin(new)
     assert (await claim(directory.app, Peppers(NEW), someone())).epoch == 1
+
+
+async def test_the_key_of_before_is_not_taken_for_an_erased_subject(directory: RunningDirectory) -> None:
+    """Whoever asks by it must not be told that something is done which is not."""
+    user = someone()
+    pin = await claim(directory.app, BEFORE, user)
+    await operator(directory).announce_pepper(2)
+    old, new = BEFORE.subject_keys(user)
+    keys = BEFORE.alias_keys("email", "a@example.eu")
+    await app(directory, pin).put_alias("email", keys[0], old, [keys[1]])
+    await gateway(directory, pin).rekey(old, RekeyRequest(successor=new))
+    with pytest.raises(Conflict, match="erased"):
+        await gateway(directory, pin).erase(old, pin.epoch)
+    with pytest.raises(UnknownSubject):
+        await app(directory, pin).delete_alias("email", keys[0], old)
+    assert (await directory.app.pin(new)).state is PinState.ACTIVE
+    assert await directory.app.alias("email", keys[0]) == new
+
+
+async def test_the_first_two_claims_of_all_cannot_miss_each_other(
+    directory: RunningDirectory, database: asyncpg.Connection
+) -> None:
+    user = someone()
+    await database.execute("INSERT INTO directory.rounds VALUES ('eu', '{}')")
+    async with database.transaction():
+        await database.execute("SELECT FROM directory.rounds FOR UPDATE")
+        claims = [asyncio.create_task(claim(directory.app, Peppers(pepper), user)) for pepper in (OLD, NEW)]
+        waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+        await until(lambda: _is(database, waiting, 2), "both claims to wait")
+    found = await asyncio.gather(*claims, return_exceptions=True)
+    assert [type(each) for each in found if isinstance(each, Exception)] == [Conflict]
+    assert len(await pins(database)) == 1
+
+
+async def test_an_alias_that_is_being_given_is_not_missed_when_its_pepper_is_forgotten(
+    directory: RunningDirectory, database: asyncpg.Connection
+) -> None:
+    pin = await claim(directory.app, AFTER, someone())
+    await operator(directory).announce_pepper(1)
+    keys = BEFORE.alias_keys("email", "a@example.eu")
+    async with database.transaction():
+        await database.execute(SQL["lock_names"], 0x646F6D61, [bytes(keys[0])])
+        given = asyncio.create_task(app(directory, pin).put_alias("email", keys[0], pin.subject_key, [keys[1]]))
+        waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+        await until(lambda: _is(database, waiting, 1), "the alias to wait")
+        forgotten = asyncio.create_task(operator(directory).forget_pepper(1))
+        await until(lambda: _is(database, waiting, 2), "the pepper to wait")
+    await given
+    with pytest.raises(Conflict, match="still names"):
+        await forgotten
+
+
+async def _is(database: asyncpg.Connection, query: str, count: int) -> bool:
+    found: int = await database.fetchval(query)
+    return found == count

@@ -218,6 +218,21 @@ async def test_a_moved_subject_is_at_home_where_its_fence_is_higher(reconciling:
     assert (tombstone.state, tombstone.epoch) == ("erased", 3)
 
 
+async def test_no_alias_comes_back_that_nobody_could_find_or_release(
+    reconciling: RunningDirectory, database: asyncpg.Connection
+) -> None:
+    """Of a subject whose fence is retired, and by a pepper that was forgotten."""
+    cells, gone, there = Cells(), any_key(), any_key()
+    await database.execute("INSERT INTO directory.peppers VALUES (9, now())")
+    email, phone, name = AliasKey(any_key()), AliasKey(b"\x09" + bytes(16)), AliasKey(any_key())
+    pin = Pin(subject_key=gone, jurisdiction="eu", cell="eu-1", epoch=3)
+    cells.all["eu-1"].hold(pin, state="retired", aliases={"email": email})
+    cells.hold(pin.model_copy(update={"subject_key": there}), aliases={"phone": phone, "username": name})
+    await cells.report(reconciling)
+    rows = await database.fetch("SELECT kind, alias_key, subject_key FROM directory.aliases")
+    assert [tuple(row) for row in rows] == [("username", name, there)]
+
+
 async def test_many_fences_come_page_by_page_and_an_odd_page_is_refused(reconciling: RunningDirectory) -> None:
     cells = Cells()
     for _ in range(2500):

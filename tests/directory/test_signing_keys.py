@@ -39,7 +39,23 @@ class Published:
     async def retire_key(self, kid: str) -> None:
         if self.away:
             raise Unavailable("away")
+        if kid not in self.keys:
+            raise NotFound("no such key")
         self.retired.append(kid)
+
+
+async def test_a_set_that_was_put_back_to_before_a_key_holds_nothing_up(tmp_path: Path) -> None:
+    """A process that could not retire it would not start, nor turn its keys ever again."""
+    ring = Keyring(tmp_path / "grant.key", "pin-grant")
+    await ring.publish(Published())
+    ring.turn()
+    published = Published()
+    await ring.publish(published)
+    assert published.keys.keys() == {ring.current.kid, ring.following.kid}
+    assert not published.retired
+    ring.turn()
+    await ring.publish(published)
+    assert len(published.retired) == 1
 
 
 async def test_what_follows_is_published_before_it_signs(tmp_path: Path) -> None:

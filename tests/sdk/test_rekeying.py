@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ from domicile.sdk.store import FenceStore, open_pool
 
 Somebody = Callable[[], tuple[str, SubjectKey]]
 BOTH = "2:" + "cd" * 32 + "\n" + PEPPER
-NEW = Peppers.parse(BOTH).current
+NEW, OLD = Peppers.parse(BOTH).current, Pepper.parse(PEPPER)
 
 
 @pytest.fixture
@@ -58,15 +59,17 @@ async def test_rows_are_found_by_the_new_key_and_by_the_one_before(
     user, old = somebody()
     before = await signed_up(residency, user)
     new = NEW.subject_key(user)
-    aliases = {"email": NEW.alias_key("email", f"{user}@example.eu")}
+    own, other = (f"{user}@example.eu", "somebody@example.eu")
+    # one of them is not the subject's any more
+    aliases = {OLD.alias_key("email", each): NEW.alias_key("email", each) for each in (own, other)}
     for _ in range(2):
         fence = await eu_fences.rekey(old, new, aliases)
         assert (fence.subject_key, fence.epoch, fence.state) == (new, before.epoch, "open")
     (row,) = await eu_root.fetch("SELECT subject_key, principal_key, version FROM profiles WHERE subject_key = $1", new)
     assert (row["principal_key"], row["version"]) == (new, 1)
     assert await eu_root.fetchval("SELECT count(*) FROM profiles WHERE subject_key = $1", old) == 0
-    kept = await eu_root.fetchval("SELECT alias_keys ->> 'email' FROM domicile.fences WHERE subject_key = $1", new)
-    assert kept == str(aliases["email"])
+    kept = await eu_root.fetchval("SELECT alias_keys::text FROM domicile.fences WHERE subject_key = $1", new)
+    assert json.loads(kept) == {"email": str(NEW.alias_key("email", own))}
     for home in (before, await residency.home(user)):
         (found,) = await home.find(Profile, email=f"{user}@example.eu")
         assert found.user == user

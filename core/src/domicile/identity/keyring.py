@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Protocol
 
 from domicile.identity.authority import write_private
 from domicile.identity.tokens import LEEWAY_SECONDS, Clock, Signer
-from domicile.model.errors import Conflict, DomicileError
+from domicile.model.errors import Conflict, DomicileError, NotFound
 from domicile.model.pins import PIN_GRANT_SECONDS, RESIDENCY_TOKEN_SECONDS, KeyUse
 from domicile.model.wire import SigningKey
 from domicile.telemetry import log, warn
@@ -31,7 +32,9 @@ def retirement_seconds(use: KeyUse) -> int:
 
 
 class KeySet(Protocol):
-    """Where keys are published. Each method raises DomicileError; Conflict for a key that was retired."""
+    """Where keys are published. Each method raises DomicileError; Conflict for a key that was retired, NotFound for
+    one that is to be retired and is not there.
+    """
 
     async def publish_key(self, key: SigningKey) -> None: ...
 
@@ -89,7 +92,8 @@ class Keyring:
         for kid in self._retired():
             # a crash in turn() may have left the key in force on the list
             if kid not in (self.current.kid, self.following.kid):
-                await keys.retire_key(kid)
+                with suppress(NotFound):  # published to a database of before, which was put back or replaced
+                    await keys.retire_key(kid)
         self._retired_path.unlink(missing_ok=True)
 
     async def keep(self, keys: KeySet, period: float, *, check: float = CHECK_SECONDS) -> None:

@@ -232,7 +232,8 @@ class ReconciliationDocument(Frozen):
     """Whether the directory's database has lost something, and what it waits for until claims are taken again.
 
     ``wait_seconds``: until reports are taken. ``revision`` of the topology that is published, and below which
-    one it is not over. ``forgotten``: peppers by whose keys cells find nobody any more, lost or not.
+    one it is not over. ``announced``: peppers by whose keys subjects may be named, lost or not; ``forgotten``: those by
+    whose keys cells find nobody any more.
     """
 
     generation: UUID
@@ -240,6 +241,7 @@ class ReconciliationDocument(Frozen):
     wait_seconds: int = 0
     revision: int = 0
     wanted_revision: int = 0
+    announced: list[int] = Field(default_factory=list)
     forgotten: list[int] = Field(default_factory=list)
     cells: list[CellReport] = Field(default_factory=list)
     waiting_for: list[CellName] = Field(default_factory=list)

@@ -15,7 +15,7 @@ from domicile.directory import names, reconciliation
 from domicile.directory.allowance import Allowance
 from domicile.directory.claims import claim
 from domicile.directory.feed import Feed
-from domicile.directory.homes import check_active, check_home
+from domicile.directory.homes import check_active
 from domicile.directory.replicas import Replicas
 from domicile.directory.routes import PARAMETERS, ROUTES
 from domicile.directory.storage import Storage
@@ -222,8 +222,7 @@ class DirectoryApi:
         if "subject_key" not in request.query:
             raise InvalidInput("whose alias is to be deleted is missing", remedy="add ?subject_key=")
         key = SubjectKey.parse(request.query["subject_key"])
-        check_home(await self._storage.pin(key), request[PEER])
-        await self._storage.delete_alias(kind, alias, key)
+        await names.delete_alias(self._storage, kind, alias, key, request[PEER])
         return web.Response(status=204)
 
     async def _get_reconciliation(self, _: web.Request) -> web.Response:

@@ -18,7 +18,7 @@ from domicile.directory.commits import transaction
 from domicile.directory.storage import DATABASE, translated
 from domicile.directory.transactions import SQL
 from domicile.identity import Credentials
-from domicile.model import GLOBAL, Address, Conflict, InvalidInput, Manifest, PinState, Role
+from domicile.model import GLOBAL, Address, Conflict, InvalidInput, Manifest, PinState, Role, Unavailable
 from domicile.model.wire import TopologyDocument
 
 HEAD: Final = b"subject_key\tjurisdiction\tcell\tepoch\tstate"
@@ -94,15 +94,23 @@ def rows(lines: Iterable[bytes], homes: frozenset[bytes]) -> Iterator[bytes]:
 @asynccontextmanager
 async def connected(credentials: Credentials, address: Address) -> AsyncIterator[asyncpg.Connection]:
     """The directory's database, as an operator of the directory may open it. Raises Unavailable."""
-    async with translated():
-        connection = await asyncpg.connect(
-            host=address.host,
-            port=address.port,
-            user=SUPERUSER,
-            database=DATABASE,
-            ssl=credentials.client(GLOBAL, [Role.STORAGE]),
-            timeout=CONNECT_SECONDS,
-        )
+    context = credentials.client(GLOBAL, [Role.STORAGE])
+    try:
+        async with translated():
+            connection = await asyncpg.connect(
+                host=address.host,
+                port=address.port,
+                user=SUPERUSER,
+                database=DATABASE,
+                ssl=context,
+                timeout=CONNECT_SECONDS,
+            )
+    except Unavailable as error:
+        raise Unavailable(
+            f"cannot be opened ({type(error.__cause__).__name__})",
+            where=str(address),
+            remedy="see DOMICILE_STORAGE, and that the certificate is an operator's of the trust domain global",
+        ) from error
     try:
         yield connection
     finally:

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from domicile.model import Conflict, Identity, Pin, PinState, SubjectKey, WrongCell
+
+ERASED_STEP: Final = 1
+RENAMED_STEP: Final = 2
+"""How far a tombstone is above the pin that it took the place of: who repeats an erasure must not take the key that a
+subject had before for its end."""
 
 
 def check_home(pin: Pin, peer: Identity) -> None:

@@ -63,6 +63,8 @@ _LEVEL: Final = "DM004"  # log_changes of sql/schema.sql, as is the next
 _LOSS: Final = "DM007"
 _FORGOTTEN: Final = "DM008"
 _IN_USE: Final = "DM009"  # forget_pepper of sql/schema.sql
+TRIMMED: Final = 10_000
+"""Changes that one transaction forgets at most: a tenth of a second of the clock's lock."""
 SCAN_SECONDS: Final = 300.0
 """On a statement that goes through every pin, for an operator who waits for it, or for an upgrade."""
 UPGRADE_TRIES: Final = 3
@@ -342,9 +344,13 @@ class Storage:
         return Block(tuple(row["homes"]), row["records"]) if row is not None and row["homes"] else None
 
     async def trim_changes(self, keep: timedelta) -> None:
-        """Forget the changes that are older than ``keep``."""
-        async with self._transaction() as connection:
-            await connection.execute(SQL["trim_changes"], keep)
+        """Forget the changes that are older than ``keep``, in transactions that each take little time: an import may
+        have made millions in a moment.
+        """
+        gone = TRIMMED
+        while gone >= TRIMMED:
+            async with self._transaction() as connection:
+                gone = await connection.fetchval(SQL["trim_changes"], keep, TRIMMED)
 
     async def alias(self, kind: str, alias: AliasKey) -> SubjectKey:
         """Whose alias it is. Raises NotFound."""
@@ -354,12 +360,6 @@ class Storage:
                 await check_settled(connection)
                 raise NotFound("nobody's alias")
         return SubjectKey(holder)
-
-    async def delete_alias(self, kind: str, alias: AliasKey, key: SubjectKey) -> None:
-        """Afterwards the alias is not this subject's, whether or not it was."""
-        async with self._acknowledging() as connection:
-            await check_settled(connection)
-            await connection.execute(SQL["delete_alias"], kind, alias, key)
 
     async def peppers(self) -> PeppersDocument:
         """What is named by each pepper's keys, counted: minutes, where there are many pins."""
@@ -378,6 +378,8 @@ class Storage:
     async def forget_pepper(self, version: int) -> None:
         """Harmless to repeat. Raises Conflict where it still names somebody."""
         async with self._acknowledging() as connection:
+            # an alias that is being given by one of its keys would be seen by nobody, neither here nor afterwards
+            await connection.execute(SQL["own_topology"], _TOPOLOGY_LOCK)
             await check_settled(connection)
             await connection.execute(SQL["forget_pepper"], version, timeout=SCAN_SECONDS)
 

@@ -12,6 +12,7 @@ from typing import Final, TypeAlias
 import asyncpg
 
 from domicile.directory.history import wait_seconds
+from domicile.directory.homes import RENAMED_STEP
 from domicile.directory.placement import Round
 from domicile.directory.topology import Version
 from domicile.model import AliasKey, Conflict, Pin, PinState, SubjectKey, Unavailable
@@ -19,6 +20,7 @@ from domicile.model.wire import CellReport, FencesReport, ReconciliationDocument
 
 SQL: Final = {path.stem: path.read_text() for path in (Path(__file__).parent / "sql").glob("*.sql")}
 _ALIASES: Final = 0x646F6D61  # a space of locks, beside that of subjects
+_FIRST_LOCK: Final = 0x646F6D66
 
 Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 
@@ -27,6 +29,10 @@ def unsettled() -> Unavailable:
     return Unavailable(
         "the directory's database may have lost pins, and asks the cells", remedy="see `domicile pin reconcile`"
     )
+
+
+def not_announced(version: int) -> Conflict:
+    return Conflict(f"pepper {version} is not announced", remedy="see `domicile pin pepper announce`")
 
 
 async def check_settled(connection: Connection) -> None:
@@ -71,14 +77,25 @@ class SubjectTransaction:
         find who is.
         """
         given = [key.pepper_version for key in keys]
-        used = [row["version"] for row in await self._connection.fetch(SQL["find_peppers"])]
-        if missing := sorted(set(used) - set(given)):
+        used = await self._peppers()
+        if not used:
+            await self._connection.execute(SQL["lock_first"], _FIRST_LOCK)
+            used = await self._peppers()
+        if missing := sorted(used - set(given)):
             raise Conflict(
                 f"subjects are also named by keys of pepper {', '.join(map(str, missing))}, which the caller left out",
                 remedy="give the calling process every pepper in use",
             )
         if used and given[0] not in used:
-            raise Conflict(f"pepper {given[0]} is not announced", remedy="see `domicile pin pepper announce`")
+            raise not_announced(given[0])
+
+    async def check_announced(self, versions: set[int]) -> None:
+        """Raise Conflict for a pepper that claims need not name: who is named by it would be given a second home."""
+        if unheard := versions - await self._peppers():
+            raise not_announced(min(unheard))
+
+    async def _peppers(self) -> set[int]:
+        return {row["version"] for row in await self._connection.fetch(SQL["find_peppers"])}
 
     async def pins(self) -> dict[SubjectKey, Pin]:
         """The subject's pin and tombstones, by key."""
@@ -98,9 +115,9 @@ class SubjectTransaction:
         values = (pin.subject_key, pin.jurisdiction, pin.cell, pin.epoch, pin.state.value)
         return await self._connection.fetchval(SQL["place_pin"], *values) is not None
 
-    async def erase(self, pin: Pin) -> Pin:
-        """Leave a tombstone in a pin's place."""
-        row = await self._connection.fetchrow(SQL["erase_pin"], pin.subject_key, pin.epoch)
+    async def erase(self, pin: Pin, step: int) -> Pin:
+        """Leave a tombstone in a pin's place, ``step`` above its epoch."""
+        row = await self._connection.fetchrow(SQL["erase_pin"], pin.subject_key, pin.epoch, step)
         assert row is not None
         return pin_of(row)
 
@@ -122,6 +139,24 @@ class SubjectTransaction:
             await self._connection.execute(SQL["rename_alias"], kind, held[0]["alias_key"], keys[0], subject)
         return not held
 
+    async def delete_alias(self, kind: str, alias: AliasKey, subject: SubjectKey) -> None:
+        """Afterwards the alias is not this subject's, whether or not it was."""
+        await self._connection.execute(SQL["delete_alias"], kind, alias, subject)
+
+    async def rename_alias(self, kind: str, old: AliasKey, new: AliasKey, subject: SubjectKey) -> None:
+        """Name an alias of a subject by its key under another pepper, if it still is the subject's.
+
+        Raises Conflict where another subject holds it by the new key.
+        """
+        await self._connection.execute(SQL["lock_names"], _ALIASES, [old, new])
+        rows = await self._connection.fetch(SQL["find_holders"], kind, [old, new])
+        held = {row["alias_key"]: row["subject_key"] for row in rows}
+        if held.get(old) != subject or held.get(new) == subject:
+            return
+        if new in held:
+            raise Conflict("the alias belongs to another subject")
+        await self._connection.execute(SQL["rename_alias"], kind, old, new, subject)
+
 
 class ReportTransaction:
     """What a reconciliation reads and writes."""
@@ -138,15 +173,19 @@ class ReportTransaction:
     async def state(self) -> ReconciliationDocument:
         row = await self._connection.fetchrow(SQL["find_reconciliation"])
         assert row is not None
+        announced = [found["version"] for found in await self._connection.fetch(SQL["find_peppers"])]
         forgotten = [found["version"] for found in await self._connection.fetch(SQL["find_forgotten"])]
         if row["age"] is None:
-            return ReconciliationDocument(generation=row["generation"], reconciling=False, forgotten=forgotten)
+            return ReconciliationDocument(
+                generation=row["generation"], reconciling=False, announced=announced, forgotten=forgotten
+            )
         return ReconciliationDocument(
             generation=row["generation"],
             reconciling=True,
             wait_seconds=wait_seconds(row["age"]),
             revision=row["revision"],
             wanted_revision=row["wanted_revision"],
+            announced=announced,
             forgotten=forgotten,
             cells=[_report(row) for row in await self._connection.fetch(SQL["find_reports"])],
         )
@@ -162,7 +201,9 @@ class ReportTransaction:
         place = (before.jurisdiction, before.cell)
         told = [(fence.subject_key, fence.epoch, fence.state) for fence in report.fences]
         # who was given another key may have a pin by the one before: its tombstone, as when that was done
-        told += [(f.previous_key, f.epoch + 1, "retired") for f in report.fences if f.previous_key is not None]
+        told += [
+            (f.previous_key, f.epoch + RENAMED_STEP, "retired") for f in report.fences if f.previous_key is not None
+        ]
         fences = [list(column) for column in zip(*told, strict=True)] or [[], [], []]
         await self._connection.execute(SQL["merge_fences"], *fences, *place)
         contradictions = await self._connection.fetchval(SQL["count_contradictions"], *fences, *place)

@@ -20,6 +20,7 @@ from domicile.cells.gateway.reports import Reporter
 from domicile.client import DirectoryClient
 from domicile.model import (
     ALIAS_KINDS,
+    Conflict,
     DomicileError,
     Endpoint,
     FenceRefused,
@@ -111,7 +112,14 @@ class GatewayApi:
         no moment is without one that router, guard and fence agree on; then in the directory."""
         key = SubjectKey.parse(request.match_info["subject_key"])
         wish = await read_body(request, RekeyRequest)
-        fence = await self._fences.rekey(key, wish.successor, {each.kind: each.successor for each in wish.aliases})
+        # the directory would refuse it when the cell has already gone over
+        announced = (await self._directory.reconciliation()).announced
+        for name in (wish.successor, *(each.successor for each in wish.aliases)):
+            if name.pepper_version not in announced:
+                raise Conflict(
+                    f"pepper {name.pepper_version} is not announced", remedy="see `domicile pin pepper announce`"
+                )
+        fence = await self._fences.rekey(key, wish.successor, {each.alias_key: each.successor for each in wish.aliases})
         await self._directory.rekey(key, wish)
         return _fence_response(fence)
 

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, TypeVar
+from typing import Annotated, Any, BinaryIO, Final, NoReturn, TypeVar
 
 import typer
+from pydantic import TypeAdapter, ValidationError
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from domicile.client import DirectoryClient
 from domicile.directory.topology import PublishedTopology
 from domicile.identity import Credentials
-from domicile.model import DomicileError, InvalidInput
+from domicile.model import Address, DomicileError, InvalidInput
+from domicile.model.manifest import AddressField
 
 JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object")]
 Result = TypeVar("Result")
+_ADDRESS: Final[TypeAdapter[str]] = TypeAdapter(AddressField)
 
 
 def setting(name: str) -> str:
@@ -48,9 +52,12 @@ def published_topology() -> PublishedTopology:
     return PublishedTopology(setting("DEPLOYMENT"), keys)
 
 
-def addresses() -> list[str]:
-    """The directory's, as DOMICILE_DIRECTORY names them, comma-separated."""
-    return [each.strip() for each in setting("DIRECTORY").split(",") if each.strip()]
+def addresses(name: str = "DIRECTORY") -> list[Address]:
+    """One at least, comma-separated, as DOMICILE_<name> names them. Raises InvalidInput."""
+    try:
+        return [Address(_ADDRESS.validate_python(each.strip())) for each in setting(name).split(",")]
+    except ValidationError:
+        raise InvalidInput("is not host:port", where=f"DOMICILE_{name}", remedy="such as 10.0.0.1:7000") from None
 
 
 @asynccontextmanager
@@ -66,7 +73,11 @@ async def asking(seconds: float = 5.0) -> AsyncIterator[DirectoryClient]:
 def run(
     command: str, main: Coroutine[Any, Any, Result], *, as_json: bool, interrupted: str = "nothing is changed"
 ) -> Result:
-    """What ``main`` answers; a refusal is one line, or one JSON object, and exit status 1."""
+    """What ``main`` answers; a refusal is one line, or one JSON object, and exit status 1.
+
+    ``interrupted``: how things stand after Ctrl-C, and what to do.
+    """
+    logging.getLogger("domicile").addHandler(logging.NullHandler())  # what is logged is told by the refusal
     try:
         return asyncio.run(main)
     except (DomicileError, OSError) as error:
@@ -75,14 +86,18 @@ def run(
         else:
             code, where = "invalid-input", str(error.filename or "")
             detail = f"{where}: {(error.strerror or type(error).__name__).lower()}"
-        if as_json:
-            typer.echo(json.dumps({"ok": False, "code": code, "detail": detail, "where": where}))
-        else:
-            typer.echo(f"domicile pin {command}: {detail}", err=True)
-        raise typer.Exit(1) from None
+        refuse(command, code, detail, where, as_json=as_json)
     except KeyboardInterrupt:
-        typer.echo(f"domicile pin {command}: interrupted, {interrupted}", err=True)
-        raise typer.Exit(130) from None
+        refuse(command, "interrupted", f"interrupted, {interrupted}", "", as_json=as_json, status=130)
+
+
+def refuse(command: str, code: str, detail: str, where: str, *, as_json: bool, status: int = 1) -> NoReturn:
+    """One line on standard error, or one JSON object, and the end."""
+    if as_json:
+        typer.echo(json.dumps({"ok": False, "code": code, "detail": detail, "where": where}))
+    else:
+        typer.echo(f"domicile pin {command}: {detail}", err=True)
+    raise typer.Exit(status) from None
 
 
 @contextmanager

@@ -89,7 +89,8 @@ def announce_command(version: Version, as_json: JsonOption = False) -> None:
 
     Example: domicile pin pepper announce 2
     """
-    run("pepper announce", _announce(version), as_json=as_json)
+    again = "it may be announced by now: run it again"
+    run("pepper announce", _announce(version), as_json=as_json, interrupted=again)
     typer.echo(json.dumps({"ok": True, "version": version}) if as_json else f"pepper {version} is announced")
 
 
@@ -107,7 +108,8 @@ def forget_command(version: Version, as_json: JsonOption = False) -> None:
 
     Example: domicile pin pepper forget 1
     """
-    run("pepper forget", _forget(version), as_json=as_json)
+    again = "the directory goes on with it: run it again"
+    run("pepper forget", _forget(version), as_json=as_json, interrupted=again)
     typer.echo(json.dumps({"ok": True, "version": version}) if as_json else f"pepper {version} is forgotten")
 
 

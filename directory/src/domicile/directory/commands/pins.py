@@ -15,26 +15,28 @@ import typer
 from domicile.directory import bulk
 from domicile.directory.commands.common import (
     JsonOption,
+    addresses,
     asking,
     credentials,
     lines_of,
     progressing,
     published_topology,
     reading,
+    refuse,
     run,
-    setting,
 )
-from domicile.model import Address
 
 
 @asynccontextmanager
 async def _database() -> AsyncIterator[asyncpg.Connection]:
-    async with bulk.connected(credentials(), Address(setting("STORAGE"))) as connection:
+    async with bulk.connected(credentials(), addresses("STORAGE")[0]) as connection:
         yield connection
 
 
 def _writing(path: Path | None) -> BinaryIO:
-    return os.fdopen(os.dup(1), "wb") if path is None else open(path, "xb")
+    if path is None:
+        return os.fdopen(os.dup(1), "wb")
+    return open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600))  # subject keys are personal data
 
 
 async def _export(path: Path | None) -> int:
@@ -76,8 +78,7 @@ def export_command(
     """
     path = None if str(file) == "-" else file
     if path is not None and path.exists() and not force:
-        typer.echo(f"domicile pin export: {path}: is there already (--force replaces it)", err=True)
-        raise typer.Exit(1)
+        refuse("export", "invalid-input", f"{path}: is there already (--force replaces it)", str(path), as_json=as_json)
     exported = run("export", _export(path), as_json=as_json)
     if as_json:
         typer.echo(json.dumps({"ok": True, "exported": exported}), err=path is None)
@@ -109,7 +110,9 @@ def import_command(
 
     Example: domicile pin import pins.tsv
     """
-    done = run("import", _import(None if str(file) == "-" else file, keep=keep), as_json=as_json)
+    path = None if str(file) == "-" else file
+    again = "either every line counts by now, or none: run it again"
+    done = run("import", _import(path, keep=keep), as_json=as_json, interrupted=again)
     if as_json:
         typer.echo(json.dumps({"ok": True} | done._asdict()))
     else:

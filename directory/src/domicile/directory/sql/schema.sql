@@ -130,7 +130,7 @@ CREATE TABLE IF NOT EXISTS directory.reports (
 
 -- Begin a generation: of another history of the database, or of one that has lost something. What was logged before
 -- is of no use to anybody: who read it may have read what this history never had. seen: the generation that the
--- process which noticed had seen last.
+-- process which noticed had seen last. The log is left to the trimming: however long it is, this takes no time.
 CREATE OR REPLACE FUNCTION directory.begin_generation(seen uuid, lost boolean, revision bigint) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -143,7 +143,6 @@ BEGIN
         SET reconciling_since = clock_timestamp(), wanted_revision = greatest(wanted_revision, revision);
     END IF;
     UPDATE directory.clock SET generation = gen_random_uuid(), history = directory.history(), trimmed = sequence;
-    DELETE FROM directory.changes;
     INSERT INTO directory.generations (previous, generation, began, reconciled)
     SELECT known, now.generation, now.sequence, lost
     FROM directory.clock AS now, unnest(ARRAY[before.generation, seen]) AS known

@@ -83,13 +83,15 @@ class FenceStore:
         row = await untold(self._pool.fetchrow(query("open_fence"), *arguments))
         return _fence(row)
 
-    async def rekey(self, key: SubjectKey, successor: SubjectKey, alias_keys: dict[str, AliasKey]) -> Fence:
+    async def rekey(self, key: SubjectKey, successor: SubjectKey, alias_keys: dict[AliasKey, AliasKey]) -> Fence:
         """Name a subject by its key under another pepper, its rows too; harmless to repeat.
+
+        ``alias_keys``: new ones by those before; what is not kept beside the fence is let be.
 
         Raises UnknownSubject where this cell has no fence by either key, Conflict where another subject's is named
         so, Unavailable where the subject is being written for and does not come to rest.
         """
-        aliases = json.dumps({kind: str(alias) for kind, alias in alias_keys.items()})
+        aliases = json.dumps({str(old): str(new) for old, new in alias_keys.items()})
         row = await untold(self._pool.fetchrow(query("rekey_fence"), key, successor, aliases))
         if row is None:
             raise UnknownSubject("this cell does not hold such a subject")

@@ -171,20 +171,24 @@ $$;
 -- Name a subject by its key under another pepper: its fence and all of its rows at once, or nothing. The epoch, the
 -- internal id and the rows' own epochs stay, so that nobody who has the subject open is refused. What was named by the
 -- key before is found by it until forget_previous. Repeating it is harmless; with its own key only aliases change.
+-- aliases: the new key of an alias by the one before; one that is not kept beside the fence (any more) is let be.
 CREATE OR REPLACE FUNCTION domicile.rekey_fence(subject bytea, successor bytea, aliases jsonb)
 RETURNS TABLE (subject_key bytea, internal_id uuid, epoch bigint, state text)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     held  domicile.fences;
+    named jsonb;
     place text;
 BEGIN
     SELECT f.* INTO held FROM domicile.fences f WHERE f.subject_key = subject FOR UPDATE;
-    IF FOUND AND subject = successor THEN
-        UPDATE domicile.fences AS f SET alias_keys = f.alias_keys || aliases WHERE f.subject_key = subject;
-    ELSIF FOUND THEN
+    SELECT coalesce(jsonb_object_agg(kind, coalesce(aliases ->> kept, kept)), '{}') INTO named
+    FROM jsonb_each_text(held.alias_keys) AS beside (kind, kept);
+    IF held.subject_key IS NOT NULL AND subject = successor THEN
+        UPDATE domicile.fences AS f SET alias_keys = named WHERE f.subject_key = subject;
+    ELSIF held.subject_key IS NOT NULL THEN
         UPDATE domicile.fences AS f
-        SET subject_key = successor, previous_key = subject, alias_keys = f.alias_keys || aliases
+        SET subject_key = successor, previous_key = subject, alias_keys = named
         WHERE f.subject_key = subject;
         FOR place IN SELECT DISTINCT c.table_name FROM domicile.columns c ORDER BY 1 LOOP
             EXECUTE format(
