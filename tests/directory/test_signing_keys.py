@@ -129,6 +129,37 @@ async def test_a_key_is_in_force_for_its_period_and_not_before_it_is_published(t
     assert ring.current.kid != first
 
 
+async def test_of_several_processes_over_one_folder_one_turns_and_all_sign_alike(tmp_path: Path) -> None:
+    published = Published()
+    rings = [Keyring(tmp_path / "token.key", "residency") for _ in range(3)]
+    first = rings[0].current.kid
+    tasks = [asyncio.create_task(ring.keep(published, 30 * DAY, check=0.001)) for ring in rings]
+
+    async def until(condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(10):
+            while not condition():  # noqa: ASYNC110 - nobody is told of a turn
+                await asyncio.sleep(0.001)
+
+    def age() -> None:
+        os.utime(tmp_path / "token.key", (0, 0))
+
+    await until(lambda: len(published.keys) == 2)
+    age()
+    await until(lambda: {ring.current.kid for ring in rings} not in ({first}, set()))
+    await until(lambda: len({ring.current.kid for ring in rings}) == 1)
+    assert published.retired == [first]
+    second = rings[0].current.kid
+    leader = next(task for task, ring in zip(tasks, rings, strict=True) if ring._lock is not None)
+    leader.cancel()
+    await asyncio.wait([leader])
+    age()
+    left = [ring for task, ring in zip(tasks, rings, strict=True) if task is not leader]
+    await until(lambda: all(ring.current.kid != second for ring in left))
+    assert published.retired == [first, second]
+    for task in tasks:
+        task.cancel()
+
+
 async def test_grants_are_believed_through_any_number_of_turns(
     trust: Trust, storage: Storage, operator: Signer, empty: RunningDirectory
 ) -> None:

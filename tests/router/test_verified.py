@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domicile.client import DirectoryClient
-from domicile.identity import Signer
+from domicile.identity import Keyring, Signer
 from domicile.model import DomicileError, Pepper, Peppers, Role, SubjectKey, TokenInvalid
 from domicile.model.manifest import ApplicationIdentity
 from domicile.model.wire import SigningKey
@@ -111,12 +111,16 @@ async def test_a_session_is_verified_once_until_the_keys_are_others() -> None:
     assert verified == 3
 
 
+def own(folder: Path) -> Keyring:
+    return Keyring(folder / "token.key", "residency")
+
+
 @pytest.fixture
 async def residency(tmp_path: Path) -> AsyncIterator[tuple[ResidencyKeys, Clock]]:
     clock = Clock(time.time())
     credentials = Trust.create(tmp_path).credentials("eu", Role.ROUTER, "fra")
     directory = DirectoryClient(credentials, ["127.0.0.1:1"])  # never asked: the clock of its reads stands still
-    keys = ResidencyKeys(directory, SIGNERS[0], "acme", tmp_path / "keys.json", clock=lambda: 0.0, wall=clock)
+    keys = ResidencyKeys(directory, own(tmp_path), "acme", tmp_path / "keys.json", clock=lambda: 0.0, wall=clock)
     keys._next_fetch = keys._reread_at = 1.0
     yield keys, clock
     await directory.close()
@@ -147,7 +151,7 @@ async def test_a_routers_key_that_is_withdrawn_is_forgotten_within_its_bound(wor
     clock = Clock(0.0)
     credentials = world.trust.credentials("eu", Role.ROUTER, "fra")
     directory = DirectoryClient(credentials, [world.manifest.directory.sites[0].address])
-    keys = ResidencyKeys(directory, SIGNERS[0], "acme", tmp_path / "keys.json", clock=clock)
+    keys = ResidencyKeys(directory, own(tmp_path), "acme", tmp_path / "keys.json", clock=clock)
     other = SIGNERS[1].public("residency")
     world.directory.keys[other.kid] = other
     text = SIGNERS[1].residency_token(pin("alice", "eu-1"), "acme")

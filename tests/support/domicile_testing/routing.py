@@ -183,6 +183,7 @@ class Directory:
         self.keys: dict[str, SigningKey] = {}
         self.asked: list[SubjectKey] = []
         self.key_reads = 0
+        self.retired: list[str] = []
         self.reached = asyncio.Event()
         self.gate = asyncio.Event()
         self.gate.set()
@@ -199,6 +200,7 @@ class Directory:
         service.route("GET", "/v1/topology", Endpoint.TOPOLOGY_READ, self._topology)
         service.route("GET", "/.well-known/jwks.json", Endpoint.PINS_READ, self._jwks)
         service.route("PUT", "/v1/signing-keys/{kid}", Endpoint.SIGNING_KEYS_PUBLISH, self._publish)
+        service.route("DELETE", "/v1/signing-keys/{kid}", Endpoint.SIGNING_KEYS_PUBLISH, self._retire)
         return service
 
     async def _ready(self) -> None:
@@ -236,6 +238,11 @@ class Directory:
         key = await read_body(request, SigningKey)
         self.keys[key.kid] = key
         return web.Response(status=201)
+
+    async def _retire(self, request: web.Request) -> web.Response:
+        """A key is published for as long as its last token is good: longer than any test."""
+        self.retired.append(request.match_info["kid"])
+        return web.Response(status=204)
 
     def place(self, *pins: Pin) -> None:
         self.pins.update({pin.subject_key: pin for pin in pins})

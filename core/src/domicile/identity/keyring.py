@@ -2,14 +2,17 @@
 
 Two are published at any time: the one in force, and the one that follows. A reader has had a key for as long as a
 period when the first statement by it comes; what the last one signed is good until it has expired, and only then is
-its key taken out of the set.
+its key taken out of the set. Of several processes over one folder one turns and publishes, and the others take up
+what they find; when it dies, another does.
 """
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, Protocol
@@ -24,6 +27,8 @@ from domicile.telemetry import log, warn
 LIVES: Final[dict[KeyUse, int]] = {"pin-grant": PIN_GRANT_SECONDS, "residency": RESIDENCY_TOKEN_SECONDS}
 """Seconds that a statement signed for a use may be good."""
 CHECK_SECONDS: Final = 60.0
+RETRY_SECONDS: Final = 1.0
+"""After a set that was out of reach, then twice as long each time, up to ``CHECK_SECONDS``."""
 
 
 def retirement_seconds(use: KeyUse) -> int:
@@ -48,10 +53,28 @@ class Keyring:
         self._path = path
         self._following_path = path.with_name(f"{path.stem}-following{path.suffix}")
         self._retired_path = path.with_name(f"{path.stem}-retired")
+        self._lock_path = path.with_name(f"{path.stem}-lock")
+        self._lock: int | None = None
         self._use: KeyUse = use
         self._clock = clock
-        self.current = Signer.load_or_create(path)
+        self.load()
+
+    def load(self) -> None:
+        """Take up what is on disk, where another process may have turned."""
+        self.current = Signer.load_or_create(self._path)
         self.following = Signer.load_or_create(self._following_path)
+
+    def _leads(self) -> bool:
+        """Whether this is the process that turns, until it ends or lets go."""
+        if self._lock is None:
+            lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(lock)
+                return False
+            self._lock = lock
+        return True
 
     def public(self) -> list[SigningKey]:
         """Both keys as they are published."""
@@ -96,16 +119,43 @@ class Keyring:
                     await keys.retire_key(kid)
         self._retired_path.unlink(missing_ok=True)
 
-    async def keep(self, keys: KeySet, period: float, *, check: float = CHECK_SECONDS) -> None:
-        """Without end: publish, and turn every ``period`` seconds, unless that is 0."""
-        published = False
-        while True:
-            try:
-                if published and period and self.seconds_in_force() >= period:
-                    self.turn()
-                await self.publish(keys)
-                published = True
-            except DomicileError as error:
-                published = False  # what was not published must not come into force
-                warn("signing-key-not-published", code=error.code)
-            await asyncio.sleep(min(check, period or check))
+    async def keep(
+        self,
+        keys: KeySet,
+        period: float,
+        *,
+        changed: Callable[[], Awaitable[object]] | None = None,
+        check: float = CHECK_SECONDS,
+    ) -> None:
+        """Without end: publish, and turn every ``period`` seconds, unless that is 0.
+
+        ``changed``: told when other keys than before are published.
+        """
+        published: list[SigningKey] = []
+        wait = RETRY_SECONDS
+        try:
+            while True:
+                leads = self._leads()
+                try:
+                    # what was not published must not come into force
+                    if leads and published == self.public() and period and self.seconds_in_force() >= period:
+                        self.turn()
+                    elif not leads or not published:
+                        self.load()
+                    if leads:
+                        await self.publish(keys)
+                    if published != self.public():
+                        published = self.public()
+                        if changed is not None:
+                            await changed()
+                    wait = RETRY_SECONDS
+                    await asyncio.sleep(min(check, period or check))
+                except DomicileError as error:
+                    published = []
+                    warn("signing-key-not-published", code=error.code)
+                    await asyncio.sleep(min(wait, check))
+                    wait *= 2
+        finally:
+            if self._lock is not None:
+                os.close(self._lock)
+                self._lock = None

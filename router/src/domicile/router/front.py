@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 
-from domicile.identity import Signer
+from domicile.identity import Keyring
 from domicile.model import (
     CrossBorderAccess,
     DomicileError,
@@ -111,7 +111,7 @@ class Front:
         countries: Countries,
         wire: Wire,
         health: Health,
-        signer: Signer,
+        keyring: Keyring,
     ) -> None:
         self.settings = settings
         self.wire = wire
@@ -128,7 +128,7 @@ class Front:
         self._resolver = resolver
         self._moves = MoveBuffer(pins.refresh, seconds=settings.move_seconds)
         self._countries = countries
-        self._signer = signer
+        self._keyring = keyring
         self._turns = itertools.count()
         self._decisions = DecisionCounts(vantage.jurisdiction)
 
@@ -206,7 +206,7 @@ class Front:
             return None
         if not kept_private(answer.fields):
             return None
-        token = self._signer.residency_token(pin, self.settings.deployment)
+        token = self._keyring.current.residency_token(pin, self.settings.deployment)
         return token_cookie(token, RESIDENCY_TOKEN_SECONDS)
 
     def refusal(self, error: DomicileError, asked: Asked | None) -> Reply:

@@ -16,27 +16,26 @@ from typing import Final
 from pydantic import ValidationError
 
 from domicile.client import DirectoryClient
-from domicile.identity import Signer, Verifier, write_private
+from domicile.identity import Keyring, Verifier, write_private
 from domicile.identity.tokens import in_time
 from domicile.model import DomicileError, ResidencyToken
 from domicile.model.wire import JWKS, SigningKey
 from domicile.router.verified import Verified
-from domicile.telemetry import log, warn
+from domicile.telemetry import warn
 
 REFETCH_SECONDS: Final = 1.0
 REREAD_SECONDS: Final = 300.0
 RETRY_SECONDS: Final = 10.0
-PUBLISH_RETRY_SECONDS: Final = 1.0
 Clock = Callable[[], float]
 
 
 class ResidencyKeys:
-    """Verifies residency tokens of every router, and publishes the key of this one."""
+    """Verifies residency tokens of every router, and publishes the keys of this one."""
 
     def __init__(
         self,
         directory: DirectoryClient,
-        signer: Signer,
+        keyring: Keyring,
         deployment: str,
         cache: Path,
         *,
@@ -44,7 +43,7 @@ class ResidencyKeys:
         wall: Clock = time.time,
     ) -> None:
         self._directory = directory
-        self._own = signer.public("residency")
+        self._keyring = keyring
         self._cache = cache
         self._clock = clock
         self._wall = wall
@@ -67,23 +66,15 @@ class ResidencyKeys:
             return []
 
     def _take(self, keys: list[SigningKey]) -> None:
-        if keys == self._published:
+        own = [key for key in self._keyring.public() if key not in keys]
+        if [*keys, *own] == self._published:
             return
-        self._published = keys
-        own = [] if any(key.kid == self._own.kid for key in keys) else [self._own]
-        self._verifier.replace([*keys, *own])
+        self._published = [*keys, *own]
+        self._verifier.replace(self._published)
 
-    async def publish(self) -> None:
-        """Publish this router's key, then read all; asks again until the directory answers."""
-        while True:
-            try:
-                await self._directory.publish_key(self._own)
-                break
-            except DomicileError as error:
-                warn("signing-key-not-published", code=error.code)
-                await asyncio.sleep(PUBLISH_RETRY_SECONDS)
-        log("signing-key-published")
-        await self._fetch()
+    async def keep(self, period: float) -> None:
+        """Without end: publish this router's keys, and turn them every ``period`` seconds."""
+        await self._keyring.keep(self._directory, period, changed=self._fetch)
 
     async def verify(self, token: str) -> ResidencyToken:
         """Raises TokenInvalid."""

@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 from domicile.client import DirectoryClient, Topology
-from domicile.identity import Signer, public_server
+from domicile.identity import Keyring, public_server
 from domicile.model import Address, Identity, InvalidInput, Manifest, Peppers, Role, Router, Unavailable
 from domicile.model.addresses import literal
 from domicile.router.application_keys import KeyAddress, KeyFile, fetch_over_https
@@ -34,6 +35,8 @@ from domicile.router.wire import Wire
 from domicile.service import Service
 from domicile.telemetry import warn
 from domicile.telemetry.traces import otlp_exporter, start_tracing
+
+DAY_SECONDS: Final = 86_400.0
 
 
 def place_of(manifest: Manifest, identity: Identity) -> Router:
@@ -100,8 +103,8 @@ async def serve(settings: RouterSettings) -> AsyncIterator[None]:
         health = Health(settings.waiting)
         wire = Wire(credentials, settings)
         stack.callback(wire.close)
-        signer = Signer.load_or_create(settings.state / "token.key")
-        tokens = ResidencyKeys(directory, signer, settings.deployment, settings.state / "residency-keys.json")
+        keyring = Keyring(settings.state / "token.key", "residency")
+        tokens = ResidencyKeys(directory, keyring, settings.deployment, settings.state / "residency-keys.json")
         stack.push_async_callback(tokens.close)
         peppers = settings.load_peppers()
         sessions = _sessions(stack, manifest, settings, peppers)
@@ -123,9 +126,9 @@ async def serve(settings: RouterSettings) -> AsyncIterator[None]:
             countries=countries,
             wire=wire,
             health=health,
-            signer=signer,
+            keyring=keyring,
         )
-        for task in (tokens.publish(), Follower(replica, directory).run(), shedder.watch()):
+        for task in (tokens.keep(settings.key_days * DAY_SECONDS), Follower(replica, directory).run(), shedder.watch()):
             stack.push_async_callback(_ended, asyncio.create_task(task))
         internal_context = service.internal_context([Role.ROUTER])
         async with (

@@ -73,6 +73,9 @@ class RouterSettings(ProcessSettings):
     collector_authorities: Path | None = Field(
         default=None, description="authorities (PEM) of the collector's address; the system's without it"
     )
+    key_days: float = Field(
+        default=30.0, ge=0, le=3650, description="days for which a key signs tokens before the next does; 0: for good"
+    )
     replica_bytes: int = Field(
         default=4 << 30, ge=1 << 20, description="upper bound of the pin replica's file, which grows as needed"
     )

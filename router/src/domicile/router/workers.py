@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
-from domicile.identity import Signer
+from domicile.identity import Keyring
 from domicile.model import Unavailable
 from domicile.router.serve import serve
 from domicile.router.settings import RouterSettings
@@ -49,7 +49,7 @@ async def worker(settings: RouterSettings) -> AsyncIterator[None]:
 @asynccontextmanager
 async def workers(settings: RouterSettings) -> AsyncIterator[None]:
     """All of them: ready inside the context; on leaving it they drain. Raises Unavailable where one doesn't start."""
-    Signer.load_or_create(settings.state / "token.key")  # one for all: each would make its own
+    Keyring(settings.state / "token.key", "residency")  # one for all: each would make its own
     running: list[Process] = []
     tasks: list[asyncio.Task[None]] = []
     try:
