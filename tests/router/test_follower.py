@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import mmap
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -102,6 +103,7 @@ async def test_what_the_stream_brings_is_no_longer_unknown(directory: RunningDir
                 with suppress(UnknownSubject):
                     assert await client.pin(key) == claimed
                     break
+                await asyncio.sleep(0.01)  # what is remembered answers without a turn for the follower
 
 
 async def test_cut_off_again_and_again_it_ends_with_the_databases_state(
@@ -121,6 +123,22 @@ async def test_cut_off_again_and_again_it_ends_with_the_databases_state(
         async with serving(settings, trust, operator):
             await same(replica, database)
     await client.close()
+
+
+async def test_a_file_that_is_damaged_under_its_writer_is_loaded_anew(
+    directory: RunningDirectory, database: asyncpg.Connection, replica: Replica, tmp_path: Path
+) -> None:
+    await asyncio.gather(*(directory.app.claim(any_key(), GERMANY) for _ in range(5)))
+    async with following(replica, router(directory)):
+        await same(replica, database)
+        await until(lambda: len(list((tmp_path / "pins").glob("pins-*"))) == 1)
+        (file,) = (tmp_path / "pins").glob("pins-*/data.mdb")
+        with file.open("r+b") as opened:
+            opened.seek(2 * mmap.PAGESIZE)  # behind the two pages that say where the rest is
+            opened.write(b"\xff" * (file.stat().st_size - 2 * mmap.PAGESIZE))
+        await directory.app.claim(any_key(), AMERICA)
+        await until(lambda: not file.exists())
+        await same(replica, database)
 
 
 async def test_after_a_trimmed_log_the_map_is_loaded_anew(
