@@ -119,6 +119,28 @@ async def test_an_address_that_takes_connections_and_never_speaks_is_passed_over
             assert await client.call("GET", "/v1/x", repeatable=False) == b"ok"
 
 
+async def test_a_peer_that_hangs_costs_one_call_and_not_each(trust: Trust) -> None:
+    """A stopped process takes requests on connections that are open, and says nothing any more."""
+    hung: list[str] = []
+
+    async def hang(request: web.Request) -> web.StreamResponse:
+        hung.append(request.path)
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async with (
+        serving(trust, hang) as mute,
+        serving(trust, answering()) as address,
+        peer(trust, mute, address, deadline=1) as client,
+    ):
+        client._addresses.sort(key=lambda each: each == address)
+        with pytest.raises(Unavailable, match="no answer"):
+            await client.call("GET", "/v1/x")
+        for _ in range(3):
+            assert await client.call("GET", "/v1/x") == b"ok"
+    assert len(hung) == 1
+
+
 async def test_where_all_are_dead_the_peer_is_unavailable(trust: Trust) -> None:
     error = await refused(peer(trust, dead(), dead()))
     assert str(error) == "directory of global: cannot be reached (ClientConnectorError)"

@@ -233,6 +233,18 @@ async def test_no_alias_comes_back_that_nobody_could_find_or_release(
     assert [tuple(row) for row in rows] == [("username", name, there)]
 
 
+async def test_a_key_that_is_told_twice_holds_nothing_up(reconciling: RunningDirectory) -> None:
+    """As its own fence, and as the key before of another: the page would be refused each time it is told."""
+    cells, before, key = Cells(), any_key(), any_key()
+    cells.all["eu-1"].hold(Pin(subject_key=before, jurisdiction="eu", cell="eu-1", epoch=3), state="retired")
+    fence = FenceReport(subject_key=key, previous_key=before, epoch=3, state="open")
+    cells.all["eu-1"].fences[key] = fence
+    await cells.report(reconciling)
+    assert not (await reconciling.client(GLOBAL, Role.OPERATOR).reconciliation()).reconciling
+    assert (await reconciling.app.pin(key)).state == "active"
+    assert (await reconciling.app.pin(before)).epoch > fence.epoch
+
+
 async def test_many_fences_come_page_by_page_and_an_odd_page_is_refused(reconciling: RunningDirectory) -> None:
     cells = Cells()
     for _ in range(2500):

@@ -126,9 +126,10 @@ class Peer:
     """A client of the processes of one role in one jurisdiction, at the addresses given.
 
     Each client starts with an order of its own, at random; an address that fails goes to its end, so that a
-    dead one costs one attempt. Where all have failed, or a peer is not ready (503), a call is repeated after a
-    random wait, within its budget. ``deadline`` bounds a call, all its attempts included, in seconds; none of
-    them may take more than its share to connect. A literal address outside ``networks`` is InvalidInput.
+    dead one costs one attempt, and one that hangs the calls that it already has. Where all have failed, or a
+    peer is not ready (503), a call is repeated after a random wait, within its budget. ``deadline`` bounds a
+    call, all its attempts included, in seconds; none of them may take more than its share to connect. A literal
+    address outside ``networks`` is InvalidInput.
     """
 
     def __init__(
@@ -205,6 +206,7 @@ class Peer:
         data = body.model_dump_json(exclude_none=True).encode() if body is not None else None
         failure = Unavailable("cannot be reached (no attempt)", where=self._where)
         self._budget.earn()
+        asked: str | None = None
         try:
             async with asyncio.timeout(self._deadline):
                 for number in range(ROUNDS):
@@ -213,6 +215,7 @@ class Peer:
                             break
                         await asyncio.sleep(random.uniform(0, RETRY_WAIT_SECONDS * 2 ** (number - 1)))  # noqa: S311 - jitter
                     for address in tuple(self._addresses):
+                        asked = address
                         try:
                             return await self._attempt(method, address, path, data, headers or {})
                         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
@@ -227,6 +230,8 @@ class Peer:
                                 raise failure from None
                         self._last(address)
         except TimeoutError:
+            if asked is not None:
+                self._last(asked)  # it may hang, for good
             failure = self._unreached(f"no answer within {self._deadline:g} s")
         raise failure
 

@@ -12,6 +12,8 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Final, ParamSpec, Protocol
 
+import lmdb
+
 from domicile.client import Change
 from domicile.model import DomicileError, Pin, Position, SubjectKey, Unavailable
 from domicile.model.snapshot import SnapshotReader
@@ -82,7 +84,10 @@ class Follower:
             await asyncio.sleep(random.uniform(0.5, 1) * ELECTION_SECONDS)  # noqa: S311 - jitter
 
     async def _lead(self) -> None:
-        """Until cancelled: a failure is waited out, longer each time, never all routers at once."""
+        """Until cancelled: a failure is waited out, longer each time, never all routers at once.
+
+        A file that turns out to be damaged is a failure like any other: the map is loaded anew.
+        """
         wait = FIRST_WAIT_SECONDS
         said = ""
         while True:
@@ -98,10 +103,13 @@ class Follower:
                         await self._take(changes)
                         if self._anew or self._replica.position is None or self._unchecked >= CHECK_EVERY:
                             break
-            except DomicileError as error:
-                if said != error.code:
-                    warn("replica-not-following", code=error.code)
-                    said = error.code
+            except (DomicileError, lmdb.Error) as error:
+                if isinstance(error, lmdb.Error):
+                    self._replica.distrust()
+                reason = error.code if isinstance(error, DomicileError) else type(error).__name__
+                if said != reason:
+                    warn("replica-not-following", code=reason)
+                    said = reason
                 await asyncio.sleep(random.uniform(wait / 2, wait))  # noqa: S311 - jitter
                 wait = min(wait * 2, LAST_WAIT_SECONDS)
 

@@ -291,7 +291,7 @@ class Replica:
                 return None if value is None else now.read(transaction, key, value)
         except (lmdb.Error, IndexError, struct.error, UnicodeDecodeError) as error:
             warn("replica-record-unreadable", error=type(error).__name__)
-            self._broken = True
+            self.distrust()
             return None
 
     def put(self, pin: Pin) -> Pin:
@@ -345,6 +345,10 @@ class Replica:
         now = self._now
         with now.env.begin() as transaction:
             return now.position(transaction)
+
+    def distrust(self) -> None:
+        """What it holds cannot be read, or not be written to: it is to be loaded anew."""
+        self._broken = True
 
     def apply(self, pins: Iterable[Pin], position: Position) -> None:
         """Changes in the order of the log, and how far they go. Raises ReplicaFull, and has changed nothing then."""
