@@ -36,6 +36,7 @@ class _Side(asyncio.Protocol):
 
     transport: asyncio.Transport
     other: _Side
+    lost = False
 
     def __init__(self, count: Callable[[int], object], deadline: Deadline, seconds: float) -> None:
         self._count = count
@@ -61,7 +62,11 @@ class _Side(asyncio.Protocol):
             self.other.transport.resume_reading()
 
     def connection_lost(self, error: Exception | None) -> None:
-        self.other.transport.close()
+        self.lost = True
+        self.other.end()
+
+    def end(self) -> None:
+        self.transport.close()
 
 
 class _Client(_Side):
@@ -72,20 +77,27 @@ class _Client(_Side):
     ) -> None:
         super().__init__(count, deadline, seconds)
         self._clients = clients
+        self._made = False
         self.other = upstream
         upstream.other = self
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        self._made = True
         self._deadline.set(self._seconds)
-        if not self._clients.opened(self):
+        if not self._clients.opened(self) or self.other.lost:
             self.transport.abort()
-        self.other.transport.resume_reading()
+        else:
+            self.other.transport.resume_reading()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._clients.closed(self)
         self._deadline.close()
         super().connection_lost(error)
+
+    def end(self) -> None:
+        if self._made:  # else it ends as soon as it is
+            super().end()
 
     def drain(self) -> None:
         """What it carries ends by itself, or with the time that a drain has."""
@@ -162,7 +174,11 @@ class Splicer:
                 continue
             upstream.transport.pause_reading()
             BORDER.labels(self._here, there, "traveller", "spliced").inc()
-            await loop.connect_accepted_socket(lambda: client, accepted)
+            try:
+                await loop.connect_accepted_socket(lambda: client, accepted)
+            except BaseException:
+                upstream.transport.abort()
+                raise
             return
         warn("splice-failed", from_jurisdiction=self._here, to_jurisdiction=there)
         accepted.close()
