@@ -311,6 +311,7 @@ def test_the_public_names_are_these() -> None:
         "Withheld",
         "WrongCell",
         "WrongJurisdiction",
+        "evenly",
     ]
     assert domicile.sdk.store.__all__ == [
         "AbroadStore",
