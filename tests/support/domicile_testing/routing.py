@@ -291,7 +291,9 @@ class World:
         jurisdiction = self.manifest.jurisdiction_of(router.country)
         assert jurisdiction is not None
         place = self.folder / f"public-{zone}"
-        certificate, key = self.trust.authorities[jurisdiction].issue_public([HOSTS[zone], "localhost"])
+        certificate, key = self.trust.authorities[jurisdiction].issue_public(
+            [HOSTS[zone], "localhost", f"{jurisdiction}.acme.example"]
+        )
         write_private(place / "cert.pem", certificate)
         write_private(place / "key.pem", key)
         values: dict[str, Any] = {

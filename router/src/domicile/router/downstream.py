@@ -7,7 +7,7 @@ is kept up to a bound, and the connection isn't read past that.
 from __future__ import annotations
 
 import asyncio
-from typing import Final, cast
+from typing import Final, Protocol, cast
 
 from domicile.model import DomicileError, Identity
 from domicile.router.connection import HIGH_WATER_BYTES
@@ -22,17 +22,25 @@ LINGER_SECONDS: Final = 2.0
 MAX_AHEAD_BYTES: Final = 64 * 1024
 
 
+class Client(Protocol):
+    """A connection that a listener has accepted."""
+
+    transport: asyncio.Transport
+
+    def drain(self) -> None: ...
+
+
 class Clients:
     """The open connections of one listener."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._open: set[Downstream] = set()
+        self._open: set[Client] = set()
         self._draining = False
         self._none = asyncio.Event()
         self._none.set()
 
-    def opened(self, client: Downstream) -> bool:
+    def opened(self, client: Client) -> bool:
         """Whether it may stay."""
         if len(self._open) >= self._limit or self._draining:
             return False
@@ -40,7 +48,7 @@ class Clients:
         self._none.clear()
         return True
 
-    def closed(self, client: Downstream) -> None:
+    def closed(self, client: Client) -> None:
         self._open.discard(client)
         if not self._open:
             self._none.set()

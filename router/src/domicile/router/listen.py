@@ -4,19 +4,21 @@ health routes there, which are the common service's, so that a certificate's rol
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import Final, cast
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import Any, Final, cast
 
 from aiohttp import web
 
 from domicile.identity import peer_of
-from domicile.model import Address, DomicileError, Endpoint, InvalidInput, Role, require
+from domicile.model import Address, DomicileError, Endpoint, InvalidInput, Manifest, Role, require
 from domicile.model.wire import MAX_HEAD_BYTES
 from domicile.router.decide import Listener
 from domicile.router.downstream import Clients, Downstream
 from domicile.router.front import Front
+from domicile.router.splice import Splicer, foreign_hosts
 from domicile.service import Service
 from domicile.telemetry import log
 
@@ -74,38 +76,72 @@ async def listening(
     context: ssl.SSLContext | None,
     *,
     others: Handler | None = None,
+    splices: Manifest | None = None,
 ) -> AsyncIterator[None]:
     """Serve inside the context; on leaving it, take no more connections, and give what is in flight its time.
 
-    ``others``: answers those on the internal listener who aren't routers.
+    ``others``: answers those on the internal listener who aren't routers. ``splices``: whose hosts of other
+    jurisdictions are carried there unopened.
     """
     settings = front.settings
     clients = Clients(settings.clients)
+    loop = asyncio.get_running_loop()
+    options: dict[str, Any] = {}
+    if context is not None:
+        # what is written last needs its time too
+        options = {
+            "ssl": context,
+            "ssl_handshake_timeout": HANDSHAKE_SECONDS,
+            "ssl_shutdown_timeout": settings.idle_seconds,
+        }
 
     def accepted() -> asyncio.Protocol:
         return _Internal(front, clients, others) if others is not None else Downstream(front, listener, clients)
 
+    async def ours(connection: socket.socket) -> None:
+        await loop.connect_accepted_socket(accepted, connection, **options)
+
+    bound = _bound(address, shared=settings.workers > 1)
     try:
-        server = await asyncio.get_running_loop().create_server(
-            accepted,
-            address.host,
-            address.port,
-            ssl=context,
-            backlog=BACKLOG,
-            reuse_port=settings.workers > 1 or None,
-            ssl_handshake_timeout=HANDSHAKE_SECONDS if context is not None else None,
-            # what is written last needs its time too
-            ssl_shutdown_timeout=settings.idle_seconds if context is not None else None,
-        )
+        async with AsyncExitStack() as stack:
+            if splices is not None and context is not None and foreign_hosts(splices, front.vantage.jurisdiction):
+                splicer = Splicer(splices, front.vantage.jurisdiction, settings, clients, ours)
+                stack.push_async_callback(_stopped, asyncio.create_task(splicer.run(bound)), bound)
+            else:
+                server = await loop.create_server(accepted, sock=bound, backlog=BACKLOG, **options)
+                stack.callback(server.close)
+            log("listening", address=str(address), role=str(Role.ROUTER))
+            yield
+    finally:
+        await clients.drain(settings.drain_seconds)
+
+
+def _bound(address: Address, *, shared: bool) -> socket.socket:
+    """A listening socket, ``shared`` with other processes. Raises InvalidInput."""
+    try:
+        family, *_, place = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if shared:
+                bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            bound.bind(place)
+            bound.listen(BACKLOG)
+            bound.setblocking(False)
+        except BaseException:
+            bound.close()
+            raise
     except OSError as error:
         raise InvalidInput(
             f"cannot listen: {error.strerror or 'address unusable'}",
             where=str(address),
             remedy="free the port, or name another address",
         ) from None
-    log("listening", address=str(address), role=str(Role.ROUTER))
-    try:
-        yield
-    finally:
-        server.close()
-        await clients.drain(settings.drain_seconds)
+    return bound
+
+
+async def _stopped(accepting: asyncio.Task[None], bound: socket.socket) -> None:
+    accepting.cancel()
+    with suppress(asyncio.CancelledError):
+        await accepting
+    bound.close()

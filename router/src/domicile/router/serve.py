@@ -134,7 +134,9 @@ async def serve(settings: RouterSettings) -> AsyncIterator[None]:
         async with (
             operators(service) as handler,
             listening(front, Listener.INTERNAL, settings.address(), internal_context, others=handler),
-            listening(front, Listener.PUBLIC, Address(settings.public_bind), _public_context(settings)),
+            listening(
+                front, Listener.PUBLIC, Address(settings.public_bind), _public_context(settings), splices=manifest
+            ),
         ):
             try:
                 yield
