@@ -31,7 +31,7 @@ from domicile.model import (
     Role,
     UnknownSubject,
 )
-from domicile.model.wire import ClaimRequest, FencesReport
+from domicile.model.wire import ClaimRequest, FenceReport, FencesReport
 
 GERMANY, AMERICA = ClaimRequest(residence="DE"), ClaimRequest(residence="US")
 ONE, OTHER = UUID(int=1), UUID(int=2)

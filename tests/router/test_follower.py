@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import mmap
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -114,6 +115,22 @@ async def test_cut_off_again_and_again_it_ends_with_the_databases_state(
         async with serving(settings, trust, operator):
             await same(replica, database)
     await client.close()
+
+
+async def test_a_file_that_is_damaged_under_its_writer_is_loaded_anew(
+    directory: RunningDirectory, database: asyncpg.Connection, replica: Replica, tmp_path: Path
+) -> None:
+    await asyncio.gather(*(directory.app.claim(any_key(), GERMANY) for _ in range(5)))
+    async with following(replica, router(directory)):
+        await same(replica, database)
+        await until(lambda: len(list((tmp_path / "pins").glob("pins-*"))) == 1)
+        (file,) = (tmp_path / "pins").glob("pins-*/data.mdb")
+        with file.open("r+b") as opened:
+            opened.seek(2 * mmap.PAGESIZE)  # behind the two pages that say where the rest is
+            opened.write(b"\xff" * (file.stat().st_size - 2 * mmap.PAGESIZE))
+        await directory.app.claim(any_key(), AMERICA)
+        await until(lambda: not file.exists())
+        await same(replica, database)
 
 
 async def test_after_a_trimmed_log_the_map_is_loaded_anew(

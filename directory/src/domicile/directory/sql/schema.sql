@@ -2,7 +2,7 @@
 -- Keys are 17 keyed bytes; no column can hold a name, an address or any other personal value.
 -- Each change of this text gets the next number; processes of the number before go on over it, so it only adds.
 CREATE SCHEMA IF NOT EXISTS directory;
-COMMENT ON SCHEMA directory IS 'schema 4';
+COMMENT ON SCHEMA directory IS 'schema 5';
 
 -- Subject key to home. An epoch never falls and a row is never deleted: an erased subject leaves its tombstone.
 CREATE TABLE IF NOT EXISTS directory.pins (
