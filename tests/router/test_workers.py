@@ -33,6 +33,14 @@ async def served(world: World) -> int:
             return 0
 
 
+async def served_in_a_row(world: World, times: int) -> None:
+    """Until it has: on a busy machine a late router turns those away that its replica doesn't know yet."""
+    async with asyncio.timeout(60):
+        count = 0
+        while count < times:
+            count = count + 1 if await served(world) == 200 else 0
+
+
 @pytest.fixture(autouse=True)
 def _placed(world: World) -> None:
     world.directory.place(pin("alice", "eu-1"))
@@ -42,13 +50,11 @@ async def test_workers_share_the_listeners_and_a_dead_one_is_replaced(world: Wor
     async with running(world.settings("fra", workers=2)) as process:
         first = children(process.pid)
         assert len(first) == 2
-        assert [await served(world) for _ in range(20)] == [200] * 20
+        await served_in_a_row(world, 20)
         first[0].kill()
         await until(lambda: len(set(children(process.pid)) - {first[0]}) == 2)
         assert first[1] in children(process.pid), "the other one went on"
-        served_in_a_row = 0
-        while served_in_a_row < 20:  # until the new one listens, and while the dead one's last connections go
-            served_in_a_row = served_in_a_row + 1 if await served(world) == 200 else 0
+        await served_in_a_row(world, 20)  # the new one listens, and the dead one's last connections are gone
         last = children(process.pid)
         process.send_signal(signal.SIGTERM)
         assert await asyncio.wait_for(process.wait(), 30) == 0
@@ -63,7 +69,7 @@ async def test_on_sigterm_every_worker_finishes_what_is_in_flight(world: World) 
         return web.Response(text="finished")
 
     async with running(world.settings("fra", workers=2, drain_seconds=20.0)) as process:
-        assert await served(world) == 200
+        await served_in_a_row(world, 1)
         world.seen.clear()
         world.answers(slow)
         asked = [asyncio.create_task(served(world)) for _ in range(8)]
