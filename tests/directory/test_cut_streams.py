@@ -20,6 +20,7 @@ from domicile_testing.directory_processes import Site, directory_site
 from domicile_testing.long import long_form, seeded
 
 from domicile.client import DirectoryClient
+from domicile.directory.storage import TRIMMED
 from domicile.directory.transactions import SQL
 from domicile.identity import Signer
 from domicile.model import Pin, Position, Role, SubjectKey, Unavailable
@@ -126,7 +127,7 @@ async def writing(site: Site, storage: Storage, *, trim: bool) -> AsyncIterator[
     async def forget() -> None:
         async with superuser(storage) as connection:
             while True:
-                await connection.execute(SQL["trim_changes"], timedelta(milliseconds=200))
+                await connection.execute(SQL["trim_changes"], timedelta(milliseconds=200), TRIMMED)
                 await asyncio.sleep(0.05)
 
     async with asyncio.TaskGroup() as group:

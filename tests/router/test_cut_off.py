@@ -17,6 +17,7 @@ from domicile_testing.directories import RunningDirectory, any_key, directory_se
 from domicile_testing.long import long_form, seeded
 
 from domicile.client import DirectoryClient
+from domicile.directory.storage import TRIMMED
 from domicile.directory.transactions import SQL
 from domicile.identity import Signer
 from domicile.model import Pin, Role, SubjectKey, Unavailable
@@ -61,7 +62,7 @@ async def writing(directories: list[RunningDirectory], storage: Storage) -> Asyn
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(claim(directory)) for directory in directories]
         tasks.append(group.create_task(keep_on(RAISE)))
-        tasks.append(group.create_task(keep_on(SQL["trim_changes"], timedelta(milliseconds=500))))
+        tasks.append(group.create_task(keep_on(SQL["trim_changes"], timedelta(milliseconds=500), TRIMMED)))
         yield
         for task in tasks:
             task.cancel()
