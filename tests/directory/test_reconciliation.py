@@ -18,7 +18,7 @@ from domicile_testing.directories import RunningDirectory, any_key, directory_se
 from domicile_testing.fences import CELLS, QUIET_IS_OVER, Cells, check_refuses, gateway
 
 from domicile.directory import feed
-from domicile.directory.history import Mark, MarkFile, Standing, has_lost, wait_seconds
+from domicile.directory.history import Mark, MarkFile, Standing, furthest, has_lost, wait_seconds
 from domicile.identity import Signer
 from domicile.model import (
     GLOBAL,
@@ -63,6 +63,12 @@ def mark(sequence: int, generation: UUID = ONE, revision: int = 7) -> Mark:
 )
 def test_what_counts_as_lost(seen: Mark | None, found: Standing, lost: bool) -> None:
     assert has_lost(seen, found) is lost
+
+
+def test_a_mark_goes_forward_within_a_generation() -> None:
+    assert furthest(None, mark(5)) == mark(5)
+    assert furthest(mark(7, revision=1), mark(5, revision=9)) == mark(7, revision=9)
+    assert furthest(mark(7), mark(5, OTHER)) == mark(5, OTHER)
 
 
 def test_reports_wait_for_grants_to_expire() -> None:

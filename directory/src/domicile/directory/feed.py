@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Final, Protocol
 
-from domicile.directory.history import Mark, MarkFile, Standing
+from domicile.directory.history import Mark, MarkFile, Standing, furthest
 from domicile.directory.lag import Seen
 from domicile.model import Pin, Position, Unavailable
 from domicile.telemetry import warn
@@ -99,7 +99,7 @@ class Feed:
             # without a position a reader hears nothing, and its stream's staleness tells it so
             with suppress(Unavailable):
                 found = await self._look()
-                if not found.reconciling:
+                if found.current and not found.reconciling:
                     position, trimmed = found.position, found.trimmed
             async with self._news:
                 self._position, self._trimmed, self._seen_at = position, trimmed, asked_at
@@ -108,7 +108,7 @@ class Feed:
 
     async def _look(self) -> Standing:
         found = await self._log.standing(self._mark)
-        self._mark = found.mark
+        self._mark = furthest(self._mark, found.mark)
         async with self._keeping:
             await self._keep()
         return found

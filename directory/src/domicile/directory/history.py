@@ -22,6 +22,9 @@ from domicile.model import PIN_GRANT_SECONDS, InvalidInput, Position
 from domicile.model.pins import Frozen
 from domicile.telemetry import warn
 
+GRACE_SECONDS: Final = 1.0
+"""Before a history that lacks nothing by one process's mark is believed: another may have acknowledged more since the
+last beat, and notices within one of its own."""
 QUIET_SECONDS: Final = PIN_GRANT_SECONDS + LEEWAY_SECONDS
 """Until no grant of before a reconciliation opens a fence any more."""
 
@@ -49,6 +52,14 @@ class Standing(NamedTuple):
     @property
     def mark(self) -> Mark:
         return Mark(position=self.position, revision=self.revision)
+
+
+def furthest(seen: Mark | None, found: Mark) -> Mark:
+    """The later of two marks of one generation; of another one, what was found. Pure."""
+    if seen is None or seen.position.generation != found.position.generation:
+        return found
+    position = max(seen.position, found.position, key=lambda each: each.sequence)
+    return Mark(position=position, revision=max(seen.revision, found.revision))
 
 
 def has_lost(mark: Mark | None, found: Standing) -> bool:

@@ -12,11 +12,12 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Final, cast
+from uuid import UUID
 
 import asyncpg
 
 from domicile.directory.commits import transaction
-from domicile.directory.history import Mark, Standing, has_lost
+from domicile.directory.history import GRACE_SECONDS, Mark, Standing, furthest, has_lost
 from domicile.directory.second_zone import Replication, SecondZone, SecondZoneCheck
 from domicile.directory.transactions import (
     SQL,
@@ -130,6 +131,7 @@ class Storage:
         self._second_zone = SecondZoneCheck(second_zone)
         self._claiming = asyncio.Semaphore(CLAIMS_AT_ONCE)
         self._seen: Mark | None = None
+        self._unbegun: tuple[UUID, float] | None = None
 
     @classmethod
     @asynccontextmanager
@@ -234,7 +236,13 @@ class Storage:
             await connection.execute(SQL["share_topology"], _TOPOLOGY_LOCK)
             await connection.execute(SQL["lock_names"], _SUBJECTS, list(keys))
             await check_settled(connection)
-            yield SubjectTransaction(connection, keys)
+            subject = SubjectTransaction(connection, keys)
+            yield subject
+            clock = await connection.fetchrow(SQL["find_clock"]) if subject.changed else None
+        if clock is not None and self._seen is not None:
+            # what this process has acknowledged it knows of before its next beat
+            told = Position(generation=clock["generation"], sequence=clock["sequence"])
+            self._seen = furthest(self._seen, Mark(position=told, revision=self._seen.revision))
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
@@ -289,9 +297,10 @@ class Storage:
         ``mark``: the furthest that this process has seen. From now on, each new connection is asked first whether
         it leads to a database that has all of that: one that was restored is never behind a connection of before.
         """
+        known = self._seen if mark is None or self._seen is None else furthest(mark, self._seen)
         async with self._transaction() as connection:
-            found = await self._settle(connection, mark)
-        self._seen = found.mark
+            found = await self._settle(connection, known or mark)
+        self._seen = furthest(self._seen, found.mark)
         return found
 
     async def _admit(self, connection: Connection) -> None:
@@ -313,12 +322,20 @@ class Storage:
                 and mark.position.generation != found.position.generation
             ):
                 await connection.execute(SQL["add_loss"], mark.position.generation, mark.revision)
-            elif lost or not found.current:
+            elif lost or (not found.current and self._is_believed(found)):
                 seen = None if mark is None else mark.position.generation
                 await connection.execute(SQL["begin_generation"], seen, lost, 0 if mark is None else mark.revision)
                 warn("generation-begun", verdict="lost" if lost else "whole")
             found = await _stand(connection, mark)
         return found
+
+    def _is_believed(self, found: Standing) -> bool:
+        """Whether a history that nobody has begun was there for long enough for others to miss something in it."""
+        now = asyncio.get_running_loop().time()
+        generation = found.position.generation
+        if self._unbegun is None or self._unbegun[0] != generation:
+            self._unbegun = (generation, now)
+        return now - self._unbegun[1] >= GRACE_SECONDS
 
     @asynccontextmanager
     async def reporting(self) -> AsyncIterator[ReportTransaction]:

@@ -63,6 +63,7 @@ class SubjectTransaction:
     def __init__(self, connection: Connection, keys: Sequence[SubjectKey]) -> None:
         self._connection = connection
         self._keys = list(keys)
+        self.changed = False
 
     async def topology_version(self) -> Version | None:
         return await find_version(self._connection)
@@ -113,12 +114,15 @@ class SubjectTransaction:
     async def place(self, pin: Pin) -> bool:
         """False where the key has a live pin, or a tombstone of that epoch: brought in from a file or by a cell."""
         values = (pin.subject_key, pin.jurisdiction, pin.cell, pin.epoch, pin.state.value)
-        return await self._connection.fetchval(SQL["place_pin"], *values) is not None
+        placed = await self._connection.fetchval(SQL["place_pin"], *values) is not None
+        self.changed |= placed
+        return placed
 
     async def erase(self, pin: Pin, step: int) -> Pin:
         """Leave a tombstone in a pin's place, ``step`` above its epoch."""
         row = await self._connection.fetchrow(SQL["erase_pin"], pin.subject_key, pin.epoch, step)
         assert row is not None
+        self.changed = True
         return pin_of(row)
 
     async def release_aliases(self, key: SubjectKey) -> None:
