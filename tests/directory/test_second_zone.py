@@ -207,7 +207,7 @@ async def test_what_was_acknowledged_is_there_after_the_primary_was_killed(
             async with serving_from(standby, trust, operator) as directory:
                 operators = directory.client(GLOBAL, Role.OPERATOR)
                 async with asyncio.timeout(10):  # others are given a moment to miss something
-                    while (state := await operators.reconciliation()).generation == before:
+                    while (state := await operators.reconciliation()).generation == before:  # noqa: ASYNC110
                         await asyncio.sleep(0.01)
                 assert not state.reconciling
                 keys = [pin.subject_key for pin in acknowledged]
