@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -32,7 +32,7 @@ from domicile.router.sessions import Sessions
 from domicile.router.settings import RouterSettings
 from domicile.router.shedding import Shedder
 from domicile.router.wire import Wire
-from domicile.service import Service
+from domicile.service import Service, ended
 from domicile.telemetry import warn
 from domicile.telemetry.traces import otlp_exporter, start_tracing
 
@@ -129,7 +129,7 @@ async def serve(settings: RouterSettings) -> AsyncIterator[None]:
             keyring=keyring,
         )
         for task in (tokens.keep(settings.key_days * DAY_SECONDS), Follower(replica, directory).run(), shedder.watch()):
-            stack.push_async_callback(_ended, asyncio.create_task(task))
+            stack.push_async_callback(ended, asyncio.create_task(task))
         internal_context = service.internal_context([Role.ROUTER])
         async with (
             operators(service) as handler,
@@ -152,9 +152,3 @@ def _public_context(settings: RouterSettings) -> ssl.SSLContext | None:
         warn("plain-listener")
         return None
     return public_server(settings.public_certificate, settings.public_key)
-
-
-async def _ended(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task
