@@ -23,6 +23,7 @@ class Role(StrEnum):
 
     DIRECTORY = "directory"
     ROUTER = "router"
+    EDGE = "edge"
     APP = "app"
     GATEWAY = "gateway"
     KEYS = "keys"
@@ -105,6 +106,7 @@ class Endpoint(StrEnum):
     GATEWAY_REQUESTS = "gateway.requests"
     ROUTER_INTERNAL = "router.internal"
     EXPLAIN = "router.explain"
+    DECIDE = "router.decide"
     CELL_STORAGE = "storage.cell"
     KEY_STORAGE = "storage.keys"
     DIRECTORY_STORAGE = "storage.directory"
@@ -131,7 +133,7 @@ def _rule(scope: Scope, *roles: Role) -> Rule:
 MATRIX: Final[dict[Endpoint, Rule]] = {
     Endpoint.HEALTH: _rule(Scope.ANY, Role.OPERATOR),
     Endpoint.PINS_READ: _rule(Scope.ANY, Role.ROUTER, Role.APP, Role.GATEWAY, Role.OPERATOR),
-    Endpoint.PINS_FOLLOW: _rule(Scope.ANY, Role.ROUTER, Role.OPERATOR),
+    Endpoint.PINS_FOLLOW: _rule(Scope.ANY, Role.ROUTER, Role.EDGE, Role.OPERATOR),
     Endpoint.PINS_CLAIM: _rule(Scope.ANY, Role.APP),
     Endpoint.PINS_GRANT: _rule(Scope.ANY, Role.GATEWAY),
     Endpoint.PINS_ERASE: _rule(Scope.ANY, Role.GATEWAY),
@@ -150,10 +152,11 @@ MATRIX: Final[dict[Endpoint, Rule]] = {
     Endpoint.FENCES: _rule(Scope.CELL, Role.APP),
     Endpoint.FENCES_REKEY: _rule(Scope.JURISDICTION, Role.OPERATOR),
     Endpoint.ABROAD_READ: _rule(Scope.ANY, Role.APP),
-    Endpoint.APP_REQUESTS: _rule(Scope.JURISDICTION, Role.ROUTER),
+    Endpoint.APP_REQUESTS: _rule(Scope.JURISDICTION, Role.ROUTER, Role.EDGE),
     Endpoint.GATEWAY_REQUESTS: _rule(Scope.JURISDICTION, Role.ROUTER),
     Endpoint.ROUTER_INTERNAL: _rule(Scope.ANY, Role.ROUTER),
     Endpoint.EXPLAIN: _rule(Scope.ANY, Role.OPERATOR),
+    Endpoint.DECIDE: _rule(Scope.JURISDICTION, Role.EDGE),
     Endpoint.CELL_STORAGE: _rule(Scope.CELL, Role.APP, Role.GATEWAY),
     Endpoint.KEY_STORAGE: _rule(Scope.JURISDICTION, Role.KEYS),
     Endpoint.DIRECTORY_STORAGE: _rule(Scope.JURISDICTION, Role.DIRECTORY),

@@ -22,6 +22,8 @@ EPOCH_HEADER: Final = "Domicile-Epoch"
 COUNTRY_HEADER: Final = "Domicile-Observed-Country"
 GUARD_HEADER: Final = "Domicile-Guard"
 TOKEN_HEADER: Final = "Domicile-Token"
+DECISION_HEADER: Final = "Domicile-Decision"
+STATUS_HEADER: Final = "Domicile-Status"
 TOKEN_COOKIE: Final = "__Host-domicile"
 HEADER_PREFIX: Final = "domicile-"
 
