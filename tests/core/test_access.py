@@ -13,6 +13,7 @@ E, R = Endpoint, Role
 # "cell": the same cell; "jurisdiction": the same jurisdiction; "any": also from another; absent: never
 ALLOWED: dict[Endpoint, dict[Role, str]] = {
     E.HEALTH: {R.OPERATOR: "any"},
+    E.READY: {R.EDGE: "jurisdiction", R.OPERATOR: "any"},
     E.PINS_FOLLOW: {R.ROUTER: "any", R.EDGE: "any", R.OPERATOR: "any"},
     E.PINS_READ: {R.ROUTER: "any", R.APP: "any", R.GATEWAY: "any", R.OPERATOR: "any"},
     E.PINS_CLAIM: {R.APP: "any"},
@@ -24,6 +25,7 @@ ALLOWED: dict[Endpoint, dict[Role, str]] = {
     E.ALIASES: {R.APP: "any"},
     E.TOPOLOGY_READ: {
         R.ROUTER: "any",
+        R.EDGE: "any",
         R.APP: "any",
         R.GATEWAY: "any",
         R.KEYS: "any",

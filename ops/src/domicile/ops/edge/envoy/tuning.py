@@ -1,0 +1,23 @@
+"""The times and sizes of the recipe, the router's own where it has them, so that an edge behaves as a router does."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Tuning(BaseModel):
+    """All times in seconds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    head_seconds: float = Field(default=10.0, gt=0, description="for a request's whole head to come in")
+    keepalive_seconds: float = Field(default=75.0, gt=0, description="how long a client's connection may wait")
+    idle_seconds: float = Field(default=60.0, gt=0, description="how long either side may be silent in a message")
+    relay_seconds: float = Field(default=300.0, gt=0, description="how long a WebSocket may be silent")
+    connect_seconds: float = Field(default=2.0, gt=0, description="to connect to one zone before the next")
+    health_seconds: float = Field(default=2.0, gt=0, description="between two health checks of a zone")
+    keys_seconds: float = Field(
+        default=60.0, gt=0, description="between two reads of the directory's keys; a new key is published long before"
+    )
+    replay_bytes: int = Field(default=64 * 1024, gt=0, description="of a body, kept to send it a second time")
+    known_tokens: int = Field(default=20_000, gt=0, description="verified tokens that each worker remembers")
