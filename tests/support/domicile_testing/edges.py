@@ -19,6 +19,7 @@ from loadtests.programs import envoy
 
 from domicile.identity import Signer, write_private
 from domicile.model import Address, Identity, Manifest, Pin, Role
+from domicile.model.wire import TOKEN_HEADER
 from domicile.ops.edge.envoy import Tuning, static
 from domicile.ops.edge.equipment import Equipment, Pair
 from domicile.ops.edge.view import View, view_of
@@ -53,6 +54,10 @@ class Edge:
             auto_decompress=False,
             headers=headers,
         )
+
+    def of(self, pin: Pin) -> aiohttp.ClientSession:
+        """A client with a valid token of this pin."""
+        return self.client(**{TOKEN_HEADER: self.token(pin)})
 
 
 def view(world: World, zone: str = "fra", manifest: Manifest | None = None) -> View:

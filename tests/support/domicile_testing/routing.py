@@ -159,6 +159,8 @@ class Place:
         record = Seen(self.name, request.method, request.raw_path, request.headers, b"")
         self.seen.append(record)
         self.arrived.set()
+        if request.headers.get("Expect") and request.transport is not None:
+            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if self.reads_body:
             record.body = await request.read()
         return await self.handler(request)

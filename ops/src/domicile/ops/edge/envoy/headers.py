@@ -44,6 +44,10 @@ def early(view: View) -> Message:
     forged = all_but(HEADER_PREFIX, TOKEN_HEADER.lower())
     steps: list[Message] = [{"remove_on_match": {"key_matcher": matching(forged)}}]
     steps += [{"remove": name} for name in view.untrusted]
+    token = TOKEN_HEADER.lower()
+    # of a field that is given twice a route would see the first alone: as one value it can be told
+    one = f"%CEL('{token}' in request.headers ? request.headers['{token}'] : '')%"
+    steps.append({"append": {"header": {"key": token, "value": one}, "append_action": "OVERWRITE_IF_EXISTS"}})
     name = "http.early_header_mutation.header_mutation"
     return extension(name, "http.early_header_mutation.header_mutation.v3.HeaderMutation", mutations=steps)
 

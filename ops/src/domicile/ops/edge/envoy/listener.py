@@ -94,9 +94,10 @@ def _own_answers() -> Message:
     unavailable = {
         "filter": {
             "status_code_filter": {
-                "comparison": {"op": "EQ", "value": {"default_value": Unavailable.status, "runtime_key": "domicile"}}
+                "comparison": {"op": "GE", "value": {"default_value": 502, "runtime_key": "domicile.unserved"}}
             }
         },
+        "status_code": Unavailable.status,
         "body_format_override": problem(Unavailable.code),
         "headers_to_add": [
             {

@@ -1,8 +1,8 @@
 """Which requests an edge may send to a cell itself: those on a subject's own path, with a valid token of a cell here.
 
-Every other one goes to a router, which knows what to make of it: no token or a bad one, a path that belongs to nobody
-or that two readers read differently, a subject named by path or host, a home in another jurisdiction, a cell that is
-newer than this configuration.
+Every other one goes to a router, which knows what to make of it: no token, a bad one or several, a path that belongs
+to nobody or that two readers read differently, a subject named by path or host, a home in another jurisdiction, a cell
+that is newer than this configuration.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from typing import Any, Final
 
 from domicile.model.rules import PathRule
-from domicile.model.wire import CELL_HEADER, EPOCH_HEADER, GUARD_HEADER, SUBJECT_KEY_HEADER
+from domicile.model.wire import CELL_HEADER, EPOCH_HEADER, GUARD_HEADER, SUBJECT_KEY_HEADER, TOKEN_COOKIE, TOKEN_HEADER
 from domicile.ops.edge.envoy.clusters import ROUTERS
 from domicile.ops.edge.envoy.proto import Message, extension, matching, seconds
 from domicile.ops.edge.envoy.tuning import Tuning
@@ -37,7 +37,14 @@ def _field(name: str, pattern: str, **more: Any) -> Message:
 
 def _for_routers(view: View) -> list[list[Message]]:
     """Each a set of fields that a request must have to be left to a router, whatever token it carries."""
-    found = [[_field(":path", _AMBIGUOUS)], [_field(":path", re.escape(GATEWAY_PATHS) + ".*")]]
+    in_cookie = {"name": "cookie", "string_match": {"contains": f"{TOKEN_COOKIE}="}}
+    found: list[list[Message]] = [
+        [{"name": TOKEN_HEADER, "present_match": True}, in_cookie],
+        [{"name": TOKEN_HEADER, "string_match": {"contains": ","}}],
+        [in_cookie, _field("cookie", f".*{re.escape(TOKEN_COOKIE)}=.*{re.escape(TOKEN_COOKIE)}=.*")],
+        [_field(":path", _AMBIGUOUS)],
+        [_field(":path", re.escape(GATEWAY_PATHS) + ".*")],
+    ]
     found += [[_field(":path", rf"{pattern}(?:\?.*)?")] for pattern in view.named_paths]
     found += [[_field(":authority", f"(?i:{pattern})")] for pattern in view.named_hosts]
     pinned: list[PathRule] = []
@@ -50,31 +57,33 @@ def _for_routers(view: View) -> list[list[Message]]:
     return found
 
 
-def _retrying(tuning: Tuning, zones: int, routers: int, *, safe: bool) -> Message:
+def _retrying(endpoints: int, idle: float, *, safe: bool) -> Message:
     """Each attempt goes to the next endpoint: what a guard refused before any handler ran, what was never sent, and
     of what can't take effect twice also what was lost."""
     lost = ",reset" if safe else ""
     return {
         "retry_on": f"connect-failure,refused-stream,retriable-headers{lost}",
         "retriable_headers": [{"name": GUARD_HEADER, "present_match": True}],
-        "num_retries": zones + routers,
+        "num_retries": endpoints,
         "retry_priority": extension(
             "retry_priorities.previous_priorities",
             "retry.priority.previous_priorities.v3.PreviousPrioritiesConfig",
             update_frequency=1,
         ),
         "retry_back_off": {"base_interval": "0.001s", "max_interval": "0.01s"},
-        "per_try_idle_timeout": seconds(tuning.idle_seconds),
+        "per_try_idle_timeout": seconds(idle),
     }
 
 
-def _action(view: View, tuning: Tuning, target: Message, *, idle: float, zones: int, safe: bool) -> Message:
+def _action(view: View, target: Message, *, idle: float, zones: int, safe: bool) -> Message:
+    """``idle``: seconds of silence until an attempt is given up; the request itself lasts as long as all of them."""
+    endpoints = zones + len(view.routers)
     return {
         **target,
         "timeout": "0s",
-        "idle_timeout": seconds(idle),
+        "idle_timeout": seconds(idle * (endpoints + 1)),
         "cluster_not_found_response_code": "SERVICE_UNAVAILABLE",
-        "retry_policy": _retrying(tuning, zones, len(view.routers), safe=safe),
+        "retry_policy": _retrying(endpoints, idle, safe=safe),
     }
 
 
@@ -95,7 +104,7 @@ def _to_cells(view: View, tuning: Tuning) -> list[Message]:
     return [
         {
             "match": {"prefix": "/", "headers": [*told, *fields]},
-            "route": _action(view, tuning, target, idle=idle, zones=zones, safe=safe),
+            "route": _action(view, target, idle=idle, zones=zones, safe=safe),
         }
         for fields, idle, safe in ways
     ]
@@ -103,7 +112,7 @@ def _to_cells(view: View, tuning: Tuning) -> list[Message]:
 
 def routes(view: View, tuning: Tuning) -> Message:
     """The route table. Unknown cells, closed ones and those of another jurisdiction are not in it."""
-    router = _action(view, tuning, {"cluster": ROUTERS}, idle=tuning.relay_seconds, zones=0, safe=False)
+    router = _action(view, {"cluster": ROUTERS}, idle=tuning.relay_seconds, zones=0, safe=False)
     found = [{"match": {"prefix": "/", "headers": fields}, "route": router} for fields in _for_routers(view)]
     if view.cells and view.by_token:
         found += _to_cells(view, tuning)
