@@ -7,6 +7,7 @@ cannot do is said in ``cannot``, by the name of the test, with the reason.
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -15,13 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from loadtests.programs import envoy
+from loadtests.programs import envoy, nginx, nginx_module
 
 from domicile.identity import Signer, write_private
 from domicile.model import Address, Identity, Manifest, Pin, Role
 from domicile.model.wire import TOKEN_HEADER
 from domicile.ops.edge.envoy import Tuning, static
 from domicile.ops.edge.equipment import Equipment, Pair
+from domicile.ops.edge.nginx import Memory
+from domicile.ops.edge.nginx import Tuning as NginxTuning
+from domicile.ops.edge.nginx import configuration as nginx_configuration
 from domicile.ops.edge.view import View, view_of
 from domicile_testing.certificates import DEPLOYMENT
 from domicile_testing.databases import free_port
@@ -33,17 +37,23 @@ IDLE_SECONDS = 1.0
 
 @dataclass
 class Edge:
-    """An edge that runs in a zone of a world. ``signer`` signs tokens as a router of the world does."""
+    """An edge that runs in a zone of a world. ``signer`` signs tokens as a router of the world does. ``asks``: a router
+    is asked whom a request is for, and the answer kept."""
 
     world: World
     address: Address
     folder: Path
     signer: Signer
     pid: int = 0
+    asks: bool = False
+    _tokens: dict[tuple[Pin, str, float, str], str] = field(default_factory=dict)
 
     def token(self, pin: Pin, *, issuer: str = DEPLOYMENT, age: float = 0, signer: Signer | None = None) -> str:
-        """A residency token of a pin, issued ``age`` seconds ago."""
-        return (signer or self.signer).residency_token(pin, issuer, clock=lambda: time.time() - age)
+        """A residency token of a pin, issued ``age`` seconds ago; the same one each time."""
+        told = (pin, issuer, age, (signer or self.signer).kid)
+        if told not in self._tokens:
+            self._tokens[told] = (signer or self.signer).residency_token(pin, issuer, clock=lambda: time.time() - age)
+        return self._tokens[told]
 
     def client(self, **headers: str) -> aiohttp.ClientSession:
         """Speaks HTTP/1.1 to the edge as clients do, and sends these header fields each time."""
@@ -147,8 +157,59 @@ class Kind:
     program: Callable[[], Any]
     run: Callable[[World, str], AbstractAsyncContextManager[Edge]]
     cannot: Mapping[str, str] = field(default_factory=dict)
+    asks: bool = False
 
 
+def nginx_edge(memory: Memory) -> Callable[[World, str], AbstractAsyncContextManager[Edge]]:
+    @asynccontextmanager
+    async def run(world: World, zone: str) -> AsyncIterator[Edge]:
+        brought = equipment(world, zone)
+        folder = world.folder / f"nginx-{zone}"
+        (folder / "temp").mkdir(parents=True)
+        edge = Edge(world, brought.address, folder, trusted_signer(world), asks=True)
+        tuning = NginxTuning(idle_seconds=IDLE_SECONDS)
+        text = nginx_configuration(view(world, zone), brought, memory, tuning=tuning)
+        (folder / "nginx.conf").write_text(text)
+        async with started(nginx_command(folder), folder, brought.listen) as edge.pid:
+            yield edge
+
+    return run
+
+
+def nginx_command(folder: Path) -> list[str]:
+    """By the ``nginx.conf`` in ``folder``. As root its worker stays root: our folders are nobody else's to enter."""
+    user = " user root;" if os.getuid() == 0 else ""
+    return [nginx(), "-p", str(folder), "-e", "stderr", "-c", "nginx.conf", "-g", f"daemon off;{user}"]
+
+
+def with_modules(*names: str) -> Callable[[], None]:
+    """Raises Unmeasured where nginx or one of its modules isn't installed."""
+
+    def program() -> None:
+        nginx()
+        for name in names:
+            nginx_module(name)
+
+    return program
+
+
+_ASKS = "asks a router who is meant, and forwards by itself"
+_OF_NGINX = {
+    "test_a_zone_that_drains_is_left_without_an_answer_lost": "nginx without a subscription asks nobody about his health",
+    "test_an_applications_own_421_passes_through": "looks at the status alone: another 421 is tried again at a router",
+    "test_a_body_is_asked_for_by_whoever_takes_it": "nginx asks for a body before it answers at all",
+    "test_without_a_token_a_router_decides": _ASKS,
+    "test_after_a_move_the_new_home_serves": _ASKS,
+    "test_a_body_that_cannot_be_sent_again_is_503": _ASKS,
+}
+_FIRST = "nginx tells its configuration the first of several fields of a name, and sends on no other"
 KINDS: dict[str, Kind] = {
     "envoy": Kind(envoy, envoy_edge),
+    "nginx-cache": Kind(
+        with_modules("http-set-misc", "http-headers-more-filter"),
+        nginx_edge(Memory.CACHE),
+        _OF_NGINX | {"test_tokens_that_disagree_are_refused": _FIRST},
+        asks=True,
+    ),
+    "nginx-lua": Kind(with_modules("http-lua"), nginx_edge(Memory.LUA), _OF_NGINX, asks=True),
 }

@@ -57,6 +57,14 @@ class Identity:
         return f"spiffe://{self.deployment}/{self.jurisdiction}/{self.role}/{self.name}"
 
     @property
+    def dns_name(self) -> str:
+        """The same without the zone, for proxies that check no URI names (RFC 6125 has them look at DNS names): every
+        process of a cell in one role, or of a jurisdiction. Nobody resolves it; ``.internal`` is nobody's to register.
+        """
+        place = f"{self.cell}.{self.jurisdiction}" if self.cell is not None else self.jurisdiction
+        return f"{self.role}.{place}.{self.deployment}.domicile.internal"
+
+    @property
     def cell(self) -> str | None:
         cell, dot, _ = self.name.partition(".")
         return cell if dot else None
