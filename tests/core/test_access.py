@@ -14,7 +14,7 @@ E, R = Endpoint, Role
 ALLOWED: dict[Endpoint, dict[Role, str]] = {
     E.HEALTH: {R.OPERATOR: "any"},
     E.READY: {R.EDGE: "jurisdiction", R.OPERATOR: "any"},
-    E.PINS_FOLLOW: {R.ROUTER: "any", R.OPERATOR: "any"},
+    E.PINS_FOLLOW: {R.ROUTER: "any", R.EDGE: "any", R.OPERATOR: "any"},
     E.PINS_READ: {R.ROUTER: "any", R.APP: "any", R.GATEWAY: "any", R.OPERATOR: "any"},
     E.PINS_CLAIM: {R.APP: "any"},
     E.PINS_GRANT: {R.GATEWAY: "any"},

@@ -135,7 +135,7 @@ MATRIX: Final[dict[Endpoint, Rule]] = {
     Endpoint.HEALTH: _rule(Scope.ANY, Role.OPERATOR),
     Endpoint.READY: _rule(Scope.JURISDICTION, Role.EDGE),
     Endpoint.PINS_READ: _rule(Scope.ANY, Role.ROUTER, Role.APP, Role.GATEWAY, Role.OPERATOR),
-    Endpoint.PINS_FOLLOW: _rule(Scope.ANY, Role.ROUTER, Role.OPERATOR),
+    Endpoint.PINS_FOLLOW: _rule(Scope.ANY, Role.ROUTER, Role.EDGE, Role.OPERATOR),
     Endpoint.PINS_CLAIM: _rule(Scope.ANY, Role.APP),
     Endpoint.PINS_GRANT: _rule(Scope.ANY, Role.GATEWAY),
     Endpoint.PINS_ERASE: _rule(Scope.ANY, Role.GATEWAY),

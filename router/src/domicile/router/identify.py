@@ -6,6 +6,7 @@ subjects is served by the new set.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -41,7 +42,7 @@ class Identified:
     ``authenticated``: by the application's JWT or a trusted peer. ``token``: a valid one that came along.
 
     ``rule``: the one that fired. ``distrusted``: fields, in lower case, that a rule believes from others than who
-    sent this request: they go no further.
+    sent this request: they go no further. ``until``: when the first of its proofs expires (seconds since 1970).
     """
 
     keys: tuple[SubjectKey, ...]
@@ -49,6 +50,7 @@ class Identified:
     token: ResidencyToken | None
     rule: str | None = None
     distrusted: frozenset[str] = _NONE
+    until: float = math.inf
 
 
 class RuleSet:
@@ -87,6 +89,7 @@ class RuleSet:
         authenticated = False
         token: ResidencyToken | None = None
         invalid: TokenInvalid | None = None
+        until = math.inf
         for each in self._readers:
             try:
                 proof = await each.read(evidence)
@@ -110,6 +113,7 @@ class RuleSet:
                 keys = frozenset(named)
             authenticated = authenticated or proof.authenticated
             token = token or proof.token
+            until = min(until, proof.until)
         if fired is None and evidence.pinned:
             raise invalid or Unauthenticated("this path is a subject's own", remedy="send a session token")
         return Identified(
@@ -118,6 +122,7 @@ class RuleSet:
             token,
             fired.label if fired is not None else None,
             self.distrusted(evidence),
+            until,
         )
 
 

@@ -7,7 +7,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final, cast
 
 from aiohttp import web
@@ -19,7 +19,7 @@ from domicile.router.decide import Listener
 from domicile.router.downstream import Clients, Downstream
 from domicile.router.front import Front
 from domicile.router.splice import Splicer, foreign_hosts
-from domicile.service import Service
+from domicile.service import Service, ended
 from domicile.telemetry import log
 
 HANDSHAKE_SECONDS: Final = 10.0
@@ -141,7 +141,5 @@ def _bound(address: Address, *, shared: bool) -> socket.socket:
 
 
 async def _stopped(accepting: asyncio.Task[None], bound: socket.socket) -> None:
-    accepting.cancel()
-    with suppress(asyncio.CancelledError):
-        await accepting
+    await ended(accepting)
     bound.close()

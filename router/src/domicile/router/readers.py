@@ -6,6 +6,7 @@ counts only where nobody else is found, since browsers send a stale cookie along
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -61,12 +62,13 @@ class Evidence:
 @dataclass(frozen=True, slots=True)
 class Proof:
     """``keys``: whom it names, by each pepper that its reader knows. ``authenticated``: somebody vouches for it who
-    may; a token, a path or a host only says so.
+    may; a token, a path or a host only says so. ``until``: seconds since 1970.
     """
 
     keys: tuple[SubjectKey, ...]
     authenticated: bool
     token: ResidencyToken | None = None
+    until: float = math.inf
 
 
 class Reader(Protocol):
@@ -89,7 +91,10 @@ class JwtReader:
 
     async def read(self, evidence: Evidence) -> Proof | None:
         token = self._bearer(evidence.headers) if self._cookie is None else self._of_cookie(evidence.headers)
-        return None if token is None else Proof(await self._sessions.subject(token), True)
+        if token is None:
+            return None
+        session = await self._sessions.session(token)
+        return Proof(session.keys, True, until=session.expires)
 
     @staticmethod
     def _bearer(headers: Headers) -> str | None:
@@ -132,7 +137,7 @@ class TokenReader:
             if valid is None or token.epoch > valid.epoch:
                 valid = token
         if valid is not None:
-            return Proof((valid.sub,), False, valid)
+            return Proof((valid.sub,), False, valid, valid.exp)
         if invalid is not None:
             raise invalid
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -18,6 +18,7 @@ from domicile.router.application_keys import KeyAddress, KeyFile, fetch_over_htt
 from domicile.router.atlas import Atlas
 from domicile.router.country import Countries
 from domicile.router.decide import Listener
+from domicile.router.decisions import Decider, decide_routes
 from domicile.router.explain import Explainer, explain_route
 from domicile.router.follow import Follower, require_fit
 from domicile.router.front import Front
@@ -32,7 +33,7 @@ from domicile.router.sessions import Sessions
 from domicile.router.settings import RouterSettings
 from domicile.router.shedding import Shedder
 from domicile.router.wire import Wire
-from domicile.service import Service
+from domicile.service import Service, ended
 from domicile.telemetry import warn
 from domicile.telemetry.traces import otlp_exporter, start_tracing
 
@@ -128,9 +129,10 @@ async def serve(settings: RouterSettings) -> AsyncIterator[None]:
             health=health,
             keyring=keyring,
         )
+        decide_routes(service, Decider(front, atlas))
         for task in (tokens.keep(settings.key_days * DAY_SECONDS), Follower(replica, directory).run(), shedder.watch()):
-            stack.push_async_callback(_ended, asyncio.create_task(task))
-        internal_context = service.internal_context([Role.ROUTER])
+            stack.push_async_callback(ended, asyncio.create_task(task))
+        internal_context = service.internal_context([Role.ROUTER, Role.EDGE])
         async with (
             operators(service) as handler,
             listening(front, Listener.INTERNAL, settings.address(), internal_context, others=handler),
@@ -152,9 +154,3 @@ def _public_context(settings: RouterSettings) -> ssl.SSLContext | None:
         warn("plain-listener")
         return None
     return public_server(settings.public_certificate, settings.public_key)
-
-
-async def _ended(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task
