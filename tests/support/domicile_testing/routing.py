@@ -187,7 +187,7 @@ class Directory:
         self.pins: dict[SubjectKey, Pin] = {}
         self.keys: dict[str, SigningKey] = {}
         self.asked: list[SubjectKey] = []
-        self.key_reads = 0
+        self.key_reads = self.residency_reads = 0
         self.retired: list[str] = []
         self.reached = asyncio.Event()
         self.gate = asyncio.Event()
@@ -199,10 +199,10 @@ class Directory:
         self._settings: ProcessSettings = settings
         self._stack = AsyncExitStack()
 
-    def publish(self, manifest: Manifest) -> None:
-        """The next revision of the topology."""
-        self._revision += 1
-        self._document = sign_topology(self._operator, DEPLOYMENT, self._revision, manifest.topology())
+    def publish(self, manifest: Manifest, *, by: Signer | None = None, revision: int | None = None) -> None:
+        """A revision of the topology, the next one and by the operator unless told otherwise."""
+        self._revision = self._revision + 1 if revision is None else revision
+        self._document = sign_topology(by or self._operator, DEPLOYMENT, self._revision, manifest.topology())
 
     def _service(self) -> Service:
         service = Service(self._settings, self._ready)
@@ -248,6 +248,7 @@ class Directory:
         return json_response(JWKS(keys=list(self.keys.values())))
 
     async def _residency_keys(self, _: web.Request) -> web.Response:
+        self.residency_reads += 1
         return json_response(JWKS(keys=[key for key in self.keys.values() if key.domicile_use == "residency"]))
 
     async def _publish(self, request: web.Request) -> web.Response:

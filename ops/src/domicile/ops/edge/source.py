@@ -88,12 +88,16 @@ class Source:
         finally:
             await directory.close()
 
-    def read(self, document: TopologyDocument) -> Manifest:
-        """A topology that one of the operators signed. Raises TokenInvalid, InvalidInput, ManifestError."""
+    def operator_keys(self) -> list[bytes]:
+        """Raises InvalidInput for a folder without one."""
         keys = [path.read_bytes() for path in sorted(self.operators.glob("*.pem"))]
         if not keys:
             raise InvalidInput("holds no key (*.pem)", where=str(self.operators), remedy="see DOMICILE_OPERATORS")
-        topology = verify_topology(document, self.vantage.deployment, keys)
+        return keys
+
+    def read(self, document: TopologyDocument) -> Manifest:
+        """A topology that one of the operators signed. Raises TokenInvalid, InvalidInput, ManifestError."""
+        topology = verify_topology(document, self.vantage.deployment, self.operator_keys())
         return parse_manifest(topology, source=f"topology revision {document.revision}")
 
     async def manifest(self) -> Manifest:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from domicile.model.access import Identity, Role
-from domicile.model.addresses import literal
 from domicile.model.errors import InvalidInput
 from domicile.model.manifest import CellState, Manifest, Router
 from domicile.model.rules import (
@@ -47,11 +46,6 @@ class EdgeCell:
 
     name: str
     zones: tuple[Zone, ...]
-
-    @property
-    def has_names(self) -> bool:
-        """Whether an address of it is a name, which the proxy has to resolve."""
-        return any(literal(zone.address) is None for zone in self.zones)
 
 
 @dataclass(frozen=True, slots=True)

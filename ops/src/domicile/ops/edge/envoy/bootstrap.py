@@ -1,22 +1,57 @@
-"""The whole of Envoy's configuration in one file, as of one topology."""
+"""Envoy's configuration as files: one that says all of it, or several that a running Envoy follows (xDS by files).
+
+Pure: text by name. Who writes the files, and in which order, is ``watch``'s concern.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from domicile.model.manifest import Address
-from domicile.ops.edge.envoy.clusters import ROUTERS, cell_cluster, directory_cluster, router_cluster, written
+from domicile.ops.edge.envoy.clusters import (
+    ROUTERS,
+    assignment,
+    cell_cluster,
+    directory_cluster,
+    discovered,
+    has_names,
+    router_cluster,
+    written,
+)
 from domicile.ops.edge.envoy.listener import listener
-from domicile.ops.edge.envoy.proto import Message, socket
-from domicile.ops.edge.envoy.routes import routes
+from domicile.ops.edge.envoy.proto import Message, extension, socket, typed
+from domicile.ops.edge.envoy.routes import ROUTES, routes
 from domicile.ops.edge.envoy.tuning import Tuning
 from domicile.ops.edge.equipment import Equipment
 from domicile.ops.edge.view import View
 
+BOOTSTRAP: Final = "envoy.json"
+LISTENERS: Final = "listeners.json"
+CLUSTERS: Final = "clusters.json"
+ROUTE_TABLE: Final = "routes.json"
+ENDPOINTS: Final = "endpoints"
 
-def admin(address: Address | None) -> Message:
-    return {} if address is None else {"admin": {"address": socket(address)}}
+
+def _shown(message: Message) -> str:
+    return json.dumps(message, indent=1) + "\n"
+
+
+def _process(view: View, tuning: Tuning, admin_at: Address | None) -> Message:
+    limit = extension(
+        "resource_monitors.global_downstream_max_connections",
+        "resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
+        max_active_downstream_connections=tuning.clients,
+    )
+    admin = {} if admin_at is None else {"admin": {"address": socket(admin_at)}}
+    return {
+        "node": {"id": f"edge-{view.zone}", "cluster": f"{view.deployment}-{view.jurisdiction}"},
+        "overload_manager": {"resource_monitors": [limit]},
+        **admin,
+    }
 
 
 def static(
@@ -27,9 +62,9 @@ def static(
     jwks: Path | None = None,
     admin_at: Address | None = None,
 ) -> str:
-    """A bootstrap file (JSON, which Envoy takes as it takes YAML) that needs nobody to go on.
+    """A bootstrap file (JSON, which Envoy takes as it takes YAML) as of one topology.
 
-    ``jwks``: a file in place of the directory's key set. Pure.
+    ``jwks``: a file in place of the directory's key set; Envoy reads it once.
     """
     tuning = tuning or Tuning()
     clusters = [cell_cluster(view, equipment, cell, tuning, written(cell.name, view, cell)) for cell in view.cells]
@@ -38,4 +73,71 @@ def static(
         clusters.append(directory_cluster(view, equipment, tuning))
     open_at = listener(view, equipment, tuning, {"route_config": routes(view, tuning)}, jwks=jwks)
     resources = {"listeners": [open_at], "clusters": clusters}
-    return json.dumps({**admin(admin_at), "static_resources": resources}, indent=1)
+    return _shown({**_process(view, tuning, admin_at), "static_resources": resources})
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """What a running Envoy follows. ``clusters`` by name; ``endpoints``: text by the name of the file, below the
+    folder."""
+
+    bootstrap: str
+    listeners: str
+    routes: str
+    clusters: Mapping[str, Message]
+    endpoints: Mapping[str, str]
+
+
+def _source(path: Path) -> Message:
+    return {"path_config_source": {"path": str(path)}, "resource_api_version": "V3"}
+
+
+def resources(kind: str, found: list[Message]) -> str:
+    """The content of a file of one kind of resource: Listener, Cluster, and so on, by the end of its type's name."""
+    return _shown({"resources": [typed(kind, **each) for each in found]})
+
+
+def clusters_text(clusters: Mapping[str, Message]) -> str:
+    return resources("config.cluster.v3.Cluster", list(clusters.values()))
+
+
+def dynamic(
+    view: View,
+    equipment: Equipment,
+    folder: Path,
+    *,
+    tuning: Tuning | None = None,
+    admin_at: Address | None = None,
+) -> Files:
+    """Files for ``folder``. What changes with the topology is in others than the listener: a changed listener would
+    end its connections."""
+    tuning = tuning or Tuning()
+    endpoints: dict[str, str] = {}
+
+    def endpoints_of(name: str, cell_name: str | None = None) -> Message:
+        cell = next((each for each in view.cells if each.name == cell_name), None)
+        if has_names(view, cell):
+            return written(name, view, cell)
+        file = f"{ENDPOINTS}/{name}.json"
+        found = assignment(name, view, cell)
+        endpoints[file] = resources("config.endpoint.v3.ClusterLoadAssignment", [found])
+        return discovered(_source(folder / file))
+
+    found = [cell_cluster(view, equipment, cell, tuning, endpoints_of(cell.name, cell.name)) for cell in view.cells]
+    found.append(router_cluster(view, equipment, tuning, endpoints_of(ROUTERS)))
+    found.append(directory_cluster(view, equipment, tuning))
+    followed = {"rds": {"route_config_name": ROUTES, "config_source": _source(folder / ROUTE_TABLE)}}
+    bootstrap = {
+        **_process(view, tuning, admin_at),
+        "dynamic_resources": {
+            "lds_config": _source(folder / LISTENERS),
+            "cds_config": _source(folder / CLUSTERS),
+        },
+    }
+    return Files(
+        bootstrap=_shown(bootstrap),
+        listeners=resources("config.listener.v3.Listener", [listener(view, equipment, tuning, followed)]),
+        routes=resources("config.route.v3.RouteConfiguration", [routes(view, tuning)]),
+        clusters={each["name"]: each for each in found},
+        endpoints=endpoints,
+    )

@@ -157,6 +157,7 @@ def cell_cluster(view: View, equipment: Equipment, cell: EdgeCell, tuning: Tunin
         "health_checks": [_checked(view, cell, tuning)],
         "outlier_detection": _ejecting(),
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+        "ignore_health_on_host_removal": True,
         "typed_extension_protocol_options": _protocols(tuning, [to_cells()], negotiated=True),
         **endpoints,
     }
@@ -172,12 +173,21 @@ def router_cluster(view: View, equipment: Equipment, tuning: Tuning, endpoints: 
     }
 
 
-def written(name: str, view: View, cell: EdgeCell | None = None) -> Message:
-    """Endpoints that are part of the cluster; names among them are resolved again and again."""
+def has_names(view: View, cell: EdgeCell | None) -> bool:
+    """Whether an address of a cluster is a name, which Envoy then resolves again and again."""
     addresses = [zone.address for zone in cell.zones] if cell is not None else []
-    addresses += [router.public for router in view.routers]
-    named = any(literal(address) is None for address in addresses)
-    return {"type": "STRICT_DNS" if named else "STATIC", "load_assignment": assignment(name, view, cell)}
+    return any(literal(address) is None for address in [*addresses, *(router.public for router in view.routers)])
+
+
+def written(name: str, view: View, cell: EdgeCell | None = None) -> Message:
+    """Endpoints that are part of the cluster."""
+    kind = "STRICT_DNS" if has_names(view, cell) else "STATIC"
+    return {"type": kind, "load_assignment": assignment(name, view, cell)}
+
+
+def discovered(source: Message) -> Message:
+    """Endpoints that Envoy takes from elsewhere, and follows there."""
+    return {"type": "EDS", "eds_cluster_config": {"eds_config": source}}
 
 
 def directory_cluster(view: View, equipment: Equipment, tuning: Tuning) -> Message:

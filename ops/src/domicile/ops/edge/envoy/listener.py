@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 
 from domicile.identity.tokens import LEEWAY_SECONDS
 from domicile.model.errors import Unavailable
-from domicile.model.wire import GUARD_HEADER, PROBLEM_TYPE, RESIDENCY_KEYS_PATH, TOKEN_COOKIE, TOKEN_HEADER
+from domicile.model.wire import GUARD_HEADER, PROBLEM_TYPE, RESIDENCY_KEYS_PATH, TOKEN_COOKIE, TOKEN_HEADER, Problem
 from domicile.ops.edge.envoy.clusters import BUFFER_BYTES, DIRECTORY
 from domicile.ops.edge.envoy.headers import CLAIMS, early, remembered, to_clients
-from domicile.ops.edge.envoy.proto import Message, certificate, extension, seconds, socket, tls, typed
+from domicile.ops.edge.envoy.proto import Message, certificate, extension, seconds, socket, tls
 from domicile.ops.edge.envoy.tuning import Tuning
 from domicile.ops.edge.equipment import Equipment
 from domicile.ops.edge.view import View
@@ -27,7 +28,7 @@ def _keys(view: View, tuning: Tuning, jwks: Path | None) -> Message:
     """The directory's set for residency tokens alone: Envoy looks at no ``typ``, so that a pin grant must not be signed
     by a key that it knows."""
     if jwks is not None:
-        return {"local_jwks": {"filename": str(jwks.absolute()), "watched_directory": {"path": str(jwks.parent)}}}
+        return {"local_jwks": {"filename": str(jwks.absolute())}}
     uri = {
         "uri": f"https://{view.directory[0]}{RESIDENCY_KEYS_PATH}",
         "cluster": DIRECTORY,
@@ -62,24 +63,35 @@ def _tokens(view: View, tuning: Tuning, jwks: Path | None) -> Message:
     )
 
 
+_STALE: Final = """
+function envoy_on_response(answer)
+  local fields = answer:headers()
+  if fields:get("{guard}") == nil then return end
+  fields:replace(":status", "{status}")
+  fields:replace("retry-after", "{seconds}")
+  fields:replace("content-type", "{kind}")
+  local length = answer:body(true):setBytes([[{problem}]])
+  fields:replace("content-length", length)
+end
+"""
+
+
 def _stale() -> Message:
     """A guard's refusal that could not be sent on to a router, its request being too long to be kept: 503."""
-    name = {
-        "name": "envoy.matching.inputs.response_headers",
-        "typed_config": typed("type.matcher.v3.HttpResponseHeaderMatchInput", header_name=GUARD_HEADER.lower()),
-    }
-    refused = {"single_predicate": {"input": name, "value_match": {"safe_regex": {"google_re2": {}, "regex": ".+"}}}}
-    policy = extension(
-        "http.custom_response.local_response_policy",
-        "http.custom_response.local_response_policy.v3.LocalResponsePolicy",
-        status_code=Unavailable.status,
+    problem = Problem(
+        title=HTTPStatus(Unavailable.status).phrase,
+        status=Unavailable.status,
+        code=Unavailable.code,
+        detail="the subject's home changed while its request came in",
     )
-    matchers = [{"predicate": refused, "on_match": {"action": policy}}]
-    return extension(
-        "filters.http.custom_response",
-        "filters.http.custom_response.v3.CustomResponse",
-        custom_response_matcher={"matcher_list": {"matchers": matchers}},
+    script = _STALE.format(
+        guard=GUARD_HEADER.lower(),
+        status=int(problem.status),
+        seconds=RETRY_AFTER_SECONDS,
+        kind=PROBLEM_TYPE,
+        problem=problem.model_dump_json(exclude_none=True),
     )
+    return extension("filters.http.lua", "filters.http.lua.v3.Lua", default_source_code={"inline_string": script})
 
 
 def _own_answers() -> Message:

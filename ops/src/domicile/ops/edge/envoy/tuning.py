@@ -16,8 +16,16 @@ class Tuning(BaseModel):
     relay_seconds: float = Field(default=300.0, gt=0, description="how long a WebSocket may be silent")
     connect_seconds: float = Field(default=2.0, gt=0, description="to connect to one zone before the next")
     health_seconds: float = Field(default=2.0, gt=0, description="between two health checks of a zone")
+    topology_seconds: float = Field(default=5.0, gt=0, description="between two looks at the published topology")
+    settle_seconds: float = Field(
+        default=10.0, ge=0, description="for a new cell to be known to Envoy and asked for its health before it is used"
+    )
+    linger_seconds: float = Field(
+        default=300.0, ge=0, description="for what goes on with a cell that was taken away to come to its end"
+    )
     keys_seconds: float = Field(
         default=60.0, gt=0, description="between two reads of the directory's keys; a new key is published long before"
     )
+    clients: int = Field(default=10_000, gt=0, description="clients' connections at a time")
     replay_bytes: int = Field(default=64 * 1024, gt=0, description="of a body, kept to send it a second time")
     known_tokens: int = Field(default=20_000, gt=0, description="verified tokens that each worker remembers")
