@@ -18,6 +18,8 @@ from domicile_testing.edges import KINDS, Edge, Kind
 from domicile_testing.routing import World, pin, routing_world, subject
 from loadtests.cases import Unmeasured
 
+from domicile.model import PinState
+
 BEFORE, AFTER = pin("alice", "eu-1", 2), pin("alice", "eu-2", 4)
 SESSION = "session"
 UNCHECKED: Any = {"verify_signature": False}
@@ -44,6 +46,9 @@ def kind(request: pytest.FixtureRequest) -> Kind:
         found.program()
     except Unmeasured as error:
         pytest.skip(str(error))
+    name = getattr(request.function, "__name__", "")
+    if name in found.cannot:
+        pytest.skip(f"{request.param}: {found.cannot[name]}")
     return found
 
 
@@ -136,7 +141,7 @@ async def test_after_an_erasure_whoever_was_known_is_unknown(edge: Edge, world: 
     async with edge.client() as client:
         await warm(edge, client, headers)
         moved(world)
-        del world.directory.pins[AFTER.subject_key]
+        world.directory.place(pin("alice", "eu-1", 5, PinState.ERASED))
         async with client.get("/notes", headers=headers) as response:
             assert (response.status, (await response.json())["code"]) == (404, "unknown-subject")
 
@@ -211,10 +216,9 @@ async def test_what_names_a_subject_another_way_is_a_routers(edge: Edge, world: 
             async with client.get(path, headers={"Host": host}) as response:
                 assert response.status == 200
             assert "Via" in world.seen[-1].headers
-            async with client.get(
-                path.replace("alice", "carol"), headers={"Host": host.replace("alice", "carol")}
-            ) as r:
-                assert (r.status, (await r.json())["code"]) == (400, "identities-disagree")
+            others, where = {"Host": host.replace("alice", "carol")}, path.replace("alice", "carol")
+            async with client.get(where, headers=others) as response:
+                assert (response.status, (await response.json())["code"]) == (400, "identities-disagree")
     async with edge.client() as client, client.get("/notes", headers={"X-Tenant": "alice"}) as response:
         assert response.status == 401, "a router would believe it of the edge"
 

@@ -39,9 +39,8 @@ class Mover:
             if cell == self.pin.cell and named == (cell, str(self.pin.epoch)):
                 return web.Response(text=(await request.read()).decode())
             self.stale += 1
-            return web.Response(
-                status=421, headers={"Domicile-Guard": "stale-epoch", "Domicile-Epoch": str(self.pin.epoch)}
-            )
+            says = {"Domicile-Guard": "stale-epoch", "Domicile-Epoch": str(self.pin.epoch)}
+            return web.Response(status=421, headers=says)
 
         return answer
 

@@ -16,17 +16,23 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from loadtests.programs import envoy, nginx, nginx_module
+from loadtests.programs import envoy, haproxy, nginx, nginx_module
 
-from domicile.identity import Signer, write_private
+from domicile.client import DirectoryClient
+from domicile.identity import Credentials, Signer, write_private
 from domicile.model import Address, Identity, Manifest, Pin, Role
 from domicile.model.wire import TOKEN_HEADER
 from domicile.ops.edge.envoy import Tuning, static
 from domicile.ops.edge.equipment import Equipment, Pair
+from domicile.ops.edge.haproxy import Tuning as HaproxyTuning
+from domicile.ops.edge.haproxy import files as haproxy_files
+from domicile.ops.edge.haproxy.configuration import CONFIGURATION
+from domicile.ops.edge.haproxy.watch import Watcher
 from domicile.ops.edge.nginx import Memory
 from domicile.ops.edge.nginx import Tuning as NginxTuning
 from domicile.ops.edge.nginx import configuration as nginx_configuration
 from domicile.ops.edge.view import View, view_of
+from domicile.service import ended
 from domicile_testing.certificates import DEPLOYMENT
 from domicile_testing.databases import free_port
 from domicile_testing.routing import World
@@ -182,6 +188,37 @@ def nginx_command(folder: Path) -> list[str]:
     return [nginx(), "-p", str(folder), "-e", "stderr", "-c", "nginx.conf", "-g", f"daemon off;{user}"]
 
 
+@asynccontextmanager
+async def haproxy_edge(world: World, zone: str) -> AsyncIterator[Edge]:
+    """With its map kept, and loaded."""
+    brought = equipment(world, zone)
+    folder = world.folder / f"haproxy-{zone}"
+    folder.mkdir()
+    edge = Edge(world, brought.address, folder, trusted_signer(world), asks=True)
+    tuning = HaproxyTuning(idle_seconds=IDLE_SECONDS, health_seconds=0.2)
+    for name, text in haproxy_files(view(world, zone), brought, folder, tuning=tuning).items():
+        write_private(folder / name, text.encode())
+    command = [haproxy(), "-db", "-f", str(folder / CONFIGURATION)]
+    async with started(command, folder, brought.listen) as edge.pid, watched(world, edge, brought.own):
+        yield edge
+
+
+@asynccontextmanager
+async def watched(world: World, edge: Edge, own: Credentials) -> AsyncIterator[None]:
+    """The map of an HAProxy follows the world's directory inside the context."""
+    directory = DirectoryClient(own, [world.manifest.directory.sites[0].address])
+    loaded = asyncio.Event()
+    watcher = Watcher(directory, edge.folder, "eu", lambda line: loaded.set() if "in the map" in line else None)
+    running = asyncio.create_task(watcher.run())
+    try:
+        async with asyncio.timeout(10):
+            await loaded.wait()
+        yield
+    finally:
+        await ended(running)
+        await directory.close()
+
+
 def with_modules(*names: str) -> Callable[[], None]:
     """Raises Unmeasured where nginx or one of its modules isn't installed."""
 
@@ -194,13 +231,20 @@ def with_modules(*names: str) -> Callable[[], None]:
 
 
 _ASKS = "asks a router who is meant, and forwards by itself"
-_OF_NGINX = {
-    "test_a_zone_that_drains_is_left_without_an_answer_lost": "nginx without a subscription asks nobody about his health",
-    "test_an_applications_own_421_passes_through": "looks at the status alone: another 421 is tried again at a router",
-    "test_a_body_is_asked_for_by_whoever_takes_it": "nginx asks for a body before it answers at all",
+_OF_ASKING = {
     "test_without_a_token_a_router_decides": _ASKS,
     "test_after_a_move_the_new_home_serves": _ASKS,
     "test_a_body_that_cannot_be_sent_again_is_503": _ASKS,
+}
+_OF_NGINX = _OF_ASKING | {
+    "test_a_zone_that_drains_is_left_without_an_answer_lost": "nginx asks nobody about his health",
+    "test_an_applications_own_421_passes_through": "looks at the status alone: another 421 is tried again at a router",
+    "test_a_body_is_asked_for_by_whoever_takes_it": "nginx asks for a body before it answers at all",
+}
+_AGAIN = "the client is told to come again (307), and sends its body itself"
+_OF_HAPROXY = {
+    "test_what_cannot_be_sent_twice_is_503_and_nothing_of_it_is_on_disk": _AGAIN,
+    "test_an_applications_own_421_is_tried_at_a_router_and_passes": "knows a guard's 421 from an application's",
 }
 _FIRST = "nginx tells its configuration the first of several fields of a name, and sends on no other"
 KINDS: dict[str, Kind] = {
@@ -212,4 +256,5 @@ KINDS: dict[str, Kind] = {
         asks=True,
     ),
     "nginx-lua": Kind(with_modules("http-lua"), nginx_edge(Memory.LUA), _OF_NGINX, asks=True),
+    "haproxy": Kind(haproxy, haproxy_edge, _OF_ASKING | _OF_HAPROXY, asks=True),
 }

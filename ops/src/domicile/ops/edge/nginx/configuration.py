@@ -71,7 +71,7 @@ def configuration(view: View, equipment: Equipment, memory: Memory, *, tuning: T
     """Paths of nginx's own are relative to its prefix (``-p``)."""
     return "\n".join(
         [
-            f"# Of an edge in {view.zone}, {view.jurisdiction}, for {view.deployment}: cells of {view.jurisdiction} alone.",
+            f"# An edge of {view.deployment} in {view.zone}: it knows cells of {view.jurisdiction} alone.",
             *(line("load_module", tuning.modules / f"{name}.so") for name in _MODULES[memory]),
             "worker_processes auto;",
             "pid nginx.pid;",
@@ -115,9 +115,8 @@ def _places(view: View) -> Iterable[str]:
         yield from block(f"upstream domicile_{cell.name}", [*servers, "keepalive 64;"])
     routers = [each.public for each in view.routers]
     yield from block("upstream domicile_routers", [*_servers(routers), "keepalive 64;"])
-    yield from block(
-        "upstream domicile_deciders", [*_servers([each.internal for each in view.routers]), "keepalive 32;"]
-    )
+    deciders = [each.internal for each in view.routers]
+    yield from block("upstream domicile_deciders", [*_servers(deciders), "keepalive 32;"])
     upstreams = {cell.name: f"domicile_{cell.name}" for cell in view.cells}
     yield from mapped("$domicile_cell", "$domicile_upstream", {"default": "", **upstreams})
     names = {cell.name: Identity.parse(cell.zones[0].uri).dns_name for cell in view.cells}
@@ -248,8 +247,13 @@ def _home(view: View, *, cache: bool, again: str | None) -> Iterable[str]:
     """``again``: where a guard's 421 goes; None: the body cannot be sent twice."""
     yield "proxy_pass https://$domicile_upstream$request_uri;"
     yield "proxy_ssl_name $domicile_name;"
-    said = {SUBJECT_KEY_HEADER: "$domicile_subject", CELL_HEADER: "$domicile_cell", EPOCH_HEADER: "$domicile_epoch",
-            "Cookie": "$domicile_cookie", TOKEN_HEADER: "", "X-Forwarded-For": "", **dict.fromkeys(_PROXIES, "")}  # fmt: skip
+    said = {
+        SUBJECT_KEY_HEADER: "$domicile_subject",
+        CELL_HEADER: "$domicile_cell",
+        EPOCH_HEADER: "$domicile_epoch",
+        "Cookie": "$domicile_cookie",
+        **dict.fromkeys((TOKEN_HEADER, "X-Forwarded-For", *_PROXIES), ""),
+    }
     yield from _fields(view, said, cache=cache)
     if cache:
         yield "more_clear_input_headers 'X-Forwarded-*';"
