@@ -18,6 +18,11 @@ ALICE = pin("alice", "eu-2", 7)
 HOME = "eu-2.ams"
 
 
+@pytest.fixture(autouse=True)
+def _placed(world: World) -> None:
+    world.directory.place(ALICE)
+
+
 async def test_large_bodies_pass_whole_both_ways(edge: Edge, world: World) -> None:
     sent = bytes(range(256)) * 8000
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from loadtests.programs import envoy
 from domicile.identity import Signer, write_private
 from domicile.model import Address, Identity, Manifest, Pin, Role
 from domicile.model.wire import TOKEN_HEADER
-from domicile.ops.edge.envoy import Tuning, static
+from domicile.ops.edge.envoy import Recipe, Tuning, static
 from domicile.ops.edge.equipment import Equipment, Pair
 from domicile.ops.edge.view import View, view_of
 from domicile_testing.certificates import DEPLOYMENT
@@ -33,13 +34,15 @@ IDLE_SECONDS = 1.0
 
 @dataclass
 class Edge:
-    """An edge that runs in a zone of a world. ``signer`` signs tokens as a router of the world does."""
+    """An edge that runs in a zone of a world. ``signer`` signs tokens as a router of the world does. ``asks``: a router
+    is asked whom a request is for, and the answer kept."""
 
     world: World
     address: Address
     folder: Path
     signer: Signer
     pid: int = 0
+    asks: bool = False
 
     def token(self, pin: Pin, *, issuer: str = DEPLOYMENT, age: float = 0, signer: Signer | None = None) -> str:
         """A residency token of a pin, issued ``age`` seconds ago."""
@@ -128,13 +131,13 @@ TUNING = Tuning(idle_seconds=IDLE_SECONDS, health_seconds=0.2, keys_seconds=0.2)
 
 
 @asynccontextmanager
-async def envoy_edge(world: World, zone: str) -> AsyncIterator[Edge]:
+async def envoy_edge(world: World, zone: str, *, asks: bool = False) -> AsyncIterator[Edge]:
     brought = equipment(world, zone)
     folder = world.folder / f"envoy-{zone}"
     folder.mkdir()
-    edge = Edge(world, brought.address, folder, trusted_signer(world))
+    edge = Edge(world, brought.address, folder, trusted_signer(world), asks=asks)
     file = folder / "envoy.json"
-    file.write_text(static(view(world, zone), brought, tuning=TUNING))
+    file.write_text(static(view(world, zone), brought, Recipe(asks=asks, tuning=TUNING)))
     async with started(envoy_command(file), folder, brought.listen) as edge.pid:
         yield edge
 
@@ -149,6 +152,13 @@ class Kind:
     cannot: Mapping[str, str] = field(default_factory=dict)
 
 
+_ASKS = "asks a router who is meant, and forwards by itself"
+_OF_ENVOY_THAT_ASKS = {
+    "test_without_a_token_a_router_decides": _ASKS,
+    "test_after_a_move_the_new_home_serves": _ASKS,
+    "test_a_body_that_cannot_be_sent_again_is_503": _ASKS,
+}
 KINDS: dict[str, Kind] = {
     "envoy": Kind(envoy, envoy_edge),
+    "envoy-decide": Kind(envoy, partial(envoy_edge, asks=True), _OF_ENVOY_THAT_ASKS),
 }

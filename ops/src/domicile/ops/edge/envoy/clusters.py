@@ -14,12 +14,13 @@ from domicile.model.access import Identity, Role
 from domicile.model.addresses import literal
 from domicile.ops.edge.envoy.headers import to_cells, to_routers
 from domicile.ops.edge.envoy.proto import Message, certificate, extension, seconds, socket, tls, typed
-from domicile.ops.edge.envoy.tuning import Tuning
+from domicile.ops.edge.envoy.recipe import Tuning
 from domicile.ops.edge.equipment import Equipment, Pair
 from domicile.ops.edge.view import EdgeCell, View
 
 ROUTERS: Final = "domicile-routers"
 DIRECTORY: Final = "domicile-directory"
+DECIDERS: Final = "domicile-deciders"
 READY_PATH: Final = "/readyz"
 UPSTREAM_IDLE_SECONDS: Final = 30.0
 """As a router's: an idle connection is closed before the other side does it, with a request on its way."""
@@ -188,6 +189,29 @@ def written(name: str, view: View, cell: EdgeCell | None = None) -> Message:
 def discovered(source: Message) -> Message:
     """Endpoints that Envoy takes from elsewhere, and follows there."""
     return {"type": "EDS", "eds_cluster_config": {"eds_config": source}}
+
+
+def decider_cluster(view: View, equipment: Equipment, tuning: Tuning) -> Message:
+    """The routers' internal listeners, where decisions are asked for, over mutual TLS."""
+    addresses = [router.internal for router in view.routers]
+    named = any(literal(address) is None for address in addresses)
+    endpoints = [
+        {"priority": number, "lb_endpoints": [{"endpoint": {"address": socket(address)}}]}
+        for number, address in enumerate(addresses)
+    ]
+    prefix = f"spiffe://{view.deployment}/{view.jurisdiction}/{Role.ROUTER}/"
+    authority = str(equipment.authority(view.jurisdiction))
+    return _base(DECIDERS, tuning) | {
+        "type": "STRICT_DNS" if named else "STATIC",
+        "transport_socket": _mutual(equipment, authority, prefix, ["http/1.1"]),
+        "outlier_detection": _ejecting(),
+        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+        "load_assignment": {
+            "cluster_name": DECIDERS,
+            "endpoints": endpoints,
+            "policy": {"overprovisioning_factor": _ALL_TO_THE_FIRST},
+        },
+    }
 
 
 def directory_cluster(view: View, equipment: Equipment, tuning: Tuning) -> Message:
