@@ -21,7 +21,7 @@ from loadtests.programs import envoy
 from domicile.identity import Signer, write_private
 from domicile.model import Address, Identity, Manifest, Pin, Role
 from domicile.model.wire import TOKEN_HEADER
-from domicile.ops.edge.envoy import Recipe, Tuning, static
+from domicile.ops.edge.envoy import Health, Recipe, Tuning, static
 from domicile.ops.edge.equipment import Equipment, Pair
 from domicile.ops.edge.view import View, view_of
 from domicile_testing.certificates import DEPLOYMENT
@@ -131,13 +131,15 @@ TUNING = Tuning(idle_seconds=IDLE_SECONDS, health_seconds=0.2, keys_seconds=0.2)
 
 
 @asynccontextmanager
-async def envoy_edge(world: World, zone: str, *, asks: bool = False) -> AsyncIterator[Edge]:
+async def envoy_edge(
+    world: World, zone: str, *, asks: bool = False, health: Health = Health.HTTP
+) -> AsyncIterator[Edge]:
     brought = equipment(world, zone)
     folder = world.folder / f"envoy-{zone}"
     folder.mkdir()
     edge = Edge(world, brought.address, folder, trusted_signer(world), asks=asks)
     file = folder / "envoy.json"
-    file.write_text(static(view(world, zone), brought, Recipe(asks=asks, tuning=TUNING)))
+    file.write_text(static(view(world, zone), brought, Recipe(asks=asks, health=health, tuning=TUNING)))
     async with started(envoy_command(file), folder, brought.listen) as edge.pid:
         yield edge
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import suppress
+import signal
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from domicile.model.errors import InvalidInput
-from domicile.ops.edge.envoy import Recipe, follow, static
+from domicile.ops.edge.envoy import Health, Recipe, follow, static
 from domicile.ops.edge.equipment import Equipment, Pair
 from domicile.ops.edge.source import Source, read_address
 from domicile.ops.edge.view import view_of
@@ -68,6 +68,7 @@ def envoy_command(
     decide: Annotated[
         bool, typer.Option("--decide", help="Ask a router about each request, in place of verifying tokens.")
     ] = False,
+    health: Annotated[Health, typer.Option(help="How applications are asked whether they are ready.")] = Health.HTTP,
     watch: Annotated[
         Path | None,
         typer.Option(help="Keep the files in this folder in step with the topology, until Ctrl-C; print nothing else."),
@@ -85,6 +86,7 @@ def envoy_command(
         equipment = equipment_of(source, listen, public_certificate, public_key, router_authority)
         recipe = Recipe(
             asks=decide,
+            health=health,
             jwks=None if jwks is None else jwks.absolute(),
             admin=None if admin is None else read_address(admin, "--admin"),
         )
@@ -93,5 +95,14 @@ def envoy_command(
             typer.echo(static(view, equipment, recipe), nl=False)
             return
         logging.getLogger("domicile").addHandler(logging.NullHandler())  # what is logged is told in a line
-        with suppress(KeyboardInterrupt):
-            asyncio.run(follow(source, equipment, watch, recipe, told=lambda line: typer.echo(line, err=True)))
+        asyncio.run(_following(source, equipment, watch, recipe))
+
+
+async def _following(source: Source, equipment: Equipment, place: Path, recipe: Recipe) -> None:
+    """Until SIGINT or SIGTERM."""
+    task = asyncio.ensure_future(follow(source, equipment, place, recipe, told=lambda line: typer.echo(line, err=True)))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    await asyncio.wait([task])
+    if not task.cancelled():
+        task.result()

@@ -64,7 +64,7 @@ def static(view: View, equipment: Equipment, recipe: Recipe | None = None) -> st
     """A bootstrap file (JSON, which Envoy takes as it takes YAML) as of one topology."""
     recipe = recipe or Recipe()
     tuning = recipe.tuning
-    clusters = [cell_cluster(view, equipment, cell, tuning, written(cell.name, view, cell)) for cell in view.cells]
+    clusters = [cell_cluster(view, equipment, cell, recipe, written(cell.name, view, cell)) for cell in view.cells]
     clusters.append(router_cluster(view, equipment, tuning, written(ROUTERS, view)))
     clusters += _others(view, equipment, recipe)
     open_at = listener(view, equipment, recipe, {"route_config": routes(view, recipe)})
@@ -113,7 +113,7 @@ def dynamic(view: View, equipment: Equipment, folder: Path, recipe: Recipe | Non
         endpoints[file] = resources("config.endpoint.v3.ClusterLoadAssignment", [found])
         return discovered(_source(folder / file))
 
-    found = [cell_cluster(view, equipment, cell, tuning, endpoints_of(cell.name, cell.name)) for cell in view.cells]
+    found = [cell_cluster(view, equipment, cell, recipe, endpoints_of(cell.name, cell.name)) for cell in view.cells]
     found.append(router_cluster(view, equipment, tuning, endpoints_of(ROUTERS)))
     found += _others(view, equipment, recipe)
     followed = {"rds": {"route_config_name": ROUTES, "config_source": _source(folder / ROUTE_TABLE)}}

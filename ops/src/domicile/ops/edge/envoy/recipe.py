@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from domicile.model.manifest import Address
+
+
+class Health(StrEnum):
+    """How a zone's application is asked whether it is ready."""
+
+    HTTP = "http"
+    GRPC = "grpc"
 
 
 class Tuning(BaseModel):
@@ -40,11 +48,13 @@ class Tuning(BaseModel):
 class Recipe:
     """What an operator may choose.
 
-    ``asks``: a router for a decision on each request (``ext_authz``), in place of verifying tokens itself. ``jwks``: a
-    file of keys in place of the directory's; Envoy reads it once. ``admin``: of Envoy's own administration.
+    ``asks``: a router for a decision on each request (``ext_authz``), in place of verifying tokens itself. ``health``:
+    by what applications are asked. ``jwks``: a file of keys in place of the directory's; Envoy reads it once.
+    ``admin``: of Envoy's own administration.
     """
 
     asks: bool = False
+    health: Health = Health.HTTP
     jwks: Path | None = None
     admin: Address | None = None
     tuning: Tuning = field(default_factory=Tuning)
