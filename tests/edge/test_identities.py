@@ -41,24 +41,20 @@ async def test_a_valid_token_is_served_by_the_home_cell_and_no_router_sees_it(
     assert edge.asks or world.directory.asked == []
 
 
-@pytest.mark.parametrize(
-    ("cookies", "left"),
-    [
-        ("__Host-domicile={}", None),
-        ("__Host-domicile={}; b=2", "b=2"),
-        ("a=1; __Host-domicile={}", "a=1"),
-        ("a=1;__Host-domicile={};b=2", "a=1;b=2"),
-        ("a=__Host-domicile; __Host-domicile={}", "a=__Host-domicile"),
-    ],
-)
-async def test_of_the_cookies_the_token_alone_is_kept_from_the_application(
-    edge: Edge, world: World, cookies: str, left: str | None
-) -> None:
-    headers = {"Cookie": cookies.format(edge.token(ALICE))}
-    async with edge.client() as client, client.get("/notes", headers=headers) as response:
-        assert response.status == 200
-    found = world.seen[0].headers.get("Cookie")
-    assert (found.replace(" ", "") if found else None) == (left.replace(" ", "") if left else None)
+async def test_of_the_cookies_the_token_alone_is_kept_from_the_application(edge: Edge, world: World) -> None:
+    left = {
+        "__Host-domicile={}": "",
+        "__Host-domicile={}; b=2": "b=2",
+        "a=1; __Host-domicile={}": "a=1",
+        "a=1;__Host-domicile={};b=2": "a=1;b=2",
+        "a=__Host-domicile; __Host-domicile={}": "a=__Host-domicile",
+    }
+    async with edge.client() as client:
+        for cookies in left:
+            async with client.get("/notes", headers={"Cookie": cookies.format(edge.token(ALICE))}) as response:
+                assert response.status == 200
+    assert [seen.headers.get("Cookie", "").replace(" ", "") for seen in world.seen] == list(left.values())
+    assert [("Cookie" in seen.headers) for seen in world.seen] == [bool(rest) for rest in left.values()]
 
 
 async def test_a_bad_token_is_refused_as_by_a_router(edge: Edge, world: World) -> None:
@@ -175,11 +171,11 @@ async def test_paths_of_the_gateway_are_a_routers(edge: Edge, world: World) -> N
     assert [(seen.place, "Via" in seen.headers) for seen in world.seen] == [("eu-2.ams/gateway", True)]
 
 
-@pytest.mark.parametrize("target", ["/support/../notes", "/notes/%2e%2e/x", "/a/..%2Fnotes", "/a/./b", "/a%5c..%5cb"])
-async def test_a_path_with_two_meanings_is_400(edge: Edge, world: World, target: str) -> None:
+async def test_a_path_with_two_meanings_is_400(edge: Edge, world: World) -> None:
     async with edge.of(ALICE) as client:
-        async with client.get(URL(f"https://{edge.address}{target}", encoded=True)) as response:
-            assert response.status == 400
+        for target in ("/support/../notes", "/notes/%2e%2e/x", "/a/..%2Fnotes", "/a/./b", "/a%5c..%5cb", "/a%00b"):
+            async with client.get(URL(f"https://{edge.address}{target}", encoded=True)) as response:
+                assert response.status == 400, target
         async with client.get("/notes/a..b?c=/../d") as response:
             assert response.status == 200
     assert [seen.target for seen in world.seen] == ["/notes/a..b?c=/../d"]

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 
 import pytest
 from aiohttp import web
+from domicile_testing.conditions import until
 from domicile_testing.edges import Edge
 from domicile_testing.routing import Handler, World, pin, subject
 
-from domicile.model import PinState
+from domicile.model import Pin, PinState, SubjectKey
 
+CARRIERS = [("header", "GET"), ("cookie", "POST"), ("beside a session", "POST")]
 BEFORE, AFTER = pin("alice", "eu-1", 2), pin("alice", "eu-2", 4)
 
 
@@ -31,8 +35,7 @@ def _moved(world: World) -> None:
     world.answers(guarding("stale-epoch"), "eu-1.fra", "eu-1.par")
 
 
-@pytest.mark.parametrize("carrier", ["header", "cookie", "beside a session"])
-@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize(("carrier", "method"), CARRIERS)
 async def test_after_a_move_the_new_home_serves(edge: Edge, world: World, carrier: str, method: str) -> None:
     token = edge.token(BEFORE)
     cookie = {"Cookie": f"a=1; __Host-domicile={token}"}
@@ -73,18 +76,18 @@ async def test_after_an_erasure_the_subject_is_unknown(edge: Edge, world: World)
         assert (await response.json())["code"] == "unknown-subject"
 
 
-@pytest.mark.parametrize("chunked", [False, True])
-async def test_a_body_that_cannot_be_sent_again_is_503(edge: Edge, world: World, chunked: bool) -> None:
+async def test_a_body_that_cannot_be_sent_again_is_503(edge: Edge, world: World) -> None:
     async def parts() -> AsyncIterator[bytes]:
         for _ in range(30):
             yield bytes(10_000)
 
     async with edge.of(BEFORE) as client:
-        async with client.post("/notes", data=parts() if chunked else bytes(300_000)) as response:
-            assert response.status == 503
-            assert int(response.headers["Retry-After"]) > 0
-            assert response.content_type == "application/problem+json"
-            assert (await response.json())["code"] == "unavailable"
+        for body in (parts(), bytes(300_000)):
+            async with client.post("/notes", data=body) as response:
+                assert response.status == 503
+                assert int(response.headers["Retry-After"]) > 0
+                assert response.content_type == "application/problem+json"
+                assert (await response.json())["code"] == "unavailable"
         async with client.post("/notes", data=bytes(60_000)) as response:
             assert response.status == 200
     assert len(world.seen[-1].body) == 60_000
@@ -98,3 +101,52 @@ async def test_an_applications_own_421_passes_through(edge: Edge, world: World) 
     async with edge.of(AFTER) as client, client.get("/notes") as response:
         assert (response.status, await response.text()) == (421, "mine")
     assert len(world.seen) == 1
+
+
+async def test_while_subjects_move_all_the_time_nobody_is_shown_a_421(edge: Edge, world: World) -> None:
+    """A mover takes each of some subjects to and fro, and their clients keep the tokens of the beginning."""
+    names = [f"mover-{number}" for number in range(4)]
+    first = [pin(name, "eu-1", 1) for name in names]
+    world.directory.place(*first)
+
+    async def guarded(request: web.BaseRequest) -> web.StreamResponse:
+        """The fence is where the directory says."""
+        key = SubjectKey.parse(request.headers["Domicile-Subject-Key"])
+        home = world.directory.pins[key]
+        said = (request.headers["Domicile-Cell"], request.headers["Domicile-Epoch"])
+        if said == (home.cell, str(home.epoch)):
+            return web.json_response({"served": True})
+        return web.Response(status=421, headers={"Domicile-Guard": "stale-epoch", "Domicile-Epoch": str(home.epoch)})
+
+    world.answers(guarded)
+    answers: list[int] = []
+    again = 0
+    going = True
+
+    async def ask(who: Pin) -> None:
+        nonlocal again
+        async with edge.of(who) as client:
+            while going:
+                method = "GET" if len(answers) % 2 else "POST"
+                async with client.request(method, "/notes", data=b"text" if method == "POST" else None) as response:
+                    if response.status == 503:
+                        assert int(response.headers["Retry-After"]) > 0
+                        again += 1  # moved once more between two answers
+                        continue
+                    answers.append(response.status)
+
+    clients = [asyncio.create_task(ask(who)) for who in first]
+
+    def answered(count: int) -> bool:
+        return len(answers) >= count or any(client.done() for client in clients)
+
+    try:
+        for number in range(1, 13):
+            await until(partial(answered, len(answers) + 12))
+            cell = ("eu-2", "eu-1")[number % 2]
+            world.directory.place(*(pin(name, cell, 1 + 2 * number) for name in names))
+    finally:
+        going = False
+        await asyncio.gather(*clients)
+    assert set(answers) == {200}
+    assert again <= len(answers) / 10

@@ -29,7 +29,7 @@ from loadtests.programs import envoy
 
 from domicile.identity import Signer
 from domicile.model import Address, CellState, Manifest, Pin, parse_manifest
-from domicile.ops.edge.envoy import dynamic, follow
+from domicile.ops.edge.envoy import Recipe, dynamic, follow
 from domicile.ops.edge.envoy.bootstrap import CLUSTERS, ROUTE_TABLE
 from domicile.ops.edge.envoy.watch import Folder
 from domicile.ops.edge.source import Source
@@ -73,7 +73,7 @@ async def followed(world: World, place: Path) -> AsyncIterator[Edge]:
     brought = equipment(world)
     source = Source(brought.own, [Address(world.manifest.directory.sites[0].address)], world.folder / "operators")
     said: list[str] = []
-    watching = asyncio.create_task(follow(source, brought, place, tuning=QUICK, told=said.append))
+    watching = asyncio.create_task(follow(source, brought, place, Recipe(tuning=QUICK), told=said.append))
     try:
         await until(lambda: bool(said) or watching.done())
         signer = trusted_signer(world)
@@ -236,7 +236,7 @@ async def test_an_older_topology_is_not_taken(world: World, tmp_path: Path) -> N
     place, brought = tmp_path / "edge", equipment(world)
     source = Source(brought.own, [Address(world.manifest.directory.sites[0].address)], world.folder / "operators")
     said: list[str] = []
-    watching = asyncio.create_task(follow(source, brought, place, tuning=QUICK, told=said.append))
+    watching = asyncio.create_task(follow(source, brought, place, Recipe(tuning=QUICK), told=said.append))
     try:
         await until(lambda: len(said) == 1)
         table = (place / ROUTE_TABLE).read_text()

@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from domicile.client import DirectoryClient
 from domicile.identity import Credentials, Signer, write_private
 from domicile.model import Address, Identity, Manifest, Pin, Role
 from domicile.model.wire import TOKEN_HEADER
-from domicile.ops.edge.envoy import Tuning, static
+from domicile.ops.edge.envoy import Health, Recipe, Tuning, static
 from domicile.ops.edge.equipment import Equipment, Pair
 from domicile.ops.edge.haproxy import Tuning as HaproxyTuning
 from domicile.ops.edge.haproxy import files as haproxy_files
@@ -144,13 +145,15 @@ TUNING = Tuning(idle_seconds=IDLE_SECONDS, health_seconds=0.2, keys_seconds=0.2)
 
 
 @asynccontextmanager
-async def envoy_edge(world: World, zone: str) -> AsyncIterator[Edge]:
+async def envoy_edge(
+    world: World, zone: str, *, asks: bool = False, health: Health = Health.HTTP
+) -> AsyncIterator[Edge]:
     brought = equipment(world, zone)
     folder = world.folder / f"envoy-{zone}"
     folder.mkdir()
-    edge = Edge(world, brought.address, folder, trusted_signer(world))
+    edge = Edge(world, brought.address, folder, trusted_signer(world), asks=asks)
     file = folder / "envoy.json"
-    file.write_text(static(view(world, zone), brought, tuning=TUNING))
+    file.write_text(static(view(world, zone), brought, Recipe(asks=asks, health=health, tuning=TUNING)))
     async with started(envoy_command(file), folder, brought.listen) as edge.pid:
         yield edge
 
@@ -249,6 +252,7 @@ _OF_HAPROXY = {
 _FIRST = "nginx tells its configuration the first of several fields of a name, and sends on no other"
 KINDS: dict[str, Kind] = {
     "envoy": Kind(envoy, envoy_edge),
+    "envoy-decide": Kind(envoy, partial(envoy_edge, asks=True), _OF_ASKING),
     "nginx-cache": Kind(
         with_modules("http-set-misc", "http-headers-more-filter"),
         nginx_edge(Memory.CACHE),

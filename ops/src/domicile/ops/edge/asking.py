@@ -37,7 +37,7 @@ def nginx_command(
     memory: Annotated[
         Memory, typer.Option(help="Where a router's decisions are kept: nginx's cache, or Lua's shared dictionary.")
     ] = Memory.LUA,
-    modules: Annotated[Path, typer.Option(help="The folder of nginx's modules.")] = Tuning.modules,
+    modules: Annotated[Path, typer.Option(help="The folder of nginx's modules.")] = Tuning().modules,  # noqa: B008
     zone: ZoneOption = None,
     state: StateOption = None,
 ) -> None:

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from domicile.model.manifest import Address
 from domicile.ops.edge.envoy.clusters import (
     ROUTERS,
     assignment,
     cell_cluster,
+    decider_cluster,
     directory_cluster,
     discovered,
     has_names,
@@ -24,8 +24,8 @@ from domicile.ops.edge.envoy.clusters import (
 )
 from domicile.ops.edge.envoy.listener import listener
 from domicile.ops.edge.envoy.proto import Message, extension, socket, typed
+from domicile.ops.edge.envoy.recipe import Recipe
 from domicile.ops.edge.envoy.routes import ROUTES, routes
-from domicile.ops.edge.envoy.tuning import Tuning
 from domicile.ops.edge.equipment import Equipment
 from domicile.ops.edge.view import View
 
@@ -40,13 +40,13 @@ def _shown(message: Message) -> str:
     return json.dumps(message, indent=1) + "\n"
 
 
-def _process(view: View, tuning: Tuning, admin_at: Address | None) -> Message:
+def _process(view: View, recipe: Recipe) -> Message:
     limit = extension(
         "resource_monitors.global_downstream_max_connections",
         "resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
-        max_active_downstream_connections=tuning.clients,
+        max_active_downstream_connections=recipe.tuning.clients,
     )
-    admin = {} if admin_at is None else {"admin": {"address": socket(admin_at)}}
+    admin = {} if recipe.admin is None else {"admin": {"address": socket(recipe.admin)}}
     return {
         "node": {"id": f"edge-{view.zone}", "cluster": f"{view.deployment}-{view.jurisdiction}"},
         "overload_manager": {"resource_monitors": [limit]},
@@ -54,26 +54,22 @@ def _process(view: View, tuning: Tuning, admin_at: Address | None) -> Message:
     }
 
 
-def static(
-    view: View,
-    equipment: Equipment,
-    *,
-    tuning: Tuning | None = None,
-    jwks: Path | None = None,
-    admin_at: Address | None = None,
-) -> str:
-    """A bootstrap file (JSON, which Envoy takes as it takes YAML) as of one topology.
+def _others(view: View, equipment: Equipment, recipe: Recipe) -> list[Message]:
+    """Whom an edge asks, other than for a client."""
+    found = [decider_cluster(view, equipment, recipe.tuning)] if recipe.asks else []
+    return found + ([directory_cluster(view, equipment, recipe.tuning)] if recipe.needs_directory else [])
 
-    ``jwks``: a file in place of the directory's key set; Envoy reads it once.
-    """
-    tuning = tuning or Tuning()
-    clusters = [cell_cluster(view, equipment, cell, tuning, written(cell.name, view, cell)) for cell in view.cells]
+
+def static(view: View, equipment: Equipment, recipe: Recipe | None = None) -> str:
+    """A bootstrap file (JSON, which Envoy takes as it takes YAML) as of one topology."""
+    recipe = recipe or Recipe()
+    tuning = recipe.tuning
+    clusters = [cell_cluster(view, equipment, cell, recipe, written(cell.name, view, cell)) for cell in view.cells]
     clusters.append(router_cluster(view, equipment, tuning, written(ROUTERS, view)))
-    if jwks is None:
-        clusters.append(directory_cluster(view, equipment, tuning))
-    open_at = listener(view, equipment, tuning, {"route_config": routes(view, tuning)}, jwks=jwks)
+    clusters += _others(view, equipment, recipe)
+    open_at = listener(view, equipment, recipe, {"route_config": routes(view, recipe)})
     resources = {"listeners": [open_at], "clusters": clusters}
-    return _shown({**_process(view, tuning, admin_at), "static_resources": resources})
+    return _shown({**_process(view, recipe), "static_resources": resources})
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,17 +97,11 @@ def clusters_text(clusters: Mapping[str, Message]) -> str:
     return resources("config.cluster.v3.Cluster", list(clusters.values()))
 
 
-def dynamic(
-    view: View,
-    equipment: Equipment,
-    folder: Path,
-    *,
-    tuning: Tuning | None = None,
-    admin_at: Address | None = None,
-) -> Files:
+def dynamic(view: View, equipment: Equipment, folder: Path, recipe: Recipe | None = None) -> Files:
     """Files for ``folder``. What changes with the topology is in others than the listener: a changed listener would
     end its connections."""
-    tuning = tuning or Tuning()
+    recipe = recipe or Recipe()
+    tuning = recipe.tuning
     endpoints: dict[str, str] = {}
 
     def endpoints_of(name: str, cell_name: str | None = None) -> Message:
@@ -123,12 +113,12 @@ def dynamic(
         endpoints[file] = resources("config.endpoint.v3.ClusterLoadAssignment", [found])
         return discovered(_source(folder / file))
 
-    found = [cell_cluster(view, equipment, cell, tuning, endpoints_of(cell.name, cell.name)) for cell in view.cells]
+    found = [cell_cluster(view, equipment, cell, recipe, endpoints_of(cell.name, cell.name)) for cell in view.cells]
     found.append(router_cluster(view, equipment, tuning, endpoints_of(ROUTERS)))
-    found.append(directory_cluster(view, equipment, tuning))
+    found += _others(view, equipment, recipe)
     followed = {"rds": {"route_config_name": ROUTES, "config_source": _source(folder / ROUTE_TABLE)}}
     bootstrap = {
-        **_process(view, tuning, admin_at),
+        **_process(view, recipe),
         "dynamic_resources": {
             "lds_config": _source(folder / LISTENERS),
             "cds_config": _source(folder / CLUSTERS),
@@ -136,8 +126,8 @@ def dynamic(
     }
     return Files(
         bootstrap=_shown(bootstrap),
-        listeners=resources("config.listener.v3.Listener", [listener(view, equipment, tuning, followed)]),
-        routes=resources("config.route.v3.RouteConfiguration", [routes(view, tuning)]),
+        listeners=resources("config.listener.v3.Listener", [listener(view, equipment, recipe, followed)]),
+        routes=resources("config.route.v3.RouteConfiguration", [routes(view, recipe)]),
         clusters={each["name"]: each for each in found},
         endpoints=endpoints,
     )

@@ -14,12 +14,13 @@ from domicile.model.access import Identity, Role
 from domicile.model.addresses import literal
 from domicile.ops.edge.envoy.headers import to_cells, to_routers
 from domicile.ops.edge.envoy.proto import Message, certificate, extension, seconds, socket, tls, typed
-from domicile.ops.edge.envoy.tuning import Tuning
+from domicile.ops.edge.envoy.recipe import Health, Recipe, Tuning
 from domicile.ops.edge.equipment import Equipment, Pair
 from domicile.ops.edge.view import EdgeCell, View
 
 ROUTERS: Final = "domicile-routers"
 DIRECTORY: Final = "domicile-directory"
+DECIDERS: Final = "domicile-deciders"
 READY_PATH: Final = "/readyz"
 UPSTREAM_IDLE_SECONDS: Final = 30.0
 """As a router's: an idle connection is closed before the other side does it, with a request on its way."""
@@ -132,29 +133,31 @@ def _ejecting() -> Message:
     }
 
 
-def _checked(view: View, cell: EdgeCell, tuning: Tuning) -> Message:
+def _checked(view: View, recipe: Recipe) -> Message:
     """A zone is not asked while it says 5xx or nothing; one without such a path says 404 and is there."""
+    tuning = recipe.tuning
+    http = {"host": view.public_name, "path": READY_PATH, "expected_statuses": [{"start": 200, "end": 500}]}
+    grpc: Message = {"authority": view.public_name}
+    by_http = recipe.health is Health.HTTP
     return {
         "timeout": seconds(tuning.connect_seconds),
         "interval": seconds(tuning.health_seconds),
         "no_traffic_interval": seconds(tuning.health_seconds),
         "unhealthy_threshold": 2,
         "healthy_threshold": 1,
-        "http_health_check": {
-            "host": view.public_name,
-            "path": READY_PATH,
-            "expected_statuses": [{"start": 200, "end": 500}],
-        },
+        "tls_options": {"alpn_protocols": ["http/1.1" if by_http else "h2"]},
+        **({"http_health_check": http} if by_http else {"grpc_health_check": grpc}),
     }
 
 
-def cell_cluster(view: View, equipment: Equipment, cell: EdgeCell, tuning: Tuning, endpoints: Message) -> Message:
+def cell_cluster(view: View, equipment: Equipment, cell: EdgeCell, recipe: Recipe, endpoints: Message) -> Message:
     """``endpoints``: of ``discovered`` or ``written``."""
+    tuning = recipe.tuning
     routers = {"name": _ROUTER, "match": {"peer": _ROUTER}, "transport_socket": _to_router(view, equipment)}
     return _base(cell.name, tuning) | {
         "transport_socket": _to_app(view, equipment, cell),
         "transport_socket_matches": [routers],
-        "health_checks": [_checked(view, cell, tuning)],
+        "health_checks": [_checked(view, recipe)],
         "outlier_detection": _ejecting(),
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
         "ignore_health_on_host_removal": True,
@@ -188,6 +191,29 @@ def written(name: str, view: View, cell: EdgeCell | None = None) -> Message:
 def discovered(source: Message) -> Message:
     """Endpoints that Envoy takes from elsewhere, and follows there."""
     return {"type": "EDS", "eds_cluster_config": {"eds_config": source}}
+
+
+def decider_cluster(view: View, equipment: Equipment, tuning: Tuning) -> Message:
+    """The routers' internal listeners, where decisions are asked for, over mutual TLS."""
+    addresses = [router.internal for router in view.routers]
+    named = any(literal(address) is None for address in addresses)
+    endpoints = [
+        {"priority": number, "lb_endpoints": [{"endpoint": {"address": socket(address)}}]}
+        for number, address in enumerate(addresses)
+    ]
+    prefix = f"spiffe://{view.deployment}/{view.jurisdiction}/{Role.ROUTER}/"
+    authority = str(equipment.authority(view.jurisdiction))
+    return _base(DECIDERS, tuning) | {
+        "type": "STRICT_DNS" if named else "STATIC",
+        "transport_socket": _mutual(equipment, authority, prefix, ["http/1.1"]),
+        "outlier_detection": _ejecting(),
+        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+        "load_assignment": {
+            "cluster_name": DECIDERS,
+            "endpoints": endpoints,
+            "policy": {"overprovisioning_factor": _ALL_TO_THE_FIRST},
+        },
+    }
 
 
 def directory_cluster(view: View, equipment: Equipment, tuning: Tuning) -> Message:

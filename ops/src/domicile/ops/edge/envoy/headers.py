@@ -108,5 +108,6 @@ def to_routers() -> Message:
 
 
 def to_clients() -> Message:
-    """What applications and guards say to routers ends here."""
-    return mutations([{"remove_on_match": {"key_matcher": {"prefix": HEADER_PREFIX}}}], of="response")
+    """What applications and guards say to routers ends here, with what Envoy says of itself."""
+    said = matching(f"(?:{re.escape(HEADER_PREFIX)}|x-envoy-).*")
+    return mutations([{"remove_on_match": {"key_matcher": said}}], of="response")

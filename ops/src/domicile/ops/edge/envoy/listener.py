@@ -9,10 +9,10 @@ from typing import Final
 from domicile.identity.tokens import LEEWAY_SECONDS
 from domicile.model.errors import Unavailable
 from domicile.model.wire import GUARD_HEADER, PROBLEM_TYPE, RESIDENCY_KEYS_PATH, TOKEN_COOKIE, TOKEN_HEADER, Problem
-from domicile.ops.edge.envoy.clusters import BUFFER_BYTES, DIRECTORY
+from domicile.ops.edge.envoy.clusters import BUFFER_BYTES, DECIDERS, DIRECTORY
 from domicile.ops.edge.envoy.headers import CLAIMS, early, remembered, to_clients
 from domicile.ops.edge.envoy.proto import Message, certificate, extension, seconds, socket, tls
-from domicile.ops.edge.envoy.tuning import Tuning
+from domicile.ops.edge.envoy.recipe import Recipe, Tuning
 from domicile.ops.edge.equipment import Equipment
 from domicile.ops.edge.view import View
 
@@ -21,6 +21,10 @@ RETRY_AFTER_SECONDS: Final = 2
 MAX_HEAD_KIB: Final = 32
 MAX_FIELDS: Final = 128
 MAX_STREAMS: Final = 100
+_OF_CONNECTIONS: Final = (
+    "connection", "content-length", "expect", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade",
+)  # fmt: skip
+DECIDE_PATH: Final = "/v1/decide/answer"
 _KEYS_TIMEOUT_SECONDS: Final = 3.0
 
 
@@ -94,6 +98,28 @@ def _stale() -> Message:
     return extension("filters.http.lua", "filters.http.lua.v3.Lua", default_source_code={"inline_string": script})
 
 
+def _decisions(tuning: Tuning) -> Message:
+    """Asks a router what becomes of each request: where it has an answer for the client that is passed on; of whom it
+    says that this edge may send to a cell, the statement is added. A router that can't be asked is sent the request."""
+    uri = {"uri": f"https://{DECIDERS}", "cluster": DECIDERS, "timeout": seconds(tuning.connect_seconds)}
+    service = {
+        "server_uri": uri,
+        "path_prefix": DECIDE_PATH,
+        "authorization_response": {
+            "allowed_upstream_headers": {"patterns": [{"exact": name.lower()} for name in CLAIMS.values()]}
+        },
+    }
+    return extension(
+        "filters.http.ext_authz",
+        "filters.http.ext_authz.v3.ExtAuthz",
+        http_service=service,
+        allowed_headers={"patterns": [{"safe_regex": {"regex": "[a-z0-9-]+"}}]},
+        disallowed_headers={"patterns": [{"exact": name} for name in _OF_CONNECTIONS]},
+        failure_mode_allow=True,
+        clear_route_cache=True,
+    )
+
+
 def _own_answers() -> Message:
     """Envoy's own refusals as problem documents (RFC 9457), those that pass with the time to come back."""
 
@@ -119,7 +145,9 @@ def _own_answers() -> Message:
             {"header": {"key": "cache-control", "value": "no-store"}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"},
         ],
     }
-    return {"mappers": [unavailable], "body_format": problem("http-%RESPONSE_CODE%")}
+    whole = {"text_format_source": {"inline_string": "%LOCAL_REPLY_BODY%"}, "content_type": PROBLEM_TYPE}
+    of_a_router = {"filter": {"response_flag_filter": {"flags": ["UAEX"]}}, "body_format_override": whole}
+    return {"mappers": [of_a_router, unavailable], "body_format": problem("http-%RESPONSE_CODE%")}
 
 
 def _manager(view: View, tuning: Tuning, routes: Message, filters: list[Message]) -> Message:
@@ -149,10 +177,11 @@ def _manager(view: View, tuning: Tuning, routes: Message, filters: list[Message]
     )
 
 
-def listener(view: View, equipment: Equipment, tuning: Tuning, routes: Message, *, jwks: Path | None = None) -> Message:
-    """``routes``: the member of the connection manager that says where its routes are. ``jwks``: a file in place of
-    the directory's key set."""
-    chain: Message = {"filters": [_manager(view, tuning, routes, [_tokens(view, tuning, jwks)])]}
+def listener(view: View, equipment: Equipment, recipe: Recipe, routes: Message) -> Message:
+    """``routes``: the member of the connection manager that says where its routes are."""
+    tuning = recipe.tuning
+    chooses = _decisions(tuning) if recipe.asks else _tokens(view, tuning, recipe.jwks)
+    chain: Message = {"filters": [_manager(view, tuning, routes, [chooses])]}
     if equipment.public is not None:
         common = {
             "tls_certificates": [certificate(equipment.public)],

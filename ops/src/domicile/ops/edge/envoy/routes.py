@@ -14,7 +14,7 @@ from domicile.model.rules import PathRule
 from domicile.model.wire import CELL_HEADER, EPOCH_HEADER, GUARD_HEADER, SUBJECT_KEY_HEADER, TOKEN_COOKIE, TOKEN_HEADER
 from domicile.ops.edge.envoy.clusters import ROUTERS
 from domicile.ops.edge.envoy.proto import Message, extension, matching, seconds
-from domicile.ops.edge.envoy.tuning import Tuning
+from domicile.ops.edge.envoy.recipe import Recipe, Tuning
 from domicile.ops.edge.view import GATEWAY_PATHS, View
 
 ROUTES: Final = "domicile"
@@ -110,11 +110,15 @@ def _to_cells(view: View, tuning: Tuning) -> list[Message]:
     ]
 
 
-def routes(view: View, tuning: Tuning) -> Message:
-    """The route table. Unknown cells, closed ones and those of another jurisdiction are not in it."""
+def routes(view: View, recipe: Recipe) -> Message:
+    """The route table. Unknown cells, closed ones and those of another jurisdiction are not in it.
+
+    Where a router is asked about each request, its word is enough."""
+    tuning = recipe.tuning
     router = _action(view, {"cluster": ROUTERS}, idle=tuning.relay_seconds, zones=0, safe=False)
-    found = [{"match": {"prefix": "/", "headers": fields}, "route": router} for fields in _for_routers(view)]
-    if view.cells and view.by_token:
+    left = [] if recipe.asks else _for_routers(view)
+    found = [{"match": {"prefix": "/", "headers": fields}, "route": router} for fields in left]
+    if view.cells and (view.by_token or recipe.asks):
         found += _to_cells(view, tuning)
     found.append({"match": {"prefix": "/"}, "route": router})
     host = {

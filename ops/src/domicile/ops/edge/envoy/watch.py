@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from domicile.client import Topology
 from domicile.model.errors import DomicileError
-from domicile.model.manifest import Address, Manifest
+from domicile.model.manifest import Manifest
 from domicile.ops.edge.envoy.bootstrap import (
     BOOTSTRAP,
     CLUSTERS,
@@ -29,7 +29,7 @@ from domicile.ops.edge.envoy.bootstrap import (
     dynamic,
 )
 from domicile.ops.edge.envoy.proto import Message
-from domicile.ops.edge.envoy.tuning import Tuning
+from domicile.ops.edge.envoy.recipe import Recipe, Tuning
 from domicile.ops.edge.equipment import Equipment
 from domicile.ops.edge.source import Source
 from domicile.ops.edge.view import view_of
@@ -95,22 +95,21 @@ async def follow(
     source: Source,
     equipment: Equipment,
     place: Path,
+    recipe: Recipe | None = None,
     *,
-    tuning: Tuning | None = None,
-    admin_at: Address | None = None,
     told: Callable[[str], None],
 ) -> None:
     """Without end. ``told``: a line for whoever watches. Raises DomicileError where there is no topology to begin
     with, neither at the directory nor in the folder."""
-    tuning = tuning or Tuning()
+    recipe = recipe or Recipe()
     place = place.absolute()
-    folder = Folder(place, tuning)
+    folder = Folder(place, recipe.tuning)
     vantage = source.vantage
     async with source.asking() as directory:
         topology = Topology(directory, vantage.deployment, source.operator_keys(), place / SEEN)
 
         async def take(manifest: Manifest) -> None:
-            files = dynamic(view_of(manifest, vantage), equipment, place, tuning=tuning, admin_at=admin_at)
+            files = dynamic(view_of(manifest, vantage), equipment, place, recipe)
             await folder.apply(files)
             seen = topology.cached()
             told(f"revision {seen.revision if seen else 0} is in {place}")
@@ -118,7 +117,7 @@ async def follow(
         await take(await topology.load())
         trouble = ""
         while True:
-            await asyncio.sleep(tuning.topology_seconds)
+            await asyncio.sleep(recipe.tuning.topology_seconds)
             folder.expire()
             try:
                 document = await directory.topology()

@@ -176,10 +176,12 @@ def _ways(view: View) -> Iterable[tuple[str, str]]:
         yield f"{{ path {how} }}", "router" if rule.kind == "unpinned" else "ask"
 
 
-def _server(name: str, address: str, more: Mapping[str, object], *, nearest: bool) -> str:
-    """The others are no backups, since a second attempt would not leave a nearest that hangs for them."""
+def _servers(places: Iterable[tuple[str, str]], more: Mapping[str, object]) -> Iterable[str]:
+    """The nearest first, and the others where it can't: as backups they would take no second attempt from one that
+    hangs."""
     words = " ".join(f"{key} {value}".rstrip() for key, value in more.items())
-    return f"server {name} {address} ssl verify required {words} weight {256 if nearest else 1}"
+    yield "balance first"
+    yield from (f"server {name} {address} ssl verify required {words}" for name, address in places)
 
 
 def _cell(view: View, cell: EdgeCell, equipment: Equipment, folder: Path, tuning: Tuning) -> Iterable[str]:
@@ -205,12 +207,11 @@ def _cell(view: View, cell: EdgeCell, equipment: Equipment, folder: Path, tuning
     )
     yield f"http-response return status 307 {again} if {knew}"
     name = Identity.parse(cell.zones[0].uri).dns_name
-    for number, zone in enumerate(cell.zones):
-        told = {
-            "crt": folder / _OWN, "ca-file": equipment.authority(view.jurisdiction), "verifyhost": name,
-            "ssl-min-ver": "TLSv1.3", "check": f"inter {every} fall 1 rise 2",
-        }  # fmt: skip
-        yield _server(zone.name, zone.address, told, nearest=number == 0)
+    told = {
+        "crt": folder / _OWN, "ca-file": equipment.authority(view.jurisdiction), "verifyhost": name,
+        "ssl-min-ver": "TLSv1.3", "check": f"inter {every} fall 1 rise 2",
+    }  # fmt: skip
+    yield from _servers([(zone.name, zone.address) for zone in cell.zones], told)
 
 
 def _routers(view: View, equipment: Equipment, folder: Path, tuning: Tuning) -> Iterable[str]:
@@ -218,8 +219,7 @@ def _routers(view: View, equipment: Equipment, folder: Path, tuning: Tuning) -> 
     yield "timeout server 300s"
     authority = equipment.router_authority or equipment.authority(view.jurisdiction)
     told = {"ca-file": authority, "verifyhost": view.public_name, "sni": f"str({view.public_name})", "check": ""}
-    for number, router in enumerate(view.routers):
-        yield _server(router.zone, router.public, told, nearest=number == 0)
+    yield from _servers([(router.zone, router.public) for router in view.routers], told)
 
 
 def _deciders(view: View, equipment: Equipment, folder: Path, tuning: Tuning) -> Iterable[str]:
@@ -229,5 +229,4 @@ def _deciders(view: View, equipment: Equipment, folder: Path, tuning: Tuning) ->
         "crt": folder / _OWN, "ca-file": equipment.authority(view.jurisdiction), "verifyhost": name,
         "ssl-min-ver": "TLSv1.3", "check": "",
     }  # fmt: skip
-    for number, router in enumerate(view.routers):
-        yield _server(router.zone, router.internal, told, nearest=number == 0)
+    yield from _servers([(router.zone, router.internal) for router in view.routers], told)

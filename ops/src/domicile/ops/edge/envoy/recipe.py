@@ -1,8 +1,21 @@
-"""The times and sizes of the recipe, the router's own where it has them, so that an edge behaves as a router does."""
+"""What may be chosen of the recipe; its times and sizes are the router's own where it has them."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
 from pydantic import BaseModel, ConfigDict, Field
+
+from domicile.model.manifest import Address
+
+
+class Health(StrEnum):
+    """How a zone's application is asked whether it is ready."""
+
+    HTTP = "http"
+    GRPC = "grpc"
 
 
 class Tuning(BaseModel):
@@ -29,3 +42,23 @@ class Tuning(BaseModel):
     clients: int = Field(default=10_000, gt=0, description="clients' connections at a time")
     replay_bytes: int = Field(default=64 * 1024, gt=0, description="of a body, kept to send it a second time")
     known_tokens: int = Field(default=20_000, gt=0, description="verified tokens that each worker remembers")
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What an operator may choose.
+
+    ``asks``: a router for a decision on each request (``ext_authz``), in place of verifying tokens itself. ``health``:
+    by what applications are asked. ``jwks``: a file of keys in place of the directory's; Envoy reads it once.
+    ``admin``: of Envoy's own administration.
+    """
+
+    asks: bool = False
+    health: Health = Health.HTTP
+    jwks: Path | None = None
+    admin: Address | None = None
+    tuning: Tuning = field(default_factory=Tuning)
+
+    @property
+    def needs_directory(self) -> bool:
+        return not self.asks and self.jwks is None
