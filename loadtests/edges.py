@@ -40,11 +40,11 @@ def has_plain_listener() -> bool:
 
 
 @contextmanager
-def router(built: Stage, *, tls: bool) -> Iterator[Proxy]:
+def router(built: Stage, *, tls: bool, name: str = "router") -> Iterator[Proxy]:
     """``domicile-router serve`` with its replica loaded. Raises Unmeasured where it has no plain listener."""
     if not tls and not has_plain_listener():
         raise Unmeasured(f"this router has no plain listener (no setting DOMICILE_{PLAIN.upper()})")
-    state = built.folder / f"router-{'tls' if tls else 'plain'}"
+    state = built.folder / f"{name}-{'tls' if tls else 'plain'}"
     state.mkdir()
     shutil.copy(built.signer, state / "token.key")
     place = built.manifest.routers[ROUTER_ZONE]
