@@ -53,6 +53,12 @@ class Recorded:
     def informed(self, head: AnswerHead) -> None:
         self.interim.append(head.status)
 
+    def whole(self, head: AnswerHead, data: bytes) -> None:
+        self.answered(head)
+        if data:
+            self.passed(data)
+        self.ended(b"")
+
     def answered(self, head: AnswerHead) -> None:
         self.status = head.status
 

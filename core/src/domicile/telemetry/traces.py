@@ -90,7 +90,8 @@ class Span:
         self.end()
 
 
-_OFF: Final = Span(None)
+OFF: Final = Span(None)
+"""Of whatever isn't traced."""
 
 
 def begin(name: str, attributes: Mapping[str, str | int] | None = None, *, parent: Span | str | None = None) -> Span:
@@ -99,7 +100,7 @@ def begin(name: str, attributes: Mapping[str, str | int] | None = None, *, paren
     There is no current span: what reports to a request's span may run between another one's steps.
     """
     if _tracer is None:
-        return _OFF
+        return OFF
     context = Context()
     if isinstance(parent, Span):
         context = parent.context or context

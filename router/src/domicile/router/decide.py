@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from domicile.model import (
     CellState,
@@ -44,8 +44,7 @@ class Listener(StrEnum):
     INTERNAL = "internal"
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(NamedTuple):
     """A request, reduced to what the decision depends on.
 
     ``pinned``: whether its path belongs to a subject. ``turn``: any growing number, to spread what belongs
@@ -61,8 +60,7 @@ class Question:
     down: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class Forward:
+class Forward(NamedTuple):
     """To a cell of this jurisdiction; ``pin`` where the request is for its subject."""
 
     home: HomeEndpoints

@@ -38,7 +38,7 @@ from domicile.router.replies import Reply, redirected, unforeseen
 from domicile.router.waiting import Patience
 from domicile.router.wire import Busy, Pool
 from domicile.telemetry import BORDER_BYTES, place_of, warn
-from domicile.telemetry.traces import TRACEPARENT
+from domicile.telemetry.traces import OFF, TRACEPARENT
 
 if TYPE_CHECKING:
     from domicile.router.downstream import Downstream
@@ -95,7 +95,11 @@ class Exchange:
             if not self._body.complete:
                 self._client.deadline.set(self._front.settings.idle_seconds)
             client = self._client
-            self._run(self._front.ask(self._head, client.listener, client.peer, client.router), self._identified)
+            asked = self._front.glance(self._head, client.listener, client.peer, client.router)
+            if asked is not None:
+                self._identified(asked)
+            else:
+                self._run(self._front.ask(self._head, client.listener, client.peer, client.router), self._identified)
         except DomicileError as error:
             self.refuse(error)
         except Exception as error:
@@ -211,7 +215,7 @@ class Exchange:
             raise Unavailable("the subject's home changed while its request came in", retry_after=MOVE_RETRY_SECONDS)
         self._decision = decision
         front = self._front
-        self._attempts = Attempts(decision, self._head.path, front.ways, front.health, self._span)
+        self._attempts = Attempts(decision, front.ways, front.health, self._span)
         self._outgoing = outgoing(
             self._head,
             decision,
@@ -289,6 +293,21 @@ class Exchange:
         except Exception as error:
             self._unforeseen(error)
 
+    def whole(self, head: AnswerHead, data: bytes) -> None:
+        """All of an answer at once; no guard's, and no upgrade."""
+        self._connection = None
+        try:
+            self._pass_head(head)
+        except Exception as error:
+            self._unforeseen(error)
+            return
+        self._passed = len(data)
+        if len(data) <= _COPIED:
+            self._client.write(self._unwritten + data)
+        else:
+            self._client.write_all([self._unwritten, data])
+        self._finish()
+
     def passed(self, data: bytes) -> None:
         client = self._client
         self._passed += len(data)
@@ -339,7 +358,7 @@ class Exchange:
         assert asked is not None
         assert body is not None
         assert attempts is not None
-        attempts.answered(HTTPStatus.MISDIRECTED_REQUEST)
+        attempts.answered(HTTPStatus.MISDIRECTED_REQUEST, time.perf_counter())
         body.again()
         if guard.behind(asked.question.pin) and body.replayable:
             if self._patience is None:
@@ -361,14 +380,21 @@ class Exchange:
         assert self._asked is not None
         assert self._attempts is not None
         assert self._decision is not None
-        front, asked_by = self._front, self._head
-        front.served(self._asked)
-        self._attempts.answered(head.status)
+        asked, asked_by = self._asked, self._head
+        if asked.unpinned:
+            self._front.served(asked)
+        self._attempts.answered(head.status, time.perf_counter())
         self._leave()
         self._begun = True
         self._status = head.status
+        # behind an upgrade that was refused, who knows what the client sends
+        self._closes = not asked_by.keeps or self._unread or self._client.draining or asked_by.websocket
+        cookie = self._front.cookie(asked, self._decision.pin, head) if asked.who.authenticated else None
+        if head.said and cookie is None and not self._closes:
+            self._unwritten = head.said
+            return
         parts = [head.status_line, *head.lines]
-        if (cookie := front.cookie(self._asked, self._decision.pin, head)) is not None:
+        if cookie is not None:
             parts.append(written([("Set-Cookie", cookie)]))
         if head.status == HTTPStatus.SWITCHING_PROTOCOLS:
             self._relays = True
@@ -382,8 +408,6 @@ class Exchange:
         elif not asked_by.old and (head.chunked or not head.empty):
             self._chunked = not head.empty
             parts.append(_CHUNKED)
-        # behind an upgrade that was refused, who knows what the client sends
-        self._closes = not asked_by.keeps or self._unread or self._client.draining or asked_by.websocket
         if self._closes:
             parts.append(_CLOSE)
         parts.append(b"\r\n")
@@ -449,8 +473,9 @@ class Exchange:
         if not self._counted:
             self._counted = True
             self._leave()
-            self._span.set("http.response.status_code", int(status))
-            self._span.end()
+            if self._span is not OFF:
+                self._span.set("http.response.status_code", int(status))
+                self._span.end()
             if isinstance(self._decision, Hairpin):
                 self._count_crossing(self._decision.routers.jurisdiction)
             self._client.counts.add(self.method, status, time.perf_counter() - self._started)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from http import HTTPStatus
 
 from domicile.identity import Keyring
@@ -26,7 +26,6 @@ from domicile.model import (
     Unavailable,
     UnknownSubject,
 )
-from domicile.model.manifest import Router
 from domicile.model.pins import RESIDENCY_TOKEN_SECONDS
 from domicile.model.wire import EPOCH_HEADER, GUARD_HEADER, SUBJECT_KEY_HEADER
 from domicile.router.atlas import Atlas
@@ -101,7 +100,6 @@ class Front:
         settings: RouterSettings,
         vantage: Identity,
         manifest: Manifest,
-        place: Router,
         atlas: Atlas,
         *,
         identifier: Identifier,
@@ -121,7 +119,6 @@ class Front:
         self.requests = {listener: RequestCounts(listener) for listener in Listener}
         self.ways = Ways()
         self._manifest = manifest
-        self._place = place
         self._atlas = atlas
         self._identifier = identifier
         self._pins = pins
@@ -132,12 +129,22 @@ class Front:
         self._turns = itertools.count()
         self._decisions = DecisionCounts(vantage.jurisdiction)
 
+    def glance(self, head: RequestHead, listener: Listener, peer: str | None, router: Identity | None) -> Asked | None:
+        """What ``ask`` finds for most requests: their subject is known here, by one rule. None for all others."""
+        if self._identifier.live.is_unpinned(head.path):
+            return None
+        who = self._identifier.glance(Evidence(head.fields, head.path, True, head.host, peer, router))
+        pin = None if who is None else self._resolver.glance(who, listener)
+        if who is None or pin is None:
+            return None
+        return Asked(who, Question(head.path, head.method, True, listener, pin, 0, self.health.down()), False, None)
+
     async def ask(self, head: RequestHead, listener: Listener, peer: str | None, router: Identity | None) -> Asked:
         """Waits for nothing where the subject and the keys are known here.
 
         ``peer``: the client's address; ``router``: who it is, on the internal listener.
         """
-        unpinned = self._place.is_unpinned(head.path)
+        unpinned = self._identifier.live.is_unpinned(head.path)
         evidence = Evidence(head.fields, head.path, not unpinned, head.host, peer, router)
         who = await self._identifier.identify(evidence)
         pin = await self._resolver.pin(who, pinned=not unpinned, listener=listener)
@@ -161,7 +168,7 @@ class Front:
         """
         assert question.pin is not None
         pin = await self._moves.settled(question.pin.subject_key, size)
-        return replace(question, pin=pin, down=self.health.down())
+        return question._replace(pin=pin, down=self.health.down())
 
     def patience(self, size: int) -> AbstractContextManager[Patience]:
         """As the move buffer's."""
@@ -172,7 +179,7 @@ class Front:
         await patience.pause()
         assert question.pin is not None
         pin = self._pins.known(question.pin.subject_key) or question.pin
-        return replace(question, pin=pin, down=self.health.down())
+        return question._replace(pin=pin, down=self.health.down())
 
     async def after_guard(self, guard: Guard, question: Question) -> Question:
         """The question to ask after a guard's refusal. Raises Unavailable where waiting is all that helps."""
@@ -184,12 +191,12 @@ class Front:
                 found = await self._pins.refresh(key)
                 if found is None:
                     raise UnknownSubject("no such subject")
-                return replace(question, pin=found, pinned=True, down=self.health.down())
+                return question._replace(pin=found, pinned=True, down=self.health.down())
         elif guard.kind == "stale-epoch" and pin is not None:
             if guard.behind(pin):
                 raise Unavailable("the home cell has not taken the subject over yet", retry_after=MOVE_RETRY_SECONDS)
             found = await self._pins.refresh(pin.subject_key)
-            return replace(question, pin=found, down=self.health.down())
+            return question._replace(pin=found, down=self.health.down())
         raise Unavailable("the cell's guard refused the request without saying who is meant")
 
     def served(self, asked: Asked) -> None:
@@ -238,7 +245,7 @@ def outgoing(
     """The head that goes on. ``distrusted``: fields that don't. ``traceparent``: takes the place of the client's."""
     if traceparent is not None or isinstance(decision, Hairpin):
         distrusted |= {TRACEPARENT}  # another router takes it for ours
-    parts = [f"{head.method} {head.target} HTTP/1.1\r\n".encode("ascii"), *head.lines_without(distrusted)]
+    parts = [head.start, *head.lines_without(distrusted)]
     if isinstance(decision, Hairpin):
         parts.append(changed(head.fields, to_router=True))
     else:

@@ -117,7 +117,6 @@ async def serve(settings: RouterSettings) -> AsyncIterator[None]:
             settings,
             service.identity,
             manifest,
-            place,
             atlas,
             identifier=identifier,
             pins=pins,

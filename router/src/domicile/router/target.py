@@ -14,7 +14,6 @@ from domicile.router.errors import BadRequest
 
 _PLAIN: Final = re.compile(r"/[\x21\x22\x24-\x7e]*")
 _ABSOLUTE: Final = re.compile(r"https?://([^/?#]+)(.*)", re.IGNORECASE)
-_SUSPECT: Final = re.compile(r"[%\\]|/\.")
 _SEPARATORS: Final = re.compile(r"[/\\]")
 
 
@@ -33,7 +32,7 @@ def read_target(raw: str, host: str) -> str:
     if not _PLAIN.fullmatch(raw):
         raise BadRequest("a request target holds printable ASCII and no fragment")
     path = path_of(raw)
-    if _SUSPECT.search(path):
+    if "%" in path or "/." in path or "\\" in path:
         decoded = unquote(path, errors="replace")
         if "\0" in decoded or any(segment in (".", "..") for segment in _SEPARATORS.split(decoded)):
             raise BadRequest("a path holds neither dot segments nor NUL")
