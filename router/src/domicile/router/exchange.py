@@ -402,9 +402,10 @@ class Exchange:
             self._client.write(b"".join(parts))
             self._client.relay()
             return
-        if head.length is not None:
-            if head.status != HTTPStatus.NO_CONTENT:
-                parts.append(b"Content-Length: %d\r\n" % head.length)
+        if head.status == HTTPStatus.NO_CONTENT:
+            pass  # neither length nor coding (RFC 9112, 6.1 and 6.2): some clients would wait for what they frame
+        elif head.length is not None:
+            parts.append(b"Content-Length: %d\r\n" % head.length)
         elif not asked_by.old and (head.chunked or not head.empty):
             self._chunked = not head.empty
             parts.append(_CHUNKED)
