@@ -35,7 +35,7 @@ from domicile.router.wire import Wire
 from domicile.service import Service, ended
 from domicile.telemetry import place_of as told_place
 from domicile.telemetry import warn
-from domicile.telemetry.traces import otlp_exporter, start_tracing
+from domicile.telemetry.traces import start_tracing
 
 DAY_SECONDS: Final = 86_400.0
 AGAIN_SECONDS: Final = 5.0
@@ -58,7 +58,11 @@ def _trace(stack: AsyncExitStack, manifest: Manifest, identity: Identity, settin
     collector = manifest.jurisdictions[identity.jurisdiction].collector
     if collector is None or settings.trace_share == 0:
         return
-    exporter = otlp_exporter(collector, settings.collector_authorities)
+    from domicile.telemetry.collector import otlp_exporter
+
+    exporter = otlp_exporter(
+        collector, partial(manifest.may_collect, identity.jurisdiction), settings.collector_authorities
+    )
     stop = start_tracing(settings.process, identity.jurisdiction, exporter, share=settings.trace_share)
     stack.push_async_callback(asyncio.to_thread, stop)
 
