@@ -128,7 +128,8 @@ async def test_answers_are_counted_by_place_and_kind_of_way(world: World) -> Non
 
 
 def test_a_request_that_is_broken_off_is_counted_once_as_that() -> None:
-    ways, health, request = Ways(), Health(waiting=1), begin("router.request")
+    health, request = Health(waiting=1), begin("router.request")
+    ways = Ways(health)
     decision = Forward(HOME, pin("alice", "eu-1"))
     before = answers("eu", "eu-1", "home", "cancelled")
     attempts = Attempts(decision, ways, health, request)

@@ -86,8 +86,7 @@ def answer_of(raw: bytes, method: str) -> Recorded:
     connection = Connection(lambda _: None, lambda _: None)
     connection.connection_made(Transport())
     asker = Recorded(method)
-    connection.ask(asker, b"")
-    connection.all_sent()
+    connection.ask(asker, b"", whole=True)
     connection.data_received(raw)
     if asker.outcome == "open":
         connection.connection_lost(None)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from http import HTTPStatus
 from typing import Final, Protocol, cast
 
 from domicile.model.wire import MAX_HEAD_BYTES
@@ -17,6 +16,9 @@ from domicile.router.head import END, AnswerHead, BadAnswer, read_answer
 
 HIGH_WATER_BYTES: Final = 256 * 1024
 """Written and not sent yet, on either side: above this the other side waits, below a quarter of it no longer."""
+SWITCHES: Final = 101
+MISDIRECTED: Final = 421
+"""RFC 9110, 15.5.20. As plain numbers: an enumeration looks for its members anew each time."""
 _ALL: Final = -1
 """Left of a body that ends with its connection."""
 _IN_CHUNKS: Final = -2
@@ -69,10 +71,11 @@ class Connection(asyncio.Protocol):
         self.used = False
         self.since = 0.0
 
-    def ask(self, asker: Asker, data: bytes) -> None:
-        """``data``: the request's head and what there is of its body."""
+    def ask(self, asker: Asker, data: bytes, *, whole: bool) -> None:
+        """``data``: the request's head and what there is of its body; ``whole``: there is no more of it."""
         self._asker = asker
-        self._in_body = self._all_sent = False
+        self._in_body = False
+        self._all_sent = whole
         self.transport.write(data)
 
     def write(self, data: bytes) -> None:
@@ -157,14 +160,14 @@ class Connection(asyncio.Protocol):
                 return
             head = read_answer(data[:end], asker.method)
             data = data[end:]
-            if head.status >= 200 or head.status == 101:
+            if head.status >= 200 or head.status == SWITCHES:
                 break
             asker.informed(head)
             if self._asker is not asker:
                 return
         self._keeps = head.keeps
         self._chunks = None
-        if head.status == 101:
+        if head.status == SWITCHES:
             self._left = _ALL
         elif head.empty:
             self._left = 0
@@ -175,7 +178,7 @@ class Connection(asyncio.Protocol):
             self._chunks = Chunks()
         else:
             self._left = _ALL
-        if self._left == len(data) and self._all_sent and head.status != HTTPStatus.MISDIRECTED_REQUEST:
+        if self._left == len(data) and self._all_sent and head.status != MISDIRECTED:
             self._free()
             asker.whole(head, data)
             return

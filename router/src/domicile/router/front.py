@@ -112,12 +112,13 @@ class Front:
         keyring: Keyring,
     ) -> None:
         self.settings = settings
+        self.answer_seconds = settings.answer_seconds or settings.idle_seconds
         self.wire = wire
         self.health = health
         self.shedder = shedder
         self.vantage = vantage
         self.requests = {listener: RequestCounts(listener) for listener in Listener}
-        self.ways = Ways()
+        self.ways = Ways(health)
         self._manifest = manifest
         self._atlas = atlas
         self._identifier = identifier
@@ -238,18 +239,17 @@ def outgoing(
     head: RequestHead,
     decision: Forward | Hairpin,
     country: str | None,
-    *,
     distrusted: frozenset[str] = frozenset(),
     traceparent: str | None = None,
 ) -> bytes:
     """The head that goes on. ``distrusted``: fields that don't. ``traceparent``: takes the place of the client's."""
     if traceparent is not None or isinstance(decision, Hairpin):
         distrusted |= {TRACEPARENT}  # another router takes it for ours
-    parts = [head.start, *head.lines_without(distrusted)]
+    lines = head.lines_without(distrusted) if distrusted else head.lines
     if isinstance(decision, Hairpin):
-        parts.append(changed(head.fields, to_router=True))
+        parts = [head.start, *lines, changed(head.fields, to_router=True)]
     else:
-        parts += (changed(head.fields, to_router=False), statement(decision.pin, country))
+        parts = [head.start, *lines, changed(head.fields, to_router=False), statement(decision.pin, country)]
     if traceparent is not None:
         parts.append(f"{TRACEPARENT}: {traceparent}\r\n".encode("ascii"))
     if head.chunked:

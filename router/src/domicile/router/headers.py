@@ -134,9 +134,7 @@ def changed(fields: Fields, *, to_router: bool) -> bytes:
 
 def statement(pin: Pin | None, country: str | None) -> bytes:
     """What the router tells the application of the request's subject and of where it came from."""
-    said = b""
-    if pin is not None:
-        said = _SUBJECT % (pin.subject_key.hex().encode("ascii"), pin.cell.encode("ascii"), pin.epoch)
+    said = b"" if pin is None else _SUBJECT % (str(pin.subject_key).encode(), pin.cell.encode(), pin.epoch)
     if country is not None:
         said += f"{COUNTRY_HEADER}: {country}\r\n".encode("ascii")
     return said

@@ -10,6 +10,7 @@ from typing import Final
 from domicile.model import Role
 from domicile.router.decide import Decision, Forward, Hairpin, Listener, Redirect, Refuse
 from domicile.router.endpoints import HomeEndpoints, PeerRouters
+from domicile.router.health import Health
 from domicile.telemetry import BORDER, DECISIONS, DURATION, REQUESTS, UPSTREAM_DURATION, UPSTREAM_REQUESTS
 from domicile.telemetry.tallies import Tally, tally, times
 from domicile.telemetry.traces import Span, begin
@@ -77,12 +78,13 @@ class DecisionCounts:
 
 
 class Way:
-    """A kind of way to one home; ``route`` is that kind, never a path. ``place``: what shares a fate there."""
+    """A kind of way to one home; ``route`` is that kind, never a path. ``fate``: what the requests there share."""
 
-    def __init__(self, places: HomeEndpoints | PeerRouters, route: str) -> None:
+    def __init__(self, places: HomeEndpoints | PeerRouters, route: str, health: Health) -> None:
         first = places.upstreams[0]
         self.places: Final = places
-        self.place: Final = f"{first.cell or first.jurisdiction}/{first.role}"
+        self.upstreams: Final = places.upstreams
+        self.fate: Final = health.fate(f"{first.cell or first.jurisdiction}/{first.role}")
         self._labels = (first.jurisdiction, first.cell or "", route)
         self._told = {
             "domicile.jurisdiction": first.jurisdiction,
@@ -106,16 +108,18 @@ class Way:
 class Ways:
     """Every way that was taken so far: as many as there are homes, times a few kinds."""
 
-    def __init__(self) -> None:
-        self._known: dict[tuple[int, bool], Way] = {}
+    def __init__(self, health: Health) -> None:
+        self._health = health
+        self._pinned: dict[int, Way] = {}
+        self._unpinned: dict[int, Way] = {}
 
     def get(self, decision: Forward | Hairpin) -> Way:
         places = decision.home if isinstance(decision, Forward) else decision.routers
         # by identity: the atlas makes each set of places once, and its way keeps it
-        key = (id(places), decision.pin is None)
-        way = self._known.get(key)
+        known = self._unpinned if decision.pin is None else self._pinned
+        way = known.get(id(places))
         if way is None:
-            way = self._known[key] = Way(places, _route(decision))
+            way = known[id(places)] = Way(places, _route(decision), self._health)
         return way
 
 

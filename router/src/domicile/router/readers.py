@@ -104,7 +104,10 @@ class JwtReader:
         self._sessions = sessions
 
     def glance(self, evidence: Evidence) -> Proof | None:
-        token = self._token(evidence.headers)
+        headers = evidence.headers
+        if self._cookie is None and "authorization" not in headers.special:
+            return None
+        token = self._token(headers)
         if token is None:
             return None
         keys = self._sessions.remembered(token)
@@ -117,9 +120,7 @@ class JwtReader:
         return None if token is None else Proof(await self._sessions.subject(token), True)
 
     def _token(self, headers: Fields) -> str | None:
-        if self._cookie is not None:
-            return self._of_cookie(headers)
-        return self._bearer(headers) if "authorization" in headers.special else None
+        return self._bearer(headers) if self._cookie is None else self._of_cookie(headers)
 
     @staticmethod
     def _bearer(headers: Fields) -> str | None:

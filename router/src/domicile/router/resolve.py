@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from domicile.model import Identity, Pin, Unavailable
 from domicile.router.decide import Listener
 from domicile.router.identify import Identified
 from domicile.router.pins import Pins
 from domicile.router.shedding import Caller, Shedder
+
+_KNOWN: Final = Caller.KNOWN
+_INTERNAL: Final = Listener.INTERNAL
 
 
 class Resolver:
@@ -25,13 +30,13 @@ class Resolver:
         pin = self._pins.known(*who.keys)
         if pin is None or self._stale(pin, who, listener):
             return None
-        self._shedder.admit(Caller.KNOWN)
+        self._shedder.admit(_KNOWN)
         return pin
 
     def _stale(self, pin: Pin, who: Identified, listener: Listener) -> bool:
         # a token by a router that knows better, or another router that sent the subject here
         return (who.token is not None and who.token.epoch > pin.epoch) or (
-            listener is Listener.INTERNAL and pin.jurisdiction != self._vantage.jurisdiction
+            listener is _INTERNAL and pin.jurisdiction != self._vantage.jurisdiction
         )
 
     async def pin(self, who: Identified, *, pinned: bool, listener: Listener) -> Pin | None:

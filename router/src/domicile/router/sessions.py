@@ -50,7 +50,7 @@ class Sessions:
         keys = self._keys.at_once()
         if keys is None or len(token) > MAX_JWT_BYTES:
             return None
-        session = self._verified.get(self._verified.digest(token), keys)
+        session = self._verified.find(token.encode("utf-8", "surrogatepass"), keys)
         return session.keys if session is not None and session.in_time(self._clock()) else None
 
     async def subject(self, token: str) -> tuple[SubjectKey, ...]:

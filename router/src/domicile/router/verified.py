@@ -32,10 +32,15 @@ class Verified(Generic[Claims]):
     def __repr__(self) -> str:
         return f"Verified({len(self._held)} held)"
 
-    def digest(self, token: str | bytes) -> bytes:
+    def digest(self, token: str) -> bytes:
         """What ``get``, ``put`` and ``drop`` go by; made once a request."""
-        raw = token if isinstance(token, bytes) else token.encode("utf-8", "surrogatepass")
-        return blake2b(raw, digest_size=_DIGEST_BYTES, key=self._secret).digest()
+        return blake2b(token.encode("utf-8", "surrogatepass"), digest_size=_DIGEST_BYTES, key=self._secret).digest()
+
+    def find(self, token: bytes, keys: object) -> Claims | None:
+        """What ``get`` says of a token."""
+        if keys is not self._keys:
+            return None
+        return self._held.get(blake2b(token, digest_size=_DIGEST_BYTES, key=self._secret).digest())
 
     def get(self, digest: bytes, keys: object) -> Claims | None:
         """What was put under this digest by the same ``keys``, compared by identity."""
