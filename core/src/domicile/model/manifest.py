@@ -32,6 +32,7 @@ from domicile.model.rules import (
     classes_of,
     is_unpinned,
     matches,
+    readings,
     rule_problems,
 )
 from domicile.model.rules import Travellers as Travellers
@@ -39,6 +40,7 @@ from domicile.model.rules import Travellers as Travellers
 MAX_MANIFEST_BYTES: Final = 1 << 20
 MAX_MANIFEST_DEPTH: Final = 32
 MAX_MANIFEST_VALUES: Final = 200_000
+_STRICTEST_FIRST: Final = (Travellers.REFUSE, Travellers.REDIRECT, Travellers.HAIRPIN)
 
 
 def _collector(text: str) -> str:
@@ -95,6 +97,10 @@ class Jurisdiction(Strict):
     keys: KeySection
 
     def travellers_on(self, path: str) -> Travellers:
+        """What holds on a path: of its readings, the strictest's."""
+        return min((self._travellers_on(reading) for reading in readings(path)), key=_STRICTEST_FIRST.index)
+
+    def _travellers_on(self, path: str) -> Travellers:
         for each in self.traveller_paths:
             if matches(each.path, path):
                 return each.travellers
