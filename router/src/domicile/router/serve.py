@@ -115,8 +115,8 @@ async def serve(settings: RouterSettings) -> AsyncIterator[None]:
         peppers = settings.load_peppers()
         sessions = _sessions(stack, manifest, settings, peppers)
         atlas = Atlas(manifest, service.identity)
-        identifier = Identifier(manifest, place, tokens, sessions, peppers)
         pins, shedder = Pins(replica, directory), Shedder(settings.places)
+        identifier = Identifier(manifest, place, tokens, sessions, peppers, pins.known)
         resolver = Resolver(pins, service.identity, shedder)
         explain_route(service, Explainer(place, atlas, identifier, pins, resolver, health))
         front = Front(
