@@ -6,6 +6,7 @@ counts only where nobody else is found, since browsers send a stale cookie along
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Sequence
 from typing import Final, NamedTuple, Protocol
@@ -60,12 +61,13 @@ class Evidence(NamedTuple):
 
 class Proof(NamedTuple):
     """``keys``: whom it names, by each pepper that its reader knows. ``authenticated``: somebody vouches for it who
-    may; a token, a path or a host only says so.
+    may; a token, a path or a host only says so. ``until``: seconds since 1970.
     """
 
     keys: tuple[SubjectKey, ...]
     authenticated: bool
     token: ResidencyToken | None = None
+    until: float = math.inf
 
 
 class Later(Exception):
@@ -111,14 +113,17 @@ class JwtReader:
         token = self._token(headers)
         if token is None:
             return None
-        keys = self._sessions.remembered(token)
-        if keys is None:
+        session = self._sessions.remembered(token)
+        if session is None:
             raise Later
-        return Proof(keys, True)
+        return Proof(session.keys, True, until=session.expires)
 
     async def read(self, evidence: Evidence) -> Proof | None:
         token = self._token(evidence.headers)
-        return None if token is None else Proof(await self._sessions.subject(token), True)
+        if token is None:
+            return None
+        session = await self._sessions.session(token)
+        return Proof(session.keys, True, until=session.expires)
 
     def _token(self, headers: Fields) -> str | None:
         return self._bearer(headers) if self._cookie is None else self._of_cookie(headers)
@@ -177,7 +182,7 @@ class TokenReader:
             if valid is None or token.epoch > valid.epoch:
                 valid = token
         if valid is not None:
-            return Proof((valid.sub,), False, valid)
+            return Proof((valid.sub,), False, valid, valid.exp)
         if invalid is not None:
             raise invalid
         return None

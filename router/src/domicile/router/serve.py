@@ -18,6 +18,7 @@ from domicile.router.application_keys import KeyAddress, KeyFile, fetch_over_htt
 from domicile.router.atlas import Atlas
 from domicile.router.country import Countries
 from domicile.router.decide import Listener
+from domicile.router.decisions import Decider, decide_routes
 from domicile.router.explain import Explainer, explain_route
 from domicile.router.follow import Follower, require_fit
 from domicile.router.front import Front
@@ -133,10 +134,11 @@ async def serve(settings: RouterSettings) -> AsyncIterator[None]:
             health=health,
             keyring=keyring,
         )
+        decide_routes(service, Decider(front, atlas))
         follower = Follower(replica, directory)
         for work in (partial(tokens.keep, settings.key_days * DAY_SECONDS), follower.run, shedder.watch):
             stack.push_async_callback(ended, asyncio.create_task(kept(work)))
-        internal_context = service.internal_context([Role.ROUTER])
+        internal_context = service.internal_context([Role.ROUTER, Role.EDGE])
         async with (
             operators(service) as handler,
             listening(front, Listener.INTERNAL, settings.address(), internal_context, others=handler),
