@@ -22,6 +22,7 @@ from domicile.model.wire import CELL_HEADER, DECISION_HEADER, EPOCH_HEADER, STAT
 from domicile.router.atlas import Atlas
 from domicile.router.decide import Decision, Forward, Hairpin, Listener, Redirect, Refuse, decide
 from domicile.router.front import Asked, Front
+from domicile.router.head import REQUEST_NAMES
 from domicile.router.lines import Fields
 from domicile.router.readers import Evidence
 from domicile.router.replies import Reply, redirected
@@ -94,7 +95,7 @@ class Decider:
         shedder.enter()
         try:
             target = read_target(raw, headers.get("Host", ""))
-            fields = Fields.of(headers.items())
+            fields = Fields.of(headers.items(), REQUEST_NAMES)
             path = path_of(target)
             evidence = Evidence(fields, path, self._front.is_pinned(path), headers.get("Host", ""))
             asked = await self._front.asked(evidence, method, Listener.PUBLIC)
