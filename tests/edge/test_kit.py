@@ -17,7 +17,7 @@ import aiohttp
 import jwt
 import pytest
 from aiohttp import web
-from domicile_testing.edges import Edge, equipment, trusted_signer
+from domicile_testing.edges import KINDS, Edge, equipment, trusted_signer
 from domicile_testing.routing import World, pin, subject
 from yarl import URL
 
@@ -66,6 +66,7 @@ def wrong(rows: dict[str, Row]) -> set[str]:
     return {name for name, row in rows.items() if row.ok is False}
 
 
+@pytest.mark.parametrize("kind", KINDS, indirect=True)
 async def test_it_finds_nothing_wrong_with_a_recipe(edge: Edge) -> None:
     rows = await examined(edge)
     assert not wrong(rows), [row for row in rows.values() if row.ok is False]

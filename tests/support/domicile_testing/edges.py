@@ -161,12 +161,14 @@ async def envoy_edge(
 @dataclass(frozen=True)
 class Kind:
     """A recipe. ``program`` raises Unmeasured with the cure where it isn't installed. ``run`` starts it for a world in
-    a zone; a router of that zone runs already."""
+    a zone; a router of that zone runs already. ``asks``: a router, and keeps the answer. ``rare``: in the
+    suite's long form alone."""
 
     program: Callable[[], Any]
     run: Callable[[World, str], AbstractAsyncContextManager[Edge]]
     cannot: Mapping[str, str] = field(default_factory=dict)
     asks: bool = False
+    rare: bool = False
 
 
 def nginx_edge(memory: Memory) -> Callable[[World, str], AbstractAsyncContextManager[Edge]]:
@@ -258,6 +260,7 @@ KINDS: dict[str, Kind] = {
         nginx_edge(Memory.CACHE),
         _OF_NGINX | {"test_tokens_that_disagree_are_refused": _FIRST},
         asks=True,
+        rare=True,
     ),
     "nginx-lua": Kind(with_modules("http-lua"), nginx_edge(Memory.LUA), _OF_NGINX, asks=True),
     "haproxy": Kind(haproxy, haproxy_edge, _OF_ASKING | _OF_HAPROXY, asks=True),

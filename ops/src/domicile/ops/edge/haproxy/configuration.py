@@ -169,6 +169,8 @@ def _ways(view: View) -> Iterable[tuple[str, str]]:
     yield f"{{ path -m beg '{GATEWAY_PATHS}' }}", "router"
     for pattern in view.named_paths:
         yield f"{{ path -m reg '^{pattern}$' }}", "router"
+    if view.named_paths:  # a path that a server may read as another one, which may name a subject
+        yield "{ path -m reg '[%;]|//' }", "router"
     for pattern in view.named_hosts:
         yield f"{{ req.hdr(host) -i -m reg '^{pattern}$' }}", "router"
     for rule in view.classes:

@@ -19,6 +19,8 @@ IN_MEMORY_BYTES: Final = 65_536
 _SLASH: Final = r"(?:[/\\]|%2[Ff]|%5[Cc])"
 _AMBIGUOUS: Final = rf"~^[^?]*(?:{_SLASH}(?:\.|%2[Ee]){{1,2}}(?:{_SLASH}|\?|$)|%00|\\|%5[Cc])"
 """A path with dot segments in any spelling, an encoded NUL or a backslash: a router refuses it."""
+_OTHERWISE_READ: Final = r"~^[^?]*(?:[%;]|//)"
+"""A path that a server may read as another one, which may name a subject."""
 _SIZES: Final = r"[0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-6]"
 """Decimal numbers up to ``IN_MEMORY_BYTES``."""
 
@@ -37,6 +39,8 @@ def paths(view: View) -> list[str]:
     """``$domicile_path``: ``ask`` for what may be a subject's own, else ``router``."""
     entries: dict[str, object] = {_AMBIGUOUS: "router", f"~^{re.escape(GATEWAY_PATHS)}": "router"}
     entries |= {rf"~^{pattern}(?:\?|$)": "router" for pattern in view.named_paths}
+    if view.named_paths:
+        entries[_OTHERWISE_READ] = "router"
     entries |= {_target(rule.path): "router" if rule.kind == "unpinned" else "ask" for rule in view.classes}
     return mapped("$request_uri", "$domicile_path", {"default": "ask", **entries})
 
