@@ -27,8 +27,8 @@ FACADES = {
         UPSTREAM_RETRIES FieldNotAllowed configure_logs log place_of render_metrics warn
     """,
     "domicile.service": """
-        MAX_BODY_BYTES PEER Addresses Operation ProcessSettings Service json_response load_settings problem_middleware
-        problem_of problem_response read_body run where_invalid
+        MAX_BODY_BYTES PEER Addresses Operation ProcessSettings Service ended json_response load_settings
+        problem_middleware problem_of problem_response read_body run where_invalid
     """,
 }
 

@@ -4,6 +4,7 @@ from domicile.service.openapi import Operation
 from domicile.service.problems import problem_middleware, problem_of, problem_response, where_invalid
 from domicile.service.runner import MAX_BODY_BYTES, PEER, Service, json_response, read_body, run
 from domicile.service.settings import Addresses, ProcessSettings, load_settings
+from domicile.service.tasks import ended
 
 __all__ = [
     "MAX_BODY_BYTES",
@@ -12,6 +13,7 @@ __all__ = [
     "Operation",
     "ProcessSettings",
     "Service",
+    "ended",
     "json_response",
     "load_settings",
     "problem_middleware",

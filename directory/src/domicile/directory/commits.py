@@ -45,8 +45,10 @@ async def transaction(
 async def _roll_back(connection: Connection) -> None:
     try:
         await connection.execute("ROLLBACK")
+    except Exception:
+        connection.terminate()  # the server undoes it; what is told is why it came to this, a cancellation above all
     except BaseException:
-        connection.terminate()  # the server undoes it; why it came to this is in the caller's hands
+        connection.terminate()
         raise
 
 

@@ -18,6 +18,7 @@ from typing import Final, Protocol
 from domicile.directory.history import Mark, MarkFile, Standing, furthest
 from domicile.directory.lag import Seen
 from domicile.model import Pin, Position, Unavailable
+from domicile.service import ended
 from domicile.telemetry import warn
 
 BEAT_SECONDS: Final = 0.1
@@ -68,10 +69,7 @@ class Feed:
             yield
         finally:
             self.end()
-            for task in tasks:
-                task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task
+            await ended(*tasks)
             self._keep_at = 0.0
             with suppress(Unavailable):
                 await self._look()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
@@ -27,7 +27,7 @@ from domicile.identity.tokens import MAX_TOPOLOGY_BYTES
 from domicile.model import GLOBAL, Address, InvalidInput, Role, Unavailable
 from domicile.model.manifest import AddressField
 from domicile.model.wire import SigningKey
-from domicile.service import Addresses, ProcessSettings, Service, load_settings, run
+from domicile.service import Addresses, ProcessSettings, Service, ended, load_settings, run
 
 DAY_SECONDS: Final = 86_400.0
 CALLERS: Final = [Role.ROUTER, Role.APP, Role.GATEWAY, Role.KEYS, Role.OPERATOR, Role.LOAD]
@@ -136,9 +136,7 @@ async def serve_directory(settings: DirectorySettings) -> AsyncIterator[None]:
                     yield
                 finally:
                     feed.end()  # its readers go before the listener waits for what is in flight
-                    turning.cancel()
-                    with suppress(asyncio.CancelledError):
-                        await turning
+                    await ended(turning)
 
 
 # a callback keeps the word `serve` obligatory, so that a second command can come without breaking the first

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from math import isfinite
 from typing import Final, Protocol
 
@@ -24,6 +24,7 @@ from domicile.identity import Credentials
 from domicile.model import GLOBAL, Address, DomicileError, Position, Role, SubjectKey, Unavailable
 from domicile.model.snapshot import MAX_RECORDS, Block
 from domicile.model.wire import ReplicaReport, ReplicasDocument
+from domicile.service import ended
 from domicile.telemetry import STORAGE_LAG, warn
 
 LOOK_SECONDS: Final = 0.5
@@ -156,9 +157,7 @@ class Replicas:
             try:
                 yield replicas
             finally:
-                looking.cancel()
-                with suppress(asyncio.CancelledError):
-                    await looking
+                await ended(looking)
 
     async def _follow(self) -> None:
         while self._replicas:

@@ -124,6 +124,7 @@ class Downstream(asyncio.Protocol):
         if self._exchange is not None:
             self._exchange.client_full(False)
         else:
+            self.hold("answers", False)
             self._read()
 
     # --- the exchange's side
@@ -179,7 +180,9 @@ class Downstream(asyncio.Protocol):
             self._head_began = False
             settings = self._front.settings
             self.deadline.set(settings.idle_seconds if self._full else settings.keepalive_seconds)
-            if self._buffer:
+            if self._full:
+                self.hold("answers", True)  # who doesn't take them isn't heard any further
+            elif self._buffer:
                 self._read()
 
     # --- the listener's side

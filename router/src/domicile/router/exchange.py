@@ -213,7 +213,7 @@ class Exchange:
         if isinstance(decision, Refuse):
             if decision.waits and not self._waited:
                 self._waited = True
-                self._run(front.settled(question, self._held_bytes), self._decide)
+                self._run(front.settled(asked, self._held_bytes), self._decide)
                 return
             raise decision.error
         if isinstance(decision, Redirect):
@@ -364,12 +364,12 @@ class Exchange:
             if self._patience is None:
                 self._held = ExitStack()
                 self._patience = self._held.enter_context(self._front.patience(self._held_bytes))
-            self._run(self._front.outwaited(asked.question, self._patience), self._decide)
+            self._run(self._front.outwaited(asked, self._patience), self._decide)
             return
         if self._replayed:
             raise Unavailable("the home cell and the directory do not agree yet", retry_after=MOVE_RETRY_SECONDS)
         self._replayed = True
-        self._run(self._front.after_guard(guard, asked.question), self._decide)
+        self._run(self._front.after_guard(guard, asked), self._decide)
 
     @property
     def _held_bytes(self) -> int:
@@ -402,9 +402,10 @@ class Exchange:
             self._client.write(b"".join(parts))
             self._client.relay()
             return
-        if head.length is not None:
-            if head.status != _NO_CONTENT:
-                parts.append(b"Content-Length: %d\r\n" % head.length)
+        if head.status == _NO_CONTENT:
+            pass  # neither length nor coding (RFC 9112, 6.1 and 6.2): some clients would wait for what they frame
+        elif head.length is not None:
+            parts.append(b"Content-Length: %d\r\n" % head.length)
         elif not asked_by.old and (head.chunked or not head.empty):
             self._chunked = not head.empty
             parts.append(_CHUNKED)

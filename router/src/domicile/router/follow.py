@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, aclosing
+from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from typing import Final, ParamSpec, Protocol
 
 import lmdb
@@ -92,6 +92,7 @@ class Follower:
         said = ""
         while True:
             try:
+                self._replica.renew()  # what a full disk kept from being put in its place isn't what others read
                 await self._compact()
                 position = self._replica.position
                 if position is None or self._anew:
@@ -103,7 +104,7 @@ class Follower:
                         await self._take(changes)
                         if self._anew or self._replica.position is None or self._unchecked >= CHECK_EVERY:
                             break
-            except (DomicileError, lmdb.Error) as error:
+            except (DomicileError, lmdb.Error, OSError) as error:
                 if isinstance(error, lmdb.Error):
                     self._replica.distrust()
                 reason = error.code if isinstance(error, DomicileError) else type(error).__name__
@@ -175,5 +176,7 @@ async def _in_thread(call: Callable[Arguments, None], *args: Arguments.args, **k
     try:
         await asyncio.shield(running)
     except asyncio.CancelledError:
-        await asyncio.wait([running])
+        while not running.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([running])
         raise

@@ -93,6 +93,12 @@ class Asked:
         self.unpinned = unpinned
         self.country = country
 
+    @property
+    def keys(self) -> tuple[SubjectKey, ...]:
+        """By which its subject is to be asked for: all that it may have, since it may be renamed at any time."""
+        pin, keys = self.question.pin, self.who.keys
+        return keys if pin is None or pin.subject_key in keys else (pin.subject_key,)
+
 
 class Front:
     """What every connection of one router shares."""
@@ -164,41 +170,41 @@ class Front:
         self._decisions.add(decision)
         return decision
 
-    async def settled(self, question: Question, size: int) -> Question:
+    async def settled(self, asked: Asked, size: int) -> Question:
         """The question to ask when a move is over; ``size``: bytes that the request holds meanwhile.
 
         Raises Unavailable where that takes too long, or too much waits already.
         """
-        assert question.pin is not None
-        pin = await self._moves.settled(question.pin.subject_key, size)
-        return question._replace(pin=pin, down=self.health.down())
+        pin = await self._moves.settled(asked.keys, size)
+        return asked.question._replace(pin=pin, down=self.health.down())
 
     def patience(self, size: int) -> AbstractContextManager[Patience]:
         """As the move buffer's."""
         return self._moves.patience(size)
 
-    async def outwaited(self, question: Question, patience: Patience) -> Question:
+    async def outwaited(self, asked: Asked, patience: Patience) -> Question:
         """The question to ask again after a moment. Raises Unavailable where there were enough of them."""
         await patience.pause()
-        assert question.pin is not None
-        pin = self._pins.known(question.pin.subject_key) or question.pin
+        question = asked.question
+        pin = self._pins.known(*asked.keys) or question.pin
         return question._replace(pin=pin, down=self.health.down())
 
-    async def after_guard(self, guard: Guard, question: Question) -> Question:
+    async def after_guard(self, guard: Guard, asked: Asked) -> Question:
         """The question to ask after a guard's refusal. Raises Unavailable where waiting is all that helps."""
+        question = asked.question
         pin = question.pin
         if guard.kind == "wrong-cell":
             # on a subject's own path, the subject is who was identified, whatever a cell says
-            key = pin.subject_key if question.pinned and pin is not None else guard.key
-            if key is not None:
-                found = await self._pins.refresh(key)
+            named = () if guard.key is None else (guard.key,)
+            if keys := asked.keys if question.pinned and pin is not None else named:
+                found = await self._pins.refresh(*keys)
                 if found is None:
                     raise UnknownSubject("no such subject")
                 return question._replace(pin=found, pinned=True, down=self.health.down())
         elif guard.kind == "stale-epoch" and pin is not None:
             if guard.behind(pin):
                 raise Unavailable("the home cell has not taken the subject over yet", retry_after=MOVE_RETRY_SECONDS)
-            found = await self._pins.refresh(pin.subject_key)
+            found = await self._pins.refresh(*asked.keys)
             return question._replace(pin=found, down=self.health.down())
         raise Unavailable("the cell's guard refused the request without saying who is meant")
 

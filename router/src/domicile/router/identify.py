@@ -15,6 +15,7 @@ from domicile.model import (
     IdentitiesDisagree,
     Manifest,
     Peppers,
+    Pin,
     ResidencyToken,
     Router,
     SubjectKey,
@@ -24,7 +25,7 @@ from domicile.model import (
 from domicile.model.rules import Rule, classes_of, identity_rules, is_unpinned
 from domicile.router.keys import ResidencyKeys
 from domicile.router.readers import Evidence, HeaderReader, Later, Proof, Reader, readers
-from domicile.router.rollout import disagreement, in_rollout
+from domicile.router.rollout import disagreement, drawn_by, in_rollout
 from domicile.router.sessions import Sessions
 from domicile.telemetry import RULE_DISAGREEMENTS
 
@@ -145,11 +146,18 @@ def _outcome(each: Reader, proof: Proof | None, evidence: Evidence) -> str:
 
 
 class Identifier:
-    """Reads requests by ``rules``, and by ``rules_next`` where there are some."""
+    """Reads requests by ``rules``, and by ``rules_next`` where there are some. ``known``: a pin by any of its keys."""
 
     def __init__(
-        self, manifest: Manifest, place: Router, tokens: ResidencyKeys, sessions: Sessions | None, peppers: Peppers
+        self,
+        manifest: Manifest,
+        place: Router,
+        tokens: ResidencyKeys,
+        sessions: Sessions | None,
+        peppers: Peppers,
+        known: Callable[..., Pin | None],
     ) -> None:
+        self._known = known
         self.live: Final = RuleSet(place.rules, manifest, tokens, sessions, peppers)
         self.new: Final = (
             None if place.rules_next is None else RuleSet(place.rules_next.rules, manifest, tokens, sessions, peppers)
@@ -165,12 +173,12 @@ class Identifier:
         if self.new is None:
             return await self.live.read(evidence, note)
         outcomes = [await _tried(rules, evidence) for rules in (self.live, self.new)]
-        readings = [each.keys if isinstance(each, Identified) else each for each in outcomes]
-        kind = disagreement(*readings, same_class=self.new.is_unpinned(evidence.path) != evidence.pinned)
+        live, new = (each.keys if isinstance(each, Identified) else each for each in outcomes)
+        kind = disagreement(live, new, same_class=self.new.is_unpinned(evidence.path) != evidence.pinned)
         if kind is not None:
             RULE_DISAGREEMENTS.labels(kind.value).inc()
-        keys = [each for each in readings if isinstance(each, tuple) and each]
-        who = bytes(keys[0][0]) if keys else (evidence.peer or "").encode()
+        key = drawn_by(live, new, self._known)
+        who = (evidence.peer or "").encode() if key is None else bytes(key)
         chosen = in_rollout(who, self._percent, self.new.digest)
         if note is not None:
             note("rules_next", f"{kind or 'agree'}, {'in' if chosen else 'not in'} the first {self._percent:g} %")

@@ -122,4 +122,7 @@ class ResidencyKeys:
             warn("signing-keys-not-read", code=error.code)
             self._reread_at = self._clock() + RETRY_SECONDS
             return
-        write_private(self._cache, JWKS(keys=keys).model_dump_json().encode())
+        try:
+            write_private(self._cache, JWKS(keys=keys).model_dump_json().encode())
+        except OSError as error:
+            warn("signing-keys-not-kept", error=type(error).__name__)

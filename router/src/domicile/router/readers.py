@@ -30,6 +30,7 @@ from domicile.model.rules import (
     PathIdentityRule,
     TokenRule,
     described,
+    readings,
 )
 from domicile.model.wire import TOKEN_HEADER
 from domicile.router.country import read_address
@@ -242,8 +243,12 @@ class PathReader(_Seen):
         self._peppers = peppers
 
     def glance(self, evidence: Evidence) -> Proof | None:
-        match = self._pattern.fullmatch(evidence.path) if evidence.pinned else None
+        if not evidence.pinned:
+            return None
+        match = self._pattern.fullmatch(evidence.path)
         if match is None:
+            if any(self._pattern.fullmatch(reading) for reading in readings(evidence.path)[1:]):
+                raise BadRequest("a path that names a subject is written plainly")
             return None
         try:
             subject = unquote(match[1], errors="strict")

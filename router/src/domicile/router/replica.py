@@ -470,8 +470,8 @@ class Replica:
         source = loading._environment.folder
         loading.close()
         source.rename(target)
-        self._now = _Environment(target, self._size)
         self._name(target)
+        self._now = _Environment(target, self._size)
 
     def close(self) -> None:
         self._now.close()

@@ -10,6 +10,7 @@ import re
 from typing import Final
 from urllib.parse import unquote
 
+from domicile.model.rules import readings
 from domicile.router.errors import BadRequest
 
 _PLAIN: Final = re.compile(r"/[\x21\x22\x24-\x7e]*")
@@ -33,9 +34,11 @@ def read_target(raw: str, host: str) -> str:
         raise BadRequest("a request target holds printable ASCII and no fragment")
     path = path_of(raw)
     if "%" in path or "/." in path or "\\" in path:
-        decoded = unquote(path, errors="replace")
-        if "\0" in decoded or any(segment in (".", "..") for segment in _SEPARATORS.split(decoded)):
-            raise BadRequest("a path holds neither dot segments nor NUL")
+        for reading in readings(path):
+            if "\0" in reading or any(segment in (".", "..") for segment in _SEPARATORS.split(reading)):
+                raise BadRequest("a path holds neither dot segments nor NUL")
+        if unquote(reading) != reading:
+            raise BadRequest("a path is not encoded over and over")
     return raw
 
 

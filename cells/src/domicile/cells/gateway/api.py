@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final, NoReturn
 
 from aiohttp import web
@@ -34,7 +34,7 @@ from domicile.model import (
 )
 from domicile.model.wire import AbroadRows, FenceRequest, FenceResponse, RekeyRequest
 from domicile.sdk.store import AbroadStore, Fence, FenceStore, open_pool
-from domicile.service import PEER, ProcessSettings, Service, json_response, read_body
+from domicile.service import PEER, ProcessSettings, Service, ended, json_response, read_body
 from domicile.telemetry import BORDER
 
 FENCES_PATH: Final = "/.domicile/v1/fences/{subject_key}"
@@ -193,12 +193,6 @@ async def serve_gateway(settings: ProcessSettings) -> AsyncIterator[None]:
         service = Service(settings, ready)
         GatewayApi(identity, fences, abroad, Grants(directory, identity), directory).routes(service)
         reporting = asyncio.create_task(Reporter(identity, fences, directory).run())
-        stack.push_async_callback(_ended, reporting)
+        stack.push_async_callback(ended, reporting)
         async with service.listen(settings.address(), service.internal_context([Role.APP, Role.ROUTER])):
             yield
-
-
-async def _ended(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task
