@@ -17,6 +17,7 @@ from domicile.model.addresses import literal
 from domicile.router.application_keys import KeyAddress, KeyFile, fetch_over_https
 from domicile.router.atlas import Atlas
 from domicile.router.country import Countries
+from domicile.router.counts import Counts
 from domicile.router.decide import Listener
 from domicile.router.explain import Explainer, explain_route
 from domicile.router.follow import Follower, require_fit
@@ -81,8 +82,9 @@ def _sessions(stack: AsyncExitStack, manifest: Manifest, settings: RouterSetting
 
 
 @asynccontextmanager
-async def serve(settings: RouterSettings) -> AsyncIterator[None]:
+async def serve(settings: RouterSettings, counts: Counts | None = None) -> AsyncIterator[None]:
     """Run a router: inside the context it serves; on leaving, the public listener drains, then the internal one.
+    ``counts``: what it shares with the other workers.
 
     Raises Unavailable without a topology, InvalidInput for settings that do not fit it.
     """
@@ -93,7 +95,7 @@ async def serve(settings: RouterSettings) -> AsyncIterator[None]:
             raise Unavailable("draining", remedy="another router takes over")
         require_fit(replica)
 
-    service = Service(settings, ready)
+    service = Service(settings, ready, rendered=None if counts is None else counts.render)
     credentials = settings.credentials
     async with AsyncExitStack() as stack:
         directory = DirectoryClient(credentials, settings.directory)
@@ -134,7 +136,14 @@ async def serve(settings: RouterSettings) -> AsyncIterator[None]:
             keyring=keyring,
         )
         follower = Follower(replica, directory)
-        for work in (partial(tokens.keep, settings.key_days * DAY_SECONDS), follower.run, shedder.watch):
+        works: list[Callable[[], Awaitable[None]]] = [
+            partial(tokens.keep, settings.key_days * DAY_SECONDS),
+            follower.run,
+            shedder.watch,
+        ]
+        if counts is not None:
+            works.append(counts.keep)
+        for work in works:
             stack.push_async_callback(ended, asyncio.create_task(kept(work)))
         internal_context = service.internal_context([Role.ROUTER])
         async with (
