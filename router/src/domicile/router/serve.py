@@ -19,6 +19,7 @@ from domicile.router.atlas import Atlas
 from domicile.router.country import Countries
 from domicile.router.counts import Counts
 from domicile.router.decide import Listener
+from domicile.router.ejection import Failure
 from domicile.router.explain import Explainer, explain_route
 from domicile.router.follow import Follower, require_fit
 from domicile.router.front import Front
@@ -109,7 +110,7 @@ async def serve(settings: RouterSettings, counts: Counts | None = None) -> Async
         countries = Countries(settings.countries, place.trusted_peers)
         stack.callback(countries.close)
         health = Health(settings.waiting)
-        wire = Wire(credentials, settings)
+        wire = Wire(credentials, settings, partial(health.failed, failure=Failure.UNREACHED))
         stack.callback(wire.close)
         keyring = Keyring(settings.state / "token.key", "residency")
         tokens = ResidencyKeys(directory, keyring, settings.deployment, settings.state / "residency-keys.json")
