@@ -30,7 +30,8 @@ async def running(settings: RouterSettings, prefix: Sequence[str] = ()) -> Async
         left = settings.workers + 1 if settings.workers > 1 else 1  # each says so, and who started them when all have
         async with asyncio.timeout(30):
             while left:
-                assert (line := await process.stderr.readline()), "ended before it was ready"
+                line = await process.stderr.readline()
+                assert line, "ended before it was ready"
                 left -= b'"event":"ready"' in line
         yield process
     finally:

@@ -121,7 +121,7 @@ async def serve(settings: RouterSettings, counts: Counts | None = None) -> Async
         pins, shedder = Pins(replica, directory), Shedder(settings.places)
         identifier = Identifier(manifest, place, tokens, sessions, peppers, pins.known)
         resolver = Resolver(pins, service.identity, shedder)
-        explain_route(service, Explainer(place, atlas, identifier, pins, resolver, health))
+        explain_route(service, Explainer(place, atlas, identifier, pins, resolver, health, countries))
         front = Front(
             settings,
             service.identity,
