@@ -103,11 +103,11 @@ class Service:
         self.app = web.Application(middlewares=[_measure, problem_middleware], client_max_size=max_body)
         self._described: list[Described] = []
         health = [
-            ("healthz", "Whether the process runs", self._healthz),
-            ("readyz", "Whether it can work", self._readyz),
+            ("healthz", Endpoint.HEALTH, "Whether the process runs", self._healthz),
+            ("readyz", Endpoint.READY, "Whether it can work", self._readyz),
         ]
-        for name, summary, handler in health:
-            self.route("GET", f"/{name}", Endpoint.HEALTH, handler, Operation(summary, {200: "application/json"}))
+        for name, endpoint, summary, handler in health:
+            self.route("GET", f"/{name}", endpoint, handler, Operation(summary, {200: "application/json"}))
         metrics = Operation("How it does (Prometheus text)", {200: "text/plain"})
         self.route("GET", "/metrics", Endpoint.HEALTH, self._metrics, metrics)
 

@@ -19,6 +19,7 @@ from domicile.router.atlas import Atlas
 from domicile.router.country import Countries
 from domicile.router.counts import Counts
 from domicile.router.decide import Listener
+from domicile.router.decisions import Decider, decide_routes
 from domicile.router.ejection import Failure
 from domicile.router.explain import Explainer, explain_route
 from domicile.router.follow import Follower, require_fit
@@ -136,6 +137,7 @@ async def serve(settings: RouterSettings, counts: Counts | None = None) -> Async
             health=health,
             keyring=keyring,
         )
+        decide_routes(service, Decider(front, atlas))
         follower = Follower(replica, directory)
         works: list[Callable[[], Awaitable[None]]] = [
             partial(tokens.keep, settings.key_days * DAY_SECONDS),
@@ -146,7 +148,7 @@ async def serve(settings: RouterSettings, counts: Counts | None = None) -> Async
             works.append(counts.keep)
         for work in works:
             stack.push_async_callback(ended, asyncio.create_task(kept(work)))
-        internal_context = service.internal_context([Role.ROUTER])
+        internal_context = service.internal_context([Role.ROUTER, Role.EDGE])
         async with (
             operators(service) as handler,
             listening(front, Listener.INTERNAL, settings.address(), internal_context, others=handler),
