@@ -38,6 +38,7 @@ DEVELOPMENT = [
 BENCH = [
     ENVOY,
     "py-spy",
+    "setuptools",  # for mypyc, which compiles the router
 ]
 
 

@@ -18,6 +18,7 @@ from domicile.model import Identity, Role
 from domicile.ops.edge.envoy import Recipe, static
 from domicile.ops.edge.equipment import Equipment
 from domicile.ops.edge.view import view_of
+from domicile.router import head
 from domicile.router.settings import RouterSettings
 from loadtests.cases import Unmeasured
 from loadtests.processes import listening, says, started
@@ -42,9 +43,17 @@ def has_plain_listener() -> bool:
     return PLAIN in RouterSettings.model_fields
 
 
+def is_compiled() -> bool:
+    """Whether the router that is started here is the one that `make compiled` made."""
+    return not str(head.__file__).endswith(".py")
+
+
 @contextmanager
-def router(built: Stage, *, tls: bool, name: str = "router") -> Iterator[Proxy]:
-    """``domicile-router serve`` with its replica loaded. Raises Unmeasured where it has no plain listener."""
+def router(built: Stage, *, tls: bool, as_python: bool = False, name: str = "router") -> Iterator[Proxy]:
+    """``domicile-router serve`` with its replica loaded. Raises Unmeasured where it has no plain listener.
+
+    ``as_python``: also where a compiled one is there. ``name``: of its state's folder, which must not be there yet.
+    """
     if not tls and not has_plain_listener():
         raise Unmeasured(f"this router has no plain listener (no setting DOMICILE_{PLAIN.upper()})")
     state = built.folder / f"{name}-{'tls' if tls else 'plain'}"
@@ -70,7 +79,8 @@ def router(built: Stage, *, tls: bool, name: str = "router") -> Iterator[Proxy]:
     )
     log = state / "log"
     ready = says(log, "ready", "replica-loaded")
-    with started(command("domicile-router"), log, ready, environment=environment(settings)) as pid:
+    told = environment(settings) | ({"PYTHONPATH": ""} if as_python else {})
+    with started(command("domicile-router"), log, ready, environment=told) as pid:
         yield Proxy(pid, {"router": place.public})
 
 

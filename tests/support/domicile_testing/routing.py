@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -176,6 +177,18 @@ class Place:
         await self._runner.setup()
         host, _, port = self.address.rpartition(":")
         await web.TCPSite(self._runner, host, int(port), ssl_context=self.context).start()
+
+    async def silent(self) -> socket.socket:
+        """Accept no more, with a backlog in which connections are made and never heard; close it to end that."""
+        assert self._runner is not None
+        for site in list(self._runner.sites):
+            await site.stop()
+        host, _, port = self.address.rpartition(":")
+        backlog = socket.socket()
+        backlog.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        backlog.bind((host, int(port)))
+        backlog.listen(100)
+        return backlog
 
     async def stop(self) -> None:
         if self._runner is not None:

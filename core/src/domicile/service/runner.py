@@ -37,6 +37,8 @@ MAX_BODY_BYTES: Final = 1 << 20
 PEER: Final = web.RequestKey("domicile_peer", Identity)
 OPERATION: Final = web.RequestKey("domicile_operation", Operation)
 Ready = Callable[[], Awaitable[None]]
+Rendered = Callable[[], Awaitable[tuple[bytes, str]]]
+"""Exposition text and content type."""
 Body = TypeVar("Body", bound=BaseModel)
 
 
@@ -79,7 +81,16 @@ async def _measure(request: web.Request, handler: Handler) -> web.StreamResponse
 class Service:
     """One process's HTTP service: ``route`` declares, ``listen`` serves."""
 
-    def __init__(self, settings: ProcessSettings, ready: Ready, *, max_body: int = MAX_BODY_BYTES) -> None:
+    def __init__(
+        self,
+        settings: ProcessSettings,
+        ready: Ready,
+        *,
+        max_body: int = MAX_BODY_BYTES,
+        rendered: Rendered | None = None,
+    ) -> None:
+        """``rendered``: the metrics, where they are not this process's alone."""
+        self._rendered = rendered
         self.settings = settings
         self.identity = settings.credentials.identity
         if self.identity.deployment != settings.deployment:
@@ -142,7 +153,7 @@ class Service:
         return web.json_response({"status": "ready"})
 
     async def _metrics(self, _: web.Request) -> web.Response:
-        body, content_type = render_metrics()
+        body, content_type = render_metrics() if self._rendered is None else await self._rendered()
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     @asynccontextmanager

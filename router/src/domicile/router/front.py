@@ -82,14 +82,16 @@ def guard_of(answer: AnswerHead) -> Guard | None:
     return Guard(kind, int(epoch) if epoch.isascii() and epoch.isdigit() and len(epoch) < 20 else None, key)
 
 
-@dataclass(slots=True)
 class Asked:
     """Who asks what. ``country``: where from, on an ``unpinned`` path of the public listener."""
 
-    who: Identified
-    question: Question
-    unpinned: bool
-    country: str | None = None
+    __slots__ = ("country", "question", "unpinned", "who")
+
+    def __init__(self, who: Identified, question: Question, unpinned: bool, country: str | None = None) -> None:
+        self.who = who
+        self.question = question
+        self.unpinned = unpinned
+        self.country = country
 
     @property
     def keys(self) -> tuple[SubjectKey, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 from urllib.parse import unquote
 
 from domicile.model import (
@@ -44,30 +44,50 @@ from domicile.router.sessions import Sessions
 _DEFAULT_PORT: Final = re.compile(r":[0-9]*\Z")
 
 
-class Evidence(NamedTuple):
+class Evidence:
     """A request, as far as it may say whose it is.
 
     ``path``: without the query, as the client wrote it. ``pinned``: whether it belongs to a subject. ``peer``: the
     address at the other end of the connection. ``router``: which router that is, on the internal listener.
     """
 
-    headers: Fields
-    path: str
-    pinned: bool
-    host: str = ""
-    peer: str | None = None
-    router: Identity | None = None
+    __slots__ = ("headers", "host", "path", "peer", "pinned", "router")
+
+    def __init__(
+        self,
+        headers: Fields,
+        path: str,
+        pinned: bool,
+        host: str = "",
+        peer: str | None = None,
+        router: Identity | None = None,
+    ) -> None:
+        self.headers = headers
+        self.path = path
+        self.pinned = pinned
+        self.host = host
+        self.peer = peer
+        self.router = router
 
 
-class Proof(NamedTuple):
+class Proof:
     """``keys``: whom it names, by each pepper that its reader knows. ``authenticated``: somebody vouches for it who
     may; a token, a path or a host only says so. ``until``: seconds since 1970.
     """
 
-    keys: tuple[SubjectKey, ...]
-    authenticated: bool
-    token: ResidencyToken | None = None
-    until: float = math.inf
+    __slots__ = ("authenticated", "keys", "token", "until")
+
+    def __init__(
+        self,
+        keys: tuple[SubjectKey, ...],
+        authenticated: bool,
+        token: ResidencyToken | None = None,
+        until: float = math.inf,
+    ) -> None:
+        self.keys = keys
+        self.authenticated = authenticated
+        self.token = token
+        self.until = until
 
 
 class Later(Exception):

@@ -74,6 +74,7 @@ def configuration(view: View, equipment: Equipment, memory: Memory, *, tuning: T
             f"# An edge of {view.deployment} in {view.zone}: it knows cells of {view.jurisdiction} alone.",
             *(line("load_module", tuning.modules / f"{name}.so") for name in _MODULES[memory]),
             "worker_processes auto;",
+            "pcre_jit on;",
             "pid nginx.pid;",
             "# below emerg it would quote clients' addresses and request lines",
             "error_log stderr emerg;",
