@@ -20,8 +20,9 @@ from domicile.ops.edge.view import GATEWAY_PATHS, View
 ROUTES: Final = "domicile"
 SAFE_METHODS: Final = "GET|HEAD|OPTIONS"
 _SLASH: Final = r"(?:[/\\]|%2[Ff]|%5[Cc])"
-_AMBIGUOUS: Final = rf"[^?]*(?:{_SLASH}(?:\.|%2[Ee]){{1,2}}(?:{_SLASH}.*|\?.*)?|(?:%00|\\).*)"
-"""A path with dot segments in any spelling, an encoded NUL or a backslash: a router refuses it."""
+_AMBIGUOUS: Final = rf"[^?]*(?:{_SLASH}(?:\.|%2[Ee]){{1,2}}(?:{_SLASH}.*|\?.*)?|(?:%00|%25|\\).*)"
+"""A path with dot segments in any spelling, an encoded NUL, a backslash, or encoded twice: a router refuses it."""
+_SEVERAL_READINGS: Final = r"[^?]*(?:%|;|//).*"
 
 
 def _path(pattern: str) -> str:
@@ -46,6 +47,8 @@ def _for_routers(view: View) -> list[list[Message]]:
         [_field(":path", re.escape(GATEWAY_PATHS) + ".*")],
     ]
     found += [[_field(":path", rf"{pattern}(?:\?.*)?")] for pattern in view.named_paths]
+    if view.named_paths:  # a server may decode one that this edge takes for another
+        found.append([_field(":path", _SEVERAL_READINGS)])
     found += [[_field(":authority", f"(?i:{pattern})")] for pattern in view.named_hosts]
     pinned: list[PathRule] = []
     for rule in view.classes:
