@@ -350,6 +350,16 @@ class Exchange:
             failure = Failure.SLOW if reason == _LATE else Failure.LOST
             self._safely(lambda: self._failed(failure, reason))
 
+    def hangs(self) -> None:
+        attempts, body = self._attempts, self._body
+        if attempts is None or body is None or self._connection is None or self.method not in SAFE_METHODS:
+            return  # what may take effect is waited for
+        if attempts.elsewhere(self.method, replayable=body.replayable):
+            self._connection.drop()
+            self._connection = None
+            body.again()
+            self._safely(self._try)
+
     def home_full(self, full: bool) -> None:
         self._client.hold("home", full)
 
