@@ -172,7 +172,9 @@ class Records(ABC):
         sealer: Sealer | None = None
         for column in table.columns:
             raw = values[column.name]
-            if column.sealed and raw is not None:
+            if raw is None and not column.nullable:
+                del values[column.name]  # written before there was such a field: its default
+            elif column.sealed and raw is not None:
                 sealer = sealer or self._sealer(await self._key())
                 values[column.name] = column.kind.load(sealer.open(table.name, column.name, row.id, raw))
             elif column.kind.python is UUID and raw is not None:

@@ -84,10 +84,10 @@ def translate(error: BaseException) -> DomicileError:
     return Unavailable(f"cannot be reached ({type(error).__name__})", where=_WHERE)
 
 
-async def untold(action: Awaitable[Result]) -> Result:
-    """Await ``action``, ``WAIT_SECONDS`` at most; what the driver raises becomes ours and stays here."""
+async def untold(action: Awaitable[Result], *, seconds: float | None = WAIT_SECONDS) -> Result:
+    """Await ``action``, ``seconds`` at most; what the driver raises becomes ours and stays here."""
     try:
-        async with asyncio.timeout(WAIT_SECONDS):
+        async with asyncio.timeout(seconds):
             return await action
     except FAILURES as error:
         refusal = translate(error)

@@ -34,27 +34,6 @@ SELECT column_name, class, category, sql_type FROM domicile.columns WHERE table_
 -- Limit the transaction to a subject ($1, hexadecimal).
 SELECT set_config('domicile.subject', $1, true)
 
--- name: cell
--- Which cell this database says that it is.
-SELECT cell, jurisdiction FROM domicile.cell
-
--- name: found_cell
--- Make this database the storage of cell $1 in jurisdiction $2.
-INSERT INTO domicile.cell (cell, jurisdiction) VALUES ($1, $2)
-
--- name: applied_columns
--- What was applied for a table ($1) before.
-SELECT column_name, class, category, sealed, find, sql_type, nullable FROM domicile.columns WHERE table_name = $1
-
--- name: note_column
--- Keep what a column of a record table is.
-INSERT INTO domicile.columns (table_name, column_name, class, category, sealed, find, sql_type, nullable)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
-
--- name: one_at_a_time
--- Schemas are applied one after the other.
-SELECT pg_advisory_xact_lock(hashtext('domicile.schema'))
-
 -- name: fences_after
 -- The next fences after a key ($1), at most $2 of them.
 SELECT subject_key, previous_key, epoch, state, alias_keys

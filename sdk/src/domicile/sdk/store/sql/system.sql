@@ -64,6 +64,27 @@ CREATE TABLE IF NOT EXISTS domicile.columns (
     PRIMARY KEY (table_name, column_name)
 );
 
+-- ``kind``: the type of the field in its class; ``default``: the SQL of what older rows hold. Both came later.
+ALTER TABLE domicile.columns ADD COLUMN IF NOT EXISTS kind text;
+ALTER TABLE domicile.columns ADD COLUMN IF NOT EXISTS "default" text;
+
+-- How long the rows of a table are kept after they were first put; tables without a row here keep theirs.
+CREATE TABLE IF NOT EXISTS domicile.retention (
+    table_name   text PRIMARY KEY,
+    keep_seconds bigint NOT NULL CHECK (keep_seconds > 0)
+);
+
+-- Each schema that was applied: by whom (the operator's certificate), which, and by what statements.
+CREATE TABLE IF NOT EXISTS domicile.revisions (
+    id            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    applied_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
+    applied_by    text NOT NULL,
+    system        integer NOT NULL,
+    system_digest text NOT NULL,
+    digest        text NOT NULL,
+    statements    text[] NOT NULL
+);
+
 -- What crossed this cell's border, or tried to. No subject is named.
 CREATE TABLE IF NOT EXISTS domicile.border_events (
     id                bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -97,8 +118,7 @@ END
 $$;
 
 -- A subject's fence, by its key or the one before, as this statement's snapshot has it; no row where there is none.
-DROP FUNCTION IF EXISTS domicile.read_fence(bytea);
-CREATE FUNCTION domicile.read_fence(subject bytea)
+CREATE OR REPLACE FUNCTION domicile.read_fence(subject bytea)
 RETURNS TABLE (subject_key bytea, internal_id uuid, epoch bigint, state text)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT f.subject_key, f.internal_id, f.epoch, f.state FROM domicile.fences f
@@ -106,8 +126,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 $$;
 
 -- Open a fence on a grant: none yet, or one at a lower epoch. An open one at the same epoch is answered as it is.
-DROP FUNCTION IF EXISTS domicile.open_fence(bytea, text, text, uuid, bigint, jsonb);
-CREATE FUNCTION domicile.open_fence(
+CREATE OR REPLACE FUNCTION domicile.open_fence(
     subject bytea, granted_cell text, granted_jurisdiction text, granted_incarnation uuid,
     granted_epoch bigint, aliases jsonb
 ) RETURNS TABLE (subject_key bytea, internal_id uuid, epoch bigint, state text)
@@ -224,3 +243,6 @@ GRANT EXECUTE ON FUNCTION domicile.forget_previous(integer) TO domicile_gateway;
 GRANT SELECT ON domicile.cell, domicile.fences TO domicile_gateway;
 GRANT SELECT ON domicile.columns TO domicile_abroad;
 GRANT INSERT ON domicile.border_events TO domicile_gateway;
+
+-- the number grows with each change of this file; `schema apply` takes no database back to a lower one
+COMMENT ON SCHEMA domicile IS 'schema 2';
