@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, Protocol, TypeVar, cast
+from typing import Any, Final, Protocol, TypeVar
 from uuid import UUID
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -36,6 +36,7 @@ class Codec:
         self.jurisdiction = jurisdiction
         self._keys = keys
         self._internal_id = internal_id
+        self._opened: tuple[DataKey, Sealer] | None = None
 
     async def key(self, *, create: bool = False) -> DataKey:
         return await self._keys.data_key(self._internal_id, self._internal_id, create=create)
@@ -50,7 +51,11 @@ class Codec:
         return await self._keys.cell_index_key()
 
     def _sealer(self, key: DataKey) -> Sealer:
-        return Sealer(self.cell, self.jurisdiction, key.subject, key.principal, AESGCM(key.key))
+        """Kept for as long as the key service's client answers with the same key."""
+        if self._opened is None or self._opened[0] is not key:
+            sealer = Sealer(self.cell, self.jurisdiction, key.subject, key.principal, AESGCM(key.key))
+            self._opened = (key, sealer)
+        return self._opened[1]
 
     def require_home(self, record: Record) -> None:
         """Raises WrongJurisdiction for a record that isn't labelled with the home's."""
@@ -121,9 +126,7 @@ class Codec:
                 values[column.name] = column.kind.load(sealer.open(table.name, column.name, row.id, raw))
             elif column.kind.python is UUID:
                 values[column.name] = UUID(int=raw.int)
-        record = kind.model_construct(jurisdiction=self.jurisdiction, id=row.id, **values)
-        record._version = row.version
-        return cast("R", record)
+        return kind._stored({"jurisdiction": self.jurisdiction, "id": row.id, **values}, row.version)
 
     async def record_of(self, kind: type[R], row: Mapping[str, Any]) -> R:
         """From a row of raw SQL; raises UnsupportedQuery where it lacks a column of the class."""

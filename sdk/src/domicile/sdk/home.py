@@ -69,6 +69,11 @@ class Records(ABC):
         return self._fence.epoch
 
     @property
+    def internal_id(self) -> UUID:
+        """The subject's random id in this cell: what names it to the key service."""
+        return self._fence.internal_id
+
+    @property
     @abstractmethod
     def _rows(self) -> Rows: ...
 

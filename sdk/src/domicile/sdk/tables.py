@@ -86,7 +86,7 @@ KINDS: Final[Mapping[type, Kind]] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Column:
     """One classified field."""
 
@@ -127,9 +127,9 @@ class Column:
         return "bytea" if self.sealed else self.kind.sql
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Table:
-    """A record class's table: the columns that the class declared, in its order."""
+    """A record class's table: the columns that the class declared, in its order. It is equal to itself alone."""
 
     name: str
     columns: tuple[Column, ...]

@@ -25,7 +25,7 @@ CACHED_STATEMENTS: Final = 200
 """On each connection: a few for each record table."""
 
 
-class _Connection(asyncpg.Connection):
+class AppConnection(asyncpg.Connection):
     """Nothing is set for longer than a transaction, so there is nothing to reset, and a round trip less."""
 
     def get_reset_query(self) -> str:
@@ -64,7 +64,7 @@ async def open_pool(
         max_size=size,
         timeout=CONNECT_SECONDS,
         command_timeout=STATEMENT_SECONDS,
-        connection_class=_Connection,
+        connection_class=AppConnection,
         server_settings={"application_name": "domicile"},
         statement_cache_size=0 if pooler else CACHED_STATEMENTS,
     )

@@ -54,15 +54,6 @@ async def _begin(connection: Connection, key: SubjectKey, epoch: int) -> Subject
             return key
 
 
-async def by_its_name(attempt: Callable[[], Awaitable[Answer]]) -> Answer:
-    """``attempt``, again where the subject was given another key while the statement was on its way."""
-    while True:
-        try:
-            return await attempt()
-        except Renamed:
-            continue
-
-
 def refused() -> FenceRefused:
     return FenceRefused("this cell does not hold the subject open at this epoch", where="storage")
 
@@ -127,7 +118,7 @@ class _Transaction:
         return False
 
     async def select(self, table: Table, selection: Selection) -> list[StoredRow]:
-        return await selected(self._connection, table, selection, self._key, self._epoch)
+        return await untold(selected(self._connection, table, selection, self._key, self._epoch))
 
     async def query(self, statement: str, arguments: Sequence[Any]) -> list[dict[str, Any]]:
         return [dict(row) for row in await untold(self._connection.fetch(statement, *arguments))]
@@ -178,7 +169,7 @@ async def selected(
     )
     arguments: list[Any] = [condition.value for condition in selection.conditions]
     arguments += [value for value in (selection.after, selection.limit) if value is not None]
-    rows = await untold(connection.fetch(statement, key, *arguments))
+    rows = await connection.fetch(statement, key, *arguments)
     if not rows or (rows[0]["fence_state"], rows[0]["fence_epoch"]) != ("open", epoch):
         raise refused()
     if not rows[0]["anchored"]:
@@ -208,7 +199,7 @@ class _Alone:
 
         async def attempt(connection: Connection) -> Any:
             written = connection.fetchval(statement, *arguments, timeout=NEVER)
-            return await untold(uncut(connection, written, COMMIT_SECONDS))
+            return await uncut(connection, written, COMMIT_SECONDS)
 
         written = await self._store.alone_with(attempt)
         if written is None:
@@ -219,7 +210,7 @@ class _Alone:
         """Zero rows alone say nothing."""
 
         async def attempt(connection: Connection) -> Any:
-            return await untold(connection.fetchrow(query("read_fence"), self._key))
+            return await connection.fetchrow(query("read_fence"), self._key)
 
         if await self._store.alone_with(attempt) is None:
             raise refused()
@@ -233,7 +224,7 @@ class _Alone:
 
         async def attempt(connection: Connection) -> list[asyncpg.Record]:
             written = connection.fetch(statement, *arguments, timeout=NEVER)
-            return await untold(uncut(connection, written, COMMIT_SECONDS))
+            return await uncut(connection, written, COMMIT_SECONDS)
 
         return in_order(rows, await self._store.alone_with(attempt))
 
@@ -265,7 +256,8 @@ class RowStore:
     @asynccontextmanager
     async def work(self, key: SubjectKey, epoch: int) -> AsyncIterator[Work]:
         """Raises FenceRefused where the fence isn't open at ``epoch``, Unavailable where COMMIT was not answered."""
-        async with self._connection() as connection:
+        connection: Connection = await untold(self._pool.acquire())
+        try:
             try:
                 key = await _begin(connection, key, epoch)
                 yield _Transaction(connection, self.jurisdiction, key, epoch)
@@ -273,20 +265,27 @@ class RowStore:
                 await roll_back(connection)
                 raise
             await untold(commit(connection, COMMIT_SECONDS))
+        finally:
+            await self._release(connection)
 
     async def alone_with(self, attempt: Callable[[Connection], Awaitable[Answer]]) -> Answer:
-        """One statement on a connection of its own."""
-        async with self._connection() as connection:
-            return await by_its_name(lambda: attempt(connection))
-
-    @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[Connection]:
-        connection: Connection = await untold(self._pool.acquire())
-        try:
-            yield connection
-        finally:
+        """One statement on a connection of its own; again where the subject was given another key meanwhile."""
+        while True:
             try:
-                await self._pool.release(connection)
-            except FAILURES:  # it was lost; why is in the caller's hands
-                with suppress(asyncpg.InterfaceError):  # the pool has taken it back already
-                    connection.terminate()
+                return await untold(self._attempt(attempt))
+            except Renamed:
+                continue
+
+    async def _attempt(self, attempt: Callable[[Connection], Awaitable[Answer]]) -> Answer:
+        connection: Connection = await self._pool.acquire()
+        try:
+            return await attempt(connection)
+        finally:
+            await self._release(connection)
+
+    async def _release(self, connection: Connection) -> None:
+        try:
+            await self._pool.release(connection)
+        except FAILURES:  # it was lost; why is in the caller's hands
+            with suppress(asyncpg.InterfaceError):  # the pool has taken it back already
+                connection.terminate()

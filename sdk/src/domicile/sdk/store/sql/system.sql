@@ -112,15 +112,20 @@ $$;
 -- The same, and what the caller sees from here to the end of its transaction is this subject's alone. A statement reads
 -- its rows by the key that is answered, so that fence and rows are of one snapshot, and by the name they have in it.
 CREATE OR REPLACE FUNCTION domicile.enter(subject bytea)
-RETURNS TABLE (subject_key bytea, internal_id uuid, epoch bigint, state text)
+RETURNS TABLE (subject_key bytea, epoch bigint, state text)
 LANGUAGE plpgsql STABLE ROWS 1 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    SELECT f.subject_key, f.internal_id, f.epoch, f.state INTO enter.subject_key, internal_id, epoch, state
-    FROM domicile.read_fence(subject) f;
-    IF FOUND THEN
-        PERFORM set_config('domicile.subject', encode(enter.subject_key, 'hex'), true);
-        RETURN NEXT;
+    SELECT f.subject_key, f.epoch, f.state INTO enter.subject_key, epoch, state
+    FROM domicile.fences f WHERE f.subject_key = subject;
+    IF NOT FOUND THEN
+        SELECT f.subject_key, f.epoch, f.state INTO enter.subject_key, epoch, state
+        FROM domicile.fences f WHERE f.previous_key = subject;
+        IF NOT FOUND THEN
+            RETURN;
+        END IF;
     END IF;
+    PERFORM set_config('domicile.subject', encode(enter.subject_key, 'hex'), true);
+    RETURN NEXT;
 END
 $$;
 
@@ -202,6 +207,8 @@ $$;
 -- A deletion carries no epoch of its own; the transaction names it in domicile.epoch.
 CREATE OR REPLACE FUNCTION domicile.check_row() RETURNS trigger
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    label text;
 BEGIN
     IF current_setting('synchronous_commit') NOT IN ('on', 'remote_apply') THEN
         RAISE EXCEPTION 'synchronous_commit is below on' USING ERRCODE = 'DM004';
@@ -218,11 +225,16 @@ BEGIN
         IS DISTINCT FROM (OLD.jurisdiction, OLD.subject_key, OLD.principal_key, OLD.id) THEN
         RAISE EXCEPTION 'a row keeps its jurisdiction, subject, principal and key' USING ERRCODE = 'DM003';
     END IF;
-    PERFORM FROM domicile.cell c WHERE c.jurisdiction = NEW.jurisdiction;
+    -- the common case in one look: the label, and the fence open at the row's epoch, which is held from here on
+    SELECT c.jurisdiction INTO label FROM domicile.cell c CROSS JOIN domicile.fences f
+    WHERE f.subject_key = NEW.subject_key AND f.epoch = NEW.epoch AND f.state = 'open' FOR SHARE OF f;
     IF NOT FOUND THEN
+        PERFORM domicile.hold_fence(NEW.subject_key, NEW.epoch);
+        SELECT c.jurisdiction INTO label FROM domicile.cell c;
+    END IF;
+    IF label IS DISTINCT FROM NEW.jurisdiction THEN
         RAISE EXCEPTION 'the row is labelled with another jurisdiction' USING ERRCODE = 'DM002';
     END IF;
-    PERFORM domicile.hold_fence(NEW.subject_key, NEW.epoch);
     RETURN NEW;
 END
 $$;
