@@ -15,6 +15,7 @@ from hatchling.metadata.plugin.interface import MetadataHookInterface
 ROOMS = ("core", "sdk", "directory", "router", "cells", "ops")
 DEVELOPMENT = [
     "asyncpg-stubs",
+    "fastapi",
     "h11",
     "hatchling",  # mypy reads this file too
     "httpx",
@@ -28,7 +29,9 @@ DEVELOPMENT = [
     "pytest-timeout",
     "pytest-xdist",
     "ruff",
+    "sqlalchemy",
     "types-psutil",
+    "uvicorn",
     "websockets",
 ]
 BENCH = [

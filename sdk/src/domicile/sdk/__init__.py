@@ -31,6 +31,7 @@ from domicile.model import (
 )
 from domicile.sdk.abroad import Abroad, AbroadRow
 from domicile.sdk.even import evenly
+from domicile.sdk.finding import Page, Range
 from domicile.sdk.home import Home, Transaction
 from domicile.sdk.records import Record
 from domicile.sdk.residency import Residency
@@ -47,7 +48,9 @@ __all__ = [
     "InvalidInput",
     "ModelError",
     "NotFound",
+    "Page",
     "Personal",
+    "Range",
     "Record",
     "Residency",
     "Shareable",

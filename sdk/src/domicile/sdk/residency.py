@@ -28,6 +28,7 @@ from domicile.model.wire import ClaimRequest
 from domicile.sdk.abroad import Abroad
 from domicile.sdk.home import Home, Vault
 from domicile.sdk.store import Fence, FenceReader, RowStore, open_pool
+from domicile.sdk.tickets import key_of
 from domicile.service import ProcessSettings, load_settings
 from domicile.telemetry import BORDER, warn
 
@@ -189,6 +190,10 @@ class Residency:
         pin = await self._pin(*keys)
         self._require_here(pin)
         return await self._open(pin.subject_key, {})
+
+    async def redeem(self, ticket: str) -> Home:
+        """The home that a ticket names, as ``home`` finds it. Raises InvalidInput for what is no ticket."""
+        return await self.home_of(key_of(ticket))
 
     async def resolve_alias(self, kind: str, value: str) -> SubjectKey:
         """Whose alias this is, in whatever cell; raises UnknownSubject for nobody's."""

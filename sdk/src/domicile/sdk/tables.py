@@ -96,7 +96,7 @@ KINDS: Final[Mapping[type, Kind]] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Column:
     """One classified field. ``default``: what rows hold that were written before there was such a field."""
 
@@ -143,9 +143,9 @@ class Column:
         return self.nullable or (self.sealed and self.default is not None)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Table:
-    """A record class's table: the columns that the class declared, in its order.
+    """A record class's table: the columns that the class declared, in its order. It is equal to itself alone.
 
     ``indexes``: clear columns that rows of one subject are looked up or ordered by. ``keep``: how long after a
     row was first put it is swept away; None for never.

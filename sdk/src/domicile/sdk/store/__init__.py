@@ -4,18 +4,26 @@ from domicile.sdk.store.abroad import AbroadStore, ShareableRows
 from domicile.sdk.store.changes import Plan
 from domicile.sdk.store.fences import Fence, FenceReader, FenceStore
 from domicile.sdk.store.pool import open_pool
-from domicile.sdk.store.rows import RowStore, StoredRow, Work
+from domicile.sdk.store.port import Condition, NewRow, Once, Operator, Rows, Selection, Store, StoredRow, Work
+from domicile.sdk.store.rows import RowStore
 from domicile.sdk.store.schema import Revision, apply_schema, plan_schema
 
 __all__ = [
     "AbroadStore",
+    "Condition",
     "Fence",
     "FenceReader",
     "FenceStore",
+    "NewRow",
+    "Once",
+    "Operator",
     "Plan",
     "Revision",
     "RowStore",
+    "Rows",
+    "Selection",
     "ShareableRows",
+    "Store",
     "StoredRow",
     "Work",
     "apply_schema",

@@ -41,3 +41,11 @@ FROM domicile.fences
 WHERE subject_key > $1
 ORDER BY subject_key
 LIMIT $2
+
+-- name: recall
+-- What was answered to a subject ($1), open at epoch $2, under an idempotency key ($3) for a request ($4).
+SELECT domicile.recall($1, $2, $3, $4)
+
+-- name: remember
+-- Keep what is answered ($3) to a subject ($1) under an idempotency key ($2).
+SELECT domicile.remember($1, $2, $3)

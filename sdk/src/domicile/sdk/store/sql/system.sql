@@ -1,6 +1,6 @@
 -- The system schema of a cell, applied by an operator as superuser; running it again changes nothing.
 -- SQLSTATEs of our own: DM001 fence, DM002 jurisdiction, DM003 identity of a row, DM004 durability, DM005 grant,
--- DM006 another key of the same subject (which one is the DETAIL).
+-- DM006 another key of the same subject (which one is the DETAIL), DM007 an idempotency key of another request.
 
 DO $roles$
 DECLARE
@@ -14,6 +14,10 @@ BEGIN
             EXECUTE format('CREATE ROLE %I LOGIN', name);
         END IF;
         EXECUTE format('ALTER ROLE %I SET synchronous_commit = %L', name, 'on');
+        -- of the role, since a pooler in transaction mode passes no settings of a session on
+        EXECUTE format('ALTER ROLE %I SET search_path = public', name);
+        EXECUTE format('ALTER ROLE %I SET lock_timeout = %L', name, '5s');
+        EXECUTE format('ALTER ROLE %I SET idle_in_transaction_session_timeout = %L', name, '30s');
     END LOOP;
     EXECUTE format('REVOKE CREATE, TEMPORARY ON DATABASE %I FROM PUBLIC', current_database());
     -- large objects are bytes at rest that no fence and no row security reaches
@@ -125,6 +129,65 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     WHERE f.subject_key = subject OR f.previous_key = subject
 $$;
 
+-- The same, and what the caller sees from here to the end of its transaction is this subject's alone. A statement reads
+-- its rows by the key that is answered, so that fence and rows are of one snapshot, and by the name they have in it.
+CREATE OR REPLACE FUNCTION domicile.enter(subject bytea)
+RETURNS TABLE (subject_key bytea, epoch bigint, state text)
+LANGUAGE plpgsql STABLE ROWS 1 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    SELECT f.subject_key, f.epoch, f.state INTO enter.subject_key, epoch, state
+    FROM domicile.fences f WHERE f.subject_key = subject;
+    IF NOT FOUND THEN
+        SELECT f.subject_key, f.epoch, f.state INTO enter.subject_key, epoch, state
+        FROM domicile.fences f WHERE f.previous_key = subject;
+        IF NOT FOUND THEN
+            RETURN;
+        END IF;
+    END IF;
+    PERFORM set_config('domicile.subject', encode(enter.subject_key, 'hex'), true);
+    RETURN NEXT;
+END
+$$;
+
+-- What was answered under an idempotency key. Keys and requests are hashes; subject is an internal id.
+CREATE TABLE IF NOT EXISTS domicile.answers (
+    subject  uuid NOT NULL,
+    key      bytea NOT NULL CHECK (octet_length(key) = 32),
+    request  bytea NOT NULL CHECK (octet_length(request) = 16),
+    answer   bigint[],
+    asked_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (subject, key)
+);
+
+-- The answer under an idempotency key of a subject that is held open; NULL where the request is new and is to be done.
+-- It writes either way: who commits gets an answer that is as durable as this commit, also where the first one's was not.
+CREATE OR REPLACE FUNCTION domicile.recall(subject bytea, wanted bigint, given bytea, digest bytea) RETURNS bigint[]
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    kept domicile.answers;
+BEGIN
+    IF current_setting('synchronous_commit') NOT IN ('on', 'remote_apply') THEN
+        RAISE EXCEPTION 'synchronous_commit is below on' USING ERRCODE = 'DM004';
+    END IF;
+    PERFORM domicile.hold_fence(subject, wanted);
+    INSERT INTO domicile.answers AS a (subject, key, request)
+        SELECT f.internal_id, given, digest FROM domicile.fences f WHERE f.subject_key = recall.subject
+    ON CONFLICT ON CONSTRAINT answers_pkey DO UPDATE SET asked_at = clock_timestamp()
+    RETURNING a.* INTO kept;
+    IF kept.request <> digest THEN
+        RAISE EXCEPTION 'another request was made under this idempotency key' USING ERRCODE = 'DM007';
+    END IF;
+    RETURN kept.answer;
+END
+$$;
+
+-- Keep what is answered under an idempotency key; in the transaction that recalled it.
+CREATE OR REPLACE FUNCTION domicile.remember(subject bytea, given bytea, said bigint[]) RETURNS void
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    UPDATE domicile.answers a SET answer = said FROM domicile.fences f
+    WHERE f.subject_key = remember.subject AND a.subject = f.internal_id AND a.key = given AND a.answer IS NULL
+$$;
+
 -- Open a fence on a grant: none yet, or one at a lower epoch. An open one at the same epoch is answered as it is.
 CREATE OR REPLACE FUNCTION domicile.open_fence(
     subject bytea, granted_cell text, granted_jurisdiction text, granted_incarnation uuid,
@@ -163,6 +226,8 @@ $$;
 -- A deletion carries no epoch of its own; the transaction names it in domicile.epoch.
 CREATE OR REPLACE FUNCTION domicile.check_row() RETURNS trigger
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    label text;
 BEGIN
     IF current_setting('synchronous_commit') NOT IN ('on', 'remote_apply') THEN
         RAISE EXCEPTION 'synchronous_commit is below on' USING ERRCODE = 'DM004';
@@ -179,11 +244,16 @@ BEGIN
         IS DISTINCT FROM (OLD.jurisdiction, OLD.subject_key, OLD.principal_key, OLD.id) THEN
         RAISE EXCEPTION 'a row keeps its jurisdiction, subject, principal and key' USING ERRCODE = 'DM003';
     END IF;
-    PERFORM FROM domicile.cell c WHERE c.jurisdiction = NEW.jurisdiction;
+    -- the common case in one look: the label, and the fence open at the row's epoch, which is held from here on
+    SELECT c.jurisdiction INTO label FROM domicile.cell c CROSS JOIN domicile.fences f
+    WHERE f.subject_key = NEW.subject_key AND f.epoch = NEW.epoch AND f.state = 'open' FOR SHARE OF f;
     IF NOT FOUND THEN
+        PERFORM domicile.hold_fence(NEW.subject_key, NEW.epoch);
+        SELECT c.jurisdiction INTO label FROM domicile.cell c;
+    END IF;
+    IF label IS DISTINCT FROM NEW.jurisdiction THEN
         RAISE EXCEPTION 'the row is labelled with another jurisdiction' USING ERRCODE = 'DM002';
     END IF;
-    PERFORM domicile.hold_fence(NEW.subject_key, NEW.epoch);
     RETURN NEW;
 END
 $$;
@@ -237,6 +307,9 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA domicile FROM PUBLIC;
 GRANT USAGE ON SCHEMA domicile TO domicile_app, domicile_gateway, domicile_abroad;
 GRANT EXECUTE ON FUNCTION domicile.hold_fence(bytea, bigint) TO domicile_app;
 GRANT EXECUTE ON FUNCTION domicile.read_fence(bytea) TO domicile_app, domicile_abroad;
+GRANT EXECUTE ON FUNCTION domicile.enter(bytea) TO domicile_app;
+GRANT EXECUTE ON FUNCTION domicile.recall(bytea, bigint, bytea, bytea) TO domicile_app;
+GRANT EXECUTE ON FUNCTION domicile.remember(bytea, bytea, bigint[]) TO domicile_app;
 GRANT EXECUTE ON FUNCTION domicile.open_fence(bytea, text, text, uuid, bigint, jsonb) TO domicile_gateway;
 GRANT EXECUTE ON FUNCTION domicile.rekey_fence(bytea, bytea, jsonb) TO domicile_gateway;
 GRANT EXECUTE ON FUNCTION domicile.forget_previous(integer) TO domicile_gateway;
