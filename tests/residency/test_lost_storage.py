@@ -112,7 +112,7 @@ def combinations() -> Iterator[Any]:
             yield pytest.param(step, put, repeat, marks=[] if short else pytest.mark.full)
 
 
-@pytest.mark.parametrize(("step", "put", "repeat"), combinations())
+@pytest.mark.parametrize(("step", "put", "repeat"), list(combinations()))
 async def test_a_server_that_is_killed_under_a_write_has_all_of_it_or_nothing(
     storage: Storage, step: str, put: Put, repeat: Put
 ) -> None:
