@@ -177,7 +177,7 @@ def test_what_is_withheld_is_not_used_as_if_it_were_data(use: Callable[[Any], An
 
 def test_what_is_withheld_says_what_it_is() -> None:
     assert repr(WITHHELD) == "<withheld user.name in us>"
-    row = AbroadRow("us", uuid4(), {"name": WITHHELD, "ward": "A"})
+    row: AbroadRow[Patient] = AbroadRow("us", uuid4(), {"name": WITHHELD, "ward": "A"})
     assert "<withheld user.name in us>" in repr(row)
     with pytest.raises(UnsupportedQuery):
         pickle.dumps(row)

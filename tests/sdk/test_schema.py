@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Annotated, Any
 from uuid import uuid4
 
@@ -234,7 +235,9 @@ async def test_a_pool_for_another_cell_never_says_a_word_to_this_one(trust: Trus
 # -- the command -------------------------------------------------------------------------------------
 
 
-def run(trust: Trust, storage: Storage, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
+def run(
+    trust: Trust, storage: Storage, *arguments: str, command: str = "apply", **changes: str
+) -> subprocess.CompletedProcess[str]:
     operator = trust.credentials(storage.jurisdiction, Role.OPERATOR, "root")
     environment = {
         "DOMICILE_DEPLOYMENT": "acme",
@@ -245,7 +248,7 @@ def run(trust: Trust, storage: Storage, *arguments: str, **changes: str) -> subp
     }
     console = "from domicile.sdk.store.commands import app; app(prog_name='domicile schema')"
     return subprocess.run(
-        [sys.executable, "-c", console, "apply", *arguments],
+        [sys.executable, "-c", console, command, *arguments],
         env=os.environ | environment | changes,
         capture_output=True,
         text=True,
@@ -258,6 +261,19 @@ def test_the_command_applies_a_modules_records(trust: Trust, us: Storage) -> Non
     done = run(trust, us, "domicile.sample", "--cell", "us-1", "--jurisdiction", "us", "--json")
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout) == {"ok": True, "cell": "us-1", "tables": ["notes", "profiles"]}
+
+
+def test_the_command_shows_what_it_would_do(trust: Trust, us: Storage, tmp_path: Path) -> None:
+    arguments = ("--cell", "us-1", "--jurisdiction", "us")
+    done = run(trust, us, "domicile.sample", *arguments, "--json", command="plan")
+    assert json.loads(done.stdout) == {"ok": True, "cell": "us-1", "new": False, "statements": [], "loses": []}
+    (tmp_path / "shop.py").write_text(
+        "from typing import Annotated\nfrom domicile.sdk import Record, Shareable\n"
+        "class Order(Record, table='orders'):\n    state: Annotated[str, Shareable('user.order')]\n"
+    )
+    told = [run(trust, us, "shop", *arguments, command="plan", PYTHONPATH=str(tmp_path)).stdout for _ in range(2)]
+    assert 'CREATE TABLE public."orders"' in told[0]
+    assert told[0] == told[1], "and does not do it"
 
 
 @pytest.mark.parametrize(
@@ -324,6 +340,7 @@ def test_the_public_names_are_these() -> None:
         "NewRow",
         "Once",
         "Operator",
+        "Plan",
         "RowStore",
         "Rows",
         "Selection",
@@ -333,4 +350,5 @@ def test_the_public_names_are_these() -> None:
         "Work",
         "apply_schema",
         "open_pool",
+        "plan_schema",
     ]

@@ -5,7 +5,7 @@ from domicile.sdk.store.fences import Fence, FenceReader, FenceStore
 from domicile.sdk.store.pool import open_pool
 from domicile.sdk.store.port import Condition, NewRow, Once, Operator, Rows, Selection, Store, StoredRow, Work
 from domicile.sdk.store.rows import RowStore
-from domicile.sdk.store.schema import apply_schema
+from domicile.sdk.store.schema import Plan, apply_schema, plan_schema
 
 __all__ = [
     "AbroadStore",
@@ -16,6 +16,7 @@ __all__ = [
     "NewRow",
     "Once",
     "Operator",
+    "Plan",
     "RowStore",
     "Rows",
     "Selection",
@@ -25,4 +26,5 @@ __all__ = [
     "Work",
     "apply_schema",
     "open_pool",
+    "plan_schema",
 ]

@@ -67,6 +67,22 @@ SELECT column_name, class, category, sealed, find, sql_type, nullable FROM domic
 INSERT INTO domicile.columns (table_name, column_name, class, category, sealed, find, sql_type, nullable)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
 
+-- name: forget_column
+-- A column ($2) of a table ($1) is not, or not any more, as it was noted.
+DELETE FROM domicile.columns WHERE table_name = $1 AND column_name = $2
+
+-- name: note_revision
+-- Keep what was done ($1).
+INSERT INTO domicile.revisions (statements) VALUES ($1)
+
+-- name: is_cell
+-- Whether a schema was applied to this database.
+SELECT to_regclass('domicile.cell') IS NOT NULL
+
+-- name: wait_for_locks
+-- A table that is in use is not waited for long: whoever comes later would wait behind.
+SET LOCAL lock_timeout = '5s'
+
 -- name: one_at_a_time
 -- Schemas are applied one after the other.
 SELECT pg_advisory_xact_lock(hashtext('domicile.schema'))

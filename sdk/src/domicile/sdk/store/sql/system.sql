@@ -69,6 +69,13 @@ CREATE TABLE IF NOT EXISTS domicile.columns (
     PRIMARY KEY (table_name, column_name)
 );
 
+-- What was done to the record tables, in order.
+CREATE TABLE IF NOT EXISTS domicile.revisions (
+    revision   bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    time       timestamptz NOT NULL DEFAULT clock_timestamp(),
+    statements text[] NOT NULL
+);
+
 -- What crossed this cell's border, or tried to. No subject is named.
 CREATE TABLE IF NOT EXISTS domicile.border_events (
     id                bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
