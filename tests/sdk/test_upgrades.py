@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -23,7 +23,7 @@ from domicile_testing.databases import until
 
 from domicile.model import Endpoint, PinGrant, Role, SubjectKey
 from domicile.sample import Note, Profile
-from domicile.sdk import Conflict, Personal, Record, Shareable, Unavailable
+from domicile.sdk import Conflict, Personal, Record, Residency, Shareable, Unavailable
 from domicile.sdk.store import FenceStore, apply_schema, open_pool, plan_schema, schema
 from domicile.sdk.store.queries import query
 
@@ -268,3 +268,42 @@ async def test_a_table_that_lost_a_lock_is_told_and_nothing_is_applied(
     with pytest.raises(Conflict, match=row["table_name"]):
         await apply_schema(root, *PLACE, [Profile, LongerNote, Order])
     assert await root.fetchval("SELECT to_regclass('public.orders')") is None
+
+
+# -- two versions of one application -----------------------------------------------------------------
+
+
+class Before(Record, table="things"):
+    name: Annotated[str, Personal("user.name", find=True)]
+    size: Annotated[int, Shareable("user.thing.size")]
+
+
+class After(Record, table="things"):
+    name: Annotated[str, Personal("user.name", find=True)]
+    size: Annotated[int, Shareable("user.thing.size")]
+    nick: Annotated[str | None, Personal("user.name.nick", find=True)] = None
+    mood: Annotated[str, Personal("user.thing.mood")] = "unknown"
+    stars: Annotated[int, Shareable("user.thing.stars")] = 3
+
+
+async def test_old_code_and_new_code_share_a_table(
+    eu_root: asyncpg.Connection, residency: Residency, somebody: Callable[[], tuple[str, SubjectKey]]
+) -> None:
+    await eu_root.execute("DROP TABLE IF EXISTS things; DELETE FROM domicile.columns WHERE table_name = 'things'")
+    await apply_schema(eu_root, "eu-1", "eu", [Before])
+    home = await residency.claim(somebody()[0], residence="DE")
+    old = home.new(Before, name="a", size=1)
+    await home.put(old)
+    await apply_schema(eu_root, "eu-1", "eu", [After])
+    found = await home.get(After, old.id)
+    assert found is not None
+    assert (found.nick, found.mood, found.stars) == (None, "unknown", 3)
+    assert (await home.update(found, mood="calm")).stars == 3
+    new = home.new(After, name="b", size=2, nick="bee", stars=5)
+    await home.put(new)
+    await home.put(home.new(Before, id=new.id, name="b", size=9))
+    await home.put(home.new(Before, name="c", size=3))
+    (changed,) = await home.find(After, nick="bee")
+    assert (changed.size, changed.stars, changed.mood) == (9, 5, "unknown"), "old code leaves new fields alone"
+    assert {each.name for each in await home.all(After)} == {"a", "b", "c"}
+    assert [each.size for each in await home.find(Before, name="a")] == [1]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, Protocol, TypeVar
 
 from domicile.model.errors import Conflict, Unavailable
@@ -64,10 +64,15 @@ async def roll_back(connection: Connection) -> None:
     try:
         await connection.execute("ROLLBACK")
     except Exception:
-        connection.terminate()  # the server undoes it; what is told is why it came to this, a cancellation above all
+        _end(connection)  # the server undoes it; what is told is why it came to this, a cancellation above all
     except BaseException:
-        connection.terminate()
+        _end(connection)
         raise
+
+
+def _end(connection: Connection) -> None:
+    with suppress(Exception):  # a pool has taken it back by itself where it was lost, and says so
+        connection.terminate()
 
 
 async def commit(connection: Connection, seconds: float, unanswered: Callable[[], None] = _nobody) -> None:
@@ -116,7 +121,7 @@ def _abandon(connection: Connection, answer: asyncio.Future[Any], unanswered: Ca
     UNANSWERED_COMMITS.inc()
     warn("commit-unanswered")
     unanswered()
-    connection.terminate()
+    _end(connection)
     answer.add_done_callback(_take_note)
 
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import types
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import Any, ClassVar, Final, Self, Union, get_args, get_origin
+from typing import Any, ClassVar, Final, NoReturn, Self, Union, get_args, get_origin
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, PrivateAttr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
-from domicile.model.errors import InvalidInput, ModelError
+from domicile.model.errors import InvalidInput, ModelError, UnsupportedQuery
 from domicile.model.fields import Personal, Shareable
 from domicile.sdk.tables import IDENTIFIER, INDEX_SUFFIX, KINDS, SYSTEM_COLUMNS, Column, Kind, Table
 from domicile.service import where_invalid
@@ -89,6 +89,13 @@ class Record(BaseModel):
             places = where_invalid(error)
         # outside of the handler: the error above holds the values, and would stay on as the context
         raise InvalidInput(places, where=cls.__name__)
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise UnsupportedQuery(
+            "a pickle of a record, which would take personal values wherever it goes",
+            where=type(self).__name__,
+            remedy="send home.ticket() and the record's id",
+        )
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         columns = type(self).domicile_table.by_name

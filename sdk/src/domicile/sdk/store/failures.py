@@ -51,6 +51,8 @@ def _of_sqlstate(state: str) -> DomicileError:
             return FenceRefused("the grant is for another cell, or for another incarnation of it", where=_WHERE)
         case "DM007":
             return Conflict("another request was made under this idempotency key", where=_WHERE)
+        case "DM008":
+            return Unavailable("the subject is about to move", where=_WHERE, retry_after=1)
         case "23505":
             return Conflict("such a row exists already", where=_WHERE)
         case "42501":

@@ -205,10 +205,14 @@ class _Transaction:
                 raise Conflict("the row at which the page before ended is gone", where=table.name, remedy="begin anew")
             found = [name for name in found if compare(name, after) > 0]
         found.sort(key=cmp_to_key(compare))
-        return [StoredRow(name, rows[name].version, {**rows[name].values}) for name in found[: selection.limit]]
+        columns = [column.name for column in table.columns]
+        return [
+            StoredRow(name, rows[name].version, {column: rows[name].values[column] for column in columns})
+            for name in found[: selection.limit]
+        ]
 
     async def query(self, statement: str, arguments: Sequence[Any]) -> list[dict[str, Any]]:
-        raise UnsupportedQuery("SQL on a home in memory", remedy="the fixture real_home")
+        raise UnsupportedQuery("SQL on a home in memory", remedy="the fixture domicile_postgres")
 
 
 def _meets(name: UUID, held: _Held, condition: Condition) -> bool:

@@ -18,6 +18,22 @@ SELECT subject_key, internal_id, epoch, state FROM domicile.open_fence($1, $2, $
 -- Name a subject ($1) by another key ($2), and its aliases ($3) by others.
 SELECT subject_key, internal_id, epoch, state FROM domicile.rekey_fence($1, $2, $3)
 
+-- name: intend
+-- Say that the fence of a subject ($1), open at epoch $2, is to be closed within so many seconds ($3).
+SELECT domicile.intend($1, $2, $3)
+
+-- name: close_fence
+-- Close the fence of a subject ($1) that is open at epoch $2.
+SELECT subject_key, internal_id, epoch, state FROM domicile.close_fence($1, $2)
+
+-- name: give_up
+-- Forget that the fence of a subject ($1) was to be closed.
+SELECT domicile.give_up($1)
+
+-- name: lock_for
+-- How long this transaction waits for a lock ($1, such as 2s).
+SELECT set_config('lock_timeout', $1, true)
+
 -- name: forget_previous
 -- Forget the keys by which subjects were named under a pepper ($1) before.
 SELECT domicile.forget_previous($1)

@@ -1,6 +1,7 @@
 -- The system schema of a cell, applied by an operator as superuser; running it again changes nothing.
 -- SQLSTATEs of our own: DM001 fence, DM002 jurisdiction, DM003 identity of a row, DM004 durability, DM005 grant,
--- DM006 another key of the same subject (which one is the DETAIL), DM007 an idempotency key of another request.
+-- DM006 another key of the same subject (which one is the DETAIL), DM007 an idempotency key of another request,
+-- DM008 a subject that is about to move.
 
 DO $roles$
 DECLARE
@@ -99,6 +100,15 @@ CREATE TABLE IF NOT EXISTS domicile.border_events (
     verdict           text NOT NULL
 );
 
+-- Subjects (by internal id) whose fence somebody is about to close. Writers look at it before they take the fence: they
+-- overlap, and whoever wants it for himself would else wait until none of them writes. It counts until a time, so that
+-- a mover that died holds up nobody for good.
+CREATE TABLE IF NOT EXISTS domicile.intents (
+    subject uuid PRIMARY KEY,
+    epoch   bigint NOT NULL,
+    until   timestamptz NOT NULL
+);
+
 -- Hold a subject's fence open until the transaction ends, or refuse. FOR SHARE needs UPDATE on the fence,
 -- which the application lacks; VOLATILE, so that the lock sees what was committed while it waited.
 CREATE OR REPLACE FUNCTION domicile.hold_fence(subject bytea, wanted bigint) RETURNS void
@@ -117,6 +127,10 @@ BEGIN
     END LOOP;
     IF held.state IS DISTINCT FROM 'open' OR held.epoch IS DISTINCT FROM wanted THEN
         RAISE EXCEPTION 'the fence is not open at this epoch' USING ERRCODE = 'DM001';
+    END IF;
+    PERFORM FROM domicile.intents i WHERE i.subject = held.internal_id AND i.until > clock_timestamp();
+    IF FOUND THEN
+        RAISE EXCEPTION 'the subject is about to move' USING ERRCODE = 'DM008';
     END IF;
 END
 $$;
@@ -222,6 +236,36 @@ BEGIN
 END
 $$;
 
+-- Say that an open fence is about to be closed, for so many seconds at most; committed before it is tried.
+CREATE OR REPLACE FUNCTION domicile.intend(subject bytea, wanted bigint, seconds double precision) RETURNS boolean
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO domicile.intents AS i (subject, epoch, until)
+        SELECT f.internal_id, f.epoch, clock_timestamp() + make_interval(secs => seconds) FROM domicile.fences f
+        WHERE f.subject_key = intend.subject AND f.epoch = wanted AND f.state = 'open'
+    ON CONFLICT ON CONSTRAINT intents_pkey DO UPDATE SET epoch = excluded.epoch, until = excluded.until;
+    RETURN FOUND;
+END
+$$;
+
+-- Close a fence that is open at an epoch, once every writer that holds it has ended, and forget the intent.
+CREATE OR REPLACE FUNCTION domicile.close_fence(subject bytea, wanted bigint)
+RETURNS TABLE (subject_key bytea, internal_id uuid, epoch bigint, state text)
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    WITH closed AS (
+        UPDATE domicile.fences AS f SET state = 'closed'
+        WHERE f.subject_key = subject AND f.epoch = wanted AND f.state = 'open'
+        RETURNING f.subject_key, f.internal_id, f.epoch, f.state
+    ), forgotten AS (DELETE FROM domicile.intents i USING closed c WHERE i.subject = c.internal_id)
+    SELECT * FROM closed
+$$;
+
+-- Forget an intent that did not come to be.
+CREATE OR REPLACE FUNCTION domicile.give_up(subject bytea) RETURNS void
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    DELETE FROM domicile.intents i USING domicile.fences f WHERE f.subject_key = give_up.subject AND i.subject = f.internal_id
+$$;
+
 -- On each record table, before each row: the third lock, which needs neither the SDK nor the guard.
 -- A deletion carries no epoch of its own; the transaction names it in domicile.epoch.
 CREATE OR REPLACE FUNCTION domicile.check_row() RETURNS trigger
@@ -246,7 +290,9 @@ BEGIN
     END IF;
     -- the common case in one look: the label, and the fence open at the row's epoch, which is held from here on
     SELECT c.jurisdiction INTO label FROM domicile.cell c CROSS JOIN domicile.fences f
-    WHERE f.subject_key = NEW.subject_key AND f.epoch = NEW.epoch AND f.state = 'open' FOR SHARE OF f;
+    WHERE f.subject_key = NEW.subject_key AND f.epoch = NEW.epoch AND f.state = 'open'
+      AND NOT EXISTS (SELECT FROM domicile.intents i WHERE i.subject = f.internal_id AND i.until > clock_timestamp())
+    FOR SHARE OF f;
     IF NOT FOUND THEN
         PERFORM domicile.hold_fence(NEW.subject_key, NEW.epoch);
         SELECT c.jurisdiction INTO label FROM domicile.cell c;
@@ -311,6 +357,9 @@ GRANT EXECUTE ON FUNCTION domicile.enter(bytea) TO domicile_app;
 GRANT EXECUTE ON FUNCTION domicile.recall(bytea, bigint, bytea, bytea) TO domicile_app;
 GRANT EXECUTE ON FUNCTION domicile.remember(bytea, bytea, bigint[]) TO domicile_app;
 GRANT EXECUTE ON FUNCTION domicile.open_fence(bytea, text, text, uuid, bigint, jsonb) TO domicile_gateway;
+GRANT EXECUTE ON FUNCTION domicile.intend(bytea, bigint, double precision) TO domicile_gateway;
+GRANT EXECUTE ON FUNCTION domicile.close_fence(bytea, bigint) TO domicile_gateway;
+GRANT EXECUTE ON FUNCTION domicile.give_up(bytea) TO domicile_gateway;
 GRANT EXECUTE ON FUNCTION domicile.rekey_fence(bytea, bytea, jsonb) TO domicile_gateway;
 GRANT EXECUTE ON FUNCTION domicile.forget_previous(integer) TO domicile_gateway;
 GRANT SELECT ON domicile.cell, domicile.fences TO domicile_gateway;

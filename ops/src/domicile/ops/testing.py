@@ -1,0 +1,144 @@
+"""A pytest plugin for applications' own tests: homes in memory, and homes on a real PostgreSQL.
+
+    async def test_sign_up(domicile_memory):                # or domicile_postgres: the same tests, a second for it
+        async with domicile_memory.home(Profile) as home:
+            ...
+
+Both refuse what a cell refuses. ``domicile_postgres`` starts the server once for a whole run, with the schema, the
+triggers and the roles of a cell, and knows SQL; the key service is in memory in both.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Final, Protocol
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+
+from domicile.model.ids import KEY_BYTES, SubjectKey
+from domicile.ops import postgres
+from domicile.sdk import Home, Record
+from domicile.sdk.home import Vault
+from domicile.sdk.store import Fence, RowStore, apply_schema
+from domicile.sdk.store.pool import AppConnection
+from domicile.sdk.testing import MemoryKeys, MemoryStore, memory_home
+
+JURISDICTION: Final = "eu"
+CELL: Final = "eu-1"
+START_SECONDS: Final = 30.0
+
+
+class Cell(Protocol):
+    """What both fixtures give."""
+
+    def home(self, *records: type[Record]) -> AbstractAsyncContextManager[Home]:
+        """A new subject's home, in which records of these classes can be put."""
+        ...
+
+    async def close(self, home: Home) -> None:
+        """The subject moves away: from now on everything is refused."""
+        ...
+
+
+class MemoryCell:
+    def __init__(self) -> None:
+        self._store, self._keys = MemoryStore(), MemoryKeys()
+
+    @asynccontextmanager
+    async def home(self, *records: type[Record]) -> AsyncIterator[Home]:
+        yield memory_home(JURISDICTION, CELL, store=self._store, keys=self._keys)
+
+    async def close(self, home: Home) -> None:
+        self._store.close(home.subject_key)
+
+
+class PostgresCell:
+    """``folder`` holds a running server's socket."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._keys = MemoryKeys()
+        self._applied: set[type[Record]] = set()
+
+    @asynccontextmanager
+    async def home(self, *records: type[Record]) -> AsyncIterator[Home]:
+        async with self._superuser() as root:
+            if not self._applied.issuperset(records):
+                await apply_schema(root, CELL, JURISDICTION, records)
+                self._applied |= set(records)
+            key = SubjectKey(b"\1" + uuid4().bytes[: KEY_BYTES - 1])
+            found = await root.fetchval(
+                "INSERT INTO domicile.fences (subject_key, epoch, state) VALUES ($1, 1, 'open') RETURNING internal_id",
+                key,
+            )
+        pool = await asyncpg.create_pool(
+            host=str(self._folder),
+            user="domicile_app",
+            database=postgres.DATABASE,
+            min_size=0,
+            connection_class=AppConnection,
+        )
+        try:
+            vault = Vault(RowStore(pool, JURISDICTION), self._keys, CELL, JURISDICTION)
+            yield Home(vault, Fence(key, UUID(int=found.int), 1, "open"))
+        finally:
+            pool.terminate()
+
+    async def close(self, home: Home) -> None:
+        async with self._superuser() as root:
+            await root.execute("UPDATE domicile.fences SET state = 'closed' WHERE subject_key = $1", home.subject_key)
+
+    @asynccontextmanager
+    async def _superuser(self) -> AsyncIterator[asyncpg.Connection]:
+        connection = await asyncpg.connect(host=str(self._folder), user=postgres.SUPERUSER, database=postgres.DATABASE)
+        try:
+            yield connection
+        finally:
+            await connection.close()
+
+
+@pytest.fixture
+def domicile_memory() -> Cell:
+    """A cell in memory, of this test alone."""
+    return MemoryCell()
+
+
+@pytest.fixture(scope="session")
+def domicile_postgres() -> Iterator[Cell]:
+    """A cell on a PostgreSQL of its own, for the whole run; each home is another subject's."""
+    folder = Path(tempfile.mkdtemp(prefix="domicile-"))  # short: a socket's path is limited to some 100 bytes
+    try:
+        postgres.create(folder, owner=None)
+        with (folder / "log").open("ab") as log:
+            server = subprocess.Popen(
+                postgres.launched(postgres.server_command(folder), ends_with=signal.SIGINT, unprivileged=True),
+                stdout=log,
+                stderr=log,
+            )
+        try:
+            _wait(server, folder)
+            yield PostgresCell(folder)
+        finally:
+            server.send_signal(signal.SIGINT)
+            server.wait(START_SECONDS)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _wait(server: subprocess.Popen[bytes], folder: Path) -> None:
+    """Until the status line of the server's lock file says ready (PostgreSQL 10 and later)."""
+    lock = folder / "data" / "postmaster.pid"
+    deadline = time.monotonic() + START_SECONDS
+    while not (lock.exists() and lock.read_text().rstrip().endswith("ready")):
+        assert server.poll() is None, f"PostgreSQL did not start: {(folder / 'log').read_text()[-2000:]}"
+        assert time.monotonic() < deadline, f"PostgreSQL is not ready within {START_SECONDS:g} s"
+        time.sleep(0.02)
