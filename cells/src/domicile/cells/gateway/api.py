@@ -17,6 +17,7 @@ from aiohttp import web
 
 from domicile.cells.gateway.grants import Grants
 from domicile.cells.gateway.reports import Reporter
+from domicile.cells.gateway.sweeper import Sweeper
 from domicile.client import DirectoryClient
 from domicile.model import (
     ALIAS_KINDS,
@@ -194,5 +195,7 @@ async def serve_gateway(settings: ProcessSettings) -> AsyncIterator[None]:
         GatewayApi(identity, fences, abroad, Grants(directory, identity), directory).routes(service)
         reporting = asyncio.create_task(Reporter(identity, fences, directory).run())
         stack.push_async_callback(ended, reporting)
+        sweeping = asyncio.create_task(Sweeper(fences).run())
+        stack.push_async_callback(ended, sweeping)
         async with service.listen(settings.address(), service.internal_context([Role.APP, Role.ROUTER])):
             yield

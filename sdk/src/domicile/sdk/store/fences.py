@@ -128,6 +128,11 @@ class FenceStore:
         forgotten: int = await untold(self._pool.fetchval(query("forget_previous"), version))
         return forgotten
 
+    async def sweep(self, most: int) -> int:
+        """Delete rows whose time is over (``keep`` of their class), ``most`` of each table; how many those were."""
+        swept: int = await untold(self._pool.fetchval(query("sweep"), most))
+        return swept
+
     async def page(self, after: SubjectKey | None, limit: int) -> list[FenceReport]:
         """The next fences after a key, in the order of their keys, whatever state they are in."""
         rows = await untold(self._pool.fetch(query("fences_after"), after or b"", limit))

@@ -65,3 +65,7 @@ SELECT domicile.recall($1, $2, $3, $4)
 -- name: remember
 -- Keep what is answered ($3) to a subject ($1) under an idempotency key ($2).
 SELECT domicile.remember($1, $2, $3)
+
+-- name: sweep
+-- Delete rows whose time is over, at most $1 of each table.
+SELECT domicile.sweep($1)

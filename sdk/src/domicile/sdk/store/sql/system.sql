@@ -339,6 +339,36 @@ BEGIN
 END
 $$;
 
+-- Delete rows whose time is over, at most this many of each table; how many those were. Rows of a subject that is not
+-- open here, or is about to move, are let be: they are swept where it is at home. Others may be sweeping, too.
+CREATE OR REPLACE FUNCTION domicile.sweep(most integer) RETURNS bigint
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    place text;
+    over  record;
+    swept bigint := 0;
+BEGIN
+    FOR place IN SELECT r.table_name FROM domicile.retention r ORDER BY 1 LOOP
+        FOR over IN EXECUTE format(
+            'SELECT t.subject_key, t.id, f.epoch FROM public.%I t JOIN domicile.fences f USING (subject_key)
+             WHERE t.expires_at <= clock_timestamp() AND f.state = ''open'' AND NOT EXISTS (
+                 SELECT FROM domicile.intents i WHERE i.subject = f.internal_id AND i.until > clock_timestamp())
+             ORDER BY t.expires_at LIMIT $1 FOR UPDATE OF t SKIP LOCKED', place) USING most
+        LOOP
+            PERFORM set_config('domicile.epoch', over.epoch::text, true);
+            BEGIN
+                EXECUTE format('DELETE FROM public.%I WHERE subject_key = $1 AND id = $2', place)
+                    USING over.subject_key, over.id;
+                swept := swept + 1;
+            EXCEPTION WHEN SQLSTATE 'DM001' OR SQLSTATE 'DM006' OR SQLSTATE 'DM008' THEN
+                NULL;  -- the subject began to move, or was renamed, since the look at its fence
+            END;
+        END LOOP;
+    END LOOP;
+    RETURN swept;
+END
+$$;
+
 -- Subjects are no longer found by the keys that they had before, of one pepper's version; how many those were.
 CREATE OR REPLACE FUNCTION domicile.forget_previous(version integer) RETURNS bigint
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -362,6 +392,7 @@ GRANT EXECUTE ON FUNCTION domicile.close_fence(bytea, bigint) TO domicile_gatewa
 GRANT EXECUTE ON FUNCTION domicile.give_up(bytea) TO domicile_gateway;
 GRANT EXECUTE ON FUNCTION domicile.rekey_fence(bytea, bytea, jsonb) TO domicile_gateway;
 GRANT EXECUTE ON FUNCTION domicile.forget_previous(integer) TO domicile_gateway;
+GRANT EXECUTE ON FUNCTION domicile.sweep(integer) TO domicile_gateway;
 GRANT SELECT ON domicile.cell, domicile.fences TO domicile_gateway;
 GRANT SELECT ON domicile.columns TO domicile_abroad;
 GRANT INSERT ON domicile.border_events TO domicile_gateway;
