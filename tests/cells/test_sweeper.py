@@ -79,8 +79,8 @@ async def test_rows_of_a_subject_that_is_not_open_here_are_let_be(cell: asyncpg.
     await pass_over(cell, [*moved, *moving])
     await cell.execute("UPDATE domicile.fences SET state = 'closed' WHERE subject_key = $1", HANS)
     await cell.execute(
-        "INSERT INTO domicile.intents (subject, epoch, until) SELECT internal_id, 4, clock_timestamp() + interval '1 hour' "
-        "FROM domicile.fences WHERE subject_key = $1",
+        "INSERT INTO domicile.intents (subject, epoch, until) "
+        "SELECT internal_id, 4, clock_timestamp() + interval '1 hour' FROM domicile.fences WHERE subject_key = $1",
         GRETE,
     )
     assert await Sweeper(fences).sweep() == 0

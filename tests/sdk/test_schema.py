@@ -371,6 +371,7 @@ def test_the_public_names_are_these() -> None:
         "Once",
         "Operator",
         "Plan",
+        "RecordedColumn",
         "Revision",
         "RowStore",
         "Rows",

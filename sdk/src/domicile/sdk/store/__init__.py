@@ -2,7 +2,7 @@
 
 from domicile.sdk.store.abroad import AbroadStore, ShareableRows
 from domicile.sdk.store.changes import Plan
-from domicile.sdk.store.fences import Fence, FenceReader, FenceStore
+from domicile.sdk.store.fences import Fence, FenceReader, FenceStore, RecordedColumn
 from domicile.sdk.store.pool import open_pool
 from domicile.sdk.store.port import Condition, NewRow, Once, Operator, Rows, Selection, Store, StoredRow, Work
 from domicile.sdk.store.rows import RowStore
@@ -18,6 +18,7 @@ __all__ = [
     "Once",
     "Operator",
     "Plan",
+    "RecordedColumn",
     "Revision",
     "RowStore",
     "Rows",

@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -37,6 +37,18 @@ class Fence:
     internal_id: UUID
     epoch: int
     state: FenceState
+
+
+class RecordedColumn(NamedTuple):
+    """A field of a class of records. ``kind``: its Python type; None where an older program applied it."""
+
+    name: str
+    field_class: str
+    category: str
+    sealed: bool
+    find: str | None
+    nullable: bool
+    kind: str | None
 
 
 def _fence(row: Any) -> Fence:
@@ -127,6 +139,11 @@ class FenceStore:
         """No subject is found by a key of this pepper's any more that was its key before; how many were."""
         forgotten: int = await untold(self._pool.fetchval(query("forget_previous"), version))
         return forgotten
+
+    async def columns(self, table: str) -> tuple[RecordedColumn, ...]:
+        """What ``domicile schema apply`` recorded of a table's fields; none for a table of no class."""
+        rows = await untold(self._pool.fetch(query("recorded_columns"), table))
+        return tuple(RecordedColumn(*row) for row in rows)
 
     async def sweep(self, most: int) -> int:
         """Delete rows whose time is over (``keep`` of their class), ``most`` of each table; how many those were."""

@@ -46,6 +46,11 @@ INSERT INTO domicile.border_events (from_jurisdiction, role, kind, verdict) VALU
 -- Every column of a record table ($1).
 SELECT column_name, class, category, sql_type FROM domicile.columns WHERE table_name = $1 ORDER BY column_name
 
+-- name: recorded_columns
+-- What each field of a record table ($1) is, in the order of their names.
+SELECT column_name, class, category, sealed, find, nullable, kind
+FROM domicile.columns WHERE table_name = $1 ORDER BY column_name
+
 -- name: limit_to_subject
 -- Limit the transaction to a subject ($1, hexadecimal).
 SELECT set_config('domicile.subject', $1, true)

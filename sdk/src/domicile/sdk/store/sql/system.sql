@@ -394,7 +394,7 @@ GRANT EXECUTE ON FUNCTION domicile.rekey_fence(bytea, bytea, jsonb) TO domicile_
 GRANT EXECUTE ON FUNCTION domicile.forget_previous(integer) TO domicile_gateway;
 GRANT EXECUTE ON FUNCTION domicile.sweep(integer) TO domicile_gateway;
 GRANT SELECT ON domicile.cell, domicile.fences TO domicile_gateway;
-GRANT SELECT ON domicile.columns TO domicile_abroad;
+GRANT SELECT ON domicile.columns TO domicile_abroad, domicile_gateway;
 GRANT INSERT ON domicile.border_events TO domicile_gateway;
 
 -- the number grows with each change of this file; `schema apply` takes no database back to a lower one
