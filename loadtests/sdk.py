@@ -32,7 +32,7 @@ from domicile.sdk.codec import Codec
 from domicile.sdk.home import Vault
 from domicile.sdk.sealing import Sealer, blind_index
 from domicile.sdk.store import Fence, RowStore, apply_schema
-from domicile.sdk.store.pool import AppConnection
+from domicile.sdk.store.pool import session_options
 from domicile.sdk.testing import MemoryKeys
 from loadtests.cases import Figure, Lane, Race, Target
 
@@ -132,7 +132,7 @@ async def _start(stack: AsyncExitStack, storage: Storage) -> tuple[Side, Side]:
             database="domicile",
             min_size=1,
             max_size=1,
-            connection_class=AppConnection,
+            **session_options(),
             **over,
         )
         await stack.enter_async_context(pool)

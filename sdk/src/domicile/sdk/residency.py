@@ -109,6 +109,7 @@ class Residency:
                 jurisdiction=identity.jurisdiction,
                 cell=cell,
                 user="domicile_app",
+                pooler=settings.storage_pooler,
             )
             stack.callback(pool.terminate)
             section = manifest.jurisdictions[identity.jurisdiction].keys

@@ -182,6 +182,7 @@ async def serve_gateway(settings: ProcessSettings) -> AsyncIterator[None]:
                 jurisdiction=identity.jurisdiction,
                 cell=identity.cell,
                 user=user,
+                pooler=settings.storage_pooler,
             )
             stack.callback(pool.terminate)
             pools.append(pool)
