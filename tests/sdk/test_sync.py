@@ -14,7 +14,7 @@ from domicile_testing.homes import Surroundings
 
 from domicile.model import SubjectKey
 from domicile.sample import Note
-from domicile.sdk import Conflict, CrossBorderAccess, Range, UnsupportedQuery, abroad, home, residency, sync
+from domicile.sdk import Conflict, CrossBorderAccess, Range, UnsupportedQuery, abroad, cell, home, residency, sync
 
 Somebody = Callable[[], tuple[str, SubjectKey]]
 
@@ -25,6 +25,7 @@ Somebody = Callable[[], tuple[str, SubjectKey]]
         (sync.Home, home.Home, {"internal_id"}),
         (sync.Transaction, home.Transaction, {"internal_id"}),
         (sync.Abroad, abroad.Abroad, set()),
+        (sync.CellSession, cell.CellSession, {"begin"}),
         (sync.Residency, residency.Residency, {"admit", "fence", "home_by", "home_of", "ready", "subject_keys"}),
     ],
 )
@@ -64,6 +65,8 @@ async def test_a_home_in_synchronous_code(around: Surroundings, somebody: Somebo
             assert connected.redeem(mine.ticket()).get(Note, note.id) == connected.home(user).find(Note, topic="c")[0]
             assert len(mine.page(Note, {"topic": Range(at_least="b")}, size=5).records) == 5
             assert [row.topic for row in connected.abroad(user).all(Note, topic="c")] == ["c"]
+            with connected.cell(purpose="test") as session:
+                assert [found.record.id for found in session.find(Note, topic="c")] == [note.id]
             with pytest.raises(UnsupportedQuery):
                 mine.find(Note, text="x")
             with pytest.raises(CrossBorderAccess):

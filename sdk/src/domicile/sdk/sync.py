@@ -13,11 +13,13 @@ import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 from uuid import UUID
 
 from domicile.model.ids import SubjectKey
 from domicile.sdk import abroad as asynchronous_abroad
+from domicile.sdk import cell as asynchronous_cell
 from domicile.sdk import home as asynchronous
 from domicile.sdk.abroad import AbroadRow
 from domicile.sdk.finding import Page
@@ -187,6 +189,26 @@ class Abroad:
         return self._loop.run(self._abroad.all(kind, **conditions))
 
 
+@dataclass(frozen=True)
+class Found(Generic[R]):
+    """See ``domicile.sdk.cell.Found``."""
+
+    home: Home
+    record: R
+
+
+class CellSession:
+    """See ``domicile.sdk.cell.CellSession``."""
+
+    def __init__(self, loop: Loop, session: asynchronous_cell.CellSession) -> None:
+        self._loop = loop
+        self._session = session
+
+    def find(self, kind: type[R], *, limit: int = 100, **conditions: Any) -> list[Found[R]]:
+        found = self._loop.run(self._session.find(kind, limit=limit, **conditions))
+        return [Found(Home(self._loop, each.home), each.record) for each in found]
+
+
 class Residency:
     """See ``domicile.sdk.residency.Residency``."""
 
@@ -206,8 +228,17 @@ class Residency:
                 loop.run(_entered(context.__aexit__(None, None, None)))
 
     @property
-    def cell(self) -> str:
-        return self._residency.cell
+    def cell_name(self) -> str:
+        return self._residency.cell_name
+
+    @contextmanager
+    def cell(self, *, purpose: str) -> Iterator[CellSession]:
+        context = self._residency.cell(purpose=purpose)
+        session = self._loop.run(_entered(context.__aenter__()))
+        try:
+            yield CellSession(self._loop, session)
+        finally:
+            self._loop.run(_entered(context.__aexit__(None, None, None)))
 
     @property
     def jurisdiction(self) -> str:

@@ -52,7 +52,9 @@ CREATE TABLE {name} (
 ALTER TABLE {name} ENABLE ROW LEVEL SECURITY;
 CREATE POLICY domicile_subject ON {name} TO domicile_app, domicile_abroad
     USING (subject_key = (SELECT decode(current_setting('domicile.subject', true), 'hex')));
+CREATE POLICY domicile_across ON {name} FOR SELECT TO domicile_cell USING (true);
 REVOKE ALL ON {name} FROM PUBLIC;
+GRANT SELECT ON {name} TO domicile_cell;
 GRANT SELECT, INSERT, UPDATE, DELETE ON {name} TO domicile_app;
 GRANT SELECT ({abroad}) ON {name} TO domicile_abroad;
 """  # noqa: S608 - names of classes that were checked

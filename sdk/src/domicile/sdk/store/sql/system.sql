@@ -10,7 +10,7 @@ BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'domicile_owner') THEN
         CREATE ROLE domicile_owner NOLOGIN;
     END IF;
-    FOREACH name IN ARRAY ARRAY['domicile_app', 'domicile_gateway', 'domicile_abroad'] LOOP
+    FOREACH name IN ARRAY ARRAY['domicile_app', 'domicile_cell', 'domicile_gateway', 'domicile_abroad'] LOOP
         IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name) THEN
             EXECUTE format('CREATE ROLE %I LOGIN', name);
         END IF;
@@ -74,6 +74,13 @@ CREATE TABLE IF NOT EXISTS domicile.revisions (
     revision   bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     time       timestamptz NOT NULL DEFAULT clock_timestamp(),
     statements text[] NOT NULL
+);
+
+-- Who read across subjects, and why. No subject is named.
+CREATE TABLE IF NOT EXISTS domicile.cell_sessions (
+    id      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    time    timestamptz NOT NULL DEFAULT clock_timestamp(),
+    purpose text NOT NULL
 );
 
 -- What crossed this cell's border, or tried to. No subject is named.
@@ -338,7 +345,9 @@ $$;
 
 REVOKE ALL ON ALL TABLES IN SCHEMA domicile FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA domicile FROM PUBLIC;
-GRANT USAGE ON SCHEMA domicile TO domicile_app, domicile_gateway, domicile_abroad;
+GRANT USAGE ON SCHEMA domicile TO domicile_app, domicile_cell, domicile_gateway, domicile_abroad;
+GRANT INSERT (purpose) ON domicile.cell_sessions TO domicile_cell;
+GRANT EXECUTE ON FUNCTION domicile.read_fence(bytea) TO domicile_cell;
 GRANT EXECUTE ON FUNCTION domicile.hold_fence(bytea, bigint) TO domicile_app;
 GRANT EXECUTE ON FUNCTION domicile.read_fence(bytea) TO domicile_app, domicile_abroad;
 GRANT EXECUTE ON FUNCTION domicile.enter(bytea) TO domicile_app;
@@ -353,3 +362,18 @@ GRANT EXECUTE ON FUNCTION domicile.forget_previous(integer) TO domicile_gateway;
 GRANT SELECT ON domicile.cell, domicile.fences TO domicile_gateway;
 GRANT SELECT ON domicile.columns TO domicile_abroad;
 GRANT INSERT ON domicile.border_events TO domicile_gateway;
+
+-- Tables of before there was a role for reading across subjects.
+DO $across$
+DECLARE
+    place text;
+BEGIN
+    FOR place IN SELECT DISTINCT c.table_name FROM domicile.columns c WHERE NOT EXISTS (
+        SELECT FROM pg_policies p
+        WHERE (p.schemaname, p.tablename, p.policyname) = ('public', c.table_name, 'domicile_across'))
+    LOOP
+        EXECUTE format('CREATE POLICY domicile_across ON public.%I FOR SELECT TO domicile_cell USING (true)', place);
+        EXECUTE format('GRANT SELECT ON public.%I TO domicile_cell', place);
+    END LOOP;
+END
+$across$;
