@@ -37,6 +37,19 @@ def test_what_is_saved_up_is_spent_once_and_earned_again() -> None:
         allowance.take(ONE)
 
 
+def test_callers_who_are_gone_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("domicile.directory.allowance.REMEMBERED", 10)
+    now = 0.0
+    allowance = Allowance(1.0, 2.0, clock=lambda: now)
+    for number in range(100):
+        now = float(number)
+        allowance.take(Identity("acme", "eu", Role.APP, f"eu-{number}.fra"))
+    assert len(allowance._left) <= 12
+    allowance.take(Identity("acme", "eu", Role.APP, "eu-99.fra"))
+    with pytest.raises(TooMany):
+        allowance.take(Identity("acme", "eu", Role.APP, "eu-99.fra"))
+
+
 async def test_going_through_addresses_is_429_and_other_callers_are_served(
     directory: RunningDirectory, trust: Trust, storage: Storage, operator: Signer
 ) -> None:

@@ -161,6 +161,20 @@ async def test_higher_epochs_win_lower_ones_are_refused_and_nothing_is_half_done
     assert (bad["code"], bad["where"]) == ("invalid-input", "line 3")
 
 
+async def test_where_a_second_zone_is_required_nothing_is_imported_without_one(
+    directory: RunningDirectory, operator_at: Operator
+) -> None:
+    key = any_key()
+    line = f"{key}\teu\teu-2\t7\tactive"
+    for wish, status in (("required", b"no synchronous standby"), ("perhaps", b"neither required nor absent")):
+        refused = await operator_at.pin("import", given=file(line), DOMICILE_SECOND_ZONE=wish)
+        assert refused.returncode == 1
+        assert status in refused.stderr, refused
+    assert (await directory.app.resolve([key])).unknown == [key]
+    done = await operator_at.pin("import", given=file(line), DOMICILE_SECOND_ZONE="absent")
+    assert done.returncode == 0
+
+
 async def test_readers_hear_of_what_is_imported(
     directory: RunningDirectory, operator_at: Operator, database: asyncpg.Connection
 ) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 
 import asyncpg
 import pytest
 from domicile_testing import Storage, Trust
+from domicile_testing.databases import until
 from domicile_testing.directories import RunningDirectory, any_key, directory_settings, manifest, serving
 
 from domicile.client import DirectoryClient
@@ -147,6 +149,32 @@ async def test_a_claim_that_nothing_decides_is_refused_and_leaves_nothing(
     assert (answer.status, answer.body["code"]) == (422, "invalid-input")
     assert await database.fetchval("SELECT count(*) FROM directory.pins") == 0
     assert await database.fetchval("SELECT count(*) FROM directory.rounds") == 0
+
+
+async def test_a_tombstone_that_an_import_brings_amid_a_claim_is_gone_above(
+    directory: RunningDirectory, database: asyncpg.Connection
+) -> None:
+    key = any_key()
+    async with database.transaction():
+        await database.execute("INSERT INTO directory.pins VALUES ($1, 'us', 'us-1', 5, 'erased')", key)
+        claiming = asyncio.create_task(directory.app.claim(key, GERMANY))
+        await until(
+            lambda: database.fetchval("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"),
+            "the claim waits for it",
+        )
+    pin = await claiming
+    assert (pin.jurisdiction, pin.epoch) == ("eu", 6)
+
+
+@pytest.mark.parametrize("versions", [(1, 1), (1, 2, 2)])
+async def test_two_keys_by_one_pepper_are_refused(
+    directory: RunningDirectory, database: asyncpg.Connection, versions: tuple[int, ...]
+) -> None:
+    first, *others = (SubjectKey(bytes([version]) + secrets.token_bytes(16)) for version in versions)
+    claim = {"residence": "DE", "other_keys": list(map(str, others))}
+    answer = await directory.ask("PUT", f"/v1/pins/{first}", claim)
+    assert (answer.status, answer.body["code"]) == (422, "invalid-input")
+    assert await database.fetchval("SELECT count(*) FROM directory.pins") == 0
 
 
 async def test_before_a_topology_is_published_claims_wait_and_the_directory_is_ready(empty: RunningDirectory) -> None:

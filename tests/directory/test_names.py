@@ -353,6 +353,29 @@ async def test_a_pepper_is_forgotten_once_it_names_nobody(
     assert (await claim(directory.app, Peppers(NEW), someone())).epoch == 1
 
 
+async def test_a_forgetting_that_was_cut_off_goes_on(
+    directory: RunningDirectory, database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("domicile.directory.storage.FORGOTTEN", 2)
+    await operator(directory).announce_pepper(1)
+    await operator(directory).announce_pepper(2)
+    users = [someone() for _ in range(7)]
+    homes = [await claim(directory.app, AFTER, user) for user in users]
+    left = [(bytes(OLD.subject_key(user)), "eu", "eu-1", 1, "erased") for user in users]
+    await database.executemany("INSERT INTO directory.pins VALUES ($1, $2, $3, $4, $5)", left)
+    generation = await database.fetchval("SELECT generation FROM directory.clock")
+    assert not await database.fetchval(SQL["forget_pepper"], 1, 3)
+    assert (await counted(directory))[1].tombstones == 4
+    assert await database.fetchval("SELECT generation FROM directory.clock") == generation
+    await operator(directory).forget_pepper(1)
+    assert (await counted(directory))[1] == PepperCount(version=1, pins=0, tombstones=0, aliases=0, forgotten=True)
+    after = await database.fetchval("SELECT generation FROM directory.clock")
+    assert after != generation, "readers load the map anew"
+    await operator(directory).forget_pepper(1)
+    assert await database.fetchval("SELECT generation FROM directory.clock") == after, "and once only"
+    assert sorted(await pins(database), key=str) == sorted(homes, key=str)
+
+
 async def test_the_key_of_before_is_not_taken_for_an_erased_subject(directory: RunningDirectory) -> None:
     """Whoever asks by it must not be told that something is done which is not."""
     user = someone()

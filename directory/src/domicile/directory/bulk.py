@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 
 import asyncpg
 
+from domicile.directory.second_zone import Replication, SecondZone, SecondZoneCheck
 from domicile.directory.storage import DATABASE, translated
 from domicile.directory.transactions import SQL
 from domicile.identity import Credentials
@@ -141,10 +142,12 @@ async def import_pins(
     homes: frozenset[bytes],
     *,
     keep: bool = False,
+    second_zone: SecondZone = SecondZone.ABSENT,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Imported:
     """Merge a file's pins, all or none. ``progress`` is told how many lines were read so far.
 
+    Where a second zone is required, that one is there is asked before a line is read, and again when all is committed.
     Raises InvalidInput for a bad line by its number, Conflict where a pin that stands contradicts a line
     (not with ``keep``: then it stays), Unavailable.
     """
@@ -163,7 +166,16 @@ async def import_pins(
         yield bytes(buffer)
         progress(total)
 
-    async with translated(), transaction(connection, COMMIT_SECONDS):
+    check = SecondZoneCheck(second_zone)
+
+    async def replication() -> Replication:
+        row = await connection.fetchrow(SQL["find_second_zone"], check.asked)
+        assert row is not None
+        return Replication(**row)
+
+    async with translated(), transaction(connection, COMMIT_SECONDS, check.doubt):
+        if check.required:
+            check.take(await replication())
         await connection.execute(SQL["lock_import"], _IMPORT_LOCK)
         await connection.execute(SQL["begin_import"])
         await connection.copy_to_table("incoming", source=chunks(), columns=_COLUMNS, format="text")
@@ -182,5 +194,8 @@ async def import_pins(
                 where=f"line {', '.join(map(str, against['lines']))}",
                 remedy="leave them out, or keep what stands with --keep",
             )
+    if check.required:
+        async with translated():
+            check.take_after(await replication())
     inserted, updated, kept = merged["inserted"], merged["updated"], against["count"]
     return Imported(inserted, updated, total - inserted - updated - kept, kept)

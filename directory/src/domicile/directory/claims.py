@@ -29,14 +29,13 @@ async def claim(storage: Storage, topology: PublishedTopology, key: SubjectKey, 
         manifest = await topology.current(transaction)
         await transaction.check_named(keys)
         pins = await transaction.pins()
-        pin = live(pins)
-        if pin is None:
+        while (pin := live(pins)) is None:
             mine = await _place(transaction, manifest, key, next_epoch(pins), wish)
             if mine is not None:
                 return mine, True
-            # an import or a reconciliation was first; it has ended, or ours would still wait for it
-            pin = live(await transaction.pins())
-            assert pin is not None
+            # an import or a reconciliation was first, with a pin or a higher tombstone; it has ended, or ours would
+            # still wait for it
+            pins = await transaction.pins()
         placement.check_agrees(manifest, wish, pin)
         return pin, False
 

@@ -104,3 +104,8 @@ class MarkFile:
             file.flush()
             os.fsync(file.fileno())
         draft.replace(self._path)
+        folder = os.open(self._path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the new name, too, outlives a loss of power
+        finally:
+            os.close(folder)

@@ -66,6 +66,8 @@ _FORGOTTEN: Final = "DM008"
 _IN_USE: Final = "DM009"  # forget_pepper of sql/schema.sql
 TRIMMED: Final = 10_000
 """Changes that one transaction forgets at most: a tenth of a second of the clock's lock."""
+FORGOTTEN: Final = 5_000
+"""Tombstones that one transaction deletes at most."""
 SCAN_SECONDS: Final = 300.0
 """On a statement that goes through every pin, for an operator who waits for it, or for an upgrade."""
 UPGRADE_TRIES: Final = 3
@@ -393,12 +395,18 @@ class Storage:
                 raise Conflict("the pepper was forgotten", remedy="a new pepper has a new version")
 
     async def forget_pepper(self, version: int) -> None:
-        """Harmless to repeat. Raises Conflict where it still names somebody."""
-        async with self._acknowledging() as connection:
-            # an alias that is being given by one of its keys would be seen by nobody, neither here nor afterwards
-            await connection.execute(SQL["own_topology"], _TOPOLOGY_LOCK)
-            await check_settled(connection)
-            await connection.execute(SQL["forget_pepper"], version, timeout=SCAN_SECONDS)
+        """In steps, between which claims are made. Harmless to repeat, and goes on where it was cut off.
+
+        Raises Conflict where it still names somebody.
+        """
+        done = False
+        while not done:
+            async with self._acknowledging() as connection:
+                # an alias that is being given by one of its keys would be seen by nobody, neither here nor afterwards
+                await connection.execute(SQL["own_topology"], _TOPOLOGY_LOCK)
+                await check_settled(connection)
+                values = (version, FORGOTTEN)
+                done = await connection.fetchval(SQL["forget_pepper"], *values, timeout=SCAN_SECONDS)
 
     async def topology(self) -> TopologyDocument:
         """The current revision. Raises NotFound before the first."""

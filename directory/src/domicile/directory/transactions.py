@@ -15,7 +15,7 @@ from domicile.directory.history import wait_seconds
 from domicile.directory.homes import RENAMED_STEP
 from domicile.directory.placement import Round
 from domicile.directory.topology import Version
-from domicile.model import AliasKey, Conflict, Pin, PinState, SubjectKey, Unavailable
+from domicile.model import AliasKey, Conflict, InvalidInput, Pin, PinState, SubjectKey, Unavailable
 from domicile.model.wire import CellReport, FencesReport, ReconciliationDocument, TopologyDocument
 
 SQL: Final = {path.stem: path.read_text() for path in (Path(__file__).parent / "sql").glob("*.sql")}
@@ -75,9 +75,11 @@ class SubjectTransaction:
         """Raise Conflict unless there is a key by each pepper in use, and the first is by one of them.
 
         Under one that is left out somebody may be there already; under one that only the caller has, others would not
-        find who is.
+        find who is. Raises InvalidInput for two keys by one pepper: they name two.
         """
         given = [key.pepper_version for key in keys]
+        if len(set(given)) != len(given):
+            raise InvalidInput("two keys by one pepper", where="other_keys", remedy="there is one by each pepper")
         used = await self._peppers()
         if not used:
             await self._connection.execute(SQL["lock_first"], _FIRST_LOCK)

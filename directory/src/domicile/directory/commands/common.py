@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from domicile.client import DirectoryClient
+from domicile.directory.second_zone import SecondZone
 from domicile.directory.topology import PublishedTopology
 from domicile.identity import Credentials
 from domicile.model import Address, DomicileError, InvalidInput
@@ -41,6 +42,18 @@ def credentials() -> Credentials:
     if own.identity.deployment != setting("DEPLOYMENT"):
         raise InvalidInput("the certificate is for another deployment", where="DOMICILE_CERTIFICATE")
     return own
+
+
+def second_zone() -> SecondZone:
+    """As the directory's own processes are told; absent where it is not set. Raises InvalidInput."""
+    try:
+        return SecondZone(os.environ.get("DOMICILE_SECOND_ZONE") or SecondZone.ABSENT)
+    except ValueError:
+        raise InvalidInput(
+            "is neither required nor absent",
+            where="DOMICILE_SECOND_ZONE",
+            remedy="as the directory's processes have it",
+        ) from None
 
 
 def published_topology() -> PublishedTopology:

@@ -24,6 +24,7 @@ from domicile.directory.commands.common import (
     reading,
     refuse,
     run,
+    second_zone,
 )
 
 
@@ -87,11 +88,17 @@ def export_command(
 
 
 async def _import(path: Path | None, *, keep: bool) -> bulk.Imported:
+    wanted = second_zone()
     with reading(path) as stream, progressing("read") as tell:
         async with _database() as connection:
             homes = bulk.homes_of(published_topology().read(await bulk.published(connection)))
             return await bulk.import_pins(
-                connection, lines_of(stream, bulk.MAX_LINE_BYTES), homes, keep=keep, progress=tell
+                connection,
+                lines_of(stream, bulk.MAX_LINE_BYTES),
+                homes,
+                keep=keep,
+                second_zone=wanted,
+                progress=tell,
             )
 
 
@@ -106,7 +113,8 @@ def import_command(
 
     A bad line is refused by its number; so is one that contradicts a pin at the same or a higher epoch. Routers
     hear of each pin by the change log. How full cells are counted to be does not change. Settings as for export,
-    and DOMICILE_OPERATORS: cells are checked against the published topology.
+    and DOMICILE_OPERATORS: cells are checked against the published topology. DOMICILE_SECOND_ZONE=required, as for the
+    directory's processes, refuses where no second zone takes part.
 
     Example: domicile pin import pins.tsv
     """

@@ -2,7 +2,7 @@
 -- Keys are 17 keyed bytes; no column can hold a name, an address or any other personal value.
 -- Each change of this text gets the next number; processes of the number before go on over it, so it only adds.
 CREATE SCHEMA IF NOT EXISTS directory;
-COMMENT ON SCHEMA directory IS 'schema 5';
+COMMENT ON SCHEMA directory IS 'schema 6';
 
 -- Subject key to home. An epoch never falls and a row is never deleted: an erased subject leaves its tombstone.
 CREATE TABLE IF NOT EXISTS directory.pins (
@@ -216,19 +216,39 @@ $$;
 CREATE OR REPLACE TRIGGER keep_pin BEFORE UPDATE OR DELETE ON directory.pins
     FOR EACH ROW EXECUTE FUNCTION directory.keep_pin();
 
--- Forget a pepper that names nobody: its tombstones go, its keys are refused from now on.
-CREATE OR REPLACE FUNCTION directory.forget_pepper(gone smallint) RETURNS void LANGUAGE plpgsql AS $$
+-- Forget a pepper that names nobody: its keys are refused from now on, and its tombstones go, at most so many at a time
+-- (none: all), because claims wait meanwhile. Whether all have gone. Readers hear of it with the last.
+DROP FUNCTION IF EXISTS directory.forget_pepper(smallint);
+CREATE OR REPLACE FUNCTION directory.forget_pepper(gone smallint, most bigint DEFAULT NULL) RETURNS boolean
+LANGUAGE plpgsql AS $$
+DECLARE
+    first bytea := set_byte('\x00', 0, gone);
+    next  bytea := CASE WHEN gone < 255 THEN set_byte('\x00', 0, gone + 1) END;
+    went  bigint;
 BEGIN
     PERFORM FROM directory.clock FOR UPDATE;
     UPDATE directory.peppers SET forgotten = clock_timestamp() WHERE version = gone AND forgotten IS NULL;
-    IF NOT FOUND THEN
-        RETURN;
+    IF FOUND THEN
+        IF EXISTS (
+            SELECT FROM directory.pins
+            WHERE subject_key >= first AND (next IS NULL OR subject_key < next) AND state <> 'erased'
+        ) OR EXISTS (SELECT FROM directory.aliases WHERE get_byte(alias_key, 0) = gone) THEN
+            RAISE EXCEPTION 'the pepper still names somebody' USING ERRCODE = 'DM009';
+        END IF;
+    ELSIF NOT EXISTS (SELECT FROM directory.peppers WHERE version = gone) THEN
+        RETURN true;
     END IF;
-    IF EXISTS (SELECT FROM directory.pins WHERE get_byte(subject_key, 0) = gone AND state <> 'erased')
-        OR EXISTS (SELECT FROM directory.aliases WHERE get_byte(alias_key, 0) = gone) THEN
-        RAISE EXCEPTION 'the pepper still names somebody' USING ERRCODE = 'DM009';
+    DELETE FROM directory.pins WHERE subject_key IN (
+        SELECT subject_key FROM directory.pins
+        WHERE subject_key >= first AND (next IS NULL OR subject_key < next) LIMIT most
+    );
+    GET DIAGNOSTICS went = ROW_COUNT;
+    IF EXISTS (SELECT FROM directory.pins WHERE subject_key >= first AND (next IS NULL OR subject_key < next)) THEN
+        RETURN false;
     END IF;
-    DELETE FROM directory.pins WHERE get_byte(subject_key, 0) = gone;
-    PERFORM directory.begin_generation(NULL, false, 0);
+    IF went > 0 THEN
+        PERFORM directory.begin_generation(NULL, false, 0);
+    END IF;
+    RETURN true;
 END
 $$;
