@@ -17,6 +17,7 @@ from aiohttp import web
 
 from domicile.cells.gateway.grants import Grants
 from domicile.cells.gateway.reports import Reporter
+from domicile.cells.gateway.routes import OPEN_FENCE, PARAMETERS, READ_ABROAD, REKEY
 from domicile.client import DirectoryClient
 from domicile.model import (
     ALIAS_KINDS,
@@ -88,9 +89,10 @@ class GatewayApi:
         self._grants = grants
 
     def routes(self, service: Service) -> None:
-        service.route("POST", FENCES_PATH, Endpoint.FENCES, self.open_fence)
-        service.route("POST", f"{FENCES_PATH}/rekey", Endpoint.FENCES_REKEY, self.rekey)
-        service.route("GET", ABROAD_PATH, Endpoint.ABROAD_READ, self.read_abroad)
+        service.route("POST", FENCES_PATH, Endpoint.FENCES, self.open_fence, OPEN_FENCE)
+        service.route("POST", f"{FENCES_PATH}/rekey", Endpoint.FENCES_REKEY, self.rekey, REKEY)
+        service.route("GET", ABROAD_PATH, Endpoint.ABROAD_READ, self.read_abroad, READ_ABROAD)
+        service.describe("Domicile gateway", Endpoint.ABROAD_READ, PARAMETERS)
         service.route("*", ABROAD_PATH, Endpoint.ABROAD_READ, self.refuse_abroad)
 
     async def open_fence(self, request: web.Request) -> web.Response:
