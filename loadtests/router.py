@@ -57,6 +57,9 @@ class _Keys:
     def __init__(self, keys: KeySet) -> None:
         self._keys = keys
 
+    def at_once(self) -> KeySet:
+        return self._keys
+
     async def current(self) -> KeySet:
         return self._keys
 

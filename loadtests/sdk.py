@@ -32,7 +32,7 @@ from domicile.sdk.codec import Codec
 from domicile.sdk.home import Vault
 from domicile.sdk.sealing import Sealer, blind_index
 from domicile.sdk.store import Fence, RowStore, apply_schema
-from domicile.sdk.store.pool import AppConnection
+from domicile.sdk.store.pool import session_options
 from domicile.sdk.testing import MemoryKeys
 from loadtests.cases import Figure, Lane, Race, Target
 
@@ -40,6 +40,8 @@ CALLS: Final = 200
 BATCH: Final = 100
 BATCHES: Final = 8
 ROWS: Final = 2_000
+FRESH: Final = 1_000_000
+"""The number of the first row that is written while it is measured: nobody looks for those."""
 AGAINST: Final = "bare asyncpg, the row in clear"
 SHARES: Final = ("crypto", "pydantic", "wire")
 _BARE: Final = """
@@ -132,7 +134,7 @@ async def _start(stack: AsyncExitStack, storage: Storage) -> tuple[Side, Side]:
             database="domicile",
             min_size=1,
             max_size=1,
-            connection_class=AppConnection,
+            **session_options(),
             **over,
         )
         await stack.enter_async_context(pool)
@@ -174,10 +176,10 @@ def _race(runner: asyncio.Runner, side: Side, over: str, target: Target) -> Race
     key = home.subject_key
 
     async def put(number: int) -> None:
-        await home.put(home.new(Customer, **fields(number)))
+        await home.put(home.new(Customer, **fields(FRESH + number)))
 
     async def bare_put(number: int) -> None:
-        await pool.fetchval(BARE_PUT, key, uuid4(), *fields(number).values())
+        await pool.fetchval(BARE_PUT, key, uuid4(), *fields(FRESH + number).values())
 
     async def get(number: int) -> None:
         assert await home.get(Customer, ids[number % ROWS]) is not None
@@ -192,10 +194,10 @@ def _race(runner: asyncio.Runner, side: Side, over: str, target: Target) -> Race
         assert await pool.fetch(BARE_FIND, key, f"c{number % ROWS}@example.eu")
 
     async def many(number: int) -> None:
-        await home.put_many([home.new(Customer, **fields(n)) for n in range(number, number + BATCH)])
+        await home.put_many([home.new(Customer, **fields(n)) for n in range(FRESH + number, FRESH + number + BATCH)])
 
     async def bare_many(number: int) -> None:
-        some = [home.new(Customer, **fields(n)) for n in range(number, number + BATCH)]
+        some = [home.new(Customer, **fields(n)) for n in range(FRESH + number, FRESH + number + BATCH)]
         await pool.fetch(BARE_MANY, *columns(key, some))
 
     lanes = {}
@@ -226,7 +228,7 @@ def _shares(runner: asyncio.Runner, side: Side) -> Race:
     rows = side.store.alone(home.subject_key, home.epoch)
 
     async def put(number: int) -> None:
-        await home.put(home.new(Customer, **fields(number)))
+        await home.put(home.new(Customer, **fields(FRESH + number)))
 
     async def put_crypto(_: int) -> None:
         sealer = Sealer("eu-1", "eu", key.subject, key.principal, AESGCM(key.key))
@@ -235,7 +237,7 @@ def _shares(runner: asyncio.Runner, side: Side) -> Race:
         blind_index(key.index_key, table.name, "email", spelled["email"])
 
     async def put_pydantic(number: int) -> None:
-        record = home.new(Customer, **fields(number))
+        record = home.new(Customer, **fields(FRESH + number))
         for column in sealed:
             column.kind.dump(getattr(record, column.name))
         table.by_name["plan"].clear(record.plan)

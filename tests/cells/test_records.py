@@ -13,8 +13,9 @@ from uuid import UUID, uuid4
 import aiohttp
 import asyncpg
 import pytest
-from domicile_testing import Storage, Trust, described, free_port
+from domicile_testing import Storage, Trust, free_port
 from domicile_testing.cell import Directory, gateway_settings, manifest
+from domicile_testing.generated import session, storm
 
 from domicile.cells.gateway import serve_gateway
 from domicile.cells.keys import serve_keys
@@ -211,8 +212,8 @@ async def test_generated_requests_are_answered_as_described(client: Client, subj
     status, document = 0, {}
     context = client.trust.credentials("eu", Role.APP, "eu-1.par").client("eu", [Role.GATEWAY])
     async with (
-        aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context)) as session,
-        session.get(f"https://{client.address}/openapi.json") as response,
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context)) as http,
+        http.get(f"https://{client.address}/openapi.json") as response,
     ):
         status, document = response.status, await response.json()
     assert status == 200
@@ -227,8 +228,8 @@ async def test_generated_requests_are_answered_as_described(client: Client, subj
     credentials = client.trust.credentials("eu", Role.APP, "eu-1.par")
 
     def session_for(_: str, __: str) -> Any:
-        return described.session(credentials, "eu")
+        return session(credentials, "eu")
 
     described_paths = {**document, "paths": records}
-    assert await asyncio.to_thread(described.storm, client.address, described_paths, session_for, 20) > 60
+    assert await asyncio.to_thread(storm, client.address, described_paths, session_for, 20) > 60
     assert isinstance(UUID((await client.ask("PUT", at(subject, uuid4()), written()))[1]["id"]), UUID)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import requests
-from domicile_testing import described as described_by
 from domicile_testing.directories import NAMES, RunningDirectory, any_key
+from domicile_testing.generated import session, storm
 
 from domicile.directory.routes import ROUTES
 from domicile.model import GLOBAL, MATRIX, Role
@@ -18,24 +18,21 @@ STREAMS = {"/v1/changes", "/v1/pins/snapshot", "/metrics"}
 """Not read to their end by a client that reads answers whole, or not JSON of ours."""
 
 
-def session(directory: RunningDirectory, role: Role) -> requests.Session:
-    jurisdiction = GLOBAL if role is Role.OPERATOR else "eu"
-    return described_by.session(directory.trust.credentials(jurisdiction, role, NAMES.get(role, "fra")), GLOBAL)
-
-
 def role_for(method: str, path: str) -> Role:
     endpoints = {(m, p): endpoint for m, p, endpoint, _ in ROUTES.values()}
     endpoint = endpoints.get((method.upper(), path))
     return Role.OPERATOR if endpoint is None else min(MATRIX[endpoint].roles, key=lambda role: role != Role.APP)
 
 
-def storm(directory: RunningDirectory, document: dict[str, Any], examples: int) -> int:
-    """Every operation, some generated requests each; how many were answered as described."""
+def answered(directory: RunningDirectory, document: dict[str, Any], examples: int) -> int:
+    """How many generated requests were answered as described."""
 
-    def session_for(method: str, path: str) -> requests.Session:
-        return session(directory, role_for(method, path))
+    def client_for(method: str, path: str) -> requests.Session:
+        role = role_for(method, path)
+        jurisdiction = GLOBAL if role is Role.OPERATOR else "eu"
+        return session(directory.trust.credentials(jurisdiction, role, NAMES.get(role, "fra")), GLOBAL)
 
-    return described_by.storm(directory.address, document, session_for, examples, skip=STREAMS)
+    return storm(directory.address, document, client_for, examples, leave_out=STREAMS)
 
 
 async def described(directory: RunningDirectory) -> dict[str, Any]:
@@ -61,7 +58,7 @@ async def test_generated_requests_are_answered_as_described(directory: RunningDi
     document = await described(directory)
     claimed = await directory.ask("PUT", f"/v1/pins/{any_key()}", {"residence": "DE"})
     assert claimed.status == 201
-    assert await asyncio.to_thread(storm, directory, document, 12) > 100
+    assert await asyncio.to_thread(answered, directory, document, 12) > 100
     await directory.client(GLOBAL, Role.OPERATOR).peppers()
     found = await directory.ask("GET", f"/v1/pins/{claimed.body['subject_key']}")
     assert (found.status, found.body) == (200, claimed.body), "it still works"
@@ -70,4 +67,4 @@ async def test_generated_requests_are_answered_as_described(directory: RunningDi
 @pytest.mark.full
 async def test_many_generated_requests_are_answered_as_described(directory: RunningDirectory) -> None:
     examples = max(50, int(os.environ.get("DOMICILE_TEST_SECONDS", "300")) // 2)
-    assert await asyncio.to_thread(storm, directory, await described(directory), examples) > 1000
+    assert await asyncio.to_thread(answered, directory, await described(directory), examples) > 1000

@@ -21,7 +21,7 @@ from domicile.sample import Note
 from domicile.sdk import Home, Unavailable
 from domicile.sdk.home import Vault
 from domicile.sdk.store import Fence, RowStore, apply_schema, rows
-from domicile.sdk.store.pool import AppConnection
+from domicile.sdk.store.pool import session_options
 from domicile.sdk.testing import MemoryKeys
 
 KEY = SubjectKey(bytes(KEY_BYTES - 1) + b"\1")
@@ -55,7 +55,7 @@ async def home_in(storage: Storage, keys: MemoryKeys, fence: Fence) -> AsyncIter
         database="domicile",
         min_size=0,
         max_size=4,
-        connection_class=AppConnection,
+        **session_options(),
     )
     try:
         yield Home(Vault(RowStore(pool, "eu"), keys, "eu-1", "eu"), fence)

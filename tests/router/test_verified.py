@@ -37,6 +37,9 @@ class Keys:
     def __init__(self) -> None:
         self.keys: KeySet = FIRST
 
+    def at_once(self) -> KeySet:
+        return self.keys
+
     async def current(self) -> KeySet:
         return self.keys
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Any
@@ -32,7 +33,8 @@ def found(table: Table, *, indexes: Collection[Index] | None = None, **changes: 
     stored = {name for name, _, _ in table.stored} | {"id", "expires_at"}
     built = [Index(columns, f"index_{number}", True) for number, columns in enumerate(ddl.indexes_of(table))]
     keep = {} if table.keep is None else {table.name: round(table.keep.total_seconds())}
-    return Found({table.name: columns}, {table.name: stored}, {table.name: built if indexes is None else indexes}, keep)
+    there = built if indexes is None else indexes
+    return Found({table.name: columns}, {table.name: stored}, {table.name: there}, keep, [table.name])
 
 
 def plan(record: type[Record], *drops: str, before: type[Record] = Before, **changes: Any) -> Plan:
@@ -191,6 +193,12 @@ def test_how_long_rows_are_kept_is_told_to_the_database() -> None:
     (forever,) = plan(Before, before=Kept).steps
     assert "SET DEFAULT NULL" in forever.sql
     assert "DELETE FROM domicile.retention" in forever.sql
+
+
+def test_a_table_of_before_the_looks_across_subjects_is_opened_to_them() -> None:
+    before = replace(found(Before.domicile_table), across=())
+    (step,) = compare([Before.domicile_table], before, "eu").steps
+    assert "FOR SELECT TO domicile_cell" in step.sql
 
 
 def test_a_table_is_dropped_by_name_only_and_never_one_of_a_class() -> None:

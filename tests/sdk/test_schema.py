@@ -337,11 +337,13 @@ def test_the_public_names_are_these() -> None:
     assert domicile.sdk.__all__ == [
         "Abroad",
         "AbroadRow",
+        "CellSession",
         "Conflict",
         "CrossBorderAccess",
         "DomicileError",
         "FenceRefused",
         "Forbidden",
+        "Found",
         "Home",
         "InvalidInput",
         "ModelError",
@@ -363,6 +365,7 @@ def test_the_public_names_are_these() -> None:
     ]
     assert domicile.sdk.store.__all__ == [
         "AbroadStore",
+        "AcrossStore",
         "Condition",
         "Fence",
         "FenceReader",

@@ -53,6 +53,12 @@ class Recorded:
     def informed(self, head: AnswerHead) -> None:
         self.interim.append(head.status)
 
+    def whole(self, head: AnswerHead, data: bytes) -> None:
+        self.answered(head)
+        if data:
+            self.passed(data)
+        self.ended(b"")
+
     def answered(self, head: AnswerHead) -> None:
         self.status = head.status
 
@@ -80,8 +86,7 @@ def answer_of(raw: bytes, method: str) -> Recorded:
     connection = Connection(lambda _: None, lambda _: None)
     connection.connection_made(Transport())
     asker = Recorded(method)
-    connection.ask(asker, b"")
-    connection.all_sent()
+    connection.ask(asker, b"", whole=True)
     connection.data_received(raw)
     if asker.outcome == "open":
         connection.connection_lost(None)

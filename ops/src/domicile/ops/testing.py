@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Final, Protocol
 from uuid import UUID, uuid4
@@ -29,7 +29,7 @@ from domicile.ops import postgres
 from domicile.sdk import Home, Record
 from domicile.sdk.home import Vault
 from domicile.sdk.store import Fence, RowStore, apply_schema
-from domicile.sdk.store.pool import AppConnection
+from domicile.sdk.store.pool import session_options
 from domicile.sdk.testing import MemoryKeys, MemoryStore, memory_home
 
 JURISDICTION: Final = "eu"
@@ -62,10 +62,11 @@ class MemoryCell:
 
 
 class PostgresCell:
-    """``folder`` holds a running server's socket."""
+    """``folder`` holds a running server's socket, ``pooler`` that of a PgBouncer before it, if there is one."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, pooler: Path | None = None) -> None:
         self._folder = folder
+        self._pooler = pooler
         self._keys = MemoryKeys()
         self._applied: set[type[Record]] = set()
 
@@ -81,11 +82,11 @@ class PostgresCell:
                 key,
             )
         pool = await asyncpg.create_pool(
-            host=str(self._folder),
+            host=str(self._pooler or self._folder),
             user="domicile_app",
             database=postgres.DATABASE,
             min_size=0,
-            connection_class=AppConnection,
+            **session_options(pooler=self._pooler is not None),
         )
         try:
             vault = Vault(RowStore(pool, JURISDICTION), self._keys, CELL, JURISDICTION)
@@ -115,6 +116,13 @@ def domicile_memory() -> Cell:
 @pytest.fixture(scope="session")
 def domicile_postgres() -> Iterator[Cell]:
     """A cell on a PostgreSQL of its own, for the whole run; each home is another subject's."""
+    with running_postgres() as folder:
+        yield PostgresCell(folder)
+
+
+@contextmanager
+def running_postgres() -> Iterator[Path]:
+    """The folder of a new server, which holds its socket; both are gone afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="domicile-"))  # short: a socket's path is limited to some 100 bytes
     try:
         postgres.create(folder, owner=None)
@@ -126,7 +134,7 @@ def domicile_postgres() -> Iterator[Cell]:
             )
         try:
             _wait(server, folder)
-            yield PostgresCell(folder)
+            yield folder
         finally:
             server.send_signal(signal.SIGINT)
             server.wait(START_SECONDS)

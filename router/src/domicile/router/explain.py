@@ -16,6 +16,7 @@ from domicile.model.explanation import ExplainRequest, Explanation, RuleReading
 from domicile.model.manifest import Router
 from domicile.router.atlas import Atlas
 from domicile.router.decide import Decision, Forward, Hairpin, Listener, Question, Redirect, Refuse, decide
+from domicile.router.head import REQUEST_NAMES
 from domicile.router.health import Health
 from domicile.router.identify import Identified, Identifier
 from domicile.router.lines import Fields
@@ -87,7 +88,7 @@ class Explainer:
         path = path_of(read_target((url.path or "/") + (f"?{url.query}" if url.query else ""), url.netloc))
         pinned = not self._place.is_unpinned(path)
         told["path_class"] = "pinned" if pinned else "unpinned"
-        headers = Fields.of(asked.headers)
+        headers = Fields.of(asked.headers, REQUEST_NAMES)
         evidence = Evidence(headers, path, pinned, host=headers.get("Host", url.netloc), peer=asked.peer)
         who = await self._identifier.identify(
             evidence, lambda rule, found: told["rules"].append(RuleReading(rule=rule, found=found))

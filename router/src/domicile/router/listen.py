@@ -17,10 +17,11 @@ from domicile.model import Address, DomicileError, Endpoint, InvalidInput, Manif
 from domicile.model.wire import MAX_HEAD_BYTES
 from domicile.router.decide import Listener
 from domicile.router.downstream import Clients, Downstream
+from domicile.router.files import raise_limit, share_out
 from domicile.router.front import Front
 from domicile.router.splice import Splicer, foreign_hosts
 from domicile.service import Service, ended
-from domicile.telemetry import log
+from domicile.telemetry import log, warn
 
 HANDSHAKE_SECONDS: Final = 10.0
 BACKLOG: Final = 1024
@@ -84,7 +85,10 @@ async def listening(
     jurisdictions are carried there unopened.
     """
     settings = front.settings
-    clients = Clients(settings.clients)
+    bearable, unsorted = share_out(raise_limit())
+    if bearable < settings.clients:
+        warn("few-files", count=bearable)
+    clients = Clients(min(settings.clients, bearable))
     loop = asyncio.get_running_loop()
     options: dict[str, Any] = {}
     if context is not None:
@@ -105,7 +109,7 @@ async def listening(
     try:
         async with AsyncExitStack() as stack:
             if splices is not None and context is not None and foreign_hosts(splices, front.vantage.jurisdiction):
-                splicer = Splicer(splices, front.vantage.jurisdiction, settings, clients, ours)
+                splicer = Splicer(splices, front.vantage.jurisdiction, settings, clients, ours, unsorted)
                 stack.push_async_callback(_stopped, asyncio.create_task(splicer.run(bound)), bound)
             else:
                 server = await loop.create_server(accepted, sock=bound, backlog=BACKLOG, **options)

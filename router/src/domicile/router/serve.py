@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -33,10 +33,12 @@ from domicile.router.settings import RouterSettings
 from domicile.router.shedding import Shedder
 from domicile.router.wire import Wire
 from domicile.service import Service, ended
+from domicile.telemetry import place_of as told_place
 from domicile.telemetry import warn
-from domicile.telemetry.traces import otlp_exporter, start_tracing
+from domicile.telemetry.traces import start_tracing
 
 DAY_SECONDS: Final = 86_400.0
+AGAIN_SECONDS: Final = 5.0
 
 
 def place_of(manifest: Manifest, identity: Identity) -> Router:
@@ -56,7 +58,11 @@ def _trace(stack: AsyncExitStack, manifest: Manifest, identity: Identity, settin
     collector = manifest.jurisdictions[identity.jurisdiction].collector
     if collector is None or settings.trace_share == 0:
         return
-    exporter = otlp_exporter(collector, settings.collector_authorities)
+    from domicile.telemetry.collector import otlp_exporter
+
+    exporter = otlp_exporter(
+        collector, partial(manifest.may_collect, identity.jurisdiction), settings.collector_authorities
+    )
     stop = start_tracing(settings.process, identity.jurisdiction, exporter, share=settings.trace_share)
     stack.push_async_callback(asyncio.to_thread, stop)
 
@@ -109,15 +115,14 @@ async def serve(settings: RouterSettings) -> AsyncIterator[None]:
         peppers = settings.load_peppers()
         sessions = _sessions(stack, manifest, settings, peppers)
         atlas = Atlas(manifest, service.identity)
-        identifier = Identifier(manifest, place, tokens, sessions, peppers)
         pins, shedder = Pins(replica, directory), Shedder(settings.places)
+        identifier = Identifier(manifest, place, tokens, sessions, peppers, pins.known)
         resolver = Resolver(pins, service.identity, shedder)
         explain_route(service, Explainer(place, atlas, identifier, pins, resolver, health))
         front = Front(
             settings,
             service.identity,
             manifest,
-            place,
             atlas,
             identifier=identifier,
             pins=pins,
@@ -128,8 +133,9 @@ async def serve(settings: RouterSettings) -> AsyncIterator[None]:
             health=health,
             keyring=keyring,
         )
-        for task in (tokens.keep(settings.key_days * DAY_SECONDS), Follower(replica, directory).run(), shedder.watch()):
-            stack.push_async_callback(ended, asyncio.create_task(task))
+        follower = Follower(replica, directory)
+        for work in (partial(tokens.keep, settings.key_days * DAY_SECONDS), follower.run, shedder.watch):
+            stack.push_async_callback(ended, asyncio.create_task(kept(work)))
         internal_context = service.internal_context([Role.ROUTER])
         async with (
             operators(service) as handler,
@@ -142,6 +148,16 @@ async def serve(settings: RouterSettings) -> AsyncIterator[None]:
                 yield
             finally:
                 draining = True
+
+
+async def kept(work: Callable[[], Awaitable[None]], *, wait: float = AGAIN_SECONDS) -> None:
+    """Without end: ``work``, begun again ``wait`` seconds after it failed. Nobody would miss a task that has died."""
+    while True:
+        try:
+            await work()
+        except Exception as error:
+            warn("unforeseen", error=type(error).__name__, place=told_place(error))
+        await asyncio.sleep(wait)
 
 
 def _public_context(settings: RouterSettings) -> ssl.SSLContext | None:

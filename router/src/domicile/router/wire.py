@@ -70,8 +70,11 @@ class Pool:
         try:
             return await waiter
         except asyncio.CancelledError:
-            if waiter.done() and not waiter.cancelled() and (connection := waiter.result()) is not None:
-                self._free(connection)
+            if waiter.done() and not waiter.cancelled():
+                if (connection := waiter.result()) is not None:
+                    self._free(connection)
+                else:
+                    self._room()
             raise
         finally:
             if waiter in self._waiting:
@@ -79,6 +82,7 @@ class Pool:
 
     async def _made(self) -> Connection:
         self._opening += 1
+        made = False
         try:
             error: OSError | None = None
             for host in await self._hosts():
@@ -97,10 +101,13 @@ class Pool:
                 if connection.transport.is_closing():
                     raise ConnectionResetError
                 self._open.add(connection)
+                made = True
                 return connection
             raise error or OSError(None, "the name has no address")
         finally:
             self._opening -= 1
+            if not made:
+                self._room()
 
     async def _hosts(self) -> list[str]:
         if self._literal:
@@ -122,10 +129,14 @@ class Pool:
         self._open.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
+        self._room()
+
+    def _room(self) -> None:
+        """One of those that wait may make a new connection."""
         while self._waiting:
             waiter = self._waiting.popleft()
             if not waiter.done():
-                waiter.set_result(None)  # there is room for a new one
+                waiter.set_result(None)
                 return
 
     def sweep(self) -> None:

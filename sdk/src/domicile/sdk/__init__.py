@@ -30,6 +30,7 @@ from domicile.model import (
     WrongJurisdiction,
 )
 from domicile.sdk.abroad import Abroad, AbroadRow
+from domicile.sdk.cell import CellSession, Found
 from domicile.sdk.even import evenly
 from domicile.sdk.finding import Page, Range
 from domicile.sdk.home import Home, Transaction
@@ -39,11 +40,13 @@ from domicile.sdk.residency import Residency
 __all__ = [
     "Abroad",
     "AbroadRow",
+    "CellSession",
     "Conflict",
     "CrossBorderAccess",
     "DomicileError",
     "FenceRefused",
     "Forbidden",
+    "Found",
     "Home",
     "InvalidInput",
     "ModelError",

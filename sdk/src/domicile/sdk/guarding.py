@@ -122,7 +122,7 @@ class Gate:
         return await self._home(subject)
 
     async def _home(self, subject: Routed) -> Home | Refusal:
-        if subject.cell != self._residency.cell:
+        if subject.cell != self._residency.cell_name:
             return self._wrong_cell(self._elsewhere(subject))
         fence = await self._residency.fence(subject.subject_key)
         if needs_asking(fence, subject.epoch):
@@ -151,7 +151,7 @@ class Gate:
 
     def _refuse(self, error: DomicileError, verdict: Verdict, headers: Mapping[str, str]) -> Refusal:
         REFUSALS.labels(error.code).inc()
-        warn("guard-refused", reason=str(verdict), cell=self._residency.cell)
+        warn("guard-refused", reason=str(verdict), cell=self._residency.cell_name)
         return Refusal(error, verdict, {GUARD_HEADER: str(verdict), **headers})
 
     def _stale(self, fence: Fence | None) -> Refusal:

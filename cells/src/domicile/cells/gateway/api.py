@@ -17,8 +17,9 @@ from aiohttp import web
 from pydantic import Field
 
 from domicile.cells.gateway.grants import Grants
-from domicile.cells.gateway.records import PARAMETERS, RecordsApi
+from domicile.cells.gateway.records import RecordsApi
 from domicile.cells.gateway.reports import Reporter
+from domicile.cells.gateway.routes import OPEN_FENCE, PARAMETERS, READ_ABROAD, REKEY
 from domicile.cells.gateway.sweeper import Sweeper
 from domicile.client import DirectoryClient, KeyClient, Topology
 from domicile.model import (
@@ -30,7 +31,6 @@ from domicile.model import (
     Forbidden,
     Identity,
     InvalidInput,
-    Misdirected,
     Role,
     SubjectKey,
     Unavailable,
@@ -39,25 +39,13 @@ from domicile.model import (
 from domicile.model.wire import MAX_CONDITIONS, AbroadRows, FenceRequest, FenceResponse, RekeyRequest
 from domicile.sdk.home import Vault
 from domicile.sdk.store import AbroadStore, Fence, FenceStore, RowStore, open_pool
-from domicile.service import PEER, Operation, ProcessSettings, Service, ended, json_response, read_body
+from domicile.service import PEER, ProcessSettings, Service, ended, json_response, read_body
 from domicile.telemetry import BORDER
 
 FENCES_PATH: Final = "/.domicile/v1/fences/{subject_key}"
 ABROAD_PATH: Final = "/.domicile/v1/abroad/{subject_key}/{table}"
 MAX_VALUE_BYTES: Final = 256
 MAX_ROWS: Final = 100
-OPEN_FENCE: Final = Operation(
-    "The subject's open fence, opened on a grant where it isn't",
-    {200: FenceResponse},
-    body=FenceRequest,
-    query={"min_epoch": {"type": "string", "pattern": "^[1-9][0-9]{0,17}$"}},
-    refuses=(Misdirected, FenceRefused, UnknownSubject),
-)
-READ_ABROAD: Final = Operation(
-    "Shareable columns of a subject at home here; each query parameter is a condition on one of them",
-    {200: AbroadRows},
-    refuses=(UnknownSubject,),
-)
 _COLUMN: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _EPOCH: Final = re.compile(r"[1-9][0-9]{0,18}")
 
@@ -105,7 +93,7 @@ class GatewayApi:
 
     def routes(self, service: Service) -> None:
         service.route("POST", FENCES_PATH, Endpoint.FENCES, self.open_fence, OPEN_FENCE)
-        service.route("POST", f"{FENCES_PATH}/rekey", Endpoint.FENCES_REKEY, self.rekey)
+        service.route("POST", f"{FENCES_PATH}/rekey", Endpoint.FENCES_REKEY, self.rekey, REKEY)
         service.route("GET", ABROAD_PATH, Endpoint.ABROAD_READ, self.read_abroad, READ_ABROAD)
         service.route("*", ABROAD_PATH, Endpoint.ABROAD_READ, self.refuse_abroad)
 
@@ -233,6 +221,7 @@ async def serve_gateway(settings: GatewaySettings) -> AsyncIterator[None]:
                 jurisdiction=identity.jurisdiction,
                 cell=identity.cell,
                 user=user,
+                pooler=settings.storage_pooler,
             )
             stack.callback(pool.terminate)
             pools.append(pool)

@@ -10,7 +10,7 @@ query string or a problem document.
 from __future__ import annotations
 
 import json
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 from aiohttp import web
@@ -32,11 +32,6 @@ from domicile.service import Operation, Service, json_response, read_body
 
 TABLE_PATH: Final = "/.domicile/v1/records/{subject_key}/{table}"
 RECORD_PATH: Final = TABLE_PATH + "/{id}"
-PARAMETERS: Final[dict[str, dict[str, Any]]] = {
-    "subject_key": {"type": "string", "pattern": "^[0-9a-f]{34}$"},
-    "table": {"type": "string", "pattern": "^[a-z][a-z0-9_]{0,54}$"},
-    "id": {"type": "string", "format": "uuid"},
-}
 _REFUSES: Final = (NotFound, FenceRefused)
 PUT: Final = Operation(
     "Store a record of a subject at home, or replace it",

@@ -1,6 +1,7 @@
 """A cell's database: its schema, who may touch what in it, and the only code here that speaks SQL."""
 
 from domicile.sdk.store.abroad import AbroadStore, ShareableRows
+from domicile.sdk.store.across import AcrossStore
 from domicile.sdk.store.changes import Plan
 from domicile.sdk.store.fences import Fence, FenceReader, FenceStore, RecordedColumn
 from domicile.sdk.store.pool import open_pool
@@ -10,6 +11,7 @@ from domicile.sdk.store.schema import Revision, apply_schema, plan_schema
 
 __all__ = [
     "AbroadStore",
+    "AcrossStore",
     "Condition",
     "Fence",
     "FenceReader",

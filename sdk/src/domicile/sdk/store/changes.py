@@ -63,12 +63,16 @@ class Index:
 
 @dataclass(frozen=True)
 class Found:
-    """A cell's database: by table, each field as it was recorded, and what is there beside the record."""
+    """A cell's database: by table, each field as it was recorded, and what is there beside the record.
+
+    ``across``: the tables that the role for looks across subjects may read.
+    """
 
     columns: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
     stored: Mapping[str, Collection[str]] = field(default_factory=dict)
     indexes: Mapping[str, Collection[Index]] = field(default_factory=dict)
     keep: Mapping[str, int] = field(default_factory=dict)
+    across: Collection[str] = ()
 
 
 def recorded(column: Column) -> dict[str, Any]:
@@ -177,6 +181,8 @@ class _Comparison:
                 self._add(table.name, column)
             else:
                 self._change(table.name, column, before[column.name], gone)
+        if table.name not in self._found.across:
+            self._step(f"let the cell's own role read {table.name}", ddl.across(table.name))
         self._keep_for(table)
         self._build_indexes(table, gone)
 

@@ -89,6 +89,12 @@ def show_abroad(table: str, columns: list[str]) -> str:
     return f"GRANT SELECT ({', '.join(columns)}) ON {place(table)} TO domicile_abroad;"
 
 
+def across(table: str) -> str:
+    """The role that looks across a cell's subjects may read, and nothing else."""
+    return f"""CREATE POLICY domicile_across ON {place(table)} FOR SELECT TO domicile_cell USING (true);
+GRANT SELECT ON {place(table)} TO domicile_cell;"""
+
+
 def create_table(table: Table, jurisdiction: str) -> str:
     """The statements that make a record table, its trigger, its row security, its grants and its indexes."""
     name = place(table.name)
@@ -113,6 +119,7 @@ CREATE TABLE {name} (
 ALTER TABLE {name} ENABLE ROW LEVEL SECURITY;
 CREATE POLICY domicile_subject ON {name} TO domicile_app, domicile_abroad
     USING (subject_key = (SELECT decode(current_setting('domicile.subject', true), 'hex')));
+{across(table.name)}
 REVOKE ALL ON {name} FROM PUBLIC;
 GRANT SELECT, INSERT, UPDATE, DELETE ON {name} TO domicile_app;
 {show_abroad(table.name, abroad)}

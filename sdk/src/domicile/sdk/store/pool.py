@@ -8,7 +8,7 @@ COMMIT short; ``STATEMENT_SECONDS`` bounds every other wait from here, and COMMI
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
@@ -30,6 +30,15 @@ class AppConnection(asyncpg.Connection):
 
     def get_reset_query(self) -> str:
         return ""
+
+
+def session_options(*, pooler: bool = False) -> dict[str, Any]:
+    """What a pool of asyncpg's is told of its sessions."""
+    return {
+        "connection_class": AppConnection,
+        "server_settings": {"application_name": "domicile"},
+        "statement_cache_size": 0 if pooler else CACHED_STATEMENTS,
+    }
 
 
 async def open_pool(
@@ -64,9 +73,7 @@ async def open_pool(
         max_size=size,
         timeout=CONNECT_SECONDS,
         command_timeout=STATEMENT_SECONDS,
-        connection_class=AppConnection,
-        server_settings={"application_name": "domicile"},
-        statement_cache_size=0 if pooler else CACHED_STATEMENTS,
+        **session_options(pooler=pooler),
     )
     assert pool is not None
     return pool

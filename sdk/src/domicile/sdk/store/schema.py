@@ -95,7 +95,8 @@ async def _find(connection: asyncpg.Connection) -> Found:
     for row in await connection.fetch(query("applied_indexes")):
         index = Index(tuple(row["columns"]), row["index_name"], row["valid"])
         indexes.setdefault(row["table_name"], []).append(index)
-    return Found(columns, stored, indexes)
+    across = {row["table_name"] for row in await connection.fetch(query("read_across"))}
+    return Found(columns, stored, indexes, across=across)
 
 
 async def _system_step(connection: asyncpg.Connection, *, revisions: bool) -> Step | None:

@@ -42,6 +42,10 @@ SELECT domicile.forget_previous($1)
 -- Keep that something from jurisdiction $1, role $2 tried kind $3, with verdict $4.
 INSERT INTO domicile.border_events (from_jurisdiction, role, kind, verdict) VALUES ($1, $2, $3, $4)
 
+-- name: note_session
+-- Keep that somebody reads across subjects, for a purpose ($1).
+INSERT INTO domicile.cell_sessions (purpose) VALUES ($1)
+
 -- name: shareable_columns
 -- Every column of a record table ($1).
 SELECT column_name, class, category, sql_type FROM domicile.columns WHERE table_name = $1 ORDER BY column_name

@@ -38,6 +38,10 @@ SELECT t.relname AS table_name, a.attname AS column_name
 FROM pg_class t JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped
 WHERE t.relnamespace = 'public'::regnamespace AND t.relkind IN ('r', 'p')
 
+-- name: read_across
+-- The tables that the role for looks across subjects may read.
+SELECT tablename::text AS table_name FROM pg_policies WHERE schemaname = 'public' AND policyname = 'domicile_across'
+
 -- name: last_revision
 -- The schema that was applied last.
 SELECT id, system, system_digest FROM domicile.revisions ORDER BY id DESC LIMIT 1
@@ -60,7 +64,7 @@ WITH reachable AS (
     WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')
       AND n.nspname NOT IN ('domicile', 'pg_catalog', 'information_schema', 'pg_toast')
       AND EXISTS (
-          SELECT FROM unnest(ARRAY['domicile_app', 'domicile_abroad', 'domicile_gateway']) AS role
+          SELECT FROM unnest(ARRAY['domicile_app', 'domicile_abroad', 'domicile_gateway', 'domicile_cell']) AS role
           WHERE has_table_privilege(role, c.oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER')
              OR has_any_column_privilege(role, c.oid, 'SELECT, INSERT, UPDATE, REFERENCES')
       )
@@ -94,6 +98,7 @@ WITH reachable AS (
                   (SELECT format('(jurisdiction = %L::text)', c.jurisdiction) FROM domicile.cell c)
         ) THEN 'the label' END,
         CASE WHEN has_table_privilege('domicile_app', r.oid, 'TRUNCATE, REFERENCES, TRIGGER')
+               OR has_table_privilege('domicile_cell', r.oid, 'INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER')
                OR has_table_privilege('domicile_gateway', r.oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE, TRIGGER')
                OR has_table_privilege('domicile_abroad', r.oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE, TRIGGER')
                OR EXISTS (

@@ -10,7 +10,7 @@ BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'domicile_owner') THEN
         CREATE ROLE domicile_owner NOLOGIN;
     END IF;
-    FOREACH name IN ARRAY ARRAY['domicile_app', 'domicile_gateway', 'domicile_abroad'] LOOP
+    FOREACH name IN ARRAY ARRAY['domicile_app', 'domicile_cell', 'domicile_gateway', 'domicile_abroad'] LOOP
         IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name) THEN
             EXECUTE format('CREATE ROLE %I LOGIN', name);
         END IF;
@@ -88,6 +88,13 @@ CREATE TABLE IF NOT EXISTS domicile.revisions (
     system_digest text NOT NULL,
     digest        text NOT NULL,
     statements    text[] NOT NULL
+);
+
+-- Who read across subjects, and why. No subject is named.
+CREATE TABLE IF NOT EXISTS domicile.cell_sessions (
+    id      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    time    timestamptz NOT NULL DEFAULT clock_timestamp(),
+    purpose text NOT NULL
 );
 
 -- What crossed this cell's border, or tried to. No subject is named.
@@ -380,7 +387,9 @@ $$;
 
 REVOKE ALL ON ALL TABLES IN SCHEMA domicile FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA domicile FROM PUBLIC;
-GRANT USAGE ON SCHEMA domicile TO domicile_app, domicile_gateway, domicile_abroad;
+GRANT USAGE ON SCHEMA domicile TO domicile_app, domicile_cell, domicile_gateway, domicile_abroad;
+GRANT INSERT (purpose) ON domicile.cell_sessions TO domicile_cell;
+GRANT EXECUTE ON FUNCTION domicile.read_fence(bytea) TO domicile_cell;
 GRANT EXECUTE ON FUNCTION domicile.hold_fence(bytea, bigint) TO domicile_app;
 GRANT EXECUTE ON FUNCTION domicile.read_fence(bytea) TO domicile_app, domicile_abroad;
 GRANT EXECUTE ON FUNCTION domicile.enter(bytea) TO domicile_app;

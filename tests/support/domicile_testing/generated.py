@@ -1,11 +1,11 @@
-"""A service's description held against the service: generated requests, by a client of others' making."""
+"""A service's description held against what it does: generated requests by a client of others' making."""
 
 from __future__ import annotations
 
 import ssl
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import requests
 import schemathesis
@@ -17,7 +17,7 @@ from schemathesis.core.result import Ok
 
 from domicile.identity import Credentials
 
-CHECKED: Final = (
+CHECKED = (
     "not_a_server_error",
     "status_code_conformance",
     "content_type_conformance",
@@ -36,15 +36,16 @@ class _Mutual(HTTPAdapter):
         super().init_poolmanager(*args, ssl_context=self._context, assert_hostname=False, **kwargs)
 
 
-def session(credentials: Credentials, authority: str) -> requests.Session:
-    """Plain TLS of the standard library: our names in certificates mean nothing to this client."""
-    trusted = Path(credentials.authorities) / f"{authority}.pem"
-    context = ssl.create_default_context(cafile=str(trusted))
+def session(credentials: Credentials, jurisdiction: str) -> requests.Session:
+    """Plain TLS of the standard library, to a process of ``jurisdiction``: our names in certificates mean nothing to
+    this client."""
+    authority = Path(credentials.authorities) / f"{jurisdiction}.pem"
+    context = ssl.create_default_context(cafile=str(authority))
     context.check_hostname = False
     context.load_cert_chain(credentials.certificate, credentials.key)
     opened = requests.Session()
     opened.trust_env = False
-    opened.verify = str(trusted)
+    opened.verify = str(authority)
     opened.mount("https://", _Mutual(context))
     return opened
 
@@ -52,22 +53,22 @@ def session(credentials: Credentials, authority: str) -> requests.Session:
 def storm(
     address: str,
     document: dict[str, Any],
-    session_for: Callable[[str, str], requests.Session],
+    client_for: Callable[[str, str], requests.Session],
     examples: int,
     *,
-    skip: Collection[str] = (),
+    leave_out: Collection[str] = (),
 ) -> int:
-    """Every operation but those of ``skip``, some generated requests each; how many were answered as described.
+    """Every operation but those of some paths, some generated requests each; how many were answered as described.
 
-    ``session_for`` a method and a path: the connection of somebody who may ask.
+    ``client_for``: who asks, by method and path.
     """
     answered = 0
     for found in schemathesis.openapi.from_dict(document).get_all_operations():
         assert isinstance(found, Ok)
         operation = found.ok()
-        if operation.path in skip:
+        if operation.path in leave_out:
             continue
-        with session_for(operation.method, operation.path) as client:
+        with client_for(operation.method, operation.path) as client:
             answered += _ask(address, client, operation.as_strategy(), examples)
     return answered
 
