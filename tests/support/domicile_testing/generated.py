@@ -1,11 +1,10 @@
-"""A service's description held against what it does: generated requests by a client of others' making."""
+"""Requests that are generated from a service's description, over mutual TLS, and held against it (schemathesis)."""
 
 from __future__ import annotations
 
 import ssl
 from collections.abc import Callable, Collection
-from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import requests
 import schemathesis
@@ -17,7 +16,7 @@ from schemathesis.core.result import Ok
 
 from domicile.identity import Credentials
 
-CHECKED = (
+CHECKED: Final = (
     "not_a_server_error",
     "status_code_conformance",
     "content_type_conformance",
@@ -37,9 +36,8 @@ class _Mutual(HTTPAdapter):
 
 
 def session(credentials: Credentials, jurisdiction: str) -> requests.Session:
-    """Plain TLS of the standard library, to a process of ``jurisdiction``: our names in certificates mean nothing to
-    this client."""
-    authority = Path(credentials.authorities) / f"{jurisdiction}.pem"
+    """Plain TLS of the standard library: our names in certificates mean nothing to this client."""
+    authority = credentials.authorities / f"{jurisdiction}.pem"
     context = ssl.create_default_context(cafile=str(authority))
     context.check_hostname = False
     context.load_cert_chain(credentials.certificate, credentials.key)
@@ -56,17 +54,17 @@ def storm(
     client_for: Callable[[str, str], requests.Session],
     examples: int,
     *,
-    leave_out: Collection[str] = (),
+    without: Collection[str] = (),
 ) -> int:
     """Every operation but those of some paths, some generated requests each; how many were answered as described.
 
-    ``client_for``: who asks, by method and path.
+    ``client_for``: a method and a path's client, which is closed here.
     """
     answered = 0
     for found in schemathesis.openapi.from_dict(document).get_all_operations():
         assert isinstance(found, Ok)
         operation = found.ok()
-        if operation.path in leave_out:
+        if operation.path in without:
             continue
         with client_for(operation.method, operation.path) as client:
             answered += _ask(address, client, operation.as_strategy(), examples)

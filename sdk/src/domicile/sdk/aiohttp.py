@@ -8,10 +8,9 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from domicile.identity import peer_of
-from domicile.model.access import Role
 from domicile.model.errors import DomicileError
 from domicile.model.wire import GUARD_HEADER
-from domicile.sdk.guarding import HEALTH_PATHS, Gate, Refusal, country_in
+from domicile.sdk.guarding import Gate, Refusal, asks_for_health, country_in
 from domicile.sdk.home import Home
 from domicile.sdk.residency import Residency
 from domicile.service import problem_response
@@ -48,7 +47,7 @@ def _middleware(gate: Gate) -> Middleware:
         pinned = True
         try:
             peer = peer_of(request.transport)
-            if peer.role is Role.OPERATOR and request.path in HEALTH_PATHS:
+            if asks_for_health(peer, request.path, request.headers):
                 return await handler(request)
             admitted = await gate.admit(peer, request.path, request.headers)
             if isinstance(admitted, Refusal):

@@ -26,7 +26,7 @@ from domicile.identity import peer_of
 from domicile.model.access import GLOBAL, Endpoint, Identity, Role, require
 from domicile.model.errors import DomicileError, InvalidInput, Unauthenticated
 from domicile.model.wire import GUARD_HEADER, PROBLEM_TYPE
-from domicile.sdk.guarding import HEALTH_PATHS, Gate, Refusal, country_in
+from domicile.sdk.guarding import READY_PATH, Gate, Refusal, asks_for_health, country_in
 from domicile.sdk.home import Home
 from domicile.sdk.residency import Residency
 from domicile.service import ProcessSettings, load_settings
@@ -95,7 +95,7 @@ class Guard:
         async def watched(message: Message) -> None:
             nonlocal begun
             begun = True
-            if message["type"] in ("http.response.start", "websocket.accept") and not scope.get(_OURS):
+            if message["type"] in _HEADS and not scope.get(_OURS):
                 kept = [(name, value) for name, value in message.get("headers", ()) if name.lower() != _GUARD]
                 message = {**message, "headers": kept}
             await send(message)
@@ -121,6 +121,7 @@ class Guard:
         return None
 
 
+_HEADS: Final = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
 _GUARD: Final = GUARD_HEADER.lower().encode()
 
 
@@ -170,7 +171,7 @@ def _edge(app: Application, residency: Residency) -> Application:
         if scope["type"] in ("http", "websocket"):
             peer: Identity = scope["state"].pop(_PEER)
             scope[_PEER] = peer
-            if scope["type"] == "http" and peer.role is Role.OPERATOR and scope["path"] in HEALTH_PATHS:
+            if scope["type"] == "http" and _for_health(scope, peer):
                 await _health(scope, send, residency, peer)
                 return
         await guarded(scope, receive, send)
@@ -178,10 +179,18 @@ def _edge(app: Application, residency: Residency) -> Application:
     return edge
 
 
+def _for_health(scope: Scope, peer: Identity) -> bool:
+    try:
+        return asks_for_health(peer, scope["path"], _headers(scope))
+    except DomicileError:
+        return False  # headers that disagree: the guard says why
+
+
 async def _health(scope: Scope, send: Send, residency: Residency, peer: Identity) -> None:
     try:
-        require(peer, residency.identity, Endpoint.HEALTH)
-        if scope["path"] == "/readyz":
+        ready = scope["path"] == READY_PATH
+        require(peer, residency.identity, Endpoint.READY if ready else Endpoint.HEALTH)
+        if ready:
             await residency.ready()
     except DomicileError as error:
         await _answer(scope, send, Refusal(error))
@@ -199,7 +208,7 @@ async def serving(app: Application, settings: ProcessSettings) -> AsyncIterator[
     Raises what ``Residency.connect`` raises, and InvalidInput for an address that cannot be listened to.
     """
     async with Residency.connect(settings) as residency:
-        context = settings.credentials.server([residency.jurisdiction, GLOBAL], [Role.ROUTER, Role.OPERATOR])
+        context = settings.credentials.server([residency.jurisdiction, GLOBAL], [Role.ROUTER, Role.EDGE, Role.OPERATOR])
         config = uvicorn.Config(
             _edge(app, residency),
             http=_Protocol,

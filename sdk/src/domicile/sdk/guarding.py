@@ -16,7 +16,7 @@ from typing import Final
 
 from multidict import CIMultiDictProxy
 
-from domicile.model.access import Endpoint, Identity, require
+from domicile.model.access import Endpoint, Identity, Role, require
 from domicile.model.errors import (
     CrossBorderAccess,
     DomicileError,
@@ -37,6 +37,7 @@ from domicile.sdk.store import Fence
 from domicile.telemetry import REFUSALS, warn
 
 HEALTH_PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+READY_PATH: Final = "/readyz"
 
 
 class Verdict(StrEnum):
@@ -91,10 +92,21 @@ def country_in(headers: CIMultiDictProxy[str]) -> str | None:
     return country if country in COUNTRIES else None
 
 
-def is_pinned(manifest: Manifest, router: Identity, path: str) -> bool:
-    """Whether a router's rules leave the path to a home. A router that the manifest doesn't name has no rules."""
-    place = manifest.routers.get(router.zone)
+def is_pinned(manifest: Manifest, peer: Identity, path: str) -> bool:
+    """Whether a router's rules leave the path to a home. A router that the manifest doesn't name has no rules.
+
+    What an edge sends is always a subject's own: it leaves unpinned paths to a router.
+    """
+    place = manifest.routers.get(peer.zone) if peer.role is Role.ROUTER else None
     return place is None or not place.is_unpinned(path)
+
+
+def asks_for_health(peer: Identity, path: str, headers: CIMultiDictProxy[str]) -> bool:
+    """Whether a request is for the process and not for anybody's data. An edge asks in nobody's name; what it carries
+    for a client names a subject. Pure."""
+    if peer.role is Role.EDGE:
+        return path == READY_PATH and routed(headers) is None
+    return peer.role is Role.OPERATOR and path in HEALTH_PATHS
 
 
 def needs_asking(fence: Fence | None, epoch: int) -> bool:
