@@ -23,7 +23,8 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.websockets import WebSocket
 
 from domicile.model import GLOBAL, Endpoint, Role, SubjectKey, Unauthenticated
 from domicile.sdk import Residency, asgi
@@ -91,7 +92,16 @@ async def on_aiohttp(served: App, settings: ProcessSettings) -> AsyncIterator[No
         await residency.home(request.query["user"])
         return web.json_response({})
 
+    async def talk(request: web.Request) -> web.StreamResponse:
+        served.seen.append(request.path)
+        talking = web.WebSocketResponse()
+        await talking.prepare(request)
+        async for message in talking:
+            await talking.send_str(message.data)
+        return talking
+
     for method, path, handler in (
+        ("GET", "/talk", talk),
         ("GET", "/data", plain),
         ("POST", "/data", plain),
         ("GET", "/about", plain),
@@ -129,7 +139,14 @@ async def on_asgi(served: App, settings: ProcessSettings) -> AsyncIterator[None]
         await asgi.residency_of(request.scope).home(request.query_params["user"])
         return JSONResponse({})
 
-    routes = [Route("/data", plain, methods=["GET", "POST"]), Route("/about", plain), Route("/stream", stream)]
+    async def talk(talking: WebSocket) -> None:
+        served.seen.append(talking.url.path)
+        await talking.accept(headers=[(b"domicile-guard", b"wrong-cell")])
+        async for message in talking.iter_text():
+            await talking.send_text(message)
+
+    routes: list[BaseRoute] = [WebSocketRoute("/talk", talk)]
+    routes += [Route("/data", plain, methods=["GET", "POST"]), Route("/about", plain), Route("/stream", stream)]
     routes += [Route("/raised", raised), Route("/home", look_for)]
     routes += [Route(path, look_for, methods=["POST"]) for path in ("/signup", "/support/enrol")]
     app = Starlette(routes=routes, middleware=[Middleware(asgi.Guard)])
@@ -380,3 +397,26 @@ async def test_an_application_that_forgot_the_guard_is_guarded(
         status, headers, _ = await served.ask("/data", named(key))
         assert status == 200
         assert "Domicile-Guard" not in headers
+
+
+async def test_a_websocket_is_guarded_like_a_request(app: App, around: Surroundings, somebody: Somebody) -> None:
+    (_, key), (_, nobody) = somebody(), somebody()
+    around.directory.pin(key)
+    context = app.trust.credentials("eu", Role.ROUTER, "fra").client("eu", [Role.APP])
+    address = f"https://{app.address}/talk"
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context)) as session:
+        async with session.ws_connect(address, headers=named(key)) as talking:
+            await talking.send_str("hello")
+            assert await talking.receive_str() == "hello"
+        assert app.seen == ["/talk"]
+        for headers, status, verdict in (
+            (named(key, cell="eu-2"), 421, "wrong-cell"),
+            (named(key, epoch=9), 421, "stale-epoch"),
+            (named(nobody), 421, "wrong-cell"),
+            ({}, 400, None),
+        ):
+            with pytest.raises(aiohttp.WSServerHandshakeError) as refusal:
+                await session.ws_connect(address, headers=headers)
+            assert refusal.value.headers is not None
+            assert (refusal.value.status, refusal.value.headers.get("Domicile-Guard")) == (status, verdict)
+    assert app.seen == ["/talk"]
