@@ -19,17 +19,15 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Final, Protocol
-from uuid import UUID, uuid4
+from uuid import uuid4
 
-import asyncpg
 import pytest
 
 from domicile.model.ids import KEY_BYTES, SubjectKey
 from domicile.ops import postgres
 from domicile.sdk import Home, Record
 from domicile.sdk.home import Vault
-from domicile.sdk.store import Fence, RowStore, apply_schema
-from domicile.sdk.store.pool import session_options
+from domicile.sdk.store import RowStore, apply_schema, local
 from domicile.sdk.testing import MemoryKeys, MemoryStore, memory_home
 
 JURISDICTION: Final = "eu"
@@ -72,39 +70,17 @@ class PostgresCell:
 
     @asynccontextmanager
     async def home(self, *records: type[Record]) -> AsyncIterator[Home]:
-        async with self._superuser() as root:
+        async with local.superuser(self._folder) as root:
             if not self._applied.issuperset(records):
                 await apply_schema(root, CELL, JURISDICTION, records)
                 self._applied |= set(records)
-            key = SubjectKey(b"\1" + uuid4().bytes[: KEY_BYTES - 1])
-            found = await root.fetchval(
-                "INSERT INTO domicile.fences (subject_key, epoch, state) VALUES ($1, 1, 'open') RETURNING internal_id",
-                key,
-            )
-        pool = await asyncpg.create_pool(
-            host=str(self._pooler or self._folder),
-            user="domicile_app",
-            database=postgres.DATABASE,
-            min_size=0,
-            **session_options(pooler=self._pooler is not None),
-        )
-        try:
-            vault = Vault(RowStore(pool, JURISDICTION), self._keys, CELL, JURISDICTION)
-            yield Home(vault, Fence(key, UUID(int=found.int), 1, "open"))
-        finally:
-            pool.terminate()
+            fence = await local.open_fence(root, SubjectKey(b"\1" + uuid4().bytes[: KEY_BYTES - 1]))
+        async with local.application(self._pooler or self._folder, pooler=self._pooler is not None) as pool:
+            yield Home(Vault(RowStore(pool, JURISDICTION), self._keys, CELL, JURISDICTION), fence)
 
     async def close(self, home: Home) -> None:
-        async with self._superuser() as root:
+        async with local.superuser(self._folder) as root:
             await root.execute("UPDATE domicile.fences SET state = 'closed' WHERE subject_key = $1", home.subject_key)
-
-    @asynccontextmanager
-    async def _superuser(self) -> AsyncIterator[asyncpg.Connection]:
-        connection = await asyncpg.connect(host=str(self._folder), user=postgres.SUPERUSER, database=postgres.DATABASE)
-        try:
-            yield connection
-        finally:
-            await connection.close()
 
 
 @pytest.fixture
