@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from typing import TypeVar
 
 import typer
 
-from domicile.cells.gateway import serve_gateway
+from domicile.cells.gateway import GatewaySettings, serve_gateway
 from domicile.cells.keys import serve_keys
 from domicile.model import InvalidInput
 from domicile.service import ProcessSettings, load_settings, run
@@ -16,9 +17,12 @@ cell = typer.Typer(name="domicile-cell", add_completion=False, pretty_exceptions
 keys = typer.Typer(name="domicile-keys", add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 
 
-def _serve(serve: Callable[[ProcessSettings], AbstractAsyncContextManager[None]]) -> None:
+Settings = TypeVar("Settings", bound=ProcessSettings)
+
+
+def _serve(kind: type[Settings], serve: Callable[[Settings], AbstractAsyncContextManager[None]]) -> None:
     try:
-        settings = load_settings(ProcessSettings)
+        settings = load_settings(kind)
     except InvalidInput as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None
@@ -39,10 +43,10 @@ def _keys() -> None:
 @cell.command("serve")
 def serve_cell() -> None:
     """Serve the gateway of this certificate's cell until SIGTERM or SIGINT."""
-    _serve(serve_gateway)
+    _serve(GatewaySettings, serve_gateway)
 
 
 @keys.command("serve")
 def serve_key_service() -> None:
     """Serve the keys of this certificate's jurisdiction until SIGTERM or SIGINT."""
-    _serve(serve_keys)
+    _serve(ProcessSettings, serve_keys)

@@ -110,6 +110,7 @@ class Endpoint(StrEnum):
     DATA_KEYS = "keys.data-keys"
     FENCES = "gateway.fences"
     FENCES_REKEY = "gateway.fences.rekey"
+    RECORDS = "gateway.records"
     ABROAD_READ = "gateway.abroad.read"
     APP_REQUESTS = "app.requests"
     GATEWAY_REQUESTS = "gateway.requests"
@@ -160,9 +161,10 @@ MATRIX: Final[dict[Endpoint, Rule]] = {
     Endpoint.RECONCILIATION_READ: _rule(Scope.ANY, Role.GATEWAY, Role.OPERATOR),
     Endpoint.RECONCILIATION_REPORT: _rule(Scope.ANY, Role.GATEWAY),
     Endpoint.REPLICAS_READ: _rule(Scope.ANY, Role.OPERATOR),
-    Endpoint.DATA_KEYS: _rule(Scope.JURISDICTION, Role.APP),
+    Endpoint.DATA_KEYS: _rule(Scope.JURISDICTION, Role.APP, Role.GATEWAY),
     Endpoint.FENCES: _rule(Scope.CELL, Role.APP),
     Endpoint.FENCES_REKEY: _rule(Scope.JURISDICTION, Role.OPERATOR),
+    Endpoint.RECORDS: _rule(Scope.CELL, Role.APP),
     Endpoint.ABROAD_READ: _rule(Scope.ANY, Role.APP),
     Endpoint.APP_REQUESTS: _rule(Scope.JURISDICTION, Role.ROUTER, Role.EDGE),
     Endpoint.GATEWAY_REQUESTS: _rule(Scope.JURISDICTION, Role.ROUTER),

@@ -97,6 +97,6 @@ async def serve_keys(settings: ProcessSettings) -> AsyncIterator[None]:
         assert kek is not None
         service = Service(settings, store.probe)
         KeyApi(store, kek).routes(service)
-        context = service.internal_context([Role.APP], [identity.jurisdiction, GLOBAL])
+        context = service.internal_context([Role.APP, Role.GATEWAY], [identity.jurisdiction, GLOBAL])
         async with service.listen(settings.address(), context):
             yield
