@@ -57,6 +57,9 @@ class _Keys:
     def __init__(self, keys: KeySet) -> None:
         self._keys = keys
 
+    def at_once(self) -> KeySet:
+        return self._keys
+
     async def current(self) -> KeySet:
         return self._keys
 
@@ -75,7 +78,7 @@ def _identities() -> Iterator[Case]:
     def reading(make: Callable[[], Sessions]) -> float:
         def call(number: int) -> None:
             with suppress(StopIteration):  # nothing in it waits
-                make().subject(tokens[number % len(tokens)]).send(None)
+                make().session(tokens[number % len(tokens)]).send(None)
 
         return each(call, loops=2_000)
 

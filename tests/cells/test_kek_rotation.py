@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
@@ -166,3 +170,29 @@ async def test_only_an_operator_rotates_and_it_gets_no_key(trust: Trust, key_sto
             with pytest.raises(NotFound):
                 await client.rotate("nobody")
             assert [each.domain for each in await client.keks()] == ["default"]
+
+
+async def test_the_page_on_keys_rotates_by_its_commands(trust: Trust, key_storage: Storage) -> None:
+    page = Path(__file__).parents[2] / "docs" / "keys.md"
+    (block,) = re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL)
+    settings = key_settings(trust, key_storage)
+    asking = operator_settings(trust, settings)
+    told = {
+        "PATH": str(Path(sys.executable).parent),
+        "DOMICILE_KEYS": settings.bind,
+        "DOMICILE_CERTIFICATE": str(asking.certificate),
+        "DOMICILE_KEY": str(asking.key),
+        "DOMICILE_AUTHORITIES": str(asking.authorities),
+    }
+    said = []
+    async with serve_keys(settings, SECTION):
+        before = await made(trust, settings.bind, 3)
+        for command in block.splitlines():
+            process = await asyncio.create_subprocess_exec(
+                *command.split(), "--json", env=told, stdout=asyncio.subprocess.PIPE
+            )
+            said.append(json.loads((await process.communicate())[0]))
+            assert process.returncode == 0
+        assert await read(trust, settings.bind, list(before)) == before
+    status, done = said
+    assert done == {"ok": True, "domain": "default", "version": status["version"] + 1, "left": 0}

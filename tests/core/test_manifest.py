@@ -174,6 +174,12 @@ RULES: list[tuple[str, object, str, str]] = [
         "its address lies in fd00:1::/64 of us",
     ),
     (
+        "jurisdictions/eu/collector_networks",
+        ["127.30.0.0/16"],
+        "jurisdictions.eu.collector_networks[0]",
+        "127.30.0.0/16 overlaps 127.30.2.0/24 of us",
+    ),
+    (
         "jurisdictions/eu/collector",
         "https://",
         "jurisdictions.eu.collector",

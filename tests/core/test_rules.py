@@ -56,6 +56,28 @@ def test_the_first_path_rule_that_matches_holds() -> None:
     assert not is_unpinned([], "/")
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["/support/%6dine", "/support/%256dine", "/support%2Fmine", "/support//mine", "/support;v=1/mine",
+     "/support/mine;v=1", "/support\\mine", "/support%5Cmine", "//support/mine"],
+)  # fmt: skip
+def test_a_path_that_some_server_reads_as_a_stricter_one_counts_as_that(path: str) -> None:
+    data = with_rules({"path": "/support/mine", "class": "pinned"}, {"path": "/*", "class": "unpinned"})
+    data["jurisdictions"]["eu"] |= {
+        "travellers": "hairpin", "traveller_paths": [{"path": "/support/mine", "travellers": "refuse"}],
+    }  # fmt: skip
+    manifest = parse_manifest(data)
+    assert not manifest.routers["fra"].is_unpinned(path)
+    assert manifest.jurisdictions["eu"].travellers_on(path) is Travellers.REFUSE
+
+
+@pytest.mark.parametrize("path", ["/support/%C3%A9", "/support/a;b", "/support//x", "/support/100%25"])
+def test_an_odd_path_that_all_read_as_an_unpinned_one_is_unpinned(path: str) -> None:
+    rules = parse_manifest(with_rules({"path": "/support/*", "class": "unpinned"})).routers["fra"].rules
+    assert is_unpinned(rules, path)
+    assert not is_unpinned(rules, path.replace("/s", "/%73")), "as it is written it has to be one too"
+
+
 def test_without_identity_rules_session_and_token_are_read() -> None:
     classes = [PathRule(path="/about", kind="unpinned")]
     assert identity_rules(classes, sessions=True) == [JwtRule(by="jwt"), TokenRule(by="token")]

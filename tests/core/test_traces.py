@@ -12,7 +12,8 @@ import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from domicile.telemetry import FieldNotAllowed
-from domicile.telemetry.traces import ATTRIBUTES, begin, otlp_exporter, start_tracing
+from domicile.telemetry.collector import otlp_exporter
+from domicile.telemetry.traces import ATTRIBUTES, begin, start_tracing
 
 PARENT = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
 
@@ -113,7 +114,7 @@ def test_the_environment_does_not_say_where_spans_go_or_what_they_hold(monkeypat
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "https://elsewhere.example")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "https://elsewhere.example")
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "enduser.id=alice")
-    exporter: Any = otlp_exporter("https://collector.eu.example")
+    exporter: Any = otlp_exporter("https://collector.eu.example", lambda _: True)
     assert exporter._endpoint == "https://collector.eu.example/v1/traces"
     exporter.shutdown()
     memory, stop = traced()

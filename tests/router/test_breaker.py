@@ -33,39 +33,39 @@ def breakers(clock: Clock, limit: int = 4) -> Breakers:
 
 def test_only_so_many_wait_for_one_cell_and_others_are_not_concerned(clock: Clock) -> None:
     cells = breakers(clock)
-    held = [cells.admit("eu-1") for _ in range(4)]
+    held = [Permit(cells.circuit("eu-1")) for _ in range(4)]
     with pytest.raises(Unavailable) as caught:
-        cells.admit("eu-1")
+        Permit(cells.circuit("eu-1"))
     assert caught.value.retry_after == 1
-    cells.admit("eu-2")
+    Permit(cells.circuit("eu-2"))
     held[0].answered()
     held[1].cancelled()
-    assert cells.waiting("eu-1") == 2
-    cells.admit("eu-1")
+    assert cells.circuit("eu-1").waiting == 2
+    Permit(cells.circuit("eu-1"))
     held[0].cancelled()
     held[0].failed()
-    assert cells.waiting("eu-1") == 3, "a place is given back once"
+    assert cells.circuit("eu-1").waiting == 3, "a place is given back once"
 
 
 def failing(cells: Breakers, times: int) -> None:
     for _ in range(times):
-        cells.admit("eu-1").failed()
+        Permit(cells.circuit("eu-1")).failed()
 
 
 def test_a_cell_that_never_answers_is_tried_by_one_request_at_a_time(clock: Clock) -> None:
     cells = breakers(clock)
     failing(cells, TOLERATED - 1)
-    cells.admit("eu-1").cancelled()
+    Permit(cells.circuit("eu-1")).cancelled()
     failing(cells, 1)
     with pytest.raises(Unavailable):
-        cells.admit("eu-1")
-    cells.admit("eu-2").answered()
+        Permit(cells.circuit("eu-1"))
+    Permit(cells.circuit("eu-2")).answered()
     clock.now += FIRST_SECONDS
-    probe = cells.admit("eu-1")
+    probe = Permit(cells.circuit("eu-1"))
     with pytest.raises(Unavailable):
-        cells.admit("eu-1")
+        Permit(cells.circuit("eu-1"))
     probe.answered()
-    held = [cells.admit("eu-1") for _ in range(4)]
+    held = [Permit(cells.circuit("eu-1")) for _ in range(4)]
     assert len(held) == 4
 
 
@@ -77,7 +77,7 @@ def test_each_failed_trial_makes_the_next_one_wait_longer(clock: Clock) -> None:
         began = clock.now
         while True:
             try:
-                probe = cells.admit("eu-1")
+                probe = Permit(cells.circuit("eu-1"))
                 break
             except Unavailable:
                 clock.now += 0.125
@@ -90,17 +90,17 @@ def test_a_trial_that_was_broken_off_says_nothing_and_the_next_request_tries(clo
     cells = breakers(clock)
     failing(cells, TOLERATED)
     clock.now += FIRST_SECONDS
-    cells.admit("eu-1").cancelled()
-    cells.admit("eu-1").answered()
-    assert [cells.admit("eu-1") for _ in range(4)]
+    Permit(cells.circuit("eu-1")).cancelled()
+    Permit(cells.circuit("eu-1")).answered()
+    assert [Permit(cells.circuit("eu-1")) for _ in range(4)]
 
 
 def test_a_late_answer_closes_the_circuit(clock: Clock) -> None:
     cells = breakers(clock)
-    late = cells.admit("eu-1")
+    late = Permit(cells.circuit("eu-1"))
     failing(cells, TOLERATED)
     late.answered()
-    cells.admit("eu-1").answered()
+    Permit(cells.circuit("eu-1")).answered()
 
 
 @given(
@@ -114,17 +114,17 @@ def test_no_order_of_events_loses_a_place(steps: list[tuple[str, float]]) -> Non
         clock.now += seconds
         if step == "admit":
             try:
-                held.append(cells.admit("c"))
+                held.append(Permit(cells.circuit("c")))
             except Unavailable:
                 continue
         elif held:
             getattr(held.pop(0), step)()
-        assert cells.waiting("c") == len(held) <= 4
+        assert cells.circuit("c").waiting == len(held) <= 4
     for permit in held:
         permit.cancelled()
     clock.now += 2 * LAST_SECONDS
-    cells.admit("c").answered()
-    assert [cells.admit("c") for _ in range(4)], "it recovers from anything"
+    Permit(cells.circuit("c")).answered()
+    assert [Permit(cells.circuit("c")) for _ in range(4)], "it recovers from anything"
 
 
 @pytest.mark.parametrize(
@@ -155,8 +155,8 @@ def test_retries_are_a_share_of_requests_and_a_reserve() -> None:
 
 def test_the_budget_is_each_cells_own() -> None:
     health = Health()
-    while health.retries("eu-1", "GET", Failure.LOST, replayable=True):
+    while health.retries(health.fate("eu-1"), "GET", Failure.LOST, replayable=True):
         pass
-    assert not health.retries("eu-1", "GET", Failure.UNREACHED, replayable=True)
-    assert health.retries("eu-2", "GET", Failure.LOST, replayable=True)
-    assert not health.retries("eu-2", "POST", Failure.LOST, replayable=True)
+    assert not health.retries(health.fate("eu-1"), "GET", Failure.UNREACHED, replayable=True)
+    assert health.retries(health.fate("eu-2"), "GET", Failure.LOST, replayable=True)
+    assert not health.retries(health.fate("eu-2"), "POST", Failure.LOST, replayable=True)

@@ -165,6 +165,21 @@ async def test_a_client_that_sends_ahead_and_does_not_read_gets_no_further_answe
             assert len((await answer_of(reader))[1]) == 1_000_000
 
 
+async def test_an_answer_without_content_says_nothing_of_a_body(world: World) -> None:
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await head_of(reader)
+            writer.write(b"HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n")
+
+    async with scripted(world, script), world.router(), dialled(world) as (reader, writer):
+        for _ in range(2):
+            writer.write(request(world))
+            head = await head_of(reader)
+            assert head.startswith(b"HTTP/1.1 204 ")
+            assert b"transfer-encoding" not in head.lower()
+            assert b"content-length" not in head.lower()
+
+
 async def test_a_slow_client_gets_the_end_of_an_answer_that_closes(world: World) -> None:
     async def large(_: web.BaseRequest) -> web.StreamResponse:
         return web.Response(body=bytes(3_000_000))
@@ -423,6 +438,19 @@ async def test_a_home_with_all_its_connections_in_use_is_waited_for_and_then_503
         release.set()
         assert (await answer_of(one[0]))[1] == b"ok"
         assert (await answer_of(two[0]))[1] == b"ok", "it got the connection that the other was done with"
+
+
+async def test_whoever_waits_for_a_connection_is_told_at_once_that_none_can_be_made(world: World) -> None:
+    await world.app("eu-2.ams").stop()
+
+    async def refused() -> bytes:
+        async with dialled(world) as (reader, writer):
+            writer.write(request(world))
+            return (await answer_of(reader))[0]
+
+    async with world.router(connections=1, connect_seconds=60), asyncio.timeout(20):
+        heads = await asyncio.gather(*(refused() for _ in range(8)))
+    assert all(head.startswith(b"HTTP/1.1 503 ") for head in heads)
 
 
 async def test_more_clients_than_may_be_are_turned_away_until_one_goes(world: World) -> None:

@@ -73,6 +73,22 @@ async def test_a_map_is_loaded_and_then_followed(
         await until(lambda: replica.staleness() < 5)
 
 
+async def test_a_disk_that_refuses_is_waited_for(
+    directory: RunningDirectory, database: asyncpg.Connection, replica: Replica, tmp_path: Path
+) -> None:
+    await directory.app.claim(any_key(), GERMANY)
+    folder = tmp_path / "pins"
+    in_the_way = folder / "current.new"
+    in_the_way.mkdir()
+    async with following(replica, router(directory)):
+        await until(lambda: len(list(folder.glob("pins-*"))) > 1)  # loaded, and not put in its place
+        in_the_way.rmdir()
+        await same(replica, database)
+        assert [each.name for each in folder.glob("pins-*")] == [(folder / "current").read_text()]
+        await directory.app.claim(any_key(), GERMANY)
+        await same(replica, database)
+
+
 async def test_a_large_map_comes_in_blocks(
     directory: RunningDirectory, database: asyncpg.Connection, replica: Replica
 ) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from aiohttp import web
+from domicile_testing.conditions import until_still
 from domicile_testing.routers import running
 from domicile_testing.routing import World, pin
 
@@ -106,6 +108,33 @@ async def passing(world: World, size: int) -> None:
             assert peak(process.pid) - before < BOUND
     finally:
         server.close()
+
+
+async def test_a_client_that_does_not_take_its_answers_is_not_heard_any_further(world: World) -> None:
+    """Answers that come whole, so that it is between two of them that no more is taken."""
+
+    async def small(_: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(body=bytes(10_000))
+
+    world.directory.place(pin("alice", "eu-2"))
+    world.answers(small)
+    public = Address(world.manifest.routers["fra"].public)
+    async with running(world.settings("fra")) as process:
+        _, writer = await asyncio.open_connection(public.host, public.port, ssl=world.public_context("eu"))
+        request = f"GET /notes HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {world.jwt('alice')}\r\n\r\n".encode()
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(request * 3_000)
+        assert await until_still(lambda: len(world.seen)) < 3_000
+        before = peak(process.pid)
+
+        async def until_it_has_grown() -> None:
+            while peak(process.pid) - before < BOUND:
+                writer.write(PIECE)
+                await writer.drain()
+
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(until_it_has_grown(), 5)
+        writer.transport.abort()
 
 
 async def test_long_bodies_pass_in_bounded_memory(world: World) -> None:

@@ -7,13 +7,18 @@ from pathlib import Path
 
 import pytest
 from domicile_testing.conditions import until
+from domicile_testing.requests import HOME
 from domicile_testing.routing import World, pin, routing_world
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from domicile.model import Unavailable
-from domicile.router.observe import Way
+from domicile.router.attempts import Attempts
+from domicile.router.decide import Forward
+from domicile.router.health import Health
+from domicile.router.observe import Ways
 from domicile.telemetry import BORDER_BYTES, UPSTREAM_REQUESTS
+from domicile.telemetry.tallies import settle
 from domicile.telemetry.traces import begin, start_tracing
 
 FOREIGN = "00-" + "f" * 32 + "-" + "b" * 16 + "-01"
@@ -101,6 +106,7 @@ async def test_without_tracing_a_client_keeps_its_own_context_but_another_router
 
 
 def answers(*labels: str) -> float:
+    settle()
     value: float = UPSTREAM_REQUESTS.labels(*labels)._value.get()
     return value
 
@@ -122,16 +128,18 @@ async def test_answers_are_counted_by_place_and_kind_of_way(world: World) -> Non
 
 
 def test_a_request_that_is_broken_off_is_counted_once_as_that() -> None:
-    way, request = Way("eu", "eu-1", "home"), begin("router.request")
+    health, request = Health(waiting=1), begin("router.request")
+    ways = Ways(health)
+    decision = Forward(HOME, pin("alice", "eu-1"))
     before = answers("eu", "eu-1", "home", "cancelled")
-    passed = way.begin(request)
+    attempts = Attempts(decision, ways, health, request)
     for _ in range(2):
-        passed.cancelled()
+        attempts.cancelled()
     assert answers("eu", "eu-1", "home", "cancelled") == before + 1
     before = answers("eu", "eu-1", "home", "unavailable")
-    passed = way.begin(request)
-    passed.refused(Unavailable.code)
-    passed.cancelled()
+    attempts = Attempts(decision, ways, health, request)
+    attempts.refused(Unavailable.code)
+    attempts.cancelled()
     assert answers("eu", "eu-1", "home", "unavailable") == before + 1
 
 

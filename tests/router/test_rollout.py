@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 
 import pytest
-from domicile_testing.routing import subject
+from domicile_testing.routing import pin, subject
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domicile.model import IdentitiesDisagree, SubjectKey, TokenInvalid, Unauthenticated
-from domicile.router.rollout import Disagreement, Reading, disagreement, in_rollout
+from domicile.model import IdentitiesDisagree, Pin, SubjectKey, TokenInvalid, Unauthenticated
+from domicile.router.rollout import Disagreement, Reading, disagreement, drawn_by, in_rollout
 
 PERCENT = st.floats(min_value=0, max_value=100, allow_nan=False)
 
@@ -67,3 +67,25 @@ REFUSED, INVALID = Unauthenticated("x"), TokenInvalid("y")
 def test_each_kind_of_disagreement(live: Reading, new: Reading, kind: Disagreement | None) -> None:
     assert disagreement(live, new, same_class=True) is kind
     assert disagreement(live, new, same_class=False) is (kind or Disagreement.CLASS)
+
+
+RENAMED = (SubjectKey(b"\3" + bytes(16)), OLD)
+
+
+@pytest.mark.parametrize("pinned", [RENAMED[0], OLD])
+@pytest.mark.parametrize(
+    ("live", "new"), [(RENAMED, RENAMED), (RENAMED, REFUSED), (NOBODY, RENAMED), (RENAMED, (OLD,))]
+)
+def test_with_two_peppers_a_subject_is_drawn_by_the_key_that_it_is_pinned_by(
+    live: Reading, new: Reading, pinned: SubjectKey
+) -> None:
+    def known(*keys: SubjectKey) -> Pin | None:
+        return pin("alice", "eu-1").model_copy(update={"subject_key": pinned}) if pinned in keys else None
+
+    drawn = {drawn_by(*order, known) for order in ((live, new), (new, live))}
+    assert drawn == {pinned, drawn_by((pinned,), NOBODY, known)}, "as by a token that names that key alone"
+
+
+def test_without_a_pin_or_a_subject_something_decides_all_the_same() -> None:
+    assert drawn_by(RENAMED, NOBODY, lambda *_: None) == RENAMED[0]
+    assert drawn_by(NOBODY, REFUSED, lambda *_: None) is None

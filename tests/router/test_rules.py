@@ -111,6 +111,8 @@ async def test_a_router_passes_no_claim_on_that_it_does_not_believe(tmp_path: Pa
         ("/t/a%2Fb/notes", 400, None),
         ("/t/%5C/notes", 400, None),
         ("/t/%ff/notes", 400, None),
+        ("/%74/alice/notes", 400, None),
+        ("/t//alice/notes", 400, None),
     ],
 )
 async def test_a_path_names_a_subject(tmp_path: Path, path: str, status: int, who: str | None) -> None:

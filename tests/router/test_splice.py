@@ -6,6 +6,7 @@ import asyncio
 import random
 import socket
 import ssl
+from contextlib import ExitStack, suppress
 
 import pytest
 from domicile_testing.conditions import until
@@ -13,7 +14,9 @@ from domicile_testing.routers import running
 from domicile_testing.routing import World, pin
 
 from domicile.model import Address
+from domicile.router.files import share_out
 from domicile.router.hello import MAX_HELLO_BYTES, Incomplete, server_name
+from domicile.router.splice import HELLO_SECONDS
 from domicile.telemetry import BORDER, BORDER_BYTES
 
 HOST = "us.acme.example"
@@ -160,3 +163,36 @@ async def test_a_hello_that_comes_in_pieces_is_waited_for(world: World) -> None:
             except ssl.SSLWantReadError:
                 incoming.write(await reader.read(1 << 16))
         writer.transport.abort()
+
+
+async def test_half_a_hello_that_ends_is_given_up_and_costs_nothing(world: World) -> None:
+    public = Address(world.manifest.routers["fra"].public)
+    async with world.router("fra"):
+        reader, writer = await asyncio.open_connection(public.host, public.port)
+        writer.write(hello(HOST)[:40])
+        writer.write_eof()
+        # at once, where its end was not seen only after HELLO_SECONDS of looking again and again
+        async with asyncio.timeout(HELLO_SECONDS / 2):
+            with suppress(ConnectionResetError):
+                assert await reader.read() == b""
+        writer.close()
+
+
+def test_files_are_shared_out_between_clients_and_all_else() -> None:
+    for limit in (64, 256, 1024, 20_000, 1 << 20):
+        clients, unsorted = share_out(limit)
+        assert clients + unsorted <= limit * 3 // 4
+        assert clients >= 1
+        assert 1 <= unsorted <= 1024
+
+
+async def test_idle_connections_do_not_take_the_files_that_homes_are_reached_by(world: World) -> None:
+    world.directory.place(pin("alice", "eu-1"))
+    public = Address(world.manifest.routers["fra"].public)
+    few = ("sh", "-c", 'ulimit -n 200 && exec "$@"', "sh")
+    async with running(world.settings("fra"), few):
+        with ExitStack() as idle:
+            for _ in range(220):
+                idle.enter_context(socket.create_connection((public.host, public.port)))
+            async with asyncio.timeout(HELLO_SECONDS / 2):
+                assert (await asked(world, "eu.acme.example", "eu", "alice")).startswith(b"HTTP/1.1 200 ")

@@ -7,10 +7,12 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from aiohttp import web
+from domicile_testing.certificates import PEPPER
 from domicile_testing.conditions import until
 from domicile_testing.routing import World, pin, subject
 
-from domicile.model import Pin, PinState, SubjectKey, Unavailable
+from domicile.model import Pepper, Pin, PinState, SubjectKey, Unavailable
 from domicile.router.waiting import COUNT, MoveBuffer
 
 ALICE, BOB = subject("alice"), subject("bob")
@@ -27,13 +29,13 @@ class Directory:
         self.ends = float("inf")
         self.gone = False
 
-    async def look(self, key: SubjectKey) -> Pin | None:
+    async def look(self, *keys: SubjectKey) -> Pin | None:
         self.looks.append(self.now)
         if self.gone:
             raise Unavailable("gone")
-        if key == ALICE and self.now >= self.ends:
+        if ALICE in keys and self.now >= self.ends:
             return MOVED
-        return self.pins.get(key)
+        return next((self.pins[key] for key in keys if key in self.pins), None)
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(0)
@@ -53,7 +55,7 @@ async def directory() -> AsyncIterator[Directory]:
 async def test_a_move_that_ends_in_time_gives_the_new_pin(directory: Directory) -> None:
     directory.ends = 2.0
     waiting = directory.buffer()
-    assert await waiting.settled(ALICE, 10) == MOVED
+    assert await waiting.settled((ALICE,), 10) == MOVED
     assert 2.0 <= directory.now < 2.6
     assert len(directory.looks) < 10, "looks become rarer"
     assert (len(waiting), waiting.held_bytes) == (0, 0)
@@ -62,7 +64,7 @@ async def test_a_move_that_ends_in_time_gives_the_new_pin(directory: Directory) 
 async def test_a_move_that_hangs_is_given_up(directory: Directory) -> None:
     waiting = directory.buffer(seconds=3.0)
     with pytest.raises(Unavailable) as caught:
-        await waiting.settled(ALICE, 10)
+        await waiting.settled((ALICE,), 10)
     assert caught.value.retry_after >= 1
     assert directory.now == pytest.approx(3.0, abs=0.01)
     assert (len(waiting), waiting.held_bytes) == (0, 0)
@@ -71,16 +73,16 @@ async def test_a_move_that_hangs_is_given_up(directory: Directory) -> None:
 async def test_a_subject_that_is_gone_or_erased_is_no_longer_waited_for(directory: Directory) -> None:
     waiting = directory.buffer()
     del directory.pins[ALICE]
-    assert await waiting.settled(ALICE, 0) is None
+    assert await waiting.settled((ALICE,), 0) is None
     directory.pins[ALICE] = pin("alice", "eu-1", 5, PinState.ERASED)
-    assert await waiting.settled(ALICE, 0) == directory.pins[ALICE]
+    assert await waiting.settled((ALICE,), 0) == directory.pins[ALICE]
 
 
 async def test_without_a_directory_nobody_waits(directory: Directory) -> None:
     directory.gone = True
     waiting = directory.buffer()
     with pytest.raises(Unavailable):
-        await waiting.settled(ALICE, 10)
+        await waiting.settled((ALICE,), 10)
     assert len(waiting) == 0
 
 
@@ -93,12 +95,12 @@ async def test_the_buffer_is_bounded_and_says_so_at_once(
     directory.ends = 1.0
     waiting = directory.buffer(**bounds)
     *held, last = sizes
-    tasks = [asyncio.create_task(waiting.settled(ALICE, size)) for size in held]
+    tasks = [asyncio.create_task(waiting.settled((ALICE,), size)) for size in held]
     await asyncio.sleep(0)
     assert (len(waiting), waiting.held_bytes) == (len(held), sum(held))
     before = directory.now
     with pytest.raises(Unavailable):
-        await waiting.settled(BOB, last)
+        await waiting.settled((BOB,), last)
     assert directory.now == before
     assert await asyncio.gather(*tasks) == [MOVED] * len(held)
     assert (len(waiting), waiting.held_bytes) == (0, 0)
@@ -124,17 +126,17 @@ async def test_whoever_asks_again_himself_has_a_place_and_a_time(directory: Dire
 async def test_all_who_wait_for_one_subject_share_one_look(directory: Directory) -> None:
     directory.ends = 1.0
     waiting = directory.buffer()
-    await asyncio.gather(*(waiting.settled(ALICE, 1) for _ in range(COUNT)))
+    await asyncio.gather(*(waiting.settled((ALICE,), 1) for _ in range(COUNT)))
     assert len(directory.looks) < 10
 
 
 async def test_whoever_comes_later_has_his_own_time(directory: Directory) -> None:
     directory.ends = 4.0
     waiting = directory.buffer(seconds=3.0)
-    first = asyncio.create_task(waiting.settled(ALICE, 1))
+    first = asyncio.create_task(waiting.settled((ALICE,), 1))
     while directory.now < 1.5:  # noqa: ASYNC110 - the clock goes on with each turn
         await asyncio.sleep(0)
-    second = asyncio.create_task(waiting.settled(ALICE, 1))
+    second = asyncio.create_task(waiting.settled((ALICE,), 1))
     with pytest.raises(Unavailable):
         await first
     assert await second == MOVED
@@ -142,7 +144,7 @@ async def test_whoever_comes_later_has_his_own_time(directory: Directory) -> Non
 
 async def test_a_client_that_goes_away_leaves_nothing_behind(directory: Directory) -> None:
     waiting = directory.buffer()
-    tasks = [asyncio.create_task(waiting.settled(ALICE, 5)) for _ in range(2)]
+    tasks = [asyncio.create_task(waiting.settled((ALICE,), 5)) for _ in range(2)]
     await asyncio.sleep(0)
     tasks[0].cancel()
     await asyncio.wait([tasks[0]])
@@ -154,10 +156,10 @@ async def test_a_client_that_goes_away_leaves_nothing_behind(directory: Director
 
 async def test_whoever_comes_as_the_last_one_leaves_waits_for_himself(directory: Directory) -> None:
     waiting = directory.buffer()
-    first = asyncio.create_task(waiting.settled(ALICE, 5))
+    first = asyncio.create_task(waiting.settled((ALICE,), 5))
     await asyncio.sleep(0)
     first.cancel()
-    second = asyncio.create_task(waiting.settled(ALICE, 5))
+    second = asyncio.create_task(waiting.settled((ALICE,), 5))
     directory.ends = 1.0
     assert await second == MOVED
     with pytest.raises(asyncio.CancelledError):
@@ -179,3 +181,42 @@ async def test_a_write_waits_at_the_router_and_goes_to_the_new_home(world: World
         ("eu-1.fra/app", "GET", b""),
         ("eu-2.ams/app", "POST", b"text"),
     ]
+
+
+NEW_PEPPER = "2:" + "cd" * 32
+
+
+def renamed(world: World, moved: Pin) -> Pin:
+    """Alice's pin under a new pepper, and no other of hers."""
+    (world.folder / "pepper").write_text(f"{NEW_PEPPER}\n{PEPPER}")
+    return moved.model_copy(update={"subject_key": Pepper.parse(NEW_PEPPER).subject_key("alice")})
+
+
+async def test_a_subject_that_is_renamed_while_its_write_waits_is_found_by_its_other_key(world: World) -> None:
+    after = renamed(world, MOVED)
+    world.directory.place(MOVING)
+    async with world.router() as client:
+        write = asyncio.create_task(client.post("/notes", data=b"text", headers=world.bearer("alice")))
+        await until(lambda: world.directory.asked.count(ALICE) >= 2)
+        del world.directory.pins[ALICE]
+        world.directory.place(after)
+        async with await write as response:
+            assert response.status == 200
+    assert [(seen.place, seen.headers["Domicile-Subject-Key"]) for seen in world.seen] == [
+        ("eu-2.ams/app", str(after.subject_key))
+    ]
+
+
+async def test_so_it_is_after_a_guards_refusal(world: World) -> None:
+    after = renamed(world, MOVED)
+    world.directory.place(pin("alice", "eu-1", 3))
+
+    async def renames(_: web.BaseRequest) -> web.StreamResponse:
+        world.directory.pins.pop(ALICE, None)
+        world.directory.place(after)
+        return web.Response(status=421, headers={"Domicile-Guard": "stale-epoch", "Domicile-Epoch": "4"})
+
+    world.answers(renames, "eu-1.fra")
+    async with world.router() as client, client.get("/notes", headers=world.bearer("alice")) as response:
+        assert response.status == 200
+    assert [seen.place for seen in world.seen] == ["eu-1.fra/app", "eu-2.ams/app"]

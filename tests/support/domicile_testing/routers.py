@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from domicile.router.settings import RouterSettings
@@ -20,14 +20,19 @@ def environment(settings: RouterSettings) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def running(settings: RouterSettings) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Yields when both listeners are up."""
-    process = await asyncio.create_subprocess_exec(*COMMAND, env=environment(settings), stderr=asyncio.subprocess.PIPE)
+async def running(settings: RouterSettings, prefix: Sequence[str] = ()) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Yields when both listeners are up. ``prefix``: what the command is started by."""
+    process = await asyncio.create_subprocess_exec(
+        *prefix, *COMMAND, env=environment(settings), stderr=asyncio.subprocess.PIPE
+    )
     try:
         assert process.stderr is not None
+        left = settings.workers + 1 if settings.workers > 1 else 1  # each says so, and who started them when all have
         async with asyncio.timeout(30):
-            while b'"event":"ready"' not in (line := await process.stderr.readline()):
+            while left:
+                line = await process.stderr.readline()
                 assert line, "ended before it was ready"
+                left -= b'"event":"ready"' in line
         yield process
     finally:
         if process.returncode is None:

@@ -53,6 +53,12 @@ class Recorded:
     def informed(self, head: AnswerHead) -> None:
         self.interim.append(head.status)
 
+    def whole(self, head: AnswerHead, data: bytes) -> None:
+        self.answered(head)
+        if data:
+            self.passed(data)
+        self.ended(b"")
+
     def answered(self, head: AnswerHead) -> None:
         self.status = head.status
 
@@ -74,14 +80,16 @@ class Recorded:
     def home_full(self, full: bool) -> None:
         pass
 
+    def hangs(self) -> None:
+        self.broken("hangs")
+
 
 def answer_of(raw: bytes, method: str) -> Recorded:
     """What is heard of an upstream that answers ``raw`` and closes."""
     connection = Connection(lambda _: None, lambda _: None)
     connection.connection_made(Transport())
     asker = Recorded(method)
-    connection.ask(asker, b"")
-    connection.all_sent()
+    connection.ask(asker, b"", whole=True)
     connection.data_received(raw)
     if asker.outcome == "open":
         connection.connection_lost(None)

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ValidationError
 
 from domicile.identity import Credentials
 from domicile.model.access import Role
-from domicile.model.addresses import Network, literal, may_listen
+from domicile.model.addresses import Network, inside, literal
 from domicile.model.errors import DomicileError, InvalidInput, Misdirected, TooMany, Unavailable, by_code
 from domicile.model.wire import Problem
 from domicile.telemetry import REFUSALS, warn
@@ -35,13 +35,6 @@ RETRY_WAIT_SECONDS: Final = 0.05
 """Before the first repetition, at most; twice as long before each further one."""
 ROUNDS: Final = 3
 Answer = TypeVar("Answer", bound=BaseModel)
-
-
-def inside(host: str, networks: Collection[Network] | None) -> bool:
-    """Whether an IP address may be connected to: in one of the networks, if given; never link-local."""
-    address = f"[{host}]:1" if ":" in host else f"{host}:1"
-    ip = literal(address)
-    return ip is not None and may_listen(address) and (networks is None or any(ip in net for net in networks))
 
 
 class JailedResolver(AbstractResolver):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Annotated, Final
 
@@ -101,3 +102,10 @@ def may_listen(address: str) -> bool:
     """False for a literal link-local, multicast or unspecified address: no process of ours is there."""
     ip = literal(address)
     return ip is None or not (ip.is_link_local or ip.is_multicast or ip.is_unspecified)
+
+
+def inside(host: str, networks: Collection[Network] | None) -> bool:
+    """Whether an IP address may be connected to: in one of the networks, if given; never link-local."""
+    address = f"[{host}]:1" if ":" in host else f"{host}:1"
+    ip = literal(address)
+    return ip is not None and may_listen(address) and (networks is None or any(ip in net for net in networks))

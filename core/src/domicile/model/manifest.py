@@ -20,7 +20,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from domicile.model.addresses import Address as Address
 from domicile.model.addresses import AddressField as AddressField
 from domicile.model.addresses import Network as Network
-from domicile.model.addresses import NetworkField, PublicHost, literal, may_listen
+from domicile.model.addresses import NetworkField, PublicHost, inside, literal, may_listen
 from domicile.model.errors import ManifestError, ManifestProblem
 from domicile.model.ids import RESERVED_JURISDICTIONS, CellName, Country, JurisdictionName, Name, ZoneName
 from domicile.model.rules import ApplicationIdentity as ApplicationIdentity
@@ -32,6 +32,7 @@ from domicile.model.rules import (
     classes_of,
     is_unpinned,
     matches,
+    readings,
     rule_problems,
 )
 from domicile.model.rules import Travellers as Travellers
@@ -41,6 +42,7 @@ DEFAULT_DOMAIN: Final = "default"
 MAX_MANIFEST_BYTES: Final = 1 << 20
 MAX_MANIFEST_DEPTH: Final = 32
 MAX_MANIFEST_VALUES: Final = 200_000
+_STRICTEST_FIRST: Final = (Travellers.REFUSE, Travellers.REDIRECT, Travellers.HAIRPIN)
 
 
 def _over_tls(text: str) -> str:
@@ -101,16 +103,25 @@ class KeySection(Strict):
 
 
 class Jurisdiction(Strict):
-    """``traveller_paths``: the first that matches a path takes the place of ``travellers`` there."""
+    """``traveller_paths``: the first that matches a path takes the place of ``travellers`` there.
+
+    ``collector_networks``: those that the collector's name may resolve into; without any, wherever no other
+    jurisdiction has a zone.
+    """
 
     countries: list[Country] = Field(min_length=1)
     travellers: Travellers = Travellers.REDIRECT
     traveller_paths: list[TravellerPath] = Field(default_factory=list, max_length=256)
     public_host: PublicHost
     collector: Annotated[str, AfterValidator(_over_tls)] | None = None
+    collector_networks: list[NetworkField] = Field(default_factory=list, max_length=64)
     keys: KeySection
 
     def travellers_on(self, path: str) -> Travellers:
+        """What holds on a path: of its readings, the strictest's."""
+        return min((self._travellers_on(reading) for reading in readings(path)), key=_STRICTEST_FIRST.index)
+
+    def _travellers_on(self, path: str) -> Travellers:
         for each in self.traveller_paths:
             if matches(each.path, path):
                 return each.travellers
@@ -195,6 +206,14 @@ class Manifest(Strict):
             for zone, router in self.routers.items()
             if self.jurisdiction_of(router.country) == jurisdiction
         }
+
+    def may_collect(self, jurisdiction: str, host: str) -> bool:
+        """Whether telemetry of a jurisdiction may be sent to an IP address."""
+        foreign = [
+            network for name, _, network in _networks(self) if name in self.jurisdictions and name != jurisdiction
+        ]
+        own = self.jurisdictions[jurisdiction].collector_networks or None
+        return inside(host, own) and not inside(host, foreign)
 
     def losses(self) -> list[str]:
         """What the accepted risks cost, a line each; empty where nothing was accepted."""
@@ -335,6 +354,22 @@ def _check_outposts(manifest: Manifest) -> Iterator[ManifestProblem]:
             host = urlsplit(jurisdiction.collector).hostname or ""
             address = f"[{host}]:1" if ":" in host else f"{host}:1"
             outposts.append((f"jurisdictions.{name}.collector", address, name, ""))
+            if (
+                literal(address) is not None
+                and not manifest.may_collect(name, host)
+                and jurisdiction.collector_networks
+            ):
+                yield ManifestProblem(
+                    f"jurisdictions.{name}.collector", f"{host} lies in none of its networks", "see collector_networks"
+                )
+        for position, network in enumerate(jurisdiction.collector_networks):
+            for other, _, theirs in known:
+                if other != name and network.version == theirs.version and network.overlaps(theirs):
+                    yield ManifestProblem(
+                        f"jurisdictions.{name}.collector_networks[{position}]",
+                        f"{network} overlaps {theirs} of {other}",
+                        f"telemetry of {name} stays in {name}",
+                    )
     for path, address, home, zone in outposts:
         if home is None or (ip := literal(address)) is None:
             continue

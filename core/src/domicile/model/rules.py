@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
 
@@ -20,6 +20,10 @@ from domicile.model.addresses import Network, NetworkField, may_listen
 from domicile.model.errors import InvalidInput, ManifestProblem
 
 SUBJECT_SLOT: Final = "{subject}"
+_PARAMETERS: Final = re.compile(r";[^/]*")
+_SLASHES: Final = re.compile(r"//+")
+_ENCODED: Final = 3
+"""Times that a path may be percent-encoded: more are for routers to refuse, and cost work without bound."""
 _TOKEN: Final = r"^[!#$%&'*+.^`|~0-9A-Za-z-]+$"
 """RFC 9110, 5.6.2, without the underscore, which some servers read as a hyphen."""
 _NOT_FOR_IDENTITIES: Final = frozenset(
@@ -50,6 +54,21 @@ class Travellers(StrEnum):
 
 PathPattern = Annotated[str, Field(pattern=r"^/[^\s?#*]*\*?$", max_length=256)]
 """Exact, or a prefix when it ends in ``*``."""
+
+
+def readings(path: str) -> tuple[str, ...]:
+    """A path in every way in which a server may read it; one, for most.
+
+    As it is written; decoded, up to three times; and that without parameters (RFC 3986, 3.3) and empty
+    segments, backslashes taken for slashes. What holds for a path holds for all of them, or the stricter counts.
+    """
+    if not ("%" in path or ";" in path or "//" in path or "\\" in path):
+        return (path,)
+    decoded = path
+    for _ in range(_ENCODED):
+        decoded = unquote(decoded)
+    bare = _SLASHES.sub("/", _PARAMETERS.sub("", decoded.replace("\\", "/")))
+    return tuple({path: None, decoded: None, bare: None})
 
 
 def matches(pattern: str, path: str) -> bool:
@@ -99,7 +118,8 @@ def _narrow(network: Network) -> Network:
     return network
 
 
-def _router_name(uri: str) -> str:
+def router_name(uri: str) -> str:
+    """A router's identity. Raises ValueError for anything else."""
     try:
         known = Identity.parse(uri).role is Role.ROUTER
     except InvalidInput:
@@ -116,7 +136,7 @@ class HeaderRule(Strict):
     by: Literal["header"]
     name: Annotated[str, Field(pattern=_TOKEN, max_length=64), AfterValidator(_header)]
     networks: list[Annotated[NetworkField, AfterValidator(_narrow)]] = Field(default_factory=list, max_length=64)
-    peers: list[Annotated[str, AfterValidator(_router_name)]] = Field(default_factory=list, max_length=64)
+    peers: list[Annotated[str, AfterValidator(router_name)]] = Field(default_factory=list, max_length=64)
 
 
 def _path_pattern(pattern: str) -> str:
@@ -218,6 +238,11 @@ class NextRules(Strict):
 
 
 def is_unpinned(rules: Sequence[Rule], path: str) -> bool:
+    """Whether a path opens no home, by every reading of it."""
+    return all(_is_unpinned(rules, reading) for reading in readings(path))
+
+
+def _is_unpinned(rules: Sequence[Rule], path: str) -> bool:
     for rule in rules:
         if isinstance(rule, PathRule) and rule.matches(path):
             return rule.kind == "unpinned"

@@ -10,6 +10,8 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from domicile.telemetry.tallies import settle
+
 REGISTRY: Final = CollectorRegistry()
 
 REQUESTS: Final = Counter("domicile_requests", "Requests answered", ["route", "method", "status"], registry=REGISTRY)
@@ -96,4 +98,5 @@ HOLDER_FAILURES: Final = Counter(
 
 def render_metrics() -> tuple[bytes, str]:
     """The exposition text and its content type."""
+    settle()
     return generate_latest(REGISTRY), CONTENT_TYPE_LATEST

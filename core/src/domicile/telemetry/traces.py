@@ -5,14 +5,13 @@ their text may hold anything; ``error.type`` is a code of ours. The context trav
 Context); ``tracestate`` and baggage hold free text and are neither read nor sent.
 
 Nothing is traced, and nothing costs anything, before ``start_tracing``. Not part of the facade: only processes that
-trace load the library, and only those that send load the exporter.
+trace load the library, and only those that send load the exporter (``domicile.telemetry.collector``).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import Final
 
@@ -90,7 +89,8 @@ class Span:
         self.end()
 
 
-_OFF: Final = Span(None)
+OFF: Final = Span(None)
+"""Of whatever isn't traced."""
 
 
 def begin(name: str, attributes: Mapping[str, str | int] | None = None, *, parent: Span | str | None = None) -> Span:
@@ -99,7 +99,7 @@ def begin(name: str, attributes: Mapping[str, str | int] | None = None, *, paren
     There is no current span: what reports to a request's span may run between another one's steps.
     """
     if _tracer is None:
-        return _OFF
+        return OFF
     context = Context()
     if isinstance(parent, Span):
         context = parent.context or context
@@ -113,24 +113,6 @@ def begin(name: str, attributes: Mapping[str, str | int] | None = None, *, paren
         made.end()
         raise
     return made
-
-
-def otlp_exporter(collector: str, authorities: Path | None = None) -> SpanExporter:
-    """To a collector's ``/v1/traces`` by OTLP over https, with no proxy of the environment.
-
-    ``authorities``: a file of those to trust for it (PEM); the system's without it.
-    """
-    import requests
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-
-    session = requests.Session()
-    session.trust_env = False
-    return OTLPSpanExporter(
-        endpoint=f"{collector.rstrip('/')}/v1/traces",
-        certificate_file=None if authorities is None else str(authorities),
-        session=session,
-        headers={},
-    )
 
 
 def start_tracing(process: str, jurisdiction: str, exporter: SpanExporter, *, share: float) -> Callable[[], None]:

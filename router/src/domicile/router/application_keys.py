@@ -35,7 +35,11 @@ Fetch = Callable[[str], Awaitable[bytes]]
 
 
 class KeySource(Protocol):
-    """Both raise Unavailable where no set may be believed any more."""
+    """``current`` and ``renewed`` raise Unavailable where no set may be believed any more."""
+
+    def at_once(self) -> KeySet | None:
+        """The set to believe now, where there is nothing that ``current`` would have to do first."""
+        ...
 
     async def current(self) -> KeySet:
         """The set to believe now; the same object for as long as it is the same set."""
@@ -69,6 +73,10 @@ class KeyFile:
         except OSError:
             return None
         return found.st_mtime_ns, found.st_size, found.st_ino
+
+    def at_once(self) -> KeySet | None:
+        now = self._clock()
+        return self._keys if now < self._looked_at + LOOK_SECONDS and now < self._seen_at + self._outage else None
 
     async def current(self) -> KeySet:
         now = self._clock()
@@ -142,6 +150,10 @@ class KeyAddress:
             return
         # from the future: the clock was put back, and how old it is nobody knows
         self._read_at -= age if age >= 0 else self._identity.outage_seconds
+
+    def at_once(self) -> KeySet | None:
+        age = self._clock() - self._read_at
+        return self._keys if age < self._identity.refresh_seconds / 2 and age < self._identity.outage_seconds else None
 
     async def current(self) -> KeySet:
         now = self._clock()

@@ -7,53 +7,55 @@ another only if that is harmless.
 from __future__ import annotations
 
 import ssl
+import time
 from typing import Final
 
 from domicile.model import DomicileError, Unavailable
+from domicile.router.breaker import Permit
 from domicile.router.decide import OUTAGE_RETRY_SECONDS, Forward, Hairpin
 from domicile.router.ejection import Failure
-from domicile.router.endpoints import Upstream
 from domicile.router.errors import AnswerLost
 from domicile.router.health import Health
-from domicile.router.observe import Ways
+from domicile.router.observe import CANCELLED, Ways
 from domicile.router.wire import Busy
 from domicile.telemetry import REFUSALS, warn
-from domicile.telemetry.traces import Span
+from domicile.telemetry.traces import OFF, Span
 
+_CLASSES: Final = tuple(f"{first}xx" for first in range(10))
 _BUSY: Final = Busy.__name__
 _WRONG_PEER: Final = ssl.SSLCertVerificationError.__name__
 
 
-class Attempts:
-    """Until ``answered``, ``refused`` or ``cancelled``; the first of them counts. ``upstream``: the one in turn.
+class Attempts(Permit):
+    """A permit, and what is made of it: an answer ``came``, or ``refused`` or ``cancelled``. The first of them counts.
 
-    Raises Unavailable where the home may hold no more requests.
+    ``upstream``: the one in turn. Raises Unavailable where the home may hold no more requests.
     """
 
-    def __init__(self, decision: Forward | Hairpin, path: str, ways: Ways, health: Health, span: Span) -> None:
-        way = ways.get(decision, path)
-        self._health = health
-        self._place = way.place
-        self._passed = way.begin(span)
-        try:
-            self._permit = health.admit(way.place)
-        except DomicileError as error:
-            self._passed.refused(error.code)
-            raise
-        places = decision.home if isinstance(decision, Forward) else decision.routers
-        self._order = health.order(places.upstreams)
-        self._turn = 0
-        self._lost = False
+    __slots__ = ("_began", "_health", "_lost", "_order", "_over", "_span", "_turn", "_way", "upstream")
 
-    @property
-    def upstream(self) -> Upstream:
-        return self._order[self._turn]
+    def __init__(self, decision: Forward | Hairpin, ways: Ways, health: Health, span: Span) -> None:
+        self._way = way = ways.get(decision)
+        self._health = health
+        self._began = time.perf_counter()
+        self._span = span if span is OFF else way.begin(span)
+        self._lost = self._over = False
+        try:
+            super().__init__(way.fate.circuit)
+        except DomicileError as error:
+            self._end(error.code, time.perf_counter())
+            raise
+        way.fate.budget.request()
+        self._order = health.order(way.upstreams)
+        self._turn = 0
+        self.upstream = self._order[0]
 
     @property
     def traceparent(self) -> str | None:
-        return self._passed.traceparent
+        """What carries the trace on."""
+        return None if self._span is OFF else self._span.traceparent
 
-    def failed(self, failure: Failure, reason: str, method: str, *, replayable: bool) -> None:
+    def lost(self, failure: Failure, reason: str, method: str, *, replayable: bool) -> None:
         """This one brought no answer, and the next one is in turn. ``reason``: an exception's class.
 
         Raises AnswerLost or Unavailable where none is to be tried any more.
@@ -71,12 +73,9 @@ class Attempts:
                 zone=upstream.zone,
             )
         self._lost = self._lost or failure is not Failure.UNREACHED
-        if self._turn + 1 < len(self._order) and self._health.retries(
-            self._place, method, failure, replayable=replayable
-        ):
-            self._turn += 1
+        if self._on(failure, method, replayable=replayable):
             return
-        self._permit.failed()
+        self.failed()
         if self._lost:
             raise AnswerLost(
                 "the home cell took the request and ended the connection without an answer",
@@ -84,17 +83,45 @@ class Attempts:
             )
         raise Unavailable("the home cell cannot be reached", retry_after=OUTAGE_RETRY_SECONDS)
 
-    def answered(self, status: int) -> None:
-        """The head of an answer has come."""
-        self._health.succeeded(self.upstream)
-        self._permit.answered()
-        self._passed.answered(status)
+    def elsewhere(self, method: str, *, replayable: bool) -> bool:
+        """Whether the next one is in turn now, this one having sent nothing so far."""
+        self._lost = True
+        return self._on(Failure.SLOW, method, replayable=replayable)
+
+    def _on(self, failure: Failure, method: str, *, replayable: bool) -> bool:
+        if self._turn + 1 >= len(self._order) or not self._health.retries(
+            self._way.fate, method, failure, replayable=replayable
+        ):
+            return False
+        self._turn += 1
+        self.upstream = self._order[self._turn]
+        return True
+
+    def came(self, status: int, now: float) -> None:
+        """The head of an answer. ``now``: as ``time.perf_counter`` has it."""
+        if not self._over:
+            self._health.succeeded(self.upstream)
+            self.answered()
+            self._end(_CLASSES[status // 100], now, status)
 
     def refused(self, code: str) -> None:
-        self._permit.cancelled()
-        self._passed.refused(code)
+        """``code``: of the error that the client is told."""
+        if not self._over:
+            super().cancelled()
+            self._end(code, time.perf_counter())
 
     def cancelled(self) -> None:
         """The client went away, or the request was at fault."""
-        self._permit.cancelled()
-        self._passed.cancelled()
+        if not self._over:
+            super().cancelled()
+            self._end(CANCELLED, time.perf_counter())
+
+    def _end(self, outcome: str, now: float, status: int | None = None) -> None:
+        self._over = True
+        self._way.ended(outcome, now - self._began)
+        if self._span is not OFF:
+            if status is not None:
+                self._span.set("http.response.status_code", status)
+            elif outcome != CANCELLED:
+                self._span.set("error.type", outcome)
+            self._span.end()

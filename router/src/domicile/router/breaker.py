@@ -10,7 +10,6 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from domicile.model import Unavailable
@@ -25,52 +24,83 @@ LAST_SECONDS: Final = 2.0
 Clock = Callable[[], float]
 
 
-@dataclass(slots=True)
-class _Circuit:
-    waiting: int = 0
-    failures: int = 0
-    opened: int = 0
-    until: float = 0.0
-    probe: bool = False
+class Circuit:
+    """Of one cell. ``waiting``: requests that hold a place. ``until``: when it is tried again; 0 where it is closed."""
+
+    __slots__ = ("_chance", "_clock", "failures", "limit", "opened", "probe", "until", "waiting")
+
+    def __init__(self, limit: int, clock: Clock, chance: Callable[[], float]) -> None:
+        self.limit = limit
+        self._clock = clock
+        self._chance = chance
+        self.waiting = self.failures = self.opened = 0
+        self.until = 0.0
+        self.probe = False
+
+    def try_again(self) -> None:
+        """A place while it is open, for one at a time. Raises Unavailable."""
+        left = self.until - self._clock()
+        if left > 0 or self.probe:
+            SHED.labels("circuit").inc()
+            raise Unavailable("the home cell does not answer", retry_after=max(1, round(left + 0.5)))
+        self.probe = True
+
+    def failed(self, *, probe: bool) -> None:
+        self.failures += 1
+        now = self._clock()
+        if probe or (self.failures >= TOLERATED and self.until <= now):
+            seconds = min(FIRST_SECONDS * 2.0**self.opened, LAST_SECONDS)
+            self.until = now + seconds * (0.75 + self._chance() / 2)
+            self.opened += 1
 
 
 class Permit:
-    """One request's place. ``answered`` or ``failed`` gives it back; so does ``cancelled``, which says nothing."""
+    """One request's place. ``answered`` or ``failed`` gives it back; so does ``cancelled``, which says nothing.
 
-    __slots__ = ("_breakers", "_circuit", "_open", "_probe")
+    Raises Unavailable, at once, with the seconds after which it may be otherwise.
+    """
 
-    def __init__(self, breakers: Breakers, circuit: _Circuit, *, probe: bool) -> None:
-        self._breakers = breakers
+    __slots__ = ("_circuit", "_open", "_probe")
+
+    def __init__(self, circuit: Circuit) -> None:
         self._circuit = circuit
-        self._probe = probe
+        self._open = self._probe = False
+        if circuit.until:
+            circuit.try_again()
+            self._probe = True
+        elif circuit.waiting >= circuit.limit:
+            SHED.labels("cell").inc()
+            raise Unavailable("the home cell has as many requests as it may hold", retry_after=1)
+        circuit.waiting += 1
         self._open = True
 
     def answered(self) -> None:
         """The head of an answer has come; its body may take as long as it likes."""
-        if self._give_back():
+        if self._open:
+            self._give_back()
             self._circuit.failures = self._circuit.opened = 0
             self._circuit.until = 0.0
 
     def failed(self) -> None:
         """No endpoint answered."""
-        if self._give_back():
-            self._breakers.failed(self._circuit, probe=self._probe)
+        if self._open:
+            self._give_back()
+            self._circuit.failed(probe=self._probe)
 
     def cancelled(self) -> None:
         """The client went away, or the request was at fault."""
-        self._give_back()
+        if self._open:
+            self._give_back()
 
-    def _give_back(self) -> bool:
-        was, self._open = self._open, False
-        if was:
-            self._circuit.waiting -= 1
-            if self._probe:
-                self._circuit.probe = False
-        return was
+    def _give_back(self) -> None:
+        self._open = False
+        self._circuit.waiting -= 1
+        if self._probe:
+            self._circuit.probe = False
 
 
 class Breakers:
-    """By the name of what shares a fate, which is mostly a cell. ``chance``: 0 to 1, for the jitter."""
+    """Circuits by the name of what shares a fate, which is mostly a cell. ``chance``: 0 to 1, for the jitter."""
 
     def __init__(
         self,
@@ -82,34 +112,10 @@ class Breakers:
         self._limit = limit
         self._clock = clock
         self._chance = chance
-        self._circuits: dict[str, _Circuit] = {}
+        self._circuits: dict[str, Circuit] = {}
 
-    def admit(self, cell: str) -> Permit:
-        """Raises Unavailable, at once, with the seconds after which it may be otherwise."""
+    def circuit(self, cell: str) -> Circuit:
         circuit = self._circuits.get(cell)
         if circuit is None:
-            circuit = self._circuits[cell] = _Circuit()
-        probe = False
-        if circuit.until:
-            left = circuit.until - self._clock()
-            if left > 0 or circuit.probe:
-                SHED.labels("circuit").inc()
-                raise Unavailable("the home cell does not answer", retry_after=max(1, round(left + 0.5)))
-            probe = circuit.probe = True
-        elif circuit.waiting >= self._limit:
-            SHED.labels("cell").inc()
-            raise Unavailable("the home cell has as many requests as it may hold", retry_after=1)
-        circuit.waiting += 1
-        return Permit(self, circuit, probe=probe)
-
-    def failed(self, circuit: _Circuit, *, probe: bool) -> None:
-        circuit.failures += 1
-        now = self._clock()
-        if probe or (circuit.failures >= TOLERATED and circuit.until <= now):
-            seconds = min(FIRST_SECONDS * 2.0**circuit.opened, LAST_SECONDS)
-            circuit.until = now + seconds * (0.75 + self._chance() / 2)
-            circuit.opened += 1
-
-    def waiting(self, cell: str) -> int:
-        circuit = self._circuits.get(cell)
-        return circuit.waiting if circuit is not None else 0
+            circuit = self._circuits[cell] = Circuit(self._limit, self._clock, self._chance)
+        return circuit

@@ -32,16 +32,16 @@ class Chunks:
     def __init__(self) -> None:
         self.complete = False
         self._pieces: list[bytes] = []
-        self._trailers = Fields(_TRAILERS)
+        self._lines: list[bytes] = []
         self._size = 0
         self._fed = 0
         self._tail = b""
         self._parser = HttpRequestParser(self)
         self._parser.feed_data(_BEGINNING)
-        self._trailers = Fields(_TRAILERS)
+        self._lines.clear()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._trailers.add(name, value)
+        self._lines.append(b"%b: %b\r\n" % (name, value))
 
     def on_body(self, data: bytes) -> None:
         self._pieces.append(data)
@@ -77,7 +77,7 @@ class Chunks:
 
     @property
     def trailers(self) -> bytes:
-        return b"".join(self._trailers.lines)
+        return b"".join(Fields(_TRAILERS, self._lines).lines)
 
 
 def chunk(data: bytes) -> bytes:

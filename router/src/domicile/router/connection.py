@@ -16,8 +16,12 @@ from domicile.router.head import END, AnswerHead, BadAnswer, read_answer
 
 HIGH_WATER_BYTES: Final = 256 * 1024
 """Written and not sent yet, on either side: above this the other side waits, below a quarter of it no longer."""
+SWITCHES: Final = 101
+MISDIRECTED: Final = 421
+"""RFC 9110, 15.5.20. As plain numbers: an enumeration looks for its members anew each time."""
 _ALL: Final = -1
 """Left of a body that ends with its connection."""
+_IN_CHUNKS: Final = -2
 
 
 class Asker(Protocol):
@@ -27,6 +31,9 @@ class Asker(Protocol):
 
     def informed(self, head: AnswerHead) -> None:
         """An interim answer (1xx)."""
+
+    def whole(self, head: AnswerHead, data: bytes) -> None:
+        """All of an answer at once, as most answers come. ``data``: its body, which may be empty."""
 
     def answered(self, head: AnswerHead) -> None:
         """The head. Who doesn't want the rest drops the connection."""
@@ -46,9 +53,15 @@ class Asker(Protocol):
     def home_full(self, full: bool) -> None:
         """Whether more of the request should wait."""
 
+    def hangs(self) -> None:
+        """No answer has come, and the upstream doesn't even make connections any more."""
+
 
 class Connection(asyncio.Protocol):
-    """``used``: it has carried a request before. ``since``: when it became idle, in the loop's time."""
+    """``used``: it has carried a request before. ``since``: when it became idle, in the loop's time.
+
+    ``looks``: how often it was found waiting for the answer to this request.
+    """
 
     transport: asyncio.Transport
 
@@ -63,11 +76,24 @@ class Connection(asyncio.Protocol):
         self._in_body = self._keeps = self._all_sent = self._full = self._held = False
         self.used = False
         self.since = 0.0
+        self.looks = 0
 
-    def ask(self, asker: Asker, data: bytes) -> None:
-        """``data``: the request's head and what there is of its body."""
+    @property
+    def waits(self) -> bool:
+        """Whether a whole request was sent, and no head of an answer has come."""
+        return self._asker is not None and self._all_sent and not self._in_body
+
+    def hangs(self) -> None:
+        """Tell whoever waits here."""
+        if self._asker is not None:
+            self._asker.hangs()
+
+    def ask(self, asker: Asker, data: bytes, *, whole: bool) -> None:
+        """``data``: the request's head and what there is of its body; ``whole``: there is no more of it."""
         self._asker = asker
-        self._in_body = self._all_sent = False
+        self._in_body = False
+        self._all_sent = whole
+        self.looks = 0
         self.transport.write(data)
 
     def write(self, data: bytes) -> None:
@@ -152,22 +178,29 @@ class Connection(asyncio.Protocol):
                 return
             head = read_answer(data[:end], asker.method)
             data = data[end:]
-            if head.status >= 200 or head.status == 101:
+            if head.status >= 200 or head.status == SWITCHES:
                 break
             asker.informed(head)
             if self._asker is not asker:
                 return
-        self._in_body = True
         self._keeps = head.keeps
         self._chunks = None
-        if head.status == 101:
+        if head.status == SWITCHES:
             self._left = _ALL
         elif head.empty:
             self._left = 0
+        elif head.length is not None:
+            self._left = head.length
         elif head.chunked:
+            self._left = _IN_CHUNKS
             self._chunks = Chunks()
         else:
-            self._left = _ALL if head.length is None else head.length
+            self._left = _ALL
+        if self._left == len(data) and self._all_sent and head.status != MISDIRECTED:
+            self._free()
+            asker.whole(head, data)
+            return
+        self._in_body = True
         asker.answered(head)
         if self._asker is asker:
             self._read_body(asker, data)
@@ -193,13 +226,22 @@ class Connection(asyncio.Protocol):
                 self._end(asker, b"", rest)
 
     def _end(self, asker: Asker, trailers: bytes, rest: bytes) -> None:
-        self._asker = None
-        self.hold(False)
         if not self._all_sent:
+            self._asker = None
             self.transport.abort()
-        elif rest or self._full or not self._keeps:
+        else:
+            if rest:
+                self._keeps = False
+            self._free()
+        asker.ended(trailers)
+
+    def _free(self) -> None:
+        """The answer is whole, and so was the request: ready for the next one, if there may be one."""
+        self._asker = None
+        if self._held:
+            self.hold(False)
+        if self._full or not self._keeps:
             self.transport.close()
         elif not self.transport.is_closing():
             self.used = True
             self._freed(self)
-        asker.ended(trailers)

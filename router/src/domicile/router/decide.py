@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from domicile.model import (
     CellState,
@@ -37,6 +37,10 @@ from domicile.router.methods import SAFE_METHODS
 
 MOVE_RETRY_SECONDS: Final = 2
 OUTAGE_RETRY_SECONDS: Final = 5
+# looked up once: an enumeration looks for its members anew each time
+_ERASED: Final = PinState.ERASED
+_MOVING: Final = PinState.MOVING
+_CLOSED: Final = CellState.CLOSED
 
 
 class Listener(StrEnum):
@@ -44,8 +48,7 @@ class Listener(StrEnum):
     INTERNAL = "internal"
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(NamedTuple):
     """A request, reduced to what the decision depends on.
 
     ``pinned``: whether its path belongs to a subject. ``turn``: any growing number, to spread what belongs
@@ -61,8 +64,7 @@ class Question:
     down: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class Forward:
+class Forward(NamedTuple):
     """To a cell of this jurisdiction; ``pin`` where the request is for its subject."""
 
     home: HomeEndpoints
@@ -101,7 +103,7 @@ Decision = Forward | Redirect | Hairpin | Refuse
 def decide(question: Question, atlas: Atlas) -> Decision:
     """What to do with a request that arrived at the atlas's vantage. Total: it raises nothing."""
     pin = question.pin
-    if pin is not None and pin.state is PinState.ERASED:
+    if pin is not None and pin.state is _ERASED:
         pin = None
     if pin is None:
         if question.pinned:
@@ -110,7 +112,9 @@ def decide(question: Question, atlas: Atlas) -> Decision:
     jurisdiction = pin.jurisdiction
     home = atlas.homes.get(pin.cell)
     if home is not None and home.jurisdiction == jurisdiction:
-        return _home(question, pin, home)
+        if home.state is _CLOSED or (pin.state is _MOVING and question.pinned and question.method not in SAFE_METHODS):
+            return _not_now(pin, home)
+        return Forward(home.endpoints(question.path), pin)
     if (misfit := _misfit(pin, atlas)) is not None:
         return Refuse(misfit, jurisdiction)
     if not question.pinned:
@@ -142,16 +146,14 @@ def _elsewhere(pin: Pin) -> Misdirected:
     )
 
 
-def _home(question: Question, pin: Pin, home: Home) -> Decision:
-    if home.state is CellState.CLOSED:
+def _not_now(pin: Pin, home: Home) -> Refuse:
+    if home.state is _CLOSED:
         return Refuse(Unavailable(f"cell {pin.cell} is closed", retry_after=OUTAGE_RETRY_SECONDS), pin.jurisdiction)
-    if question.pinned and pin.state is PinState.MOVING and question.method not in SAFE_METHODS:
-        return Refuse(
-            Unavailable("the subject is being moved; reads are served", retry_after=MOVE_RETRY_SECONDS),
-            pin.jurisdiction,
-            waits=True,
-        )
-    return Forward(home.endpoints(question.path), pin)
+    return Refuse(
+        Unavailable("the subject is being moved; reads are served", retry_after=MOVE_RETRY_SECONDS),
+        pin.jurisdiction,
+        waits=True,
+    )
 
 
 def _traveller(question: Question, pin: Pin, home: Abroad, atlas: Atlas) -> Decision:

@@ -75,6 +75,8 @@ class Downstream(asyncio.Protocol):
         self.listener = listener
         self.router: Identity | None = None
         """Who is at the other end, on the internal listener."""
+        self.peer: str | None = None
+        """The address that the connection comes from."""
         self.counts = front.requests[listener]
         self.draining = False
         self.deadline = Deadline(asyncio.get_running_loop(), self._late)
@@ -90,6 +92,8 @@ class Downstream(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
         self.transport.set_write_buffer_limits(HIGH_WATER_BYTES)
+        name = self.transport.get_extra_info("peername")
+        self.peer = str(name[0]) if name else None
         if self._clients.opened(self):
             self.deadline.set(self._front.settings.head_seconds)
         else:
@@ -120,15 +124,10 @@ class Downstream(asyncio.Protocol):
         if self._exchange is not None:
             self._exchange.client_full(False)
         else:
+            self.hold("answers", False)
             self._read()
 
     # --- the exchange's side
-
-    @property
-    def peer(self) -> str | None:
-        """The address that the connection comes from."""
-        name = self.transport.get_extra_info("peername")
-        return str(name[0]) if name else None
 
     @property
     def held(self) -> bool:
@@ -172,15 +171,18 @@ class Downstream(asyncio.Protocol):
     def finished(self, *, closes: bool, unread: bool) -> None:
         """The answer is written. ``unread``: some of the request's body isn't read, nor wanted any more."""
         self._exchange = None
-        for why in tuple(self._holds):
-            self.hold(why, False)
+        if self._holds:
+            for why in tuple(self._holds):
+                self.hold(why, False)
         if closes or self.draining:
             self._end(linger=unread)
         else:
             self._head_began = False
             settings = self._front.settings
             self.deadline.set(settings.idle_seconds if self._full else settings.keepalive_seconds)
-            if self._buffer:
+            if self._full:
+                self.hold("answers", True)  # who doesn't take them isn't heard any further
+            elif self._buffer:
                 self._read()
 
     # --- the listener's side

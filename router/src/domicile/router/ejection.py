@@ -24,6 +24,7 @@ JITTER: Final = 0.25
 MAX_SHARE: Final = 0.5
 FORGIVEN_AFTER_SECONDS: Final = 120.0
 """Without a failure for this long, the next ejection is a first one again."""
+_NONE: Final[frozenset[str]] = frozenset()
 Clock = Callable[[], float]
 
 
@@ -58,7 +59,7 @@ class Outliers:
     def down(self) -> frozenset[str]:
         """Addresses that are ejected now, whatever their share."""
         if not self._records:
-            return frozenset()
+            return _NONE
         now = self._clock()
         return frozenset(address for address, record in self._records.items() if record.until > now)
 

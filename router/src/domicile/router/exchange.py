@@ -11,14 +11,13 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import ExitStack
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from domicile.model import DomicileError, Unavailable
 from domicile.router.attempts import Attempts
 from domicile.router.body import REPLAY_BYTES, Body, body_of
 from domicile.router.chunks import LAST_CHUNK, chunk
-from domicile.router.connection import Connection
+from domicile.router.connection import MISDIRECTED, SWITCHES, Connection
 from domicile.router.deadline import at_once
 from domicile.router.decide import (
     MOVE_RETRY_SECONDS,
@@ -38,11 +37,13 @@ from domicile.router.replies import Reply, redirected, unforeseen
 from domicile.router.waiting import Patience
 from domicile.router.wire import Busy, Pool
 from domicile.telemetry import BORDER_BYTES, place_of, warn
-from domicile.telemetry.traces import TRACEPARENT
+from domicile.telemetry.traces import OFF, TRACEPARENT
 
 if TYPE_CHECKING:
     from domicile.router.downstream import Downstream
 
+_CONTINUES: Final = 100
+_NO_CONTENT: Final = 204
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _CHUNKED: Final = b"Transfer-Encoding: chunked\r\n"
 _CLOSE: Final = b"Connection: close\r\n"
@@ -64,14 +65,21 @@ class Exchange:
     _attempts: Attempts | None = None
     _patience: Patience | None = None
     _held: ExitStack | None = None
-    _outgoing = _unwritten = b""
+    _outgoing = b""
+    _unwritten = b""
     _connection: Connection | None = None
     _task: asyncio.Task[None] | None = None
     _status = _CLIENT_GONE
-    _replayed = _waited = _retried = False
+    _replayed = False
+    _waited = False
+    _retried = False
     _waiting_for_head = True
     _passed = 0
-    _begun = _chunked = _closes = _relays = _counted = False
+    _begun = False
+    _chunked = False
+    _closes = False
+    _relays = False
+    _counted = False
 
     def __init__(self, front: Front, client: Downstream, head: RequestHead) -> None:
         self.method = head.method
@@ -89,13 +97,17 @@ class Exchange:
     def begin(self, data: bytes) -> None:
         """``data``: what came behind the head."""
         try:
-            self._body = body_of(self._head, self._front.settings.max_body)
+            front, client, head = self._front, self._client, self._head
+            self._body = body = body_of(head, front.settings.max_body)
             if data:
                 self._take(data)
-            if not self._body.complete:
-                self._client.deadline.set(self._front.settings.idle_seconds)
-            client = self._client
-            self._run(self._front.ask(self._head, client.listener, client.peer, client.router), self._identified)
+            if not body.complete:
+                client.deadline.set(front.settings.idle_seconds)
+            asked = front.glance(head, client.listener, client.peer, client.router)
+            if asked is not None:
+                self._identified(asked)
+            else:
+                self._run(front.ask(head, client.listener, client.peer, client.router), self._identified)
         except DomicileError as error:
             self.refuse(error)
         except Exception as error:
@@ -137,7 +149,7 @@ class Exchange:
         if self._relays and self._connection is not None:
             self._connection.close()
             self._connection = None
-        self._count(self._status if self._relays else _CLIENT_GONE)
+        self._count(self._status if self._relays else _CLIENT_GONE, time.perf_counter())
         self._abandon()
 
     def _take(self, data: bytes) -> None:
@@ -163,9 +175,9 @@ class Exchange:
         return self._body is None or not self._body.complete
 
     def _set_deadline(self) -> None:
-        settings = self._front.settings
+        front = self._front
         waits = not self._begun and not self._unread
-        self._client.deadline.set((waits and settings.answer_seconds) or settings.idle_seconds)
+        self._client.deadline.set(front.answer_seconds if waits else front.settings.idle_seconds)
 
     # --- the flow
 
@@ -193,15 +205,15 @@ class Exchange:
         self._decide(asked.question)
 
     def _decide(self, question: Question) -> None:
-        asked, body = self._asked, self._body
+        asked, body, front = self._asked, self._body, self._front
         assert asked is not None
         assert body is not None
         asked.question = question
-        decision = self._front.decide(question)
+        decision = front.decide(question)
         if isinstance(decision, Refuse):
             if decision.waits and not self._waited:
                 self._waited = True
-                self._run(self._front.settled(question, self._held_bytes), self._decide)
+                self._run(front.settled(asked, self._held_bytes), self._decide)
                 return
             raise decision.error
         if isinstance(decision, Redirect):
@@ -210,15 +222,8 @@ class Exchange:
         if self._replayed and not body.replayable:
             raise Unavailable("the subject's home changed while its request came in", retry_after=MOVE_RETRY_SECONDS)
         self._decision = decision
-        front = self._front
-        self._attempts = Attempts(decision, self._head.path, front.ways, front.health, self._span)
-        self._outgoing = outgoing(
-            self._head,
-            decision,
-            asked.country,
-            distrusted=asked.who.distrusted,
-            traceparent=self._attempts.traceparent,
-        )
+        self._attempts = attempts = Attempts(decision, front.ways, front.health, self._span)
+        self._outgoing = outgoing(self._head, decision, asked.country, asked.who.distrusted, attempts.traceparent)
         self._try()
 
     def _try(self) -> None:
@@ -247,7 +252,7 @@ class Exchange:
         """An attempt brought no answer: on to the next one. Raises what the client is told where there is none."""
         assert self._attempts is not None
         assert self._body is not None
-        self._attempts.failed(failure, reason, self.method, replayable=self._body.replayable)
+        self._attempts.lost(failure, reason, self.method, replayable=self._body.replayable)
         self._body.again()
         self._try()
 
@@ -255,10 +260,8 @@ class Exchange:
         body = self._body
         assert body is not None
         self._connection = connection
-        connection.ask(self, self._outgoing + body.begin() if body.present else self._outgoing)
-        if body.complete:
-            connection.all_sent()
-        else:
+        connection.ask(self, self._outgoing + body.begin() if body.present else self._outgoing, whole=body.complete)
+        if not body.complete:
             if self._expects:
                 # only now does the client learn that its body is wanted: everything before decides on the head
                 self._expects = False
@@ -269,13 +272,13 @@ class Exchange:
     # --- from the upstream's connection
 
     def informed(self, head: AnswerHead) -> None:
-        if not self._head.old and head.status != HTTPStatus.CONTINUE:
+        if not self._head.old and head.status != _CONTINUES:
             self._client.write(b"".join([head.status_line, *head.lines, b"\r\n"]))
         self._set_deadline()
 
     def answered(self, head: AnswerHead) -> None:
-        guard = guard_of(head) if head.status == HTTPStatus.MISDIRECTED_REQUEST else None
-        if guard is not None or (head.status == HTTPStatus.SWITCHING_PROTOCOLS and not self._head.websocket):
+        guard = guard_of(head) if head.status == MISDIRECTED else None
+        if guard is not None or (head.status == SWITCHES and not self._head.websocket):
             assert self._connection is not None
             self._connection.drop()
             if guard is None:
@@ -285,9 +288,25 @@ class Exchange:
                 self._safely(lambda: self._guarded(guard))
             return
         try:
-            self._pass_head(head)
+            self._pass_head(head, time.perf_counter())
         except Exception as error:
             self._unforeseen(error)
+
+    def whole(self, head: AnswerHead, data: bytes) -> None:
+        """All of an answer at once; no guard's, and no upgrade."""
+        self._connection = None
+        now = time.perf_counter()
+        try:
+            self._pass_head(head, now)
+        except Exception as error:
+            self._unforeseen(error)
+            return
+        self._passed = size = len(data)
+        if size <= _COPIED:
+            self._client.write(self._unwritten + data)
+        else:
+            self._client.write_all([self._unwritten, data])
+        self._finish(now)
 
     def passed(self, data: bytes) -> None:
         client = self._client
@@ -313,7 +332,7 @@ class Exchange:
             self._unwritten += LAST_CHUNK + trailers + b"\r\n"
         if self._unwritten:
             self._client.write(self._unwritten)
-        self._finish()
+        self._finish(time.perf_counter())
 
     def broken(self, reason: str) -> None:
         connection, self._connection = self._connection, None
@@ -331,6 +350,16 @@ class Exchange:
             failure = Failure.SLOW if reason == _LATE else Failure.LOST
             self._safely(lambda: self._failed(failure, reason))
 
+    def hangs(self) -> None:
+        attempts, body = self._attempts, self._body
+        if attempts is None or body is None or self._connection is None or self.method not in SAFE_METHODS:
+            return  # what may take effect is waited for
+        if attempts.elsewhere(self.method, replayable=body.replayable):
+            self._connection.drop()
+            self._connection = None
+            body.again()
+            self._safely(self._try)
+
     def home_full(self, full: bool) -> None:
         self._client.hold("home", full)
 
@@ -339,51 +368,57 @@ class Exchange:
         assert asked is not None
         assert body is not None
         assert attempts is not None
-        attempts.answered(HTTPStatus.MISDIRECTED_REQUEST)
+        attempts.came(MISDIRECTED, time.perf_counter())
         body.again()
         if guard.behind(asked.question.pin) and body.replayable:
             if self._patience is None:
                 self._held = ExitStack()
                 self._patience = self._held.enter_context(self._front.patience(self._held_bytes))
-            self._run(self._front.outwaited(asked.question, self._patience), self._decide)
+            self._run(self._front.outwaited(asked, self._patience), self._decide)
             return
         if self._replayed:
             raise Unavailable("the home cell and the directory do not agree yet", retry_after=MOVE_RETRY_SECONDS)
         self._replayed = True
-        self._run(self._front.after_guard(guard, asked.question), self._decide)
+        self._run(self._front.after_guard(guard, asked), self._decide)
 
     @property
     def _held_bytes(self) -> int:
         """What of the body is held in memory while something is waited for, at most."""
         return min(self._head.length or REPLAY_BYTES, REPLAY_BYTES)
 
-    def _pass_head(self, head: AnswerHead) -> None:
-        assert self._asked is not None
-        assert self._attempts is not None
+    def _pass_head(self, head: AnswerHead, now: float) -> None:
+        asked, asked_by, attempts = self._asked, self._head, self._attempts
+        assert asked is not None
+        assert attempts is not None
         assert self._decision is not None
-        front, asked_by = self._front, self._head
-        front.served(self._asked)
-        self._attempts.answered(head.status)
+        if asked.unpinned:
+            self._front.served(asked)
+        attempts.came(head.status, now)
         self._leave()
         self._begun = True
         self._status = head.status
+        # behind an upgrade that was refused, who knows what the client sends
+        self._closes = not asked_by.keeps or self._unread or self._client.draining or asked_by.websocket
+        cookie = self._front.cookie(asked, self._decision.pin, head) if asked.who.authenticated else None
+        if head.said and cookie is None and not self._closes:
+            self._unwritten = head.said
+            return
         parts = [head.status_line, *head.lines]
-        if (cookie := front.cookie(self._asked, self._decision.pin, head)) is not None:
+        if cookie is not None:
             parts.append(written([("Set-Cookie", cookie)]))
-        if head.status == HTTPStatus.SWITCHING_PROTOCOLS:
+        if head.status == SWITCHES:
             self._relays = True
             parts += [_UPGRADE, b"\r\n"]
             self._client.write(b"".join(parts))
             self._client.relay()
             return
-        if head.length is not None:
-            if head.status != HTTPStatus.NO_CONTENT:
-                parts.append(b"Content-Length: %d\r\n" % head.length)
+        if head.status == _NO_CONTENT:
+            pass  # neither length nor coding (RFC 9112, 6.1 and 6.2): some clients would wait for what they frame
+        elif head.length is not None:
+            parts.append(b"Content-Length: %d\r\n" % head.length)
         elif not asked_by.old and (head.chunked or not head.empty):
             self._chunked = not head.empty
             parts.append(_CHUNKED)
-        # behind an upgrade that was refused, who knows what the client sends
-        self._closes = not asked_by.keeps or self._unread or self._client.draining or asked_by.websocket
         if self._closes:
             parts.append(_CLOSE)
         parts.append(b"\r\n")
@@ -423,10 +458,10 @@ class Exchange:
         # a client whose body is not wanted may send it all the same: what follows is not another request
         self._closes = not self._head.keeps or self._unread or self._client.draining or self._head.websocket
         self._client.write(reply.encode(method=self.method, closes=self._closes))
-        self._finish()
+        self._finish(time.perf_counter())
 
-    def _finish(self) -> None:
-        self._count(self._status)
+    def _finish(self, now: float) -> None:
+        self._count(self._status, now)
         self._client.finished(closes=self._closes or self._relays, unread=self._unread)
 
     def _cut(self, reason: str) -> None:
@@ -445,15 +480,17 @@ class Exchange:
         if self._attempts is not None:
             self._attempts.cancelled()
 
-    def _count(self, status: int) -> None:
+    def _count(self, status: int, now: float) -> None:
         if not self._counted:
             self._counted = True
-            self._leave()
-            self._span.set("http.response.status_code", int(status))
-            self._span.end()
+            if self._waiting_for_head:
+                self._leave()
+            if self._span is not OFF:
+                self._span.set("http.response.status_code", int(status))
+                self._span.end()
             if isinstance(self._decision, Hairpin):
                 self._count_crossing(self._decision.routers.jurisdiction)
-            self._client.counts.add(self.method, status, time.perf_counter() - self._started)
+            self._client.counts.add(self.method, status, now - self._started)
 
     def _leave(self) -> None:
         """Give back what a request takes up until its answer's head."""

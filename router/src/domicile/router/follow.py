@@ -92,6 +92,7 @@ class Follower:
         said = ""
         while True:
             try:
+                self._replica.renew()  # what a full disk kept from being put in its place isn't what others read
                 await self._compact()
                 position = self._replica.position
                 if position is None or self._anew:
@@ -103,7 +104,7 @@ class Follower:
                         await self._take(changes)
                         if self._anew or self._replica.position is None or self._unchecked >= CHECK_EVERY:
                             break
-            except (DomicileError, lmdb.Error) as error:
+            except (DomicileError, lmdb.Error, OSError) as error:
                 if isinstance(error, lmdb.Error):
                     self._replica.distrust()
                 reason = error.code if isinstance(error, DomicileError) else type(error).__name__

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from http import HTTPStatus
 
 from domicile.identity import Keyring
@@ -26,7 +26,6 @@ from domicile.model import (
     Unavailable,
     UnknownSubject,
 )
-from domicile.model.manifest import Router
 from domicile.model.pins import RESIDENCY_TOKEN_SECONDS
 from domicile.model.wire import EPOCH_HEADER, GUARD_HEADER, SUBJECT_KEY_HEADER
 from domicile.router.atlas import Atlas
@@ -83,14 +82,22 @@ def guard_of(answer: AnswerHead) -> Guard | None:
     return Guard(kind, int(epoch) if epoch.isascii() and epoch.isdigit() and len(epoch) < 20 else None, key)
 
 
-@dataclass(slots=True)
 class Asked:
     """Who asks what. ``country``: where from, on an ``unpinned`` path of the public listener."""
 
-    who: Identified
-    question: Question
-    unpinned: bool
-    country: str | None
+    __slots__ = ("country", "question", "unpinned", "who")
+
+    def __init__(self, who: Identified, question: Question, unpinned: bool, country: str | None = None) -> None:
+        self.who = who
+        self.question = question
+        self.unpinned = unpinned
+        self.country = country
+
+    @property
+    def keys(self) -> tuple[SubjectKey, ...]:
+        """By which its subject is to be asked for: all that it may have, since it may be renamed at any time."""
+        pin, keys = self.question.pin, self.who.keys
+        return keys if pin is None or pin.subject_key in keys else (pin.subject_key,)
 
 
 class Front:
@@ -101,7 +108,6 @@ class Front:
         settings: RouterSettings,
         vantage: Identity,
         manifest: Manifest,
-        place: Router,
         atlas: Atlas,
         *,
         identifier: Identifier,
@@ -114,14 +120,14 @@ class Front:
         keyring: Keyring,
     ) -> None:
         self.settings = settings
+        self.answer_seconds = settings.answer_seconds or settings.idle_seconds
         self.wire = wire
         self.health = health
         self.shedder = shedder
         self.vantage = vantage
         self.requests = {listener: RequestCounts(listener) for listener in Listener}
-        self.ways = Ways()
+        self.ways = Ways(health)
         self._manifest = manifest
-        self._place = place
         self._atlas = atlas
         self._identifier = identifier
         self._pins = pins
@@ -132,64 +138,80 @@ class Front:
         self._turns = itertools.count()
         self._decisions = DecisionCounts(vantage.jurisdiction)
 
+    def glance(self, head: RequestHead, listener: Listener, peer: str | None, router: Identity | None) -> Asked | None:
+        """What ``ask`` finds for most requests: their subject is known here, by one rule. None for all others."""
+        if self._identifier.live.is_unpinned(head.path):
+            return None
+        who = self._identifier.glance(Evidence(head.fields, head.path, True, head.host, peer, router))
+        pin = None if who is None else self._resolver.glance(who, listener)
+        if who is None or pin is None:
+            return None
+        return Asked(who, Question(head.path, head.method, True, listener, pin, 0, self.health.down()), False, None)
+
     async def ask(self, head: RequestHead, listener: Listener, peer: str | None, router: Identity | None) -> Asked:
         """Waits for nothing where the subject and the keys are known here.
 
         ``peer``: the client's address; ``router``: who it is, on the internal listener.
         """
-        unpinned = self._place.is_unpinned(head.path)
-        evidence = Evidence(head.fields, head.path, not unpinned, head.host, peer, router)
+        evidence = Evidence(head.fields, head.path, self.is_pinned(head.path), head.host, peer, router)
+        asked = await self.asked(evidence, head.method, listener)
+        if asked.unpinned and listener is Listener.PUBLIC and peer is not None:
+            asked.country = self._countries.observe(peer, head.fields.getall("X-Forwarded-For", []))
+        return asked
+
+    def is_pinned(self, path: str) -> bool:
+        return not self._identifier.live.is_unpinned(path)
+
+    async def asked(self, evidence: Evidence, method: str, listener: Listener) -> Asked:
+        """Whoever ``evidence`` names, and what is to be decided. Raises as ``Identifier.identify`` and
+        ``Resolver.pin`` do."""
+        pinned = evidence.pinned
         who = await self._identifier.identify(evidence)
-        pin = await self._resolver.pin(who, pinned=not unpinned, listener=listener)
-        country = None
-        if unpinned and listener is Listener.PUBLIC and peer is not None:
-            country = self._countries.observe(peer, head.fields.getall("X-Forwarded-For", []))
-        question = Question(
-            head.path, head.method, not unpinned, listener, pin, turn=next(self._turns), down=self.health.down()
-        )
-        return Asked(who, question, unpinned, country)
+        pin = await self._resolver.pin(who, pinned=pinned, listener=listener)
+        turn, down = next(self._turns), self.health.down()
+        return Asked(who, Question(evidence.path, method, pinned, listener, pin, turn=turn, down=down), not pinned)
 
     def decide(self, question: Question) -> Decision:
         decision = decide(question, self._atlas)
         self._decisions.add(decision)
         return decision
 
-    async def settled(self, question: Question, size: int) -> Question:
+    async def settled(self, asked: Asked, size: int) -> Question:
         """The question to ask when a move is over; ``size``: bytes that the request holds meanwhile.
 
         Raises Unavailable where that takes too long, or too much waits already.
         """
-        assert question.pin is not None
-        pin = await self._moves.settled(question.pin.subject_key, size)
-        return replace(question, pin=pin, down=self.health.down())
+        pin = await self._moves.settled(asked.keys, size)
+        return asked.question._replace(pin=pin, down=self.health.down())
 
     def patience(self, size: int) -> AbstractContextManager[Patience]:
         """As the move buffer's."""
         return self._moves.patience(size)
 
-    async def outwaited(self, question: Question, patience: Patience) -> Question:
+    async def outwaited(self, asked: Asked, patience: Patience) -> Question:
         """The question to ask again after a moment. Raises Unavailable where there were enough of them."""
         await patience.pause()
-        assert question.pin is not None
-        pin = self._pins.known(question.pin.subject_key) or question.pin
-        return replace(question, pin=pin, down=self.health.down())
+        question = asked.question
+        pin = self._pins.known(*asked.keys) or question.pin
+        return question._replace(pin=pin, down=self.health.down())
 
-    async def after_guard(self, guard: Guard, question: Question) -> Question:
+    async def after_guard(self, guard: Guard, asked: Asked) -> Question:
         """The question to ask after a guard's refusal. Raises Unavailable where waiting is all that helps."""
+        question = asked.question
         pin = question.pin
         if guard.kind == "wrong-cell":
             # on a subject's own path, the subject is who was identified, whatever a cell says
-            key = pin.subject_key if question.pinned and pin is not None else guard.key
-            if key is not None:
-                found = await self._pins.refresh(key)
+            named = () if guard.key is None else (guard.key,)
+            if keys := asked.keys if question.pinned and pin is not None else named:
+                found = await self._pins.refresh(*keys)
                 if found is None:
                     raise UnknownSubject("no such subject")
-                return replace(question, pin=found, pinned=True, down=self.health.down())
+                return question._replace(pin=found, pinned=True, down=self.health.down())
         elif guard.kind == "stale-epoch" and pin is not None:
             if guard.behind(pin):
                 raise Unavailable("the home cell has not taken the subject over yet", retry_after=MOVE_RETRY_SECONDS)
-            found = await self._pins.refresh(pin.subject_key)
-            return replace(question, pin=found, down=self.health.down())
+            found = await self._pins.refresh(*asked.keys)
+            return question._replace(pin=found, down=self.health.down())
         raise Unavailable("the cell's guard refused the request without saying who is meant")
 
     def served(self, asked: Asked) -> None:
@@ -212,14 +234,18 @@ class Front:
     def refusal(self, error: DomicileError, asked: Asked | None) -> Reply:
         """The answer to a refusal, counted."""
         REFUSALS.labels(error.code).inc()
-        reply = refused(error)
-        if isinstance(error, CrossBorderAccess):
-            host = self._manifest.jurisdictions[self.vantage.jurisdiction].public_host
-            reply.fields["Link"] = f'<https://{host}/>; rel="blocked-by"'  # RFC 7725, section 4
+        reply = self.refused(error)
         pin = asked.question.pin if asked is not None and asked.question.listener is Listener.INTERNAL else None
         if isinstance(error, Misdirected) and pin is not None:
             # to the router that sent the request: its pin is not the newest one
             reply.fields.update({GUARD_HEADER: "stale-epoch", EPOCH_HEADER: str(pin.epoch)})
+        return reply
+
+    def refused(self, error: DomicileError) -> Reply:
+        reply = refused(error)
+        if isinstance(error, CrossBorderAccess):
+            host = self._manifest.jurisdictions[self.vantage.jurisdiction].public_host
+            reply.fields["Link"] = f'<https://{host}/>; rel="blocked-by"'  # RFC 7725, section 4
         return reply
 
 
@@ -231,18 +257,17 @@ def outgoing(
     head: RequestHead,
     decision: Forward | Hairpin,
     country: str | None,
-    *,
     distrusted: frozenset[str] = frozenset(),
     traceparent: str | None = None,
 ) -> bytes:
     """The head that goes on. ``distrusted``: fields that don't. ``traceparent``: takes the place of the client's."""
     if traceparent is not None or isinstance(decision, Hairpin):
         distrusted |= {TRACEPARENT}  # another router takes it for ours
-    parts = [f"{head.method} {head.target} HTTP/1.1\r\n".encode("ascii"), *head.lines_without(distrusted)]
+    lines = head.lines_without(distrusted) if distrusted else head.lines
     if isinstance(decision, Hairpin):
-        parts.append(changed(head.fields, to_router=True))
+        parts = [head.start, *lines, changed(head.fields, to_router=True)]
     else:
-        parts += (changed(head.fields, to_router=False), statement(decision.pin, country))
+        parts = [head.start, *lines, changed(head.fields, to_router=False), statement(decision.pin, country)]
     if traceparent is not None:
         parts.append(f"{TRACEPARENT}: {traceparent}\r\n".encode("ascii"))
     if head.chunked:

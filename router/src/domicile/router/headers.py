@@ -10,11 +10,10 @@ another router, never to an application.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from http.cookies import SimpleCookie
-from typing import Final, Protocol
+from typing import Final
 
-from domicile.model import Pin
+from domicile.model import Pin, SubjectKey
 from domicile.model.wire import (
     CELL_HEADER,
     COUNTRY_HEADER,
@@ -25,15 +24,6 @@ from domicile.model.wire import (
     TOKEN_HEADER,
 )
 from domicile.router.lines import Fields, written
-
-
-class Headers(Protocol):
-    """Fields by name, whatever its case."""
-
-    def getall(self, name: str, default: list[str], /) -> list[str]: ...
-
-    def get(self, name: str, default: str, /) -> str: ...
-
 
 HOP_BY_HOP: Final = frozenset(
     {
@@ -57,6 +47,10 @@ _PERSISTENT: Final = frozenset({"keep-alive", "close", "upgrade", ""})
 _OWN_VIA: Final = b"1.1 domicile"
 _VIA: Final = b"Via: 1.1 domicile\r\n"
 _TOKEN_COOKIE: Final = TOKEN_COOKIE.encode()
+MAX_SAID: Final = 10_000
+_SAID: Final[dict[SubjectKey, tuple[Pin, bytes]]] = {}
+"""What was said of a pin, for as long as the replica gives the same one."""
+_SUBJECT: Final = f"{SUBJECT_KEY_HEADER}: %b\r\n{CELL_HEADER}: %b\r\n{EPOCH_HEADER}: %d\r\n".encode()
 
 
 def request_passes(name: str) -> bool:
@@ -84,7 +78,7 @@ def trailer_passes(name: str) -> bool:
     )
 
 
-def connection_options(headers: Headers) -> frozenset[str]:
+def connection_options(headers: Fields) -> frozenset[str]:
     """What ``Connection`` says, in lower case."""
     fields = headers.getall("Connection", [])
     if not fields:
@@ -97,7 +91,7 @@ def named_fields(options: frozenset[str]) -> frozenset[str]:
     return options - _PERSISTENT - _FRAMING
 
 
-def cookie_values(headers: Headers, name: str) -> list[str]:
+def cookie_values(headers: Fields, name: str) -> list[str]:
     """Every value that the request's cookies carry under ``name``."""
     found = []
     for field in headers.getall("Cookie", []):
@@ -109,16 +103,31 @@ def cookie_values(headers: Headers, name: str) -> list[str]:
     return found
 
 
-def _without_token(cookies: Iterable[bytes]) -> bytes:
-    pairs = [pair.strip() for value in cookies for pair in value.split(b";")]
-    return b"; ".join([pair for pair in pairs if pair and pair.partition(b"=")[0].rstrip() != _TOKEN_COOKIE])
+def parted(fields: Fields) -> tuple[list[bytes], bytes]:
+    """The values of cookies that are residency tokens, and all other cookies as one field's value."""
+    if fields.cookies is not None:
+        return fields.cookies
+    tokens: list[bytes] = []
+    others: list[bytes] = []
+    for value in fields.special.get("cookie", ()):
+        for pair in value.split(b";"):
+            pair = pair.strip()
+            if pair.startswith(_TOKEN_COOKIE):
+                name, _, token = pair.partition(b"=")
+                if name.rstrip() == _TOKEN_COOKIE:
+                    tokens.append(token.strip().strip(b'"'))
+                    continue
+            if pair:
+                others.append(pair)
+    fields.cookies = tokens, b"; ".join(others)
+    return fields.cookies
 
 
 def changed(fields: Fields, *, to_router: bool) -> bytes:
     """What goes on of a client's request, but not as it came: to an application, or ``to_router`` to another router."""
     lines = b""
     cookies = fields.special.get("cookie")
-    if cookies is not None and (cookie := b"; ".join(cookies) if to_router else _without_token(cookies)):
+    if cookies is not None and (cookie := b"; ".join(cookies) if to_router else parted(fields)[1]):
         lines = b"Cookie: %b\r\n" % cookie
     if to_router:
         lines += written((TOKEN_HEADER, token) for token in fields.getall(TOKEN_HEADER, []))
@@ -128,19 +137,22 @@ def changed(fields: Fields, *, to_router: bool) -> bytes:
 
 def statement(pin: Pin | None, country: str | None) -> bytes:
     """What the router tells the application of the request's subject and of where it came from."""
-    said = ""
+    said = b""
     if pin is not None:
-        said = (
-            f"{SUBJECT_KEY_HEADER}: {pin.subject_key.hex()}\r\n"
-            f"{CELL_HEADER}: {pin.cell}\r\n"
-            f"{EPOCH_HEADER}: {pin.epoch}\r\n"
-        )
+        known = _SAID.get(pin.subject_key)
+        if known is not None and known[0] is pin:
+            said = known[1]
+        else:
+            said = _SUBJECT % (str(pin.subject_key).encode(), pin.cell.encode(), pin.epoch)
+            if len(_SAID) >= MAX_SAID:
+                _SAID.clear()
+            _SAID[pin.subject_key] = (pin, said)
     if country is not None:
-        said += f"{COUNTRY_HEADER}: {country}\r\n"
-    return said.encode("ascii")
+        said += f"{COUNTRY_HEADER}: {country}\r\n".encode("ascii")
+    return said
 
 
-def kept_private(headers: Headers) -> bool:
+def kept_private(headers: Fields) -> bool:
     """Whether no shared cache keeps an answer to a request with Authorization (RFC 9111, 3.5)."""
     directives = {
         directive.partition("=")[0].strip().lower()

@@ -6,26 +6,27 @@ subjects is served by the new set.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Final
+from typing import Final, NamedTuple
 
 from domicile.model import (
     DomicileError,
     IdentitiesDisagree,
     Manifest,
     Peppers,
+    Pin,
     ResidencyToken,
     Router,
     SubjectKey,
     TokenInvalid,
     Unauthenticated,
 )
-from domicile.model.rules import Rule, identity_rules, is_unpinned
+from domicile.model.rules import Rule, classes_of, identity_rules, is_unpinned
 from domicile.router.keys import ResidencyKeys
-from domicile.router.readers import Evidence, HeaderReader, Proof, Reader, readers
-from domicile.router.rollout import disagreement, in_rollout
+from domicile.router.readers import Evidence, HeaderReader, Later, Proof, Reader, readers
+from domicile.router.rollout import disagreement, drawn_by, in_rollout
 from domicile.router.sessions import Sessions
 from domicile.telemetry import RULE_DISAGREEMENTS
 
@@ -34,14 +35,13 @@ Note = Callable[[str, str], None]
 """Told the label of each rule and what it found, a code or a refusal's text: nothing of the request itself."""
 
 
-@dataclass(frozen=True, slots=True)
-class Identified:
+class Identified(NamedTuple):
     """``keys``: whom the request is for, by each pepper; none for nobody.
 
     ``authenticated``: by the application's JWT or a trusted peer. ``token``: a valid one that came along.
 
     ``rule``: the one that fired. ``distrusted``: fields, in lower case, that a rule believes from others than who
-    sent this request: they go no further.
+    sent this request: they go no further. ``until``: when the first of its proofs expires (seconds since 1970).
     """
 
     keys: tuple[SubjectKey, ...]
@@ -49,6 +49,7 @@ class Identified:
     token: ResidencyToken | None
     rule: str | None = None
     distrusted: frozenset[str] = _NONE
+    until: float = math.inf
 
 
 class RuleSet:
@@ -62,7 +63,7 @@ class RuleSet:
         sessions: Sessions | None,
         peppers: Peppers,
     ) -> None:
-        self._rules = rules
+        self._classes = classes_of(rules)
         written = identity_rules(rules, sessions=sessions is not None)
         self._readers = readers(written, tokens, sessions, peppers, manifest)
         self._headers = [each for each in self._readers if isinstance(each, HeaderReader)]
@@ -70,13 +71,30 @@ class RuleSet:
         self.digest: Final = blake2b(told.encode(), digest_size=16).digest()
 
     def is_unpinned(self, path: str) -> bool:
-        return is_unpinned(self._rules, path)
+        return is_unpinned(self._classes, path)
 
     def distrusted(self, evidence: Evidence) -> frozenset[str]:
         if not self._headers:
             return _NONE
         trusted = {each.name.lower() for each in self._headers if each.trusts(evidence)}
         return frozenset(each.name.lower() for each in self._headers) - trusted
+
+    def glance(self, evidence: Evidence) -> Identified | None:
+        """What ``read`` finds, where one reader alone says something and nothing has to be waited for; else None."""
+        found: Proof | None = None
+        fired: Reader | None = None
+        try:
+            for each in self._readers:
+                proof = each.glance(evidence)
+                if proof is not None:
+                    if found is not None:
+                        return None  # whether they agree is for ``read`` to say
+                    found, fired = proof, each
+        except (Later, DomicileError):
+            return None  # a refusal may not be the last word
+        if found is None or fired is None:
+            return None
+        return Identified(found.keys, found.authenticated, found.token, fired.label, self.distrusted(evidence))
 
     async def read(self, evidence: Evidence, note: Note | None = None) -> Identified:
         """Raises TokenInvalid, IdentitiesDisagree, BadRequest, Unavailable; Unauthenticated where nobody is found
@@ -87,6 +105,7 @@ class RuleSet:
         authenticated = False
         token: ResidencyToken | None = None
         invalid: TokenInvalid | None = None
+        until = math.inf
         for each in self._readers:
             try:
                 proof = await each.read(evidence)
@@ -110,6 +129,7 @@ class RuleSet:
                 keys = frozenset(named)
             authenticated = authenticated or proof.authenticated
             token = token or proof.token
+            until = min(until, proof.until)
         if fired is None and evidence.pinned:
             raise invalid or Unauthenticated("this path is a subject's own", remedy="send a session token")
         return Identified(
@@ -118,6 +138,7 @@ class RuleSet:
             token,
             fired.label if fired is not None else None,
             self.distrusted(evidence),
+            until,
         )
 
 
@@ -130,28 +151,39 @@ def _outcome(each: Reader, proof: Proof | None, evidence: Evidence) -> str:
 
 
 class Identifier:
-    """Reads requests by ``rules``, and by ``rules_next`` where there are some."""
+    """Reads requests by ``rules``, and by ``rules_next`` where there are some. ``known``: a pin by any of its keys."""
 
     def __init__(
-        self, manifest: Manifest, place: Router, tokens: ResidencyKeys, sessions: Sessions | None, peppers: Peppers
+        self,
+        manifest: Manifest,
+        place: Router,
+        tokens: ResidencyKeys,
+        sessions: Sessions | None,
+        peppers: Peppers,
+        known: Callable[..., Pin | None],
     ) -> None:
+        self._known = known
         self.live: Final = RuleSet(place.rules, manifest, tokens, sessions, peppers)
         self.new: Final = (
             None if place.rules_next is None else RuleSet(place.rules_next.rules, manifest, tokens, sessions, peppers)
         )
         self._percent = place.rules_next.percent if place.rules_next is not None else 0.0
 
+    def glance(self, evidence: Evidence) -> Identified | None:
+        """As ``RuleSet.glance``; None for everybody while there are two sets of rules to be compared."""
+        return self.live.glance(evidence) if self.new is None else None
+
     async def identify(self, evidence: Evidence, note: Note | None = None) -> Identified:
         """Raises as ``RuleSet.read`` does. ``note`` is told of the rules that count for this request."""
         if self.new is None:
             return await self.live.read(evidence, note)
         outcomes = [await _tried(rules, evidence) for rules in (self.live, self.new)]
-        readings = [each.keys if isinstance(each, Identified) else each for each in outcomes]
-        kind = disagreement(*readings, same_class=self.new.is_unpinned(evidence.path) != evidence.pinned)
+        live, new = (each.keys if isinstance(each, Identified) else each for each in outcomes)
+        kind = disagreement(live, new, same_class=self.new.is_unpinned(evidence.path) != evidence.pinned)
         if kind is not None:
             RULE_DISAGREEMENTS.labels(kind.value).inc()
-        keys = [each for each in readings if isinstance(each, tuple) and each]
-        who = bytes(keys[0][0]) if keys else (evidence.peer or "").encode()
+        key = drawn_by(live, new, self._known)
+        who = (evidence.peer or "").encode() if key is None else bytes(key)
         chosen = in_rollout(who, self._percent, self.new.digest)
         if note is not None:
             note("rules_next", f"{kind or 'agree'}, {'in' if chosen else 'not in'} the first {self._percent:g} %")

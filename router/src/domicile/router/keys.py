@@ -76,6 +76,13 @@ class ResidencyKeys:
         """Without end: publish this router's keys, and turn them every ``period`` seconds."""
         await self._keyring.keep(self._directory, period, changed=self._fetch)
 
+    def remembered(self, token: bytes) -> ResidencyToken | None:
+        """What ``verify`` would say of one that it has verified, where it would wait for nothing."""
+        if self._clock() >= self._reread_at:
+            return None
+        known = self._verified.find(token, self._published)
+        return known if known is not None and in_time(known, self._wall()) else None
+
     async def verify(self, token: str) -> ResidencyToken:
         """Raises TokenInvalid."""
         now = self._clock()
@@ -115,4 +122,7 @@ class ResidencyKeys:
             warn("signing-keys-not-read", code=error.code)
             self._reread_at = self._clock() + RETRY_SECONDS
             return
-        write_private(self._cache, JWKS(keys=keys).model_dump_json().encode())
+        try:
+            write_private(self._cache, JWKS(keys=keys).model_dump_json().encode())
+        except OSError as error:
+            warn("signing-keys-not-kept", error=type(error).__name__)

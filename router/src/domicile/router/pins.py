@@ -28,14 +28,14 @@ class Pins:
 
     def known(self, *keys: SubjectKey) -> Pin | None:
         """What the replica has of a subject, by whichever of its keys: the live pin before a tombstone."""
-        tombstone: Pin | None = None
+        if len(keys) == 1:
+            return self._replica.get(keys[0])
         for key in keys:
             pin = self._replica.get(key)
             if pin is not None and pin.state is not PinState.ERASED:
                 return pin
-            tombstone = pin or tombstone
         # with a key of another pepper unheard of, a tombstone may only say that the subject was given that one
-        return tombstone if len(keys) == 1 else None
+        return None
 
     async def ask(self, *keys: SubjectKey) -> Pin | None:
         """What the directory says of a subject that is not known, or said just now. Raises Unavailable."""

@@ -6,9 +6,9 @@ counts only where nobody else is found, since browsers send a stale cookie along
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from typing import Final, Protocol
 from urllib.parse import unquote
 
@@ -31,18 +31,19 @@ from domicile.model.rules import (
     PathIdentityRule,
     TokenRule,
     described,
+    readings,
 )
-from domicile.model.wire import TOKEN_COOKIE, TOKEN_HEADER
+from domicile.model.wire import TOKEN_HEADER
 from domicile.router.country import read_address
 from domicile.router.errors import BadRequest
-from domicile.router.headers import Headers, cookie_values
+from domicile.router.headers import cookie_values, parted
 from domicile.router.keys import ResidencyKeys
+from domicile.router.lines import Fields
 from domicile.router.sessions import Sessions
 
 _DEFAULT_PORT: Final = re.compile(r":[0-9]*\Z")
 
 
-@dataclass(frozen=True, slots=True)
 class Evidence:
     """A request, as far as it may say whose it is.
 
@@ -50,32 +51,70 @@ class Evidence:
     address at the other end of the connection. ``router``: which router that is, on the internal listener.
     """
 
-    headers: Headers
-    path: str
-    pinned: bool
-    host: str = ""
-    peer: str | None = None
-    router: Identity | None = None
+    __slots__ = ("headers", "host", "path", "peer", "pinned", "router")
+
+    def __init__(
+        self,
+        headers: Fields,
+        path: str,
+        pinned: bool,
+        host: str = "",
+        peer: str | None = None,
+        router: Identity | None = None,
+    ) -> None:
+        self.headers = headers
+        self.path = path
+        self.pinned = pinned
+        self.host = host
+        self.peer = peer
+        self.router = router
 
 
-@dataclass(frozen=True, slots=True)
 class Proof:
     """``keys``: whom it names, by each pepper that its reader knows. ``authenticated``: somebody vouches for it who
-    may; a token, a path or a host only says so.
+    may; a token, a path or a host only says so. ``until``: seconds since 1970.
     """
 
-    keys: tuple[SubjectKey, ...]
-    authenticated: bool
-    token: ResidencyToken | None = None
+    __slots__ = ("authenticated", "keys", "token", "until")
+
+    def __init__(
+        self,
+        keys: tuple[SubjectKey, ...],
+        authenticated: bool,
+        token: ResidencyToken | None = None,
+        until: float = math.inf,
+    ) -> None:
+        self.keys = keys
+        self.authenticated = authenticated
+        self.token = token
+        self.until = until
+
+
+class Later(Exception):
+    """What a reader would find cannot be told at once: ``read`` finds it."""
 
 
 class Reader(Protocol):
     label: str
     strict: bool
 
+    def glance(self, evidence: Evidence) -> Proof | None:
+        """What ``read`` finds, where that takes no waiting and no checking of signatures. Raises Later, and as it."""
+        ...
+
     async def read(self, evidence: Evidence) -> Proof | None:
         """Raises TokenInvalid, IdentitiesDisagree, BadRequest, Unavailable."""
         ...
+
+
+class _Seen:
+    """A reader that has all that it needs in the request."""
+
+    def glance(self, evidence: Evidence) -> Proof | None:
+        raise NotImplementedError
+
+    async def read(self, evidence: Evidence) -> Proof | None:
+        return self.glance(evidence)
 
 
 class JwtReader:
@@ -87,19 +126,37 @@ class JwtReader:
         self.strict = rule.cookie is None
         self._sessions = sessions
 
+    def glance(self, evidence: Evidence) -> Proof | None:
+        headers = evidence.headers
+        if self._cookie is None and "authorization" not in headers.special:
+            return None
+        token = self._token(headers)
+        if token is None:
+            return None
+        session = self._sessions.remembered(token)
+        if session is None:
+            raise Later
+        return Proof(session.keys, True, until=session.expires)
+
     async def read(self, evidence: Evidence) -> Proof | None:
-        token = self._bearer(evidence.headers) if self._cookie is None else self._of_cookie(evidence.headers)
-        return None if token is None else Proof(await self._sessions.subject(token), True)
+        token = self._token(evidence.headers)
+        if token is None:
+            return None
+        session = await self._sessions.session(token)
+        return Proof(session.keys, True, until=session.expires)
+
+    def _token(self, headers: Fields) -> str | None:
+        return self._bearer(headers) if self._cookie is None else self._of_cookie(headers)
 
     @staticmethod
-    def _bearer(headers: Headers) -> str | None:
+    def _bearer(headers: Fields) -> str | None:
         fields = headers.getall("Authorization", [])
         if len(fields) > 1:
             raise BadRequest("more than one Authorization field")
         scheme, _, value = fields[0].partition(" ") if fields else ("", "", "")
         return value.strip() if scheme.lower() == "bearer" else None
 
-    def _of_cookie(self, headers: Headers) -> str | None:
+    def _of_cookie(self, headers: Fields) -> str | None:
         assert self._cookie is not None
         values = cookie_values(headers, self._cookie)
         if len(set(values)) > 1:
@@ -114,9 +171,22 @@ class TokenReader:
         self.label = described(rule)
         self._tokens = tokens
 
+    def glance(self, evidence: Evidence) -> Proof | None:
+        headers = evidence.headers
+        offered = parted(headers)[0]
+        if "domicile-token" in headers.special or len(offered) > 1:
+            raise Later  # they have to be compared
+        if not offered:
+            return None
+        token = self._tokens.remembered(offered[0])
+        if token is None:
+            raise Later
+        return Proof((token.sub,), False, token)
+
     async def read(self, evidence: Evidence) -> Proof | None:
         headers = evidence.headers
-        offered = [*headers.getall(TOKEN_HEADER, []), *cookie_values(headers, TOKEN_COOKIE)]
+        cookies = [token.decode("utf-8", "surrogateescape") for token in parted(headers)[0]]
+        offered = [*headers.getall(TOKEN_HEADER, []), *cookies]
         if len(offered) > 2:
             raise TokenInvalid("more residency tokens than one header field and one cookie")
         valid: ResidencyToken | None = None
@@ -132,7 +202,7 @@ class TokenReader:
             if valid is None or token.epoch > valid.epoch:
                 valid = token
         if valid is not None:
-            return Proof((valid.sub,), False, valid)
+            return Proof((valid.sub,), False, valid, valid.exp)
         if invalid is not None:
             raise invalid
         return None
@@ -145,7 +215,7 @@ def _named(peppers: Peppers, subject: str, where: str) -> tuple[SubjectKey, ...]
         raise BadRequest(f"{where} holds no usable subject") from None
 
 
-class HeaderReader:
+class HeaderReader(_Seen):
     strict = True
 
     def __init__(self, rule: HeaderRule, peppers: Peppers) -> None:
@@ -162,7 +232,7 @@ class HeaderReader:
         address = read_address(evidence.peer) if evidence.peer and self._networks else None
         return address is not None and any(address in network for network in self._networks)
 
-    async def read(self, evidence: Evidence) -> Proof | None:
+    def glance(self, evidence: Evidence) -> Proof | None:
         values = evidence.headers.getall(self.name, [])
         if not values or not self.trusts(evidence):
             return None
@@ -171,7 +241,7 @@ class HeaderReader:
         return Proof(_named(self._peppers, values[0], self.name), True)
 
 
-class PathReader:
+class PathReader(_Seen):
     """Pinned paths only: any other belongs to nobody, whatever its segments look like."""
 
     strict = True
@@ -183,9 +253,13 @@ class PathReader:
         self._pattern = re.compile(pattern + (".*" if rule.pattern.endswith("*") else ""), re.DOTALL)
         self._peppers = peppers
 
-    async def read(self, evidence: Evidence) -> Proof | None:
-        match = self._pattern.fullmatch(evidence.path) if evidence.pinned else None
+    def glance(self, evidence: Evidence) -> Proof | None:
+        if not evidence.pinned:
+            return None
+        match = self._pattern.fullmatch(evidence.path)
         if match is None:
+            if any(self._pattern.fullmatch(reading) for reading in readings(evidence.path)[1:]):
+                raise BadRequest("a path that names a subject is written plainly")
             return None
         try:
             subject = unquote(match[1], errors="strict")
@@ -197,7 +271,7 @@ class PathReader:
         return Proof(_named(self._peppers, subject, "the path"), False)
 
 
-class HostReader:
+class HostReader(_Seen):
     strict = True
 
     def __init__(self, rule: HostIdentityRule, peppers: Peppers, own: Collection[str]) -> None:
@@ -208,7 +282,7 @@ class HostReader:
         self._own = frozenset(host.partition(":")[0] for host in own)
         self._peppers = peppers
 
-    async def read(self, evidence: Evidence) -> Proof | None:
+    def glance(self, evidence: Evidence) -> Proof | None:
         host = _DEFAULT_PORT.sub("", evidence.host.lower()).removesuffix(".")
         match = None if host in self._own else self._pattern.fullmatch(host)
         return None if match is None else Proof(_named(self._peppers, match[1], "the host"), False)

@@ -38,6 +38,8 @@ from domicile.telemetry import warn
 SPARSE_BYTES: Final = 56
 """A file with more bytes a pin than this is written anew, in the order of keys, which takes some 30."""
 SMALL_BYTES: Final = 1 << 20
+MAX_TOLD: Final = 10_000
+"""Pins that are kept as objects; some 7 MB at most."""
 _COPIED: Final = 5_000
 _HEAD: Final = struct.Struct(">H")
 _POSITION: Final = struct.Struct(">16sQ")
@@ -66,7 +68,10 @@ def _epoch(value: Raw) -> int:
 
 
 class _Environment:
-    """One LMDB file: ``pins`` by key, ``meta`` about all of them, ``met`` the keys of pins put one by one."""
+    """One LMDB file: ``pins`` by key, ``meta`` about all of them, ``met`` the keys of pins put one by one.
+
+    ``told``: pins that were read last, by key, and what they were read from.
+    """
 
     def __init__(self, folder: Path, size: int, *, durable: bool = True) -> None:
         # made here: LMDB would give the folder the files' mode, and nobody but root can enter one without x
@@ -77,6 +82,7 @@ class _Environment:
         self.meta = self.env.open_db(b"meta")
         self.met = self.env.open_db(b"met")
         self.homes: list[tuple[str, str]] = []
+        self.told: dict[SubjectKey, tuple[bytes, Pin]] = {}
         self._writes = threading.Lock()
         with self.env.begin() as transaction:
             self.read_homes(transaction)
@@ -284,11 +290,21 @@ class Replica:
                 rmtree(old, ignore_errors=True)  # who has it open still reads it
 
     def get(self, key: SubjectKey) -> Pin | None:
+        """The same object for as long as its record is the same, for most of those who are asked for often."""
         now = self._now
         try:
             with now.env.begin(db=now.pins) as transaction:
                 value = transaction.get(key)
-                return None if value is None else now.read(transaction, key, value)
+                if value is None:
+                    return None
+                told = now.told.get(key)
+                if told is not None and told[0] == value:
+                    return told[1]
+                pin = now.read(transaction, key, value)
+            if len(now.told) >= MAX_TOLD:
+                now.told.clear()
+            now.told[key] = (value, pin)
+            return pin
         except (lmdb.Error, IndexError, struct.error, UnicodeDecodeError) as error:
             warn("replica-record-unreadable", error=type(error).__name__)
             self.distrust()
@@ -454,8 +470,8 @@ class Replica:
         source = loading._environment.folder
         loading.close()
         source.rename(target)
-        self._now = _Environment(target, self._size)
         self._name(target)
+        self._now = _Environment(target, self._size)
 
     def close(self) -> None:
         self._now.close()

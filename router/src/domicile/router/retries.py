@@ -32,7 +32,8 @@ class RetryBudget:
 
     def request(self) -> None:
         """A first attempt begins."""
-        self._left = min(self._left + self._share, self._reserve)
+        if self._left < self._reserve:
+            self._left = min(self._left + self._share, self._reserve)
 
     def spend(self) -> bool:
         """Whether one more retry may be made; it is counted."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 from hashlib import blake2b
 from typing import Final
 
-from domicile.model import DomicileError, SubjectKey
+from domicile.model import DomicileError, Pin, SubjectKey
 
 _BUCKETS: Final = 1 << 32
 _PERSON: Final = b"domicile/roll"
@@ -42,6 +43,23 @@ def disagreement(live: Reading, new: Reading, *, same_class: bool) -> Disagreeme
         if set(live).isdisjoint(new):
             return Disagreement.SUBJECT
     return None if same_class else Disagreement.CLASS
+
+
+def drawn_by(live: Reading, new: Reading, known: Callable[..., Pin | None]) -> SubjectKey | None:
+    """The key that decides whether its subject is among the first; None where nobody is named.
+
+    The one that the subject is pinned by (``known``: of any of its keys), so that all its requests are drawn alike,
+    whatever names it in them, also while two peppers are in use. Under a new pepper it is drawn anew, once, when it
+    is renamed: what only names a subject by a key of one pepper (a token) says nothing that holds under another,
+    or a key would outlive the pepper that was withdrawn.
+    """
+    named = [each for each in (live, new) if isinstance(each, tuple) and each]
+    if not named:
+        return None
+    # a token names by one pepper only, what comes beside it by all
+    keys = max((each for each in named if not set(each).isdisjoint(named[0])), key=len)
+    pin = known(*keys) if len(keys) > 1 else None
+    return keys[0] if pin is None else pin.subject_key
 
 
 def in_rollout(who: bytes, percent: float, salt: bytes) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,10 @@ from domicile.model.addresses import literal
 from domicile.router.application_keys import KeyAddress, KeyFile, fetch_over_https
 from domicile.router.atlas import Atlas
 from domicile.router.country import Countries
+from domicile.router.counts import Counts
 from domicile.router.decide import Listener
+from domicile.router.decisions import Decider, decide_routes
+from domicile.router.ejection import Failure
 from domicile.router.explain import Explainer, explain_route
 from domicile.router.follow import Follower, require_fit
 from domicile.router.front import Front
@@ -33,10 +36,12 @@ from domicile.router.settings import RouterSettings
 from domicile.router.shedding import Shedder
 from domicile.router.wire import Wire
 from domicile.service import Service, ended
+from domicile.telemetry import place_of as told_place
 from domicile.telemetry import warn
-from domicile.telemetry.traces import otlp_exporter, start_tracing
+from domicile.telemetry.traces import start_tracing
 
 DAY_SECONDS: Final = 86_400.0
+AGAIN_SECONDS: Final = 5.0
 
 
 def place_of(manifest: Manifest, identity: Identity) -> Router:
@@ -56,7 +61,11 @@ def _trace(stack: AsyncExitStack, manifest: Manifest, identity: Identity, settin
     collector = manifest.jurisdictions[identity.jurisdiction].collector
     if collector is None or settings.trace_share == 0:
         return
-    exporter = otlp_exporter(collector, settings.collector_authorities)
+    from domicile.telemetry.collector import otlp_exporter
+
+    exporter = otlp_exporter(
+        collector, partial(manifest.may_collect, identity.jurisdiction), settings.collector_authorities
+    )
     stop = start_tracing(settings.process, identity.jurisdiction, exporter, share=settings.trace_share)
     stack.push_async_callback(asyncio.to_thread, stop)
 
@@ -75,8 +84,9 @@ def _sessions(stack: AsyncExitStack, manifest: Manifest, settings: RouterSetting
 
 
 @asynccontextmanager
-async def serve(settings: RouterSettings) -> AsyncIterator[None]:
+async def serve(settings: RouterSettings, counts: Counts | None = None) -> AsyncIterator[None]:
     """Run a router: inside the context it serves; on leaving, the public listener drains, then the internal one.
+    ``counts``: what it shares with the other workers.
 
     Raises Unavailable without a topology, InvalidInput for settings that do not fit it.
     """
@@ -87,7 +97,7 @@ async def serve(settings: RouterSettings) -> AsyncIterator[None]:
             raise Unavailable("draining", remedy="another router takes over")
         require_fit(replica)
 
-    service = Service(settings, ready)
+    service = Service(settings, ready, rendered=None if counts is None else counts.render)
     credentials = settings.credentials
     async with AsyncExitStack() as stack:
         directory = DirectoryClient(credentials, settings.directory)
@@ -101,7 +111,7 @@ async def serve(settings: RouterSettings) -> AsyncIterator[None]:
         countries = Countries(settings.countries, place.trusted_peers)
         stack.callback(countries.close)
         health = Health(settings.waiting)
-        wire = Wire(credentials, settings)
+        wire = Wire(credentials, settings, partial(health.failed, failure=Failure.UNREACHED))
         stack.callback(wire.close)
         keyring = Keyring(settings.state / "token.key", "residency")
         tokens = ResidencyKeys(directory, keyring, settings.deployment, settings.state / "residency-keys.json")
@@ -109,15 +119,14 @@ async def serve(settings: RouterSettings) -> AsyncIterator[None]:
         peppers = settings.load_peppers()
         sessions = _sessions(stack, manifest, settings, peppers)
         atlas = Atlas(manifest, service.identity)
-        identifier = Identifier(manifest, place, tokens, sessions, peppers)
         pins, shedder = Pins(replica, directory), Shedder(settings.places)
+        identifier = Identifier(manifest, place, tokens, sessions, peppers, pins.known)
         resolver = Resolver(pins, service.identity, shedder)
-        explain_route(service, Explainer(place, atlas, identifier, pins, resolver, health))
+        explain_route(service, Explainer(place, atlas, identifier, pins, resolver, health, countries))
         front = Front(
             settings,
             service.identity,
             manifest,
-            place,
             atlas,
             identifier=identifier,
             pins=pins,
@@ -128,9 +137,18 @@ async def serve(settings: RouterSettings) -> AsyncIterator[None]:
             health=health,
             keyring=keyring,
         )
-        for task in (tokens.keep(settings.key_days * DAY_SECONDS), Follower(replica, directory).run(), shedder.watch()):
-            stack.push_async_callback(ended, asyncio.create_task(task))
-        internal_context = service.internal_context([Role.ROUTER])
+        decide_routes(service, Decider(front, atlas))
+        follower = Follower(replica, directory)
+        works: list[Callable[[], Awaitable[None]]] = [
+            partial(tokens.keep, settings.key_days * DAY_SECONDS),
+            follower.run,
+            shedder.watch,
+        ]
+        if counts is not None:
+            works.append(counts.keep)
+        for work in works:
+            stack.push_async_callback(ended, asyncio.create_task(kept(work)))
+        internal_context = service.internal_context([Role.ROUTER, Role.EDGE])
         async with (
             operators(service) as handler,
             listening(front, Listener.INTERNAL, settings.address(), internal_context, others=handler),
@@ -142,6 +160,16 @@ async def serve(settings: RouterSettings) -> AsyncIterator[None]:
                 yield
             finally:
                 draining = True
+
+
+async def kept(work: Callable[[], Awaitable[None]], *, wait: float = AGAIN_SECONDS) -> None:
+    """Without end: ``work``, begun again ``wait`` seconds after it failed. Nobody would miss a task that has died."""
+    while True:
+        try:
+            await work()
+        except Exception as error:
+            warn("unforeseen", error=type(error).__name__, place=told_place(error))
+        await asyncio.sleep(wait)
 
 
 def _public_context(settings: RouterSettings) -> ssl.SSLContext | None:

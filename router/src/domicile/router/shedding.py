@@ -30,6 +30,7 @@ class Caller(StrEnum):
     KNOWN = "known"
 
 
+_KNOWN: Final = Caller.KNOWN
 SHARES: Final = {Caller.LOOK_UP: 0.6, Caller.UNPINNED: 0.8, Caller.KNOWN: 1.0}
 
 
@@ -59,7 +60,7 @@ class Shedder:
     def admit(self, caller: Caller) -> None:
         """Raises Unavailable for a kind whose share is taken. The request itself is counted already."""
         load = self._taken / (self._places + 1)
-        if caller is not Caller.KNOWN:
+        if caller is not _KNOWN:
             load = max(load, self._late / LATE_SECONDS)
         if load >= SHARES[caller]:
             SHED.labels(caller.value).inc()

@@ -1,6 +1,7 @@
 """Hosts that name another jurisdiction, carried there by TCP wherever they arrive: their TLS is not opened here.
 
 The host is looked up in the client's first message, which stays in the socket for whoever takes the connection.
+Whoever hasn't sent it holds one of a bounded number of places, and loses it to a newcomer where all are taken.
 """
 
 from __future__ import annotations
@@ -113,13 +114,17 @@ class Splicer:
         settings: RouterSettings,
         clients: Clients,
         ours: Callable[[socket.socket], Awaitable[object]],
+        unsorted: int,
     ) -> None:
+        """``unsorted``: connections that may be without a first message at a time."""
         self._manifest = manifest
         self._hosts: Mapping[str, str] = foreign_hosts(manifest, here)
         self._here = here
         self._settings = settings
         self._clients = clients
         self._ours = ours
+        self._unsorted = unsorted
+        self._silent: dict[asyncio.Task[None], None] = {}  # the oldest first
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self, listening: socket.socket) -> None:
@@ -133,18 +138,29 @@ class Splicer:
                     warn("accept-failed", error=type(error).__name__)
                     await asyncio.sleep(ACCEPT_RETRY_SECONDS)
                     continue
+                if len(self._silent) >= self._unsorted:
+                    oldest = next(iter(self._silent))
+                    del self._silent[oldest]
+                    oldest.cancel()
                 task = asyncio.create_task(self._sort(accepted))
+                self._silent[task] = None
                 self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                task.add_done_callback(self._ended)
         finally:
             for task in self._tasks:
                 task.cancel()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._silent.pop(task, None)
 
     async def _sort(self, accepted: socket.socket) -> None:
         try:
             accepted.setblocking(False)
             async with asyncio.timeout(HELLO_SECONDS):
                 host = await _asked_for(accepted)
+            if (task := asyncio.current_task()) is not None:
+                self._silent.pop(task, None)
             there = self._hosts.get(host) if host is not None else None
             if there is None:
                 await self._ours(accepted)
@@ -185,12 +201,14 @@ class Splicer:
 
 
 async def _asked_for(accepted: socket.socket) -> str | None:
-    """The host of a connection's TLS, without taking anything from it."""
+    """The host of a connection's TLS, without taking anything from it. Raises OSError where no more comes."""
+    seen = 0
     while True:
         await _readable(accepted)
         data = accepted.recv(MAX_HELLO_BYTES, socket.MSG_PEEK)
-        if not data:
-            raise ConnectionResetError
+        if len(data) <= seen:
+            raise ConnectionResetError  # readable without anything new: its end
+        seen = len(data)
         try:
             host = server_name(data)
         except Incomplete:

@@ -10,11 +10,11 @@ import re
 from typing import Final
 from urllib.parse import unquote
 
+from domicile.model.rules import readings
 from domicile.router.errors import BadRequest
 
 _PLAIN: Final = re.compile(r"/[\x21\x22\x24-\x7e]*")
 _ABSOLUTE: Final = re.compile(r"https?://([^/?#]+)(.*)", re.IGNORECASE)
-_SUSPECT: Final = re.compile(r"[%\\]|/\.")
 _SEPARATORS: Final = re.compile(r"[/\\]")
 
 
@@ -33,10 +33,12 @@ def read_target(raw: str, host: str) -> str:
     if not _PLAIN.fullmatch(raw):
         raise BadRequest("a request target holds printable ASCII and no fragment")
     path = path_of(raw)
-    if _SUSPECT.search(path):
-        decoded = unquote(path, errors="replace")
-        if "\0" in decoded or any(segment in (".", "..") for segment in _SEPARATORS.split(decoded)):
-            raise BadRequest("a path holds neither dot segments nor NUL")
+    if "%" in path or "/." in path or "\\" in path:
+        for reading in readings(path):
+            if "\0" in reading or any(segment in (".", "..") for segment in _SEPARATORS.split(reading)):
+                raise BadRequest("a path holds neither dot segments nor NUL")
+        if unquote(reading) != reading:
+            raise BadRequest("a path is not encoded over and over")
     return raw
 
 

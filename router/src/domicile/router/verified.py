@@ -36,6 +36,12 @@ class Verified(Generic[Claims]):
         """What ``get``, ``put`` and ``drop`` go by; made once a request."""
         return blake2b(token.encode("utf-8", "surrogatepass"), digest_size=_DIGEST_BYTES, key=self._secret).digest()
 
+    def find(self, token: bytes, keys: object) -> Claims | None:
+        """What ``get`` says of a token."""
+        if keys is not self._keys:
+            return None
+        return self._held.get(blake2b(token, digest_size=_DIGEST_BYTES, key=self._secret).digest())
+
     def get(self, digest: bytes, keys: object) -> Claims | None:
         """What was put under this digest by the same ``keys``, compared by identity."""
         if keys is not self._keys:

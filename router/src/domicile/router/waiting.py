@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Final
+from typing import Final, Protocol
 
 from domicile.model import Pin, PinState, SubjectKey, Unavailable
 from domicile.telemetry import SHED
@@ -23,8 +23,14 @@ BYTES: Final = 32 << 20
 FIRST_LOOK_SECONDS: Final = 0.05
 LAST_LOOK_SECONDS: Final = 0.5
 Clock = Callable[[], float]
+Keys = tuple[SubjectKey, ...]
 Sleep = Callable[[float], Awaitable[None]]
-Look = Callable[[SubjectKey], Awaitable[Pin | None]]
+
+
+class Look(Protocol):
+    """The newest pin of a subject, by whichever of its keys. Raises Unavailable."""
+
+    async def __call__(self, *keys: SubjectKey) -> Pin | None: ...
 
 
 def _still_moving() -> Unavailable:
@@ -50,7 +56,7 @@ class Patience:
 
 
 class MoveBuffer:
-    """``look``: the newest pin, whatever is known here; it raises Unavailable. ``clock``: monotonic seconds."""
+    """``look``: at what the directory says, whatever is known here. ``clock``: monotonic seconds."""
 
     def __init__(
         self,
@@ -70,8 +76,8 @@ class MoveBuffer:
         self._sleep = sleep
         self._held = 0
         self._bytes = 0
-        self._looking: dict[SubjectKey, asyncio.Task[Pin | None]] = {}
-        self._waiters: dict[SubjectKey, int] = {}
+        self._looking: dict[Keys, asyncio.Task[Pin | None]] = {}
+        self._waiters: dict[Keys, int] = {}
 
     def __len__(self) -> int:
         return self._held
@@ -97,49 +103,50 @@ class MoveBuffer:
             self._held -= 1
             self._bytes -= size
 
-    async def settled(self, key: SubjectKey, size: int) -> Pin | None:
-        """The subject's pin when it moves no longer; None where it has none any more.
+    async def settled(self, keys: Keys, size: int) -> Pin | None:
+        """The subject's pin when it moves no longer; None where it has none any more, by any of ``keys``: it may be
+        renamed meanwhile.
 
         ``size`` as for ``patience``. Raises Unavailable where there is no place, or the move takes too long.
         """
         with self.patience(size) as patience:
-            self._waiters[key] = self._waiters.get(key, 0) + 1
+            self._waiters[keys] = self._waiters.get(keys, 0) + 1
             try:
-                return await self._shared(key, patience.deadline)
+                return await self._shared(keys, patience.deadline)
             finally:
-                self._leave(key)
+                self._leave(keys)
 
-    async def _shared(self, key: SubjectKey, deadline: float) -> Pin | None:
+    async def _shared(self, keys: Keys, deadline: float) -> Pin | None:
         # each has its own deadline, and the look goes on for whoever came later
         while True:
-            looking = self._looking.get(key)
+            looking = self._looking.get(keys)
             if looking is None:
-                looking = self._looking[key] = asyncio.create_task(self._until_settled(key, deadline))
-                looking.add_done_callback(partial(self._seen, key))
+                looking = self._looking[keys] = asyncio.create_task(self._until_settled(keys, deadline))
+                looking.add_done_callback(partial(self._seen, keys))
             pin = await asyncio.shield(looking)
             if pin is None or pin.state is not PinState.MOVING:
                 return pin
             if self._clock() >= deadline:
                 raise _still_moving()
 
-    def _leave(self, key: SubjectKey) -> None:
-        self._waiters[key] -= 1
-        if self._waiters[key] == 0:
-            del self._waiters[key]
-            if (looking := self._looking.pop(key, None)) is not None:
+    def _leave(self, keys: Keys) -> None:
+        self._waiters[keys] -= 1
+        if self._waiters[keys] == 0:
+            del self._waiters[keys]
+            if (looking := self._looking.pop(keys, None)) is not None:
                 looking.cancel()
 
-    def _seen(self, key: SubjectKey, looking: asyncio.Task[Pin | None]) -> None:
-        if self._looking.get(key) is looking:
-            del self._looking[key]
+    def _seen(self, keys: Keys, looking: asyncio.Task[Pin | None]) -> None:
+        if self._looking.get(keys) is looking:
+            del self._looking[keys]
         if not looking.cancelled():
             looking.exception()  # taken note of, also where everybody has gone
 
-    async def _until_settled(self, key: SubjectKey, deadline: float) -> Pin | None:
+    async def _until_settled(self, keys: Keys, deadline: float) -> Pin | None:
         """The last pin that was seen, at the latest at the deadline of whoever came first."""
         patience = Patience(deadline, self._clock, self._sleep)
         while True:
             await patience.pause()
-            pin = await self._look(key)
+            pin = await self._look(*keys)
             if pin is None or pin.state is not PinState.MOVING or self._clock() >= deadline:
                 return pin
