@@ -13,14 +13,15 @@ from uuid import UUID, uuid4
 import aiohttp
 import asyncpg
 import pytest
-from domicile_testing import Storage, Trust, free_port
-from domicile_testing.cell import Directory, gateway_settings, manifest
+from domicile_testing import Storage, Trust
+from domicile_testing.cell import Directory, gateway_settings, key_settings, manifest
 from domicile_testing.generated import session, storm
 
 from domicile.cells.gateway import serve_gateway
 from domicile.cells.keys import serve_keys
 from domicile.identity import Signer, sign_topology
 from domicile.model import Role, SubjectKey
+from domicile.model.manifest import KeySection
 from domicile.sdk import Personal, Record, Shareable
 from domicile.sdk.store import apply_schema
 
@@ -84,14 +85,14 @@ async def client(
     operators = trust.folder / "operators"
     operators.mkdir(exist_ok=True)
     (operators / "operator.pem").write_bytes(operator.public_pem())
-    keys = trust.settings("eu", Role.KEYS, "fra", f"127.0.0.1:{free_port()}", storage=key_storage.address)
+    keys = key_settings(trust, key_storage)
     settings = gateway_settings(
         trust, cell_storage.address, directory.address, records=True, operators=operators,
     )  # fmt: skip
     (settings.state / "topology.json").unlink(missing_ok=True)
     topology = manifest(settings.bind, keys.bind).topology()
     directory.topology = sign_topology(operator, "acme", 1, topology)
-    async with serve_keys(keys), serve_gateway(settings):
+    async with serve_keys(keys, KeySection()), serve_gateway(settings):
         yield Client(trust, settings.bind)
 
 

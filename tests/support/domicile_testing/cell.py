@@ -13,6 +13,7 @@ import asyncpg
 from aiohttp import web
 
 from domicile.cells.gateway import GatewaySettings
+from domicile.cells.keys import KeySettings
 from domicile.client import GatewayClient, KeyClient, Peer
 from domicile.identity import Signer
 from domicile.model import (
@@ -27,6 +28,7 @@ from domicile.model import (
     WrongCell,
     parse_manifest,
 )
+from domicile.model.manifest import KeySection
 from domicile.model.wire import JWKS, GrantRequest, GrantResponse, SigningKey, TopologyDocument
 from domicile.service import PEER, Service, json_response, read_body
 from domicile_testing.certificates import DEPLOYMENT, Trust
@@ -162,6 +164,27 @@ def caller(trust: Trust, gateway: str, jurisdiction: str, role: Role, name: str)
     return Peer(
         trust.credentials(jurisdiction, role, name), [gateway], jurisdiction="eu", role=Role.GATEWAY, cell="eu-1"
     )
+
+
+def key_section(**more: object) -> KeySection:
+    """What a manifest says of a jurisdiction's keys; ``more`` as in KeySection."""
+    return KeySection.model_validate({"service": ["127.0.0.1:2"], "cache_seconds": 60, **more})
+
+
+def key_settings(
+    trust: Trust,
+    storage: Storage | None,
+    *,
+    jurisdiction: str = "eu",
+    role: Role = Role.KEYS,
+    name: str = "fra",
+) -> KeySettings:
+    """Of a key service."""
+    bind = f"127.0.0.1:{free_port()}"
+    address = None if storage is None else storage.address
+    found = trust.settings(jurisdiction, role, name, bind, KeySettings, storage=address)
+    assert isinstance(found, KeySettings)
+    return found
 
 
 @asynccontextmanager

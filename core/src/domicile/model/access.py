@@ -1,8 +1,9 @@
 """Who may speak to whom: identities, vantages and the published matrix role x endpoint x jurisdiction.
 
 Every process has one SPIFFE-style name, ``spiffe://<deployment>/<jurisdiction>/<role>/<name>`` (SPIFFE-ID,
-section 2), where ``name`` is ``<zone>``, or ``<cell>.<zone>`` for a cell's processes. TLS proves the name;
-this module says what the name may do. ``global`` is the directory's own trust domain.
+section 2), where ``name`` is ``<zone>``, or ``<cell>.<zone>`` for a cell's processes (a customer's key
+holder: ``<key domain>.<zone>``). TLS proves the name; this module says what the name may do. ``global`` is the
+directory's own trust domain.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class Role(StrEnum):
     APP = "app"
     GATEWAY = "gateway"
     KEYS = "keys"
+    HOLDER = "holder"
     STORAGE = "storage"
     OPERATOR = "operator"
     LOAD = "load"
@@ -108,6 +110,10 @@ class Endpoint(StrEnum):
     SIGNING_KEYS_PUBLISH = "directory.signing-keys.publish"
     SIGNING_KEYS_REVOKE = "directory.signing-keys.revoke"
     DATA_KEYS = "keys.data-keys"
+    KEYS_SHRED = "keys.shred"
+    KEYS_ROTATE = "keys.rotate"
+    KEYS_RECEIPTS = "keys.receipts"
+    HELD_KEYS = "holder.keys"
     FENCES = "gateway.fences"
     FENCES_REKEY = "gateway.fences.rekey"
     RECORDS = "gateway.records"
@@ -162,6 +168,10 @@ MATRIX: Final[dict[Endpoint, Rule]] = {
     Endpoint.RECONCILIATION_REPORT: _rule(Scope.ANY, Role.GATEWAY),
     Endpoint.REPLICAS_READ: _rule(Scope.ANY, Role.OPERATOR),
     Endpoint.DATA_KEYS: _rule(Scope.JURISDICTION, Role.APP, Role.GATEWAY),
+    Endpoint.KEYS_SHRED: _rule(Scope.JURISDICTION, Role.APP),
+    Endpoint.KEYS_ROTATE: _rule(Scope.JURISDICTION, Role.OPERATOR),
+    Endpoint.KEYS_RECEIPTS: _rule(Scope.JURISDICTION, Role.APP, Role.OPERATOR),
+    Endpoint.HELD_KEYS: _rule(Scope.JURISDICTION, Role.KEYS),
     Endpoint.FENCES: _rule(Scope.CELL, Role.APP),
     Endpoint.FENCES_REKEY: _rule(Scope.JURISDICTION, Role.OPERATOR),
     Endpoint.RECORDS: _rule(Scope.CELL, Role.APP),

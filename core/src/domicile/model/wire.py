@@ -7,7 +7,7 @@ from uuid import UUID
 
 from pydantic import Field, StringConstraints
 
-from domicile.model.ids import MAX_PEPPERS, AliasKey, CellName, Country, JurisdictionName, SubjectKey
+from domicile.model.ids import MAX_PEPPERS, AliasKey, CellName, Country, JurisdictionName, Name, SubjectKey
 from domicile.model.pins import Epoch, Frozen, KeyUse, Pin
 
 MAX_BATCH: Final = 1_000
@@ -189,7 +189,97 @@ class DataKey(Frozen):
 
 
 class DataKeysResponse(Frozen):
+    """``withheld``: there, but the holder of their key-encryption key doesn't open them now; ``destroyed``: for
+    good. What is in none of the lists was never made. ``cache_seconds``: how long the keys may be held."""
+
     keys: list[DataKey]
+    withheld: list[DataKeyRef] = Field(default_factory=list)
+    destroyed: list[DataKeyRef] = Field(default_factory=list)
+    cache_seconds: int | None = None
+
+
+class KeyDomainRequest(Frozen):
+    """Put a subject, before its first data key, into a key domain."""
+
+    cell: str
+    subject: UUID
+    domain: Name
+
+
+class ShredRequest(Frozen):
+    """Destroy the data key of a principal; of the subject with all of its principals, where none is named."""
+
+    cell: str
+    subject: UUID
+    principal: UUID | None = None
+
+
+class ShredResponse(Frozen):
+    """``receipt``: the statement that the key service signed (``ShredReceipt``)."""
+
+    receipt: str
+
+
+class ReceiptKey(Frozen):
+    """The public key (PEM, Ed25519) by which this process signs receipts."""
+
+    pem: str
+
+
+class ShredReceipt(Frozen):
+    """What was destroyed, where, and until when a copy may live. Times are seconds since 1970.
+
+    ``principals``: whose wrapped keys were destroyed. ``caches_until``: no process holds one of them after that.
+    ``backups_until``: when the last backup of ``store`` that still has one must have expired. ``iss``: deployment.
+    """
+
+    iss: str
+    jur: JurisdictionName
+    store: str
+    cell: str
+    subject: UUID
+    principals: list[UUID]
+    whole_subject: bool
+    iat: int
+    caches_until: int
+    backups_until: int
+
+
+class KekProgress(Frozen):
+    """A key domain: the version of its key-encryption key in force, and how many keys are still under another."""
+
+    domain: Name
+    version: int
+    left: int
+
+
+class KekProgresses(Frozen):
+    domains: list[KekProgress]
+
+
+class HeldKey(Frozen):
+    """A key on its way to or from whoever holds the key-encryption key, with what it is bound to.
+
+    ``version``: of the key-encryption key that wrapped it; 0 for one that isn't wrapped.
+    """
+
+    context: bytes
+    value: bytes = Field(repr=False, max_length=4096)
+    version: int = Field(default=0, ge=0, lt=2**31)
+
+
+class HeldKeysRequest(Frozen):
+    keys: list[HeldKey] = Field(min_length=1, max_length=MAX_BATCH)
+
+
+class HeldKeysResponse(Frozen):
+    """In the order of the request."""
+
+    keys: list[HeldKey] = Field(max_length=MAX_BATCH)
+
+
+class HeldVersion(Frozen):
+    version: int = Field(ge=1)
 
 
 class IndexKeyRequest(Frozen):

@@ -60,9 +60,11 @@ class Sealer:
         """What ``seal`` took; raises DomicileError for bytes that were not sealed for this place by this key."""
         sealed = parse(raw)
         try:
-            return self.key.decrypt(sealed.nonce, sealed.ciphertext, self._place(table, column, row))
+            if sealed.jurisdiction == self.jurisdiction:  # the head is not under the tag
+                return self.key.decrypt(sealed.nonce, sealed.ciphertext, self._place(table, column, row))
         except InvalidTag:
-            raise DomicileError("a sealed value that does not belong in its place", where=f"{table}.{column}") from None
+            pass
+        raise DomicileError("a sealed value that does not belong in its place", where=f"{table}.{column}")
 
 
 def blind_index(secret: bytes, table: str, column: str, value: bytes) -> bytes:
