@@ -92,7 +92,7 @@ async def client(
     (settings.state / "topology.json").unlink(missing_ok=True)
     topology = manifest(settings.bind, keys.bind).topology()
     directory.topology = sign_topology(operator, "acme", 1, topology)
-    async with serve_keys(keys, KeySection()), serve_gateway(settings):
+    async with serve_keys(keys, KeySection(service=[keys.bind])), serve_gateway(settings):
         yield Client(trust, settings.bind)
 
 
