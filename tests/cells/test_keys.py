@@ -153,7 +153,7 @@ async def test_another_cells_key_is_refused_and_nothing_made(
         # these don't get through the handshake
         ("us", Role.APP, "us-1.iad", Unavailable),
         ("us", Role.OPERATOR, "iad", Unavailable),
-        ("eu", Role.GATEWAY, "eu-1.fra", Unavailable),
+        ("us", Role.GATEWAY, "us-1.iad", Unavailable),
         ("eu", Role.ROUTER, "fra", Unavailable),
         ("eu", Role.KEYS, "fra", Unavailable),
         ("eu", Role.STORAGE, "eu-1.fra", Unavailable),

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from domicile.cells.gateway import serve_gateway
+from domicile.cells.gateway import GatewaySettings, serve_gateway
 from domicile.cells.keys import KeySettings, begin_version, serve_holder, serve_keys, switch
 from domicile.cells.keys.rotation import KeyOperatorSettings, rotate
 from domicile.model import DomicileError, InvalidInput
@@ -51,7 +51,7 @@ def _keys() -> None:
 @cell.command("serve")
 def serve_cell() -> None:
     """Serve the gateway of this certificate's cell until SIGTERM or SIGINT."""
-    _serve(ProcessSettings, serve_gateway)
+    _serve(GatewaySettings, serve_gateway)
 
 
 @keys.command("serve")

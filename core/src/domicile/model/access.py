@@ -59,6 +59,14 @@ class Identity:
         return f"spiffe://{self.deployment}/{self.jurisdiction}/{self.role}/{self.name}"
 
     @property
+    def dns_name(self) -> str:
+        """The same without the zone, for proxies that check no URI names (RFC 6125 has them look at DNS names): every
+        process of a cell in one role, or of a jurisdiction. Nobody resolves it; ``.internal`` is nobody's to register.
+        """
+        place = f"{self.cell}.{self.jurisdiction}" if self.cell is not None else self.jurisdiction
+        return f"{self.role}.{place}.{self.deployment}.domicile.internal"
+
+    @property
     def cell(self) -> str | None:
         cell, dot, _ = self.name.partition(".")
         return cell if dot else None
@@ -108,6 +116,7 @@ class Endpoint(StrEnum):
     HELD_KEYS = "holder.keys"
     FENCES = "gateway.fences"
     FENCES_REKEY = "gateway.fences.rekey"
+    RECORDS = "gateway.records"
     ABROAD_READ = "gateway.abroad.read"
     APP_REQUESTS = "app.requests"
     GATEWAY_REQUESTS = "gateway.requests"
@@ -158,13 +167,14 @@ MATRIX: Final[dict[Endpoint, Rule]] = {
     Endpoint.RECONCILIATION_READ: _rule(Scope.ANY, Role.GATEWAY, Role.OPERATOR),
     Endpoint.RECONCILIATION_REPORT: _rule(Scope.ANY, Role.GATEWAY),
     Endpoint.REPLICAS_READ: _rule(Scope.ANY, Role.OPERATOR),
-    Endpoint.DATA_KEYS: _rule(Scope.JURISDICTION, Role.APP),
+    Endpoint.DATA_KEYS: _rule(Scope.JURISDICTION, Role.APP, Role.GATEWAY),
     Endpoint.KEYS_SHRED: _rule(Scope.JURISDICTION, Role.APP),
     Endpoint.KEYS_ROTATE: _rule(Scope.JURISDICTION, Role.OPERATOR),
     Endpoint.KEYS_RECEIPTS: _rule(Scope.JURISDICTION, Role.APP, Role.OPERATOR),
     Endpoint.HELD_KEYS: _rule(Scope.JURISDICTION, Role.KEYS),
     Endpoint.FENCES: _rule(Scope.CELL, Role.APP),
     Endpoint.FENCES_REKEY: _rule(Scope.JURISDICTION, Role.OPERATOR),
+    Endpoint.RECORDS: _rule(Scope.CELL, Role.APP),
     Endpoint.ABROAD_READ: _rule(Scope.ANY, Role.APP),
     Endpoint.APP_REQUESTS: _rule(Scope.JURISDICTION, Role.ROUTER, Role.EDGE),
     Endpoint.GATEWAY_REQUESTS: _rule(Scope.JURISDICTION, Role.ROUTER),

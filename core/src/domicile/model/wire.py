@@ -11,6 +11,8 @@ from domicile.model.ids import MAX_PEPPERS, AliasKey, CellName, Country, Jurisdi
 from domicile.model.pins import Epoch, Frozen, KeyUse, Pin
 
 MAX_BATCH: Final = 1_000
+MAX_FIELDS: Final = 256
+MAX_CONDITIONS: Final = 16
 MAX_HEAD_BYTES: Final = 32 * 1024
 UNKNOWN_SECONDS: Final = 5
 """How long "no such pin" may be cached: also how long a part may not know of a subject that just signed up."""
@@ -360,6 +362,49 @@ class ReplicasDocument(Frozen):
 
     max_lag_seconds: float
     replicas: list[ReplicaReport] = Field(default_factory=list)
+
+
+class RecordWrite(Frozen):
+    """A record as it is put. ``jurisdiction`` has no default: whoever writes says where it belongs.
+
+    ``version``: the one that the row must have, 0 for a row that must not be there; none for whatever is there.
+    """
+
+    jurisdiction: JurisdictionName
+    fields: dict[str, Any] = Field(repr=False, max_length=MAX_FIELDS)
+    version: int | None = Field(default=None, ge=0, lt=2**63)
+
+
+class RecordVersion(Frozen):
+    id: UUID
+    version: int
+
+
+class RecordDocument(Frozen):
+    """A record of a subject at home, with its personal fields."""
+
+    jurisdiction: JurisdictionName
+    id: UUID
+    version: int
+    fields: dict[str, Any] = Field(repr=False)
+
+
+class RecordQuery(Frozen):
+    """Fields to equal, which are in a body since a personal value has no place in a path or a query string.
+
+    ``order_by``: a shareable or clear field, or ``created_at``, with ``-`` before it for the last first.
+    ``after``: ``next`` of the page before.
+    """
+
+    conditions: dict[str, Any] = Field(default_factory=dict, repr=False, max_length=MAX_CONDITIONS)
+    size: int = Field(default=50, ge=1, le=MAX_BATCH)
+    order_by: str | None = Field(default=None, max_length=64)
+    after: str | None = Field(default=None, max_length=512)
+
+
+class RecordPage(Frozen):
+    records: list[RecordDocument]
+    next: str | None = None
 
 
 class AbroadRows(Frozen):

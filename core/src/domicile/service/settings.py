@@ -54,6 +54,9 @@ class ProcessSettings(BaseSettings):
         default=None, description="file of VERSION:HEX lines, the one in force first; cells and routers only"
     )
     storage: AddressField | None = Field(default=None, description="this process's own database, host:port")
+    storage_pooler: bool = Field(
+        default=False, description="whether a pooler in transaction mode (PgBouncer) stands before that database"
+    )
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
     drain_seconds: float = Field(
         default=10.0, ge=0, le=300, description="how long requests in flight may take after SIGTERM"

@@ -22,6 +22,7 @@ from domicile.ops.health import RUNNING, Prober
 from domicile.ops.layout import Layout
 from domicile.ops.manifests import load_file
 from domicile.ops.output import JsonOption, emit_json, refusals, table
+from domicile.ops.plan import SAMPLE
 from domicile.ops.record import WorldRecord
 from domicile.ops.supervise import supervise
 from domicile.ops.world import publish, stop_world
@@ -38,10 +39,11 @@ def up_command(
     state: StateOption = None,
     detach: Annotated[bool, typer.Option("--detach", help="Return when the world is ready; keep it running.")] = False,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+    app: Annotated[str, typer.Option(help="The application of each cell: a module that names its records.")] = SAMPLE,
     json_output: JsonOption = False,
     ready_descriptor: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Start a world on this machine: databases, directory, cells, routers, sample application.
+    """Start a world on this machine: databases, directory, cells, routers, an application (the sample).
 
     Runs until Ctrl-C or `domicile down`. Example: domicile up --detach && domicile status
     """
@@ -52,19 +54,21 @@ def up_command(
                 f"{log_level!r} is no log level", where="--log-level", remedy="debug, info, warning, error"
             )
         if detach:
-            _detached(layout, manifest, log_level, json_output=json_output)
+            _detached(layout, manifest, log_level, app, json_output=json_output)
             return
-        supervise(layout, manifest, log_level=log_level, as_json=json_output, ready_descriptor=ready_descriptor)
+        supervise(
+            layout, manifest, log_level=log_level, app=app, as_json=json_output, ready_descriptor=ready_descriptor
+        )
 
 
-def _detached(layout: Layout, manifest: Path | None, log_level: str, *, json_output: bool) -> None:
+def _detached(layout: Layout, manifest: Path | None, log_level: str, app: str, *, json_output: bool) -> None:
     """Start a supervisor in a session of its own; relay what it prints until it is ready or gone.
 
     The pipe is also its leash: while it starts, a starter that dies takes the world with it.
     """
     reader, writer = os.pipe()
     command = [sys.executable, "-m", "domicile.ops.main", "up", "--state", str(layout.root), "--log-level", log_level]
-    command += ["--ready-descriptor", str(writer)]
+    command += ["--app", app, "--ready-descriptor", str(writer)]
     if manifest is not None:
         command.append(str(manifest.absolute()))
     child = subprocess.Popen(

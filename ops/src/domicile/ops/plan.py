@@ -21,6 +21,7 @@ from domicile.ops import postgres
 from domicile.ops.layout import Layout
 from domicile.ops.provision import Provision
 
+SAMPLE: Final = "domicile.sample"
 _CONSOLE: Final = "from {module} import {app} as app; app()"
 
 
@@ -59,12 +60,14 @@ class Planner:
         provision: Provision,
         free: Callable[[str], str],
         log_level: str = "info",
+        app: str = SAMPLE,
     ) -> None:
         self._manifest = manifest
         self._layout = layout
         self._provision = provision
         self._free = free
         self._log_level = log_level
+        self._commands = _COMMANDS | {Role.APP: ["-m", app]}
         self._directory = manifest.directory.sites[0]
         self.specs: list[ProcessSpec] = []
 
@@ -152,7 +155,7 @@ class Planner:
             environment["DOMICILE_PEPPER"] = str(self._layout.pepper)
         if role is Role.ROUTER:
             environment |= self._public_listener(jurisdiction, place, identity)
-        self._python(name, identity, address, _COMMANDS[role], environment, stage=stage)
+        self._python(name, identity, address, self._commands[role], environment, stage=stage)
 
     def _public_listener(self, jurisdiction: str, zone: str, identity: Identity) -> dict[str, str]:
         router = self._manifest.routers[zone]
@@ -221,5 +224,4 @@ _COMMANDS: Final[dict[Role, list[str]]] = {
     Role.ROUTER: _serve("domicile.router.main", "app"),
     Role.GATEWAY: _serve("domicile.cells.serve", "cell"),
     Role.KEYS: _serve("domicile.cells.serve", "keys"),
-    Role.APP: ["-m", "domicile.sample"],
 }

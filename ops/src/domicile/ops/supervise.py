@@ -16,6 +16,7 @@ from domicile.model.errors import DomicileError, Unavailable
 from domicile.ops.layout import Layout
 from domicile.ops.manifests import local_manifest
 from domicile.ops.output import as_refusal, emit_json, refusal_document, refusal_lines
+from domicile.ops.plan import SAMPLE
 from domicile.ops.world import World
 
 
@@ -67,27 +68,28 @@ def supervise(
     manifest: Path | None,
     *,
     log_level: str,
+    app: str = SAMPLE,
     as_json: bool = False,
     ready_descriptor: int | None = None,
 ) -> None:
     """Run a world in the foreground until SIGINT, SIGTERM or SIGHUP. Raises DomicileError where it can't start."""
     reporter = Reporter(ready_descriptor, quiet=as_json)
     try:
-        asyncio.run(_supervise(layout, manifest, reporter, log_level=log_level, as_json=as_json))
+        asyncio.run(_supervise(layout, manifest, reporter, log_level=log_level, app=app, as_json=as_json))
     except Exception as error:
         reporter.error(as_refusal(error))
         raise
 
 
 async def _supervise(
-    layout: Layout, manifest: Path | None, reporter: Reporter, *, log_level: str, as_json: bool
+    layout: Layout, manifest: Path | None, reporter: Reporter, *, log_level: str, app: str, as_json: bool
 ) -> None:
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, told.set)
     layout.prepare()
-    world = await start_world(layout, manifest, reporter, told, log_level=log_level)
+    world = await start_world(layout, manifest, reporter, told, log_level=log_level, app=app)
     if world is None:
         raise SystemExit(130)
     try:
@@ -103,10 +105,16 @@ async def _supervise(
 
 
 async def start_world(
-    layout: Layout, manifest: Path | None, reporter: Reporter, told: asyncio.Event, *, log_level: str = "info"
+    layout: Layout,
+    manifest: Path | None,
+    reporter: Reporter,
+    told: asyncio.Event,
+    *,
+    log_level: str = "info",
+    app: str = SAMPLE,
 ) -> World | None:
     """Start a world; None where ``told`` was set meanwhile. Whatever fails, nothing is left running."""
-    world = World.acquire(layout, progress=reporter.progress, log_level=log_level)
+    world = World.acquire(layout, progress=reporter.progress, log_level=log_level, app=app)
     try:
         world.prepare(local_manifest(manifest, layout))
         starting = asyncio.create_task(world.start())
