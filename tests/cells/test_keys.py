@@ -154,6 +154,7 @@ async def test_another_cells_key_is_refused_and_nothing_made(
         ("us", Role.APP, "us-1.iad", Unavailable),
         ("us", Role.OPERATOR, "iad", Unavailable),
         ("us", Role.GATEWAY, "us-1.iad", Unavailable),
+        ("eu", Role.GATEWAY, "eu-2.par", Forbidden),
         ("eu", Role.ROUTER, "fra", Unavailable),
         ("eu", Role.KEYS, "fra", Unavailable),
         ("eu", Role.STORAGE, "eu-1.fra", Unavailable),
@@ -166,7 +167,7 @@ async def test_another_cells_key_is_refused_and_nothing_made(
     ],
 )
 @pytest.mark.parametrize("path", ["/v1/data-keys", "/v1/index-keys"])
-async def test_who_is_no_application_of_the_jurisdiction_gets_no_key(
+async def test_who_is_not_of_the_cell_gets_no_key(
     trust: Trust,
     service: str,
     path: str,
