@@ -14,14 +14,13 @@ import aiohttp
 import asyncpg
 import pytest
 from domicile_testing import Storage, Trust
-from domicile_testing.cell import Directory, gateway_settings, key_settings, manifest
+from domicile_testing.cell import Directory, gateway_settings, key_section, key_settings, manifest
 from domicile_testing.generated import session, storm
 
 from domicile.cells.gateway import serve_gateway
 from domicile.cells.keys import serve_keys
 from domicile.identity import Signer, sign_topology
 from domicile.model import Role, SubjectKey
-from domicile.model.manifest import KeySection
 from domicile.sdk import Personal, Record, Shareable
 from domicile.sdk.store import apply_schema
 
@@ -92,7 +91,7 @@ async def client(
     (settings.state / "topology.json").unlink(missing_ok=True)
     topology = manifest(settings.bind, keys.bind).topology()
     directory.topology = sign_topology(operator, "acme", 1, topology)
-    async with serve_keys(keys, KeySection(service=[keys.bind])), serve_gateway(settings):
+    async with serve_keys(keys, key_section()), serve_gateway(settings):
         yield Client(trust, settings.bind)
 
 

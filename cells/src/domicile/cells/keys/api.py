@@ -1,6 +1,6 @@
-"""The key service over HTTP: a cell's application has its own cell's keys unwrapped, and nobody else does.
+"""The key service over HTTP: a cell's application and gateway have its keys unwrapped, and nobody else does.
 
-The matrix lets applications of this jurisdiction in; the cell that a request names must also be the one in the
+The matrix lets those of this jurisdiction in; the cell that a request names must also be the one in the
 caller's certificate, since a sibling cell is no more entitled to a subject's keys than a foreign one. Operators
 rotate key-encryption keys; they are handed no key.
 """
