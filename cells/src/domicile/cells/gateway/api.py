@@ -188,7 +188,12 @@ async def _vault(settings: GatewaySettings, directory: DirectoryClient) -> Async
         cache_seconds=section.cache_seconds,
     )
     pool = await open_pool(
-        credentials, [settings.storage], jurisdiction=identity.jurisdiction, cell=identity.cell, user="domicile_app"
+        credentials,
+        [settings.storage],
+        jurisdiction=identity.jurisdiction,
+        cell=identity.cell,
+        user="domicile_app",
+        pooler=settings.storage_pooler,
     )
     try:
         yield Vault(RowStore(pool, identity.jurisdiction), keys, identity.cell, identity.jurisdiction)
