@@ -83,6 +83,7 @@ class Exchange:
 
     def __init__(self, front: Front, client: Downstream, head: RequestHead) -> None:
         self.method = head.method
+        self._decision = None  # here too: compiled, a default of None is none
         self._front = front
         self._client = client
         self._head = head
