@@ -21,7 +21,7 @@ from domicile.cells.gateway.records import RecordsApi
 from domicile.cells.gateway.reports import Reporter
 from domicile.cells.gateway.routes import OPEN_FENCE, PARAMETERS, READ_ABROAD, REKEY
 from domicile.cells.gateway.sweeper import Sweeper
-from domicile.client import DirectoryClient, KeyClient, Topology
+from domicile.client import DirectoryClient, KeyClient
 from domicile.model import (
     ALIAS_KINDS,
     Conflict,
@@ -177,16 +177,8 @@ async def _vault(settings: GatewaySettings, directory: DirectoryClient) -> Async
     credentials, identity = settings.credentials, settings.credentials.identity
     assert identity.cell is not None
     assert settings.storage is not None
-    cache = settings.state / "topology.json"
-    manifest = await Topology(directory, settings.deployment, settings.operator_keys(), cache).load()
-    section = manifest.jurisdictions[identity.jurisdiction].keys
-    keys = KeyClient(
-        credentials,
-        section.service,
-        jurisdiction=identity.jurisdiction,
-        cell=identity.cell,
-        cache_seconds=section.cache_seconds,
-    )
+    manifest = await settings.topology(directory).load()
+    keys = KeyClient.of_cell(credentials, manifest, identity.cell)
     pool = await open_pool(
         credentials,
         [settings.storage],
