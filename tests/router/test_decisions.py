@@ -20,8 +20,10 @@ from yarl import URL
 
 from domicile.identity import Signer
 from domicile.model import GLOBAL, Endpoint, Identity, PinState, Role, may
+from domicile.model.wire import DECIDE_ANSWER_PATH as ANSWER
+from domicile.model.wire import DECIDE_ROUTE_PATH as ROUTE
 from domicile.model.wire import TOKEN_COOKIE
-from domicile.router.decisions import ANSWER, DECISION_SECONDS, METHODS, ROUTE, kept_for
+from domicile.router.decisions import DECISION_SECONDS, METHODS, kept_for
 from domicile.router.serve import serve
 
 
