@@ -19,7 +19,7 @@ from domicile.cells.keys.storage import KeyStore
 from domicile.cells.keys.transit import TransitHolder, read_token
 from domicile.client import DirectoryClient
 from domicile.model import GLOBAL, Address, InvalidInput, Role
-from domicile.model.manifest import DEFAULT_DOMAIN, KeySection
+from domicile.model.key_domains import DEFAULT_DOMAIN, KeySection
 from domicile.service import ProcessSettings, Service
 
 KEK_FOLDER: Final = "kek"

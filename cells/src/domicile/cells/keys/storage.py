@@ -15,7 +15,7 @@ import asyncpg
 
 from domicile.identity import Credentials
 from domicile.model import Address, Conflict, Forbidden, Role, Unavailable
-from domicile.model.manifest import DEFAULT_DOMAIN
+from domicile.model.key_domains import DEFAULT_DOMAIN
 
 DATABASE: Final = "domicile"
 USER: Final = "domicile_keys"
