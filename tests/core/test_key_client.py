@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -52,19 +53,16 @@ class KeyService:
         return web.Response(body=DataKeysResponse(keys=keys).model_dump_json())
 
 
+def client_of(trust: Trust, address: str, **more: Any) -> KeyClient:
+    caller = trust.credentials("eu", Role.APP, "eu-1.fra")
+    return KeyClient(caller, [address], jurisdiction="eu", cell="eu-1", cache_seconds=60, networks=INSIDE, **more)
+
+
 @pytest.fixture
 async def key_service(trust: Trust) -> AsyncIterator[tuple[KeyService, KeyClient, Clock]]:
     service, clock = KeyService(), Clock()
     async with serving(trust, service.answer, "eu", Role.KEYS) as address:
-        client = KeyClient(
-            trust.credentials("eu", Role.APP, "eu-1.fra"),
-            [address],
-            jurisdiction="eu",
-            cell="eu-1",
-            cache_seconds=60,
-            networks=INSIDE,
-            clock=clock,
-        )
+        client = client_of(trust, address, clock=clock)
         yield service, client, clock
         await client.close()
 
@@ -162,14 +160,7 @@ async def test_a_batch_is_one_call_and_each_absence_has_its_error(trust: Trust) 
 
     now = [0.0]
     async with serving(trust, answer, "eu", Role.KEYS) as address:
-        client = KeyClient(
-            trust.credentials("eu", Role.APP, "eu-1.fra"),
-            [address],
-            jurisdiction="eu",
-            cell="eu-1",
-            cache_seconds=60,
-            clock=lambda: now[0],
-        )
+        client = client_of(trust, address, clock=lambda: now[0])
         names = [(UUID(int=number), UUID(int=1)) for number in range(1, 1200)]
         keys = await client.data_keys(names + names[:3])
         assert [key.key for key in keys[:2]] == [number.to_bytes(32, "big") for number in (1, 2)]
@@ -189,5 +180,4 @@ async def test_a_batch_is_one_call_and_each_absence_has_its_error(trust: Trust) 
 
 def test_a_key_service_outside_the_networks_is_refused(trust: Trust) -> None:
     with pytest.raises(InvalidInput, match="outside the networks"):
-        KeyClient(trust.credentials("eu", Role.APP, "eu-1.fra"), ["10.0.0.1:1"], jurisdiction="eu", cell="eu-1",
-                  cache_seconds=60, networks=INSIDE)  # fmt: skip
+        client_of(trust, "10.0.0.1:1")

@@ -15,7 +15,7 @@ import pytest
 import requests
 from domicile_testing import generated
 from domicile_testing.directories import NAMES
-from domicile_testing.routing import World, pin, routing_world, subject
+from domicile_testing.routing import TRAVELLER_PATHS, World, pin, routing_world, subject
 from yarl import URL
 
 from domicile.identity import Signer
@@ -30,10 +30,7 @@ from domicile.router.serve import serve
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     def change(data: dict[str, Any]) -> None:
-        data["jurisdictions"]["eu"]["traveller_paths"] = [
-            {"path": "/export/*", "travellers": "refuse"},
-            {"path": "/live/*", "travellers": "hairpin"},
-        ]
+        data["jurisdictions"]["eu"]["traveller_paths"] = TRAVELLER_PATHS
         for router in data["routers"].values():
             tenant = {"by": "header", "name": "X-Tenant", "networks": ["127.0.0.0/8"]}
             router["rules"] += [{"by": "jwt"}, {"by": "jwt", "cookie": "session"}, tenant, {"by": "token"}]
