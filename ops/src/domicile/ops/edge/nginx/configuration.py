@@ -187,7 +187,7 @@ def _locations(view: View, equipment: Equipment, memory: Memory) -> Iterable[tup
 
 
 def _first(*, cache: bool) -> Iterable[str]:
-    for name in ("cell", "subject", "epoch", "status", "location", "keeps"):
+    for name in ("cell", "subject", "epoch", "status", "location", "key", "keeps"):
         yield f'set $domicile_{name} "";'
     if cache:
         yield "set $domicile_token $http_domicile_token;"

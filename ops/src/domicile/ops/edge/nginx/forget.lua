@@ -1,3 +1,3 @@
 -- A guard knew better.
-ngx.shared.domicile:delete(ngx.sha1_bin(ngx.var.domicile_proofs))
+ngx.shared.domicile:delete(ngx.var.domicile_key)
 return ngx.exec("@router")

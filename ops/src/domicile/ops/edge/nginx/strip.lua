@@ -1,7 +1,5 @@
-local byte, lower, sub = string.byte, string.lower, string.sub
-for name in pairs(ngx.resp.get_headers(0, true)) do
-    local first = byte(name)
-    if (first == 68 or first == 100) and lower(sub(name, 1, 9)) == "domicile-" then -- D d
+for name in pairs(ngx.resp.get_headers(0)) do
+    if name:sub(1, 9) == "domicile-" then
         ngx.header[name] = nil
     end
 end
