@@ -30,6 +30,7 @@ from domicile.model.wire import (
     IndexKeyRequest,
     IndexKeyResponse,
 )
+from domicile.telemetry import HOLDER_FAILURES
 
 SECTION = key_section()
 
@@ -285,8 +286,10 @@ async def test_a_wrapped_key_in_another_row_does_not_open(trust: Trust, key_stor
                 mine[0],
                 other[0],
             )
+        failures = HOLDER_FAILURES.labels("default", "unavailable")._value.get()
         with pytest.raises(Unavailable, match="does not open"):
             await unwrap(caller, [other])
+        assert HOLDER_FAILURES.labels("default", "unavailable")._value.get() > failures
         assert await unwrap(caller, [mine]) == [key]
 
 
