@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -20,6 +21,7 @@ from domicile.ops.main import app
 from domicile.ops.manifests import local_manifest
 from domicile.ops.scan import feeds
 
+DOCS = Path(__file__).parents[2] / "docs"
 VALUE = "heike-1234567@mail.example"
 SEALED = frame(Sealed("eu", b"n" * 12, b"c" * 32))
 
@@ -135,8 +137,27 @@ def test_ctrl_c_ends_it_with_what_was_seen(tmp_path: Path) -> None:
     assert list(temporary.iterdir()) == []
 
 
-def test_the_example_of_its_help_is_one_that_runs(tmp_path: Path) -> None:
+def test_what_the_pages_show_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    local_manifest(None, Layout.at(None))
+    for name in ("srv", "log"):
+        (tmp_path / name).mkdir()
+    (blocks, listed), (keys,) = (
+        re.findall(r"```(?:sh)?\n((?:domicile audit|\{).*?)```", (DOCS / page).read_text(), re.DOTALL)
+        for page in ("scan.md", "keys.md")
+    )
+    Path("canaries.jsonl").write_text(listed)
+    commands = [line.partition(" #")[0].split() for line in (blocks + keys).splitlines()]
+    assert len(commands) == 3
+    places = {"/srv/data": "srv", "/var/lib/postgresql": "srv", "/var/log": "log"}
+    for command in commands:
+        assert command[:3] == ["domicile", "audit", "scan"]
+        assert run(*(places.get(word, word) for word in command[3:]))[0] == 0
+    Path("log", "app").write_text(json.loads(listed.splitlines()[1])["value"])
+    assert run(*(places.get(word, word) for word in commands[1][3:]))[0] == 3
+
+
+def test_its_help_has_an_example() -> None:
     status, told = run("--help")
     assert status == 0
-    assert "domicile audit scan" in told
-    assert "--canaries" in told
+    assert "Example: domicile audit scan" in told

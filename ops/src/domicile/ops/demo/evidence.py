@@ -2,7 +2,7 @@
 
 A scan that finds nothing proves nothing until it has found what was planted: ``controls`` puts a value into
 a log and a router's file, in each encoding, and one with a sealed value into a database's table and its WAL,
-all in a foreign jurisdiction, and looks for them with the same scanner.
+all in a foreign jurisdiction, and looks for them with the same scanner; and for what ``domicile audit scan`` plants.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from domicile.ops import postgres
 from domicile.ops.demo.cast import Person
 from domicile.ops.owners import Owners
 from domicile.ops.scan import Report, Scanner, files_below, needles_for, needles_for_value
+from domicile.ops.scan.controls import Control, prove
 from domicile.ops.world import World
 
 _NOWHERE: Final = "no-such-place"
@@ -76,7 +77,9 @@ class Evidence:
                 path.unlink()
             found[kind] = {(hit.label, hit.encoding) for hit in hits} == wanted
         found |= self._database_controls(jurisdiction, cell, value)
-        return found
+        control = Control.make()
+        packed = prove(Scanner(needles + control.needles(), sealed=True), control)
+        return found | {f"{len(packed)} kinds of packed files": all(packed.values())}
 
     def _database_controls(self, jurisdiction: str, cell: str, value: str) -> dict[str, bool]:
         zone = next(iter(self._manifest.cells[cell].zones))
