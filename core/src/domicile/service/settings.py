@@ -53,7 +53,9 @@ class ProcessSettings(BaseSettings):
     pepper: Path | None = Field(
         default=None, description="file of VERSION:HEX lines, the one in force first; cells and routers only"
     )
-    storage: AddressField | None = Field(default=None, description="this process's own database, host:port")
+    storage: Addresses = Field(
+        default_factory=list, description="this process's own database: host:port of each of its zones, comma-separated"
+    )
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
     drain_seconds: float = Field(
         default=10.0, ge=0, le=300, description="how long requests in flight may take after SIGTERM"

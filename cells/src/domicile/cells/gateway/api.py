@@ -169,7 +169,7 @@ async def serve_gateway(settings: ProcessSettings) -> AsyncIterator[None]:
         raise InvalidInput(
             f"the certificate is for {identity.role}, not {Role.GATEWAY}", where=str(settings.certificate)
         )
-    if settings.storage is None:
+    if not settings.storage:
         raise InvalidInput("no database", where="DOMICILE_STORAGE", remedy="name the cell's storage, host:port")
     async with AsyncExitStack() as stack:
         directory = DirectoryClient(settings.credentials, settings.directory)
@@ -178,7 +178,7 @@ async def serve_gateway(settings: ProcessSettings) -> AsyncIterator[None]:
         for user in ("domicile_gateway", "domicile_abroad"):
             pool = await open_pool(
                 settings.credentials,
-                [settings.storage],
+                settings.storage,
                 jurisdiction=identity.jurisdiction,
                 cell=identity.cell,
                 user=user,

@@ -83,9 +83,9 @@ async def serve_keys(settings: ProcessSettings) -> AsyncIterator[None]:
     identity = settings.credentials.identity
     if identity.role is not Role.KEYS:
         raise InvalidInput(f"the certificate is for {identity.role}, not {Role.KEYS}", where=str(settings.certificate))
-    if settings.storage is None:
+    if not settings.storage:
         raise InvalidInput("no database", where="DOMICILE_STORAGE", remedy="name the key store's host:port")
-    async with KeyStore.connect(settings.credentials, Address(settings.storage)) as store:
+    async with KeyStore.connect(settings.credentials, [Address(each) for each in settings.storage]) as store:
         kek: KeyEncryptionKey | None = None
 
         def settled(recorded: bytes | None) -> bytes:

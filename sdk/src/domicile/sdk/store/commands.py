@@ -12,6 +12,7 @@ from typing import Annotated
 
 import asyncpg
 import typer
+from asyncpg.connect_utils import SessionAttribute
 
 from domicile.identity import Credentials
 from domicile.model.access import Role
@@ -61,11 +62,12 @@ async def _connect_and_apply(cell: str, jurisdiction: str, records: list[type[Re
     deployment = _setting("DEPLOYMENT")
     if credentials.identity.deployment != deployment:
         raise InvalidInput(f"the certificate is not for deployment {deployment}", where="DOMICILE_CERTIFICATE")
-    address = Address(_setting("STORAGE"))
+    places = [Address(each.strip()) for each in _setting("STORAGE").split(",")]
     connection = await untold(
         asyncpg.connect(
-            host=address.host,
-            port=address.port,
+            host=[place.host for place in places],
+            port=[place.port for place in places],
+            target_session_attrs=SessionAttribute.primary,
             user="postgres",
             database=DATABASE,
             ssl=credentials.client(jurisdiction, [Role.STORAGE], cell=cell),
