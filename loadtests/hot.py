@@ -1,7 +1,8 @@
 """Where the router's time goes under load: py-spy's samples of its process, by place in the code.
 
 A sample is counted for the innermost Python frame, so that what a function does in C (TLS, hashing, writing to a
-socket) counts as its own; the frame's place is a module of ours, or the library it belongs to. Samples are by the
+socket) counts as its own; the frame's place is a module of ours, or the library it belongs to. The router runs as
+Python here: what is compiled has no frames. Samples are by the
 clock, so the router has its core to itself: else a write that wakes an application would be charged with its turn.
 """
 
@@ -84,7 +85,7 @@ def sampled() -> str:
     tls = not has_plain_listener()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        with stage(folder, applications_on=LOADED_FROM) as built, router(built, tls=tls) as proxy:
+        with stage(folder, applications_on=LOADED_FROM) as built, router(built, tls=tls, as_python=True) as proxy:
             url = f"{'https' if tls else 'http'}://{proxy.listeners['router']}{SMALL}"
             wrk_answers(built.users_file, url, WARM_SECONDS)
             raw = folder / "samples"

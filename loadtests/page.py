@@ -13,6 +13,7 @@ from typing import Final
 
 from loadtests import hot
 from loadtests.cases import Missing, Row, Unmeasured
+from loadtests.edges import is_compiled
 from loadtests.programs import envoy, nginx, wrk
 
 PAGE: Final = Path("docs/performance.md")
@@ -57,6 +58,7 @@ def machine() -> str:
         f"{os.cpu_count()} cores ({model.group(1).strip() if model else platform.machine()})",
         f"{platform.system()} {platform.release().partition('-')[0]}",
         f"Python {platform.python_version()}",
+        "the router compiled by mypyc" if is_compiled() else "the router as Python",
         *(version for program in (nginx, envoy, wrk) if (version := _version(program))),
     ]
     return ", ".join(parts)

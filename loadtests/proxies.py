@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from domicile.model.wire import CELL_HEADER, EPOCH_HEADER, SUBJECT_KEY_HEADER
+
 SMALL: Final = "/profile"
 SMALL_BYTES: Final = 200
 LARGE: Final = "/large"
@@ -169,24 +171,6 @@ def _socket(address: str) -> dict[str, Any]:
     return {"socket_address": {"address": host, "port_value": int(port)}}
 
 
-def _residency(jwks: str, issuer: str, cookie: str, header: str) -> dict[str, Any]:
-    provider = {
-        "issuer": issuer,
-        "from_cookies": [cookie],
-        "local_jwks": {"inline_string": jwks},
-        "claim_to_headers": [{"header_name": header, "claim_name": "cell"}],
-        "clear_route_cache": True,
-        "jwt_cache_config": {"jwt_cache_size": 100_000},
-    }
-    rules = [{"match": {"prefix": "/"}, "requires": {"provider_name": "residency"}}]
-    return _extension(
-        "filters.http.jwt_authn",
-        "extensions.filters.http.jwt_authn.v3.JwtAuthentication",
-        providers={"residency": provider},
-        rules=rules,
-    )
-
-
 def _to_cells(edge: Edge) -> dict[str, Any]:
     validation = {
         "trusted_ca": {"filename": str(edge.authority)},
@@ -197,34 +181,32 @@ def _to_cells(edge: Edge) -> dict[str, Any]:
     return _tls("UpstreamTlsContext", edge.own, sni=NAME, common=common)
 
 
-def edge_envoy(edge: Edge, addresses: Mapping[str, str], jwks: str, issuer: str, cookie: str) -> str:
-    """Two listeners: ``header`` routes by the client's ``x-cell``, ``token`` by the residency token's claim.
+def by_header(recipe: str) -> str:
+    """The printed recipe, believing the client's ``x-cell`` in the place of a token: all but what a token costs."""
+    told: dict[str, Any] = json.loads(recipe)
+    (listener,) = told["static_resources"]["listeners"]
+    manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    manager["http_filters"] = [each for each in manager["http_filters"] if "jwt_authn" not in each["name"]]
+    said = {CELL_HEADER: "%REQ(x-cell)%", SUBJECT_KEY_HEADER: "0" * 34, EPOCH_HEADER: "1"}
+    manager["early_header_mutation_extensions"][0]["typed_config"]["mutations"] += [
+        {"append": {"header": {"key": name, "value": value}}} for name, value in said.items()
+    ]
+    return json.dumps(told, indent=1)
 
-    A client's own ``x-domicile-cell`` is dropped before anything looks at it.
-    """
-    claimed = "x-domicile-cell"
 
-    def listener(name: str, cluster_header: str, filters: list[dict[str, Any]]) -> dict[str, Any]:
-        route = {"match": {"prefix": "/"}, "route": {"cluster_header": cluster_header, "timeout": "15s"}}
-        manager = _extension(
-            "filters.network.http_connection_manager",
-            "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-            stat_prefix=name,
-            route_config={"virtual_hosts": [{"name": name, "domains": ["*"], "routes": [route]}]},
-            early_header_mutation_extensions=[
-                _extension(
-                    "http.early_header_mutation.header_mutation",
-                    "extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
-                    mutations=[{"remove": claimed}],
-                )
-            ],
-            http_filters=[*filters, _extension("filters.http.router", "extensions.filters.http.router.v3.Router")],
-        )
-        chain: dict[str, Any] = {"filters": [manager]}
-        if edge.public is not None:
-            chain["transport_socket"] = _tls("DownstreamTlsContext", edge.public)
-        return {"name": name, "address": _socket(addresses[name]), "filter_chains": [chain]}
-
+def edge_envoy(edge: Edge, address: str) -> str:
+    """Routes by the client's ``x-cell`` and checks nothing: a ceiling for what Envoy can do."""
+    route = {"match": {"prefix": "/"}, "route": {"cluster_header": "x-cell", "timeout": "15s"}}
+    manager = _extension(
+        "filters.network.http_connection_manager",
+        "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        stat_prefix="header",
+        route_config={"virtual_hosts": [{"name": "header", "domains": ["*"], "routes": [route]}]},
+        http_filters=[_extension("filters.http.router", "extensions.filters.http.router.v3.Router")],
+    )
+    chain: dict[str, Any] = {"filters": [manager]}
+    if edge.public is not None:
+        chain["transport_socket"] = _tls("DownstreamTlsContext", edge.public)
     clusters = [
         {
             "name": cell,
@@ -232,14 +214,11 @@ def edge_envoy(edge: Edge, addresses: Mapping[str, str], jwks: str, issuer: str,
             "type": "STATIC",
             "load_assignment": {
                 "cluster_name": cell,
-                "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _socket(address)}}]}],
+                "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _socket(place)}}]}],
             },
             "transport_socket": _to_cells(edge),
         }
-        for cell, address in edge.cells.items()
+        for cell, place in edge.cells.items()
     ]
-    listeners = [
-        listener("header", "x-cell", []),
-        listener("token", claimed, [_residency(jwks, issuer, cookie, claimed)]),
-    ]
-    return json.dumps({"static_resources": {"listeners": listeners, "clusters": clusters}}, indent=1)
+    listener = {"name": "header", "address": _socket(address), "filter_chains": [chain]}
+    return json.dumps({"static_resources": {"listeners": [listener], "clusters": clusters}}, indent=1)

@@ -78,7 +78,7 @@ def _identities() -> Iterator[Case]:
     def reading(make: Callable[[], Sessions]) -> float:
         def call(number: int) -> None:
             with suppress(StopIteration):  # nothing in it waits
-                make().subject(tokens[number % len(tokens)]).send(None)
+                make().session(tokens[number % len(tokens)]).send(None)
 
         return each(call, loops=2_000)
 

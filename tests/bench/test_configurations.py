@@ -12,9 +12,7 @@ from loadtests.cases import Unmeasured
 from loadtests.programs import envoy, nginx, nginx_command
 from loadtests.proxies import LARGE, LARGE_BYTES, Edge, Pair, applications_nginx, edge_envoy, edge_nginx
 
-from domicile.identity import Signer
 from domicile.model import Role
-from domicile.model.wire import TOKEN_COOKIE
 
 
 def installed(program: object) -> bool:
@@ -64,17 +62,14 @@ def test_nginx_takes_the_applications(edge: Edge, trust: Trust) -> None:
 
 
 @needs_envoy
-def test_envoy_takes_its_two_listeners(edge: Edge, tmp_path: Path) -> None:
-    key = Signer.load_or_create(tmp_path / "token.key").public("residency")
-    jwks = json.dumps({"keys": [key.model_dump(mode="json", by_alias=True)]})
+def test_envoy_takes_its_listener(edge: Edge, tmp_path: Path) -> None:
     file = tmp_path / "envoy.json"
-    file.write_text(edge_envoy(edge, {"header": address(), "token": address()}, jwks, "acme", TOKEN_COOKIE))
+    file.write_text(edge_envoy(edge, address()))
     accepted([envoy(), "--mode", "validate", "-c", str(file), "--log-level", "error"])
 
 
 def test_envoy_speaks_mutual_tls_to_the_cells_and_to_clients_what_it_is_told(edge: Edge) -> None:
-    listeners = {"header": address(), "token": address()}
-    told = json.loads(edge_envoy(edge, listeners, "{}", "acme", TOKEN_COOKIE))["static_resources"]
+    told = json.loads(edge_envoy(edge, address()))["static_resources"]
     assert ["transport_socket" in cluster for cluster in told["clusters"]] == [True, True]
     shown = ["transport_socket" in listener["filter_chains"][0] for listener in told["listeners"]]
-    assert shown == [edge.public is not None] * 2
+    assert shown == [edge.public is not None]

@@ -13,7 +13,8 @@ E, R = Endpoint, Role
 # "cell": the same cell; "jurisdiction": the same jurisdiction; "any": also from another; absent: never
 ALLOWED: dict[Endpoint, dict[Role, str]] = {
     E.HEALTH: {R.OPERATOR: "any"},
-    E.PINS_FOLLOW: {R.ROUTER: "any", R.OPERATOR: "any"},
+    E.READY: {R.EDGE: "jurisdiction", R.OPERATOR: "any"},
+    E.PINS_FOLLOW: {R.ROUTER: "any", R.EDGE: "any", R.OPERATOR: "any"},
     E.PINS_READ: {R.ROUTER: "any", R.APP: "any", R.GATEWAY: "any", R.OPERATOR: "any"},
     E.PINS_CLAIM: {R.APP: "any"},
     E.PINS_GRANT: {R.GATEWAY: "any"},
@@ -24,6 +25,7 @@ ALLOWED: dict[Endpoint, dict[Role, str]] = {
     E.ALIASES: {R.APP: "any"},
     E.TOPOLOGY_READ: {
         R.ROUTER: "any",
+        R.EDGE: "any",
         R.APP: "any",
         R.GATEWAY: "any",
         R.KEYS: "any",
@@ -40,10 +42,11 @@ ALLOWED: dict[Endpoint, dict[Role, str]] = {
     E.FENCES: {R.APP: "cell"},
     E.FENCES_REKEY: {R.OPERATOR: "jurisdiction"},
     E.ABROAD_READ: {R.APP: "any"},
-    E.APP_REQUESTS: {R.ROUTER: "jurisdiction"},
+    E.APP_REQUESTS: {R.ROUTER: "jurisdiction", R.EDGE: "jurisdiction"},
     E.GATEWAY_REQUESTS: {R.ROUTER: "jurisdiction"},
     E.ROUTER_INTERNAL: {R.ROUTER: "any"},
     E.EXPLAIN: {R.OPERATOR: "any"},
+    E.DECIDE: {R.EDGE: "jurisdiction"},
     E.CELL_STORAGE: {R.APP: "cell", R.GATEWAY: "cell", R.OPERATOR: "jurisdiction"},
     E.KEY_STORAGE: {R.KEYS: "jurisdiction", R.OPERATOR: "jurisdiction"},
     E.REPLICATION: {R.STORAGE: "cell"},

@@ -10,7 +10,7 @@ from domicile.model import GLOBAL, MATRIX, Endpoint, Identity, Role, may
 
 ROUTES = [
     ("GET", "/healthz", Endpoint.HEALTH),
-    ("GET", "/readyz", Endpoint.HEALTH),
+    ("GET", "/readyz", Endpoint.READY),
     ("GET", "/metrics", Endpoint.HEALTH),
     ("GET", "/v1/pins/{key}", Endpoint.PINS_READ),
     ("POST", "/v1/pins:resolve", Endpoint.PINS_READ),
@@ -29,6 +29,7 @@ ROUTES = [
     ("GET", "/openapi.json", Endpoint.TOPOLOGY_READ),
     ("PUT", "/v1/topology", Endpoint.TOPOLOGY_PUBLISH),
     ("GET", "/.well-known/jwks.json", Endpoint.TOPOLOGY_READ),
+    ("GET", "/v1/jwks/residency", Endpoint.TOPOLOGY_READ),
     ("GET", "/v1/reconciliation", Endpoint.RECONCILIATION_READ),
     ("POST", "/v1/reconciliation/fences", Endpoint.RECONCILIATION_REPORT),
     ("GET", "/v1/replicas", Endpoint.REPLICAS_READ),

@@ -4,57 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import os
-import ssl
-from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
-import schemathesis
+from domicile_testing import generated
 from domicile_testing.directories import NAMES, RunningDirectory, any_key
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis.strategies import SearchStrategy
-from requests.adapters import HTTPAdapter
-from schemathesis.checks import CHECKS
-from schemathesis.core.result import Ok
+from domicile_testing.generated import session
 
 from domicile.directory.routes import ROUTES
 from domicile.model import GLOBAL, MATRIX, Role
 
-CHECKED = (
-    "not_a_server_error",
-    "status_code_conformance",
-    "content_type_conformance",
-    "response_headers_conformance",
-    "response_schema_conformance",
-    "negative_data_rejection",
-)
 STREAMS = {"/v1/changes", "/v1/pins/snapshot", "/metrics"}
 """Not read to their end by a client that reads answers whole, or not JSON of ours."""
-
-
-class _Mutual(HTTPAdapter):
-    def __init__(self, context: ssl.SSLContext) -> None:
-        self._context = context
-        super().__init__()
-
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, ssl_context=self._context, assert_hostname=False, **kwargs)
-
-
-def session(directory: RunningDirectory, role: Role) -> requests.Session:
-    """Plain TLS of the standard library: our names in certificates mean nothing to this client."""
-    jurisdiction = GLOBAL if role is Role.OPERATOR else "eu"
-    credentials = directory.trust.credentials(jurisdiction, role, NAMES.get(role, "fra"))
-    authority = Path(credentials.authorities) / f"{GLOBAL}.pem"
-    context = ssl.create_default_context(cafile=str(authority))
-    context.check_hostname = False
-    context.load_cert_chain(credentials.certificate, credentials.key)
-    opened = requests.Session()
-    opened.trust_env = False
-    opened.verify = str(authority)
-    opened.mount("https://", _Mutual(context))
-    return opened
 
 
 def role_for(method: str, path: str) -> Role:
@@ -64,38 +26,12 @@ def role_for(method: str, path: str) -> Role:
 
 
 def storm(directory: RunningDirectory, document: dict[str, Any], examples: int) -> int:
-    """Every operation, some generated requests each; how many were answered as described."""
-    answered = 0
-    for found in schemathesis.openapi.from_dict(document).get_all_operations():
-        assert isinstance(found, Ok)
-        operation = found.ok()
-        if operation.path in STREAMS:
-            continue
-        with session(directory, role_for(operation.method, operation.path)) as client:
-            answered += ask(directory, client, operation.as_strategy(), examples)
-    return answered
+    def client_for(method: str, path: str) -> requests.Session:
+        role = role_for(method, path)
+        jurisdiction = GLOBAL if role is Role.OPERATOR else "eu"
+        return session(directory.trust.credentials(jurisdiction, role, NAMES.get(role, "fra")), GLOBAL)
 
-
-def ask(directory: RunningDirectory, client: requests.Session, cases: SearchStrategy[Any], examples: int) -> int:
-    checks: Any = CHECKS.get_by_names(CHECKED)
-    answered = 0
-
-    @given(case=cases)
-    @settings(
-        max_examples=examples,
-        deadline=None,
-        database=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
-    def try_one(case: Any) -> None:
-        nonlocal answered
-        response = case.call(base_url=f"https://{directory.address}", session=client, timeout=10)
-        case.validate_response(response, checks=checks)
-        answered += 1
-
-    try_one()
-    return answered
+    return generated.storm(directory.address, document, client_for, examples, without=STREAMS)
 
 
 async def described(directory: RunningDirectory) -> dict[str, Any]:

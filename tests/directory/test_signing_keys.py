@@ -58,6 +58,19 @@ async def test_a_set_that_was_put_back_to_before_a_key_holds_nothing_up(tmp_path
     assert len(published.retired) == 1
 
 
+async def test_the_keys_of_tokens_are_told_apart_from_those_of_grants(directory: RunningDirectory) -> None:
+    """Who verifies tokens and looks at no ``typ`` must not know a key that signs grants."""
+    own = Signer.load_or_create(directory.trust.folder / "another-router.key").public("residency")
+    path = f"/v1/signing-keys/{own.kid}"
+    answer = await directory.ask("PUT", path, own.model_dump(mode="json"), role=Role.ROUTER, name="fra")
+    assert answer.status in (200, 201, 204)
+    whole = (await directory.ask("GET", "/.well-known/jwks.json", role=Role.EDGE, name="fra")).body["keys"]
+    some = (await directory.ask("GET", "/v1/jwks/residency", role=Role.EDGE, name="fra")).body["keys"]
+    assert {key["domicile_use"] for key in whole} == {"residency", "pin-grant"}
+    assert some == [key for key in whole if key["domicile_use"] == "residency"]
+    assert own.kid in {key["kid"] for key in some}
+
+
 async def test_what_follows_is_published_before_it_signs(tmp_path: Path) -> None:
     published = Published()
     ring = Keyring(tmp_path / "grant.key", "pin-grant")

@@ -207,6 +207,7 @@ def _split(passed: bytes) -> tuple[bytes, bytes, bytes]:
 def answered(raw: bytes, method: str) -> str:
     """Hold one answer against h11's reading of it; what became of it."""
     seen: Recorded = answer_of(raw, method)
+    assert answer_of(raw, method) == seen, "what is remembered changes it"
     if seen.outcome != "ended":
         return seen.outcome
     client = h11.Connection(h11.CLIENT, max_incomplete_event_size=1 << 20)

@@ -47,16 +47,18 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 async def explain(
     world: World, who: str | None = None, *, url: str = URL, zone: str = "fra", by: str | None = None,
-    method: str = "GET", headers: dict[str, str] | None = None, peer: str | None = None,
+    method: str = "GET", headers: dict[str, str] | None = None, peer: str | None = None, router: str | None = None,
 ) -> Explanation:  # fmt: skip
     """As an operator of ``by``, else of the router's own jurisdiction."""
-    router = world.manifest.routers[zone]
-    home = world.manifest.jurisdiction_of(router.country) or ""
+    place = world.manifest.routers[zone]
+    home = world.manifest.jurisdiction_of(place.country) or ""
     credentials = world.trust.credentials(by or home, Role.OPERATOR, "root")
     sent = headers or (world.bearer(who) if who is not None else {})
-    client = RouterClient(credentials, router.internal, home)
+    client = RouterClient(credentials, place.internal, home)
     try:
-        return await client.explain(ExplainRequest(method=method, url=url, headers=list(sent.items()), peer=peer))
+        return await client.explain(
+            ExplainRequest(method=method, url=url, headers=list(sent.items()), peer=peer, router=router)
+        )
     finally:
         await client.close()
 
@@ -132,6 +134,29 @@ async def test_every_decision_is_explained(
     assert world.seen == []
 
 
+async def test_the_country_that_an_application_would_be_told_is_shown(world: World) -> None:
+    unpinned, behind = "https://eu.acme.example/signup", {"X-Forwarded-For": "193.99.144.80"}
+    async with running(world):
+        assert (await explain(world, url=unpinned, peer="193.99.144.80")).country == "DE"
+        assert (await explain(world, url=unpinned, peer="127.0.0.1", headers=behind)).country == "DE", "a trusted peer"
+        assert (await explain(world, url=unpinned, peer="8.8.8.8", headers=behind)).country == "US"
+        assert (await explain(world, url=unpinned)).country is None
+        assert (await explain(world, "alice", peer="193.99.144.80")).country is None, "nobody is told on a pinned path"
+
+
+async def test_what_another_router_would_be_answered_is_explained(world: World) -> None:
+    iad = "spiffe://acme/us/router/iad"
+    async with running(world):
+        found = await explain(world, "alice", router=iad)
+        assert (found.listener, found.decision, found.cell) == ("internal", "forward", "eu-1")
+        found = await explain(world, "uncle", router=iad, peer="193.99.144.80")
+        assert (found.listener, found.decision, found.code) == ("internal", "refuse", "misdirected"), "never in a ring"
+        assert (await explain(world, "uncle")).decision == "redirect"
+        found = await explain(world, "alice", router="spiffe://other/us/router/iad")
+        assert (found.decision, found.code) == ("refuse", "forbidden")
+    assert world.seen == []
+
+
 async def test_a_write_in_the_middle_of_a_move_is_explained_without_waiting(world: World) -> None:
     async with running(world):
         assert (await explain(world, "mover")).state is PinState.MOVING
@@ -176,7 +201,7 @@ async def test_the_matrix_holds_for_explaining(world: World, role: Role) -> None
             context = world.trust.credentials(jurisdiction, role, name).client("eu", [Role.ROUTER])
             async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context)) as session:
                 url = f"https://{world.manifest.routers['fra'].internal}/v1/explain"
-                if role not in (Role.OPERATOR, Role.ROUTER):
+                if role not in (Role.OPERATOR, Role.ROUTER, Role.EDGE):
                     with pytest.raises(aiohttp.ClientError):
                         await session.post(url, json=body)
                     continue

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import pytest
-from domicile_testing.requests import CHUNKED, FORWARDED, OTHERWISE, REFUSED, understood
+from domicile_testing.requests import CHUNKED, FORWARDED, GET, HOST, OTHERWISE, REFUSED, passed, understood
 
 from domicile.model import DomicileError
 from domicile.router.body import Body
-from domicile.router.head import REQUEST_NAMES, BadAnswer, find_end, read_answer, read_request
-from domicile.router.lines import MAX_NAME_BYTES, MAX_NAMES
+from domicile.router.head import (
+    ANSWER_NAMES,
+    ANSWERS,
+    MAX_ANSWER_BYTES,
+    MAX_ANSWERS,
+    REQUEST_NAMES,
+    BadAnswer,
+    find_end,
+    read_answer,
+    read_request,
+)
+from domicile.router.lines import MAX_LINE_BYTES, MAX_LINES, MAX_NAME_BYTES, MAX_NAMES
 
 IN_CHUNKS = [
     raw
@@ -114,20 +124,74 @@ def test_an_answer_goes_on_in_one_spelling(line: bytes, passed: bytes) -> None:
 
 @pytest.mark.parametrize("raw", [*(raw for raw, _ in FORWARDED.values()), *REFUSED.values()])
 def test_what_is_remembered_changes_nothing(raw: bytes) -> None:
-    REQUEST_NAMES.known.clear()
+    forget()
     first = understood(raw)
     assert understood(raw) == first
 
 
+def forget() -> None:
+    for names in (REQUEST_NAMES, ANSWER_NAMES):
+        names.known.clear()
+        names.steady.clear()
+    for answers in ANSWERS:
+        answers.clear()
+
+
+STEADY = b"Accept: text/html\r\nAccept-Language: de\r\nCache-Control: no-cache\r\nSec-Fetch-Mode: cors\r\n"
+
+
+def test_lines_that_are_remembered_are_those_that_say_nothing_of_anybody() -> None:
+    forget()
+    raw = GET + HOST + STEADY + b"User-Agent: of alice\r\nReferer: /alice\r\nX-Accept: alice\r\n\r\n"
+    first = understood(raw)
+    assert REQUEST_NAMES.steady == set(STEADY.splitlines(keepends=True))
+    assert understood(raw) == first
+    for spelt in (b"Accept:text/html\r\n", b"Accept:  text/html \t\r\n"):
+        assert understood(GET + HOST + spelt + b"\r\n") == (200, passed(b"Accept: text/html\r\n"))
+
+
+@pytest.mark.parametrize("asked", ["GET", "HEAD"])
+@pytest.mark.parametrize(
+    ("lines", "kept"),
+    [
+        (b"", True),
+        (b"Date: today\r\nContent-Type: text/plain\r\nServer: a\r\nVary: Accept\r\n", True),
+        (b"Connection: keep-alive\r\nCache-Control: no-store\r\n", True),
+        (b"Set-Cookie: sid=alice\r\n", False),
+        (b"Location: /alice\r\n", False),
+        (b"ETag: alice\r\n", False),
+        (b"X-Request-Id: 1\r\n", False),
+        (b"Domicile-Guard: stale-epoch\r\nDomicile-Subject-Key: 01\r\n", False),
+        (b"Domicile-Cell: eu-1\r\n", False),
+    ],
+)
+def test_an_answers_head_is_remembered_only_where_it_says_nothing_of_anybody(
+    lines: bytes, kept: bool, asked: str
+) -> None:
+    forget()
+    raw = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n" + lines + b"\r\n"
+    first = read_answer(raw, asked)
+    again = read_answer(raw, asked)
+    assert (first is again) is kept
+    assert [raw in answers for answers in ANSWERS].count(True) == kept
+    for name in ("status", "status_line", "lines", "length", "chunked", "empty", "keeps", "said"):
+        assert getattr(again, name) == getattr(first, name)
+    assert read_answer(raw, "HEAD").empty, "not what it was for a GET"
+    assert not read_answer(raw, "GET").empty
+    assert read_answer(raw.replace(b"OK", b"Hello Alice"), asked) is not read_answer(
+        raw.replace(b"OK", b"Hello Alice"), asked
+    )
+
+
 def test_what_is_remembered_is_names_of_fields_and_nothing_of_their_values() -> None:
-    REQUEST_NAMES.known.clear()
+    forget()
     secrets = (b"session-secret", b"bearer-secret", b"token-secret", b"header-secret", b"path-secret", b"query-secret")
     raw = (
         b"GET /path-secret?query-secret HTTP/1.1\r\nHost: a\r\nCookie: sid=session-secret\r\nX-Own: header-secret\r\n"
         b"Authorization: Bearer bearer-secret\r\nDomicile-Token: token-secret\r\nConnection: header-secret\r\n\r\n"
     )
     assert understood(raw)[0] == 200
-    kept = repr(REQUEST_NAMES.known).encode()
+    kept = repr((REQUEST_NAMES.known, REQUEST_NAMES.steady)).encode()
     assert set(REQUEST_NAMES.known) == {
         b"Host",
         b"Cookie",
@@ -143,5 +207,13 @@ def test_what_is_remembered_is_bounded() -> None:
     for number in range(2 * MAX_NAMES):
         understood(b"GET / HTTP/1.1\r\nHost: a\r\nX-%d: a\r\n\r\n" % number)
         understood(b"GET / HTTP/1.1\r\nHost: a\r\nX-%s: a\r\n\r\n" % (b"x" * number))
+        understood(b"GET / HTTP/1.1\r\nHost: a\r\nAccept: %d\r\n\r\n" % number)
+        understood(b"GET / HTTP/1.1\r\nHost: a\r\nAccept: %s\r\n\r\n" % (b"x" * number))
+        read_answer(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % number, "GET")
+        read_answer(b"HTTP/1.1 200 OK\r\nServer: %s\r\n\r\n" % (b"x" * number), "GET")
+    assert len(REQUEST_NAMES.steady) <= MAX_LINES
+    assert max(map(len, REQUEST_NAMES.steady)) <= MAX_LINE_BYTES
+    assert max(map(len, ANSWERS)) <= MAX_ANSWERS
+    assert max(len(raw) for answers in ANSWERS for raw in answers) <= MAX_ANSWER_BYTES
     assert len(REQUEST_NAMES.known) <= MAX_NAMES
     assert max(map(len, REQUEST_NAMES.known)) <= MAX_NAME_BYTES

@@ -70,7 +70,7 @@ TOKENS += [TOKENS[0][:-4] + "AAAA", TOKENS[0] + "=", "x", ""]
 
 async def outcome(sessions: Sessions, text: str) -> tuple[SubjectKey, ...] | str:
     try:
-        return await sessions.subject(text)
+        return (await sessions.session(text)).keys
     except DomicileError as error:
         return str(error)
 
@@ -104,13 +104,13 @@ async def test_a_session_is_verified_once_until_the_keys_are_others() -> None:
     keys = Keys()
     sessions = Counted(keys, IDENTITY, PEPPERS, clock=Clock())
     for _ in range(3):
-        await sessions.subject(TOKENS[0])
+        await sessions.session(TOKENS[0])
     assert verified == 1
     keys.keys = {"b": FIRST["b"]}
     with pytest.raises(TokenInvalid):
-        await sessions.subject(TOKENS[0])
+        await sessions.session(TOKENS[0])
     keys.keys = FIRST
-    await sessions.subject(TOKENS[0])
+    await sessions.session(TOKENS[0])
     assert verified == 3
 
 
@@ -183,7 +183,7 @@ def test_it_is_bounded_and_holds_no_token() -> None:
     assert len(held) == 100
     assert held.get(held.digest("token-999"), keys) == 999
     assert held.get(held.digest("token-0"), keys) is None
-    assert "token" not in repr(vars(held))
+    assert "token" not in repr((held._held, held._keys))
     assert held.digest("x") != Verified().digest("x"), "keyed by a secret of its own"
 
 

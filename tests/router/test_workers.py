@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 
 import aiohttp
 import psutil
@@ -13,6 +14,9 @@ from aiohttp import web
 from domicile_testing.conditions import until
 from domicile_testing.routers import COMMAND, environment, running
 from domicile_testing.routing import World, pin
+from prometheus_client.parser import text_string_to_metric_families
+
+from domicile.model import Role
 
 
 def children(pid: int) -> list[psutil.Process]:
@@ -97,3 +101,45 @@ async def test_a_worker_that_does_not_start_ends_the_router(world: World) -> Non
     assert process.returncode == 1
     assert b"/nowhere" in errors
     assert b"a worker did not start" in errors.splitlines()[-1]
+
+
+async def counted(world: World, name: str) -> float:
+    """A metric's sum over its labels, by whichever worker answers."""
+    operator = world.trust.credentials("eu", Role.OPERATOR, "root")
+    connector = aiohttp.TCPConnector(ssl=operator.client("eu", [Role.ROUTER]), force_close=True)
+    address = f"https://{world.manifest.routers['fra'].internal}/metrics"
+    async with aiohttp.ClientSession(connector=connector) as client, client.get(address) as answer:
+        assert answer.status == 200
+        families = text_string_to_metric_families(await answer.text())
+        return sum(each.value for family in families for each in family.samples if each.name == name)
+
+
+async def test_every_worker_tells_what_all_have_counted_the_dead_ones_too(world: World) -> None:
+    async with running(world.settings("fra", workers=3)) as process:
+        await served_in_a_row(world, 30)
+        async with asyncio.timeout(20):
+            while any([await counted(world, "domicile_requests_total") < 30 for _ in range(6)]):
+                continue
+        told = await counted(world, "domicile_requests_total")
+        for each in children(process.pid):
+            before = set(children(process.pid))
+            each.kill()
+            await until(lambda before=before: len(set(children(process.pid)) - before) == 1)  # type: ignore[misc]
+            with suppress(aiohttp.ClientError):
+                assert await counted(world, "domicile_requests_total") >= told, "it never becomes less"
+        await served_in_a_row(world, 5)
+        async with asyncio.timeout(20):
+            while await counted(world, "domicile_requests_total") < told + 5:
+                continue
+        assert await counted(world, "domicile_request_duration_seconds_count") >= told + 5
+    state = world.settings("fra").state
+    assert {each.name for each in (state / "counts").iterdir()} <= {
+        f"{number}.{kind}" for number in range(3) for kind in ("json", "new")
+    }
+
+
+async def test_a_router_that_starts_again_counts_anew(world: World) -> None:
+    async with running(world.settings("fra", workers=2)):
+        await served_in_a_row(world, 10)
+    async with running(world.settings("fra", workers=2)):
+        assert await counted(world, "domicile_requests_total") < 10

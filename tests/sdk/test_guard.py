@@ -95,7 +95,7 @@ async def app(around: Surroundings, residency: Residency, trust: Trust, tmp_path
     ):
         service.route(method, path, Endpoint.APP_REQUESTS, handler)
     guard(service.app, residency)
-    context = service.internal_context([Role.ROUTER, Role.LOAD])
+    context = service.internal_context([Role.ROUTER, Role.EDGE, Role.LOAD])
     async with service.listen(settings.address(), context):
         yield served
 
@@ -122,6 +122,33 @@ async def test_another_cell_is_told_to_the_router(
     assert headers["Domicile-Guard"] == "wrong-cell"
     assert headers["Domicile-Subject-Key"] == str(key)
     assert app.seen == []
+
+
+EDGE = ("eu", Role.EDGE, "fra")
+
+
+async def test_an_edge_brings_subjects_and_nobody_else(app: App, around: Surroundings, somebody: Somebody) -> None:
+    """On unpinned paths too: whoever has no home there comes by a router."""
+    _, key = somebody()
+    around.directory.pin(key)
+    assert (await app.ask("/data", named(key), peer=EDGE))[0] == 200
+    assert (await app.ask("/about", named(key), peer=EDGE))[2]["subject"] == str(key)
+    for path in ("/data", "/about"):
+        status, _, body = await app.ask(path, peer=EDGE)
+        assert (status, body["code"]) == (400, "identities-disagree")
+        assert (await app.ask(path, named(key, epoch=9), peer=EDGE))[0] == 421
+    status, _, body = await app.ask("/data", named(key), peer=("us", Role.EDGE, "iad"))
+    assert (status, body["code"]) == (403, "forbidden")
+    assert app.seen == ["/data", "/about"]
+
+
+async def test_an_edge_may_ask_whether_the_application_is_ready(app: App, somebody: Somebody) -> None:
+    _, key = somebody()
+    assert (await app.ask("/readyz", peer=EDGE))[0] == 200
+    for path in ("/healthz", "/metrics"):
+        assert (await app.ask(path, peer=EDGE))[0] == 400
+    status, headers, _ = await app.ask("/readyz", named(key, cell="eu-2"), peer=EDGE)
+    assert (status, headers["Domicile-Guard"]) == (421, "wrong-cell"), "a client's request, not the edge's own"
 
 
 async def test_an_older_epoch_is_stale(app: App, around: Surroundings, somebody: Somebody) -> None:

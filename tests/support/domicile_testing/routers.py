@@ -14,7 +14,7 @@ COMMAND = [sys.executable, "-c", "from domicile.router.main import app; app()", 
 
 
 def environment(settings: RouterSettings) -> dict[str, str]:
-    told = settings.model_dump(mode="json", exclude_none=True, exclude={"directory", "countries"})
+    told = settings.model_dump(mode="json", exclude_none=True, exclude={"directory", "storage", "countries"})
     told["directory"] = ",".join(settings.directory)
     return os.environ | {f"DOMICILE_{name.upper()}": str(value) for name, value in told.items()}
 
@@ -27,9 +27,12 @@ async def running(settings: RouterSettings, prefix: Sequence[str] = ()) -> Async
     )
     try:
         assert process.stderr is not None
+        left = settings.workers + 1 if settings.workers > 1 else 1  # each says so, and who started them when all have
         async with asyncio.timeout(30):
-            while b'"event":"ready"' not in (line := await process.stderr.readline()):
+            while left:
+                line = await process.stderr.readline()
                 assert line, "ended before it was ready"
+                left -= b'"event":"ready"' in line
         yield process
     finally:
         if process.returncode is None:

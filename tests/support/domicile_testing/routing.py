@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -36,7 +37,7 @@ from domicile.model import (
     parse_manifest,
 )
 from domicile.model.snapshot import SnapshotWriter
-from domicile.model.wire import JWKS, SigningKey
+from domicile.model.wire import JWKS, RESIDENCY_KEYS_PATH, SUBJECT_KEY_HEADER, SigningKey
 from domicile.router.serve import serve
 from domicile.router.settings import RouterSettings
 from domicile.service import ProcessSettings, Service, json_response, read_body
@@ -148,14 +149,19 @@ class Place:
     seen: list[Seen]
     handler: Handler = _echo
     reads_body: bool = True
+    ready: bool = True
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
     """Set by a request's head."""
     _runner: web.ServerRunner | None = None
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.path == "/readyz" and SUBJECT_KEY_HEADER not in request.headers:
+            return web.Response(status=200 if self.ready else 503)  # to an edge, as the guard does
         record = Seen(self.name, request.method, request.raw_path, request.headers, b"")
         self.seen.append(record)
         self.arrived.set()
+        if request.headers.get("Expect") and request.transport is not None:
+            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if self.reads_body:
             record.body = await request.read()
         return await self.handler(request)
@@ -168,6 +174,18 @@ class Place:
         await self._runner.setup()
         host, _, port = self.address.rpartition(":")
         await web.TCPSite(self._runner, host, int(port), ssl_context=self.context).start()
+
+    async def silent(self) -> socket.socket:
+        """Accept no more, with a backlog in which connections are made and never heard; close it to end that."""
+        assert self._runner is not None
+        for site in list(self._runner.sites):
+            await site.stop()
+        host, _, port = self.address.rpartition(":")
+        backlog = socket.socket()
+        backlog.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        backlog.bind((host, int(port)))
+        backlog.listen(100)
+        return backlog
 
     async def stop(self) -> None:
         if self._runner is not None:
@@ -182,15 +200,22 @@ class Directory:
         self.pins: dict[SubjectKey, Pin] = {}
         self.keys: dict[str, SigningKey] = {}
         self.asked: list[SubjectKey] = []
-        self.key_reads = 0
+        self.key_reads = self.residency_reads = 0
         self.retired: list[str] = []
         self.reached = asyncio.Event()
         self.gate = asyncio.Event()
         self.gate.set()
         settings = trust.settings(GLOBAL, Role.DIRECTORY, "fra", address)
-        self._document = sign_topology(operator, DEPLOYMENT, 1, manifest.topology())
+        self._operator = operator
+        self._revision = 0
+        self.publish(manifest)
         self._settings: ProcessSettings = settings
         self._stack = AsyncExitStack()
+
+    def publish(self, manifest: Manifest, *, by: Signer | None = None, revision: int | None = None) -> None:
+        """A revision of the topology, the next one and by the operator unless told otherwise."""
+        self._revision = self._revision + 1 if revision is None else revision
+        self._document = sign_topology(by or self._operator, DEPLOYMENT, self._revision, manifest.topology())
 
     def _service(self) -> Service:
         service = Service(self._settings, self._ready)
@@ -199,6 +224,7 @@ class Directory:
         service.route("GET", "/v1/pins/{key}", Endpoint.PINS_READ, self._pin)
         service.route("GET", "/v1/topology", Endpoint.TOPOLOGY_READ, self._topology)
         service.route("GET", "/.well-known/jwks.json", Endpoint.PINS_READ, self._jwks)
+        service.route("GET", RESIDENCY_KEYS_PATH, Endpoint.TOPOLOGY_READ, self._residency_keys)
         service.route("PUT", "/v1/signing-keys/{kid}", Endpoint.SIGNING_KEYS_PUBLISH, self._publish)
         service.route("DELETE", "/v1/signing-keys/{kid}", Endpoint.SIGNING_KEYS_PUBLISH, self._retire)
         return service
@@ -234,6 +260,10 @@ class Directory:
         self.key_reads += 1
         return json_response(JWKS(keys=list(self.keys.values())))
 
+    async def _residency_keys(self, _: web.Request) -> web.Response:
+        self.residency_reads += 1
+        return json_response(JWKS(keys=[key for key in self.keys.values() if key.domicile_use == "residency"]))
+
     async def _publish(self, request: web.Request) -> web.Response:
         key = await read_body(request, SigningKey)
         self.keys[key.kid] = key
@@ -249,7 +279,7 @@ class Directory:
 
     async def start(self) -> None:
         service = self._service()
-        context = service.internal_context([Role.ROUTER])
+        context = service.internal_context([Role.ROUTER, Role.EDGE])
         await self._stack.enter_async_context(service.listen(self._settings.address(), context))
 
     async def stop(self) -> None:
@@ -351,7 +381,7 @@ async def routing_world(
             for role, address in ((Role.APP, zone.app), (Role.GATEWAY, zone.gateway)):
                 name = f"{cell_name}.{zone_name}"
                 credentials = trust.credentials(cell.jurisdiction, role, name, (HOSTS[zone_name],))
-                context = credentials.server([cell.jurisdiction], [Role.ROUTER])
+                context = credentials.server([cell.jurisdiction], [Role.ROUTER, Role.EDGE])
                 places[f"{name}/{role}"] = Place(f"{name}/{role}", address, context, seen)
     async with AsyncExitStack() as stack:
         await directory.start()

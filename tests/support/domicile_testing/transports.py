@@ -80,6 +80,9 @@ class Recorded:
     def home_full(self, full: bool) -> None:
         pass
 
+    def hangs(self) -> None:
+        self.broken("hangs")
+
 
 def answer_of(raw: bytes, method: str) -> Recorded:
     """What is heard of an upstream that answers ``raw`` and closes."""

@@ -23,6 +23,7 @@ class Role(StrEnum):
 
     DIRECTORY = "directory"
     ROUTER = "router"
+    EDGE = "edge"
     APP = "app"
     GATEWAY = "gateway"
     KEYS = "keys"
@@ -81,6 +82,7 @@ class Endpoint(StrEnum):
     """A group of operations with one rule. A listener names the endpoint of each of its routes."""
 
     HEALTH = "health"
+    READY = "ready"
     PINS_READ = "directory.pins.read"
     PINS_FOLLOW = "directory.pins.follow"
     PINS_CLAIM = "directory.pins.claim"
@@ -105,6 +107,7 @@ class Endpoint(StrEnum):
     GATEWAY_REQUESTS = "gateway.requests"
     ROUTER_INTERNAL = "router.internal"
     EXPLAIN = "router.explain"
+    DECIDE = "router.decide"
     CELL_STORAGE = "storage.cell"
     KEY_STORAGE = "storage.keys"
     DIRECTORY_STORAGE = "storage.directory"
@@ -132,8 +135,9 @@ def _rule(scope: Scope, *roles: Role) -> Rule:
 
 MATRIX: Final[dict[Endpoint, Rule]] = {
     Endpoint.HEALTH: _rule(Scope.ANY, Role.OPERATOR),
+    Endpoint.READY: _rule(Scope.JURISDICTION, Role.EDGE),
     Endpoint.PINS_READ: _rule(Scope.ANY, Role.ROUTER, Role.APP, Role.GATEWAY, Role.OPERATOR),
-    Endpoint.PINS_FOLLOW: _rule(Scope.ANY, Role.ROUTER, Role.OPERATOR),
+    Endpoint.PINS_FOLLOW: _rule(Scope.ANY, Role.ROUTER, Role.EDGE, Role.OPERATOR),
     Endpoint.PINS_CLAIM: _rule(Scope.ANY, Role.APP),
     Endpoint.PINS_GRANT: _rule(Scope.ANY, Role.GATEWAY),
     Endpoint.PINS_ERASE: _rule(Scope.ANY, Role.GATEWAY),
@@ -141,7 +145,9 @@ MATRIX: Final[dict[Endpoint, Rule]] = {
     Endpoint.PEPPERS_READ: _rule(Scope.ANY, Role.OPERATOR),
     Endpoint.PEPPERS_CHANGE: _rule(Scope.JURISDICTION, Role.OPERATOR),
     Endpoint.ALIASES: _rule(Scope.ANY, Role.APP),
-    Endpoint.TOPOLOGY_READ: _rule(Scope.ANY, Role.ROUTER, Role.APP, Role.GATEWAY, Role.KEYS, Role.OPERATOR, Role.LOAD),
+    Endpoint.TOPOLOGY_READ: _rule(
+        Scope.ANY, Role.ROUTER, Role.EDGE, Role.APP, Role.GATEWAY, Role.KEYS, Role.OPERATOR, Role.LOAD
+    ),
     Endpoint.TOPOLOGY_PUBLISH: _rule(Scope.JURISDICTION, Role.OPERATOR),
     Endpoint.SIGNING_KEYS_PUBLISH: _rule(Scope.ANY, Role.ROUTER),
     Endpoint.SIGNING_KEYS_REVOKE: _rule(Scope.JURISDICTION, Role.OPERATOR),
@@ -152,16 +158,18 @@ MATRIX: Final[dict[Endpoint, Rule]] = {
     Endpoint.FENCES: _rule(Scope.CELL, Role.APP),
     Endpoint.FENCES_REKEY: _rule(Scope.JURISDICTION, Role.OPERATOR),
     Endpoint.ABROAD_READ: _rule(Scope.ANY, Role.APP),
-    Endpoint.APP_REQUESTS: _rule(Scope.JURISDICTION, Role.ROUTER),
+    Endpoint.APP_REQUESTS: _rule(Scope.JURISDICTION, Role.ROUTER, Role.EDGE),
     Endpoint.GATEWAY_REQUESTS: _rule(Scope.JURISDICTION, Role.ROUTER),
     Endpoint.ROUTER_INTERNAL: _rule(Scope.ANY, Role.ROUTER),
     Endpoint.EXPLAIN: _rule(Scope.ANY, Role.OPERATOR),
+    Endpoint.DECIDE: _rule(Scope.JURISDICTION, Role.EDGE),
     Endpoint.CELL_STORAGE: _rule(Scope.CELL, Role.APP, Role.GATEWAY),
     Endpoint.KEY_STORAGE: _rule(Scope.JURISDICTION, Role.KEYS),
     Endpoint.DIRECTORY_STORAGE: _rule(Scope.JURISDICTION, Role.DIRECTORY),
     Endpoint.REPLICATION: _rule(Scope.STORE, Role.STORAGE),
 }
-"""The matrix. An operator of the storage's own jurisdiction may open any storage: it applies schemas."""
+"""The matrix. An operator of the storage's own jurisdiction may open any storage: it applies schemas; and any operator
+may ask whoever it reaches whether it is ready."""
 
 _STORAGE: Final = frozenset({Endpoint.CELL_STORAGE, Endpoint.KEY_STORAGE, Endpoint.DIRECTORY_STORAGE})
 
@@ -172,6 +180,8 @@ def may(caller: Identity, callee: Identity, endpoint: Endpoint) -> bool:
         return False
     if endpoint in _STORAGE and caller.role is Role.OPERATOR:
         return caller.jurisdiction == callee.jurisdiction
+    if endpoint is Endpoint.READY and caller.role is Role.OPERATOR:
+        return True
     rule = MATRIX[endpoint]
     if caller.role not in rule.roles:
         return False

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
 
-from domicile.model.ids import CellName, JurisdictionName, SubjectKey, ZoneName
+from domicile.model.ids import CellName, Country, JurisdictionName, SubjectKey, ZoneName
 from domicile.model.pins import Epoch, Frozen, PinState
+from domicile.model.rules import router_name
 
 _Method = Annotated[str, StringConstraints(pattern=r"^[A-Z]{1,32}$")]
 _Name = Annotated[str, StringConstraints(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}$")]
@@ -20,12 +21,16 @@ _Url = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/?#]+([/?][^\s#]
 
 
 class ExplainRequest(Frozen):
-    """``peer``: the address that the request would come from; without one, nobody's that a rule trusts."""
+    """``peer``: the address that the request would come from; without one, nobody's that a rule trusts.
+
+    ``router``: the identity of another one that it would come from, on the internal listener; else on the public one.
+    """
 
     method: _Method
     url: _Url = Field(repr=False)
     headers: list[tuple[_Name, _Value]] = Field(default_factory=list, max_length=128, repr=False)
     peer: Annotated[str, StringConstraints(max_length=64)] | None = Field(default=None, repr=False)
+    router: Annotated[str, StringConstraints(max_length=256), AfterValidator(router_name)] | None = None
 
 
 class RuleReading(Frozen):
@@ -38,13 +43,16 @@ class RuleReading(Frozen):
 class Explanation(Frozen):
     """``rule``: the one that fired. ``status``: what the router itself would answer; none where it would forward.
 
-    ``home``: the jurisdiction that the subject is pinned to. ``to``: the zones to try, in order. ``withheld``:
-    subject key, pin and zones are left out, since the operator is of another jurisdiction than the home.
+    ``country``: what the application would be told of where it comes from. ``home``: the jurisdiction that the subject
+    is pinned to. ``to``: the zones to try, in order. ``withheld``: subject key, pin and zones are left out, since the
+    operator is of another jurisdiction than the home.
     """
 
     zone: ZoneName
     jurisdiction: JurisdictionName
+    listener: Literal["public", "internal"] = "public"
     path_class: Literal["pinned", "unpinned"] | None = None
+    country: Country | None = None
     rules: list[RuleReading] = Field(default_factory=list)
     rule: str | None = None
     pin_from: Literal["replica", "directory"] | None = None

@@ -118,7 +118,8 @@ def _narrow(network: Network) -> Network:
     return network
 
 
-def _router_name(uri: str) -> str:
+def router_name(uri: str) -> str:
+    """A router's identity. Raises ValueError for anything else."""
     try:
         known = Identity.parse(uri).role is Role.ROUTER
     except InvalidInput:
@@ -135,7 +136,7 @@ class HeaderRule(Strict):
     by: Literal["header"]
     name: Annotated[str, Field(pattern=_TOKEN, max_length=64), AfterValidator(_header)]
     networks: list[Annotated[NetworkField, AfterValidator(_narrow)]] = Field(default_factory=list, max_length=64)
-    peers: list[Annotated[str, AfterValidator(_router_name)]] = Field(default_factory=list, max_length=64)
+    peers: list[Annotated[str, AfterValidator(router_name)]] = Field(default_factory=list, max_length=64)
 
 
 def _path_pattern(pattern: str) -> str:

@@ -22,8 +22,13 @@ EPOCH_HEADER: Final = "Domicile-Epoch"
 COUNTRY_HEADER: Final = "Domicile-Observed-Country"
 GUARD_HEADER: Final = "Domicile-Guard"
 TOKEN_HEADER: Final = "Domicile-Token"
+DECISION_HEADER: Final = "Domicile-Decision"
+STATUS_HEADER: Final = "Domicile-Status"
 TOKEN_COOKIE: Final = "__Host-domicile"
 HEADER_PREFIX: Final = "domicile-"
+RESIDENCY_KEYS_PATH: Final = "/v1/jwks/residency"
+"""Of the directory: the keys of residency tokens alone. By the whole set, a verifier that does not look at ``typ``
+would take a pin grant for a token."""
 
 FenceState = Literal["open", "closed", "retired"]
 

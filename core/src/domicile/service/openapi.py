@@ -22,6 +22,8 @@ from domicile.model.wire import PROBLEM_TYPE, Problem
 Schema = Mapping[str, Any]
 _REFERENCE: Final = "#/components/schemas/{model}"
 _PARAMETER: Final = re.compile(r"{(\w+)}")
+_PATTERN: Final = re.compile(r"{(\w+):[^}]*}")
+"""Of aiohttp's own: how a parameter is matched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ class Described(NamedTuple):
 
 def document(title: str, routes: Iterable[Described], parameters: Mapping[str, Schema]) -> dict[str, Any]:
     """The whole description. ``parameters``: the schema of each name in a path."""
-    routes = list(routes)
+    routes = [route._replace(path=_PATTERN.sub(r"{\1}", route.path)) for route in routes]
     models: dict[type[BaseModel], None] = {Problem: None}
     for route in routes:
         used = [route.operation.body, *route.operation.answers.values()]

@@ -37,6 +37,8 @@ MAX_BODY_BYTES: Final = 1 << 20
 PEER: Final = web.RequestKey("domicile_peer", Identity)
 OPERATION: Final = web.RequestKey("domicile_operation", Operation)
 Ready = Callable[[], Awaitable[None]]
+Rendered = Callable[[], Awaitable[tuple[bytes, str]]]
+"""Exposition text and content type."""
 Body = TypeVar("Body", bound=BaseModel)
 
 
@@ -79,7 +81,16 @@ async def _measure(request: web.Request, handler: Handler) -> web.StreamResponse
 class Service:
     """One process's HTTP service: ``route`` declares, ``listen`` serves."""
 
-    def __init__(self, settings: ProcessSettings, ready: Ready, *, max_body: int = MAX_BODY_BYTES) -> None:
+    def __init__(
+        self,
+        settings: ProcessSettings,
+        ready: Ready,
+        *,
+        max_body: int = MAX_BODY_BYTES,
+        rendered: Rendered | None = None,
+    ) -> None:
+        """``rendered``: the metrics, where they are not this process's alone."""
+        self._rendered = rendered
         self.settings = settings
         self.identity = settings.credentials.identity
         if self.identity.deployment != settings.deployment:
@@ -92,11 +103,11 @@ class Service:
         self.app = web.Application(middlewares=[_measure, problem_middleware], client_max_size=max_body)
         self._described: list[Described] = []
         health = [
-            ("healthz", "Whether the process runs", self._healthz),
-            ("readyz", "Whether it can work", self._readyz),
+            ("healthz", Endpoint.HEALTH, "Whether the process runs", self._healthz),
+            ("readyz", Endpoint.READY, "Whether it can work", self._readyz),
         ]
-        for name, summary, handler in health:
-            self.route("GET", f"/{name}", Endpoint.HEALTH, handler, Operation(summary, {200: "application/json"}))
+        for name, endpoint, summary, handler in health:
+            self.route("GET", f"/{name}", endpoint, handler, Operation(summary, {200: "application/json"}))
         metrics = Operation("How it does (Prometheus text)", {200: "text/plain"})
         self.route("GET", "/metrics", Endpoint.HEALTH, self._metrics, metrics)
 
@@ -142,7 +153,7 @@ class Service:
         return web.json_response({"status": "ready"})
 
     async def _metrics(self, _: web.Request) -> web.Response:
-        body, content_type = render_metrics()
+        body, content_type = render_metrics() if self._rendered is None else await self._rendered()
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     @asynccontextmanager

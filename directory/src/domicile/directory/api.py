@@ -112,6 +112,7 @@ class DirectoryApi:
             "get_topology": self._get_topology,
             "put_topology": self._put_topology,
             "get_keys": self._get_keys,
+            "get_residency_keys": self._get_residency_keys,
             "put_key": self._put_key,
             "retire_key": self._retire_key,
             "revoke_key": self._revoke_key,
@@ -248,6 +249,10 @@ class DirectoryApi:
 
     async def _get_keys(self, _: web.Request) -> web.Response:
         return json_response(JWKS(keys=await self._storage.keys()))
+
+    async def _get_residency_keys(self, _: web.Request) -> web.Response:
+        keys = await self._storage.keys()
+        return json_response(JWKS(keys=[key for key in keys if key.domicile_use == "residency"]))
 
     async def _put_key(self, request: web.Request) -> web.Response:
         key = await read_body(request, SigningKey)

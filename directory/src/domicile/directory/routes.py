@@ -18,6 +18,7 @@ from domicile.model import (
 from domicile.model.ids import KEY_BYTES
 from domicile.model.wire import (
     JWKS,
+    RESIDENCY_KEYS_PATH,
     AliasDocument,
     AliasRequest,
     ClaimRequest,
@@ -190,6 +191,12 @@ ROUTES: Final[dict[str, tuple[str, str, Endpoint, Operation]]] = {
         "/.well-known/jwks.json",
         Endpoint.TOPOLOGY_READ,
         Operation("The keys that sign grants and residency tokens (RFC 7517)", {200: JWKS}),
+    ),
+    "get_residency_keys": (
+        "GET",
+        RESIDENCY_KEYS_PATH,
+        Endpoint.TOPOLOGY_READ,
+        Operation("The keys that sign residency tokens, for verifiers that look at no typ", {200: JWKS}),
     ),
     "put_key": (
         "PUT",

@@ -31,6 +31,12 @@ def explain_command(
         typer.Option("-H", "--header", help="'Name: value'; @FILE reads them from a file, @- from standard input."),
     ] = None,
     peer: Annotated[str | None, typer.Option(help="The address that the request would come from.")] = None,
+    router: Annotated[
+        str | None,
+        typer.Option(
+            help="Another router's identity (spiffe://...), as if it came from there, on the internal listener."
+        ),
+    ] = None,
     jurisdiction: Annotated[
         str | None, typer.Option("--as", help="Whose operator asks; the router's own jurisdiction's without it.")
     ] = None,
@@ -53,7 +59,7 @@ def explain_command(
     """
     layout = Layout.at(state)
     with refusals(as_json=json_output):
-        asked = _request(request, header or [], peer)
+        asked = _request(request, header or [], peer, router)
         loaded = load_file(manifest or layout.manifest)
         found = asyncio.run(_ask(loaded, layout, zone, jurisdiction, asked))
     if json_output:
@@ -64,12 +70,16 @@ def explain_command(
         raise typer.Exit(1)
 
 
-def _request(line: str, headers: list[str], peer: str | None) -> ExplainRequest:
+def _request(line: str, headers: list[str], peer: str | None, router: str | None) -> ExplainRequest:
     method, _, url = line.strip().rpartition(" ")
     lines = [each for text in headers for each in _lines(text)]
     try:
         return ExplainRequest(
-            method=method.strip().upper() or "GET", url=url, headers=[_field(each) for each in lines], peer=peer
+            method=method.strip().upper() or "GET",
+            url=url,
+            headers=[_field(each) for each in lines],
+            peer=peer,
+            router=router,
         )
     except ValidationError as error:
         where = error.errors(include_input=False, include_url=False)[0]["loc"][0]
@@ -123,6 +133,10 @@ def _credentials(layout: Layout, jurisdiction: str) -> Credentials:
 
 def _print(found: Explanation) -> None:
     rows = [["router", f"{found.zone} ({found.jurisdiction})"], ["path", found.path_class or "not read"]]
+    if found.listener != "public":
+        rows.append(["listener", found.listener])
+    if found.country is not None:
+        rows.append(["country", found.country])
     rows += [[f"rule {each.rule}", each.found] for each in found.rules]
     rows.append(["fired", found.rule or "none"])
     if found.subject_key is not None:

@@ -99,6 +99,9 @@ class Layout:
     def router(self, zone: str) -> Path:
         return self.root / "routers" / zone
 
+    def edge(self, zone: str) -> Path:
+        return self.root / "edges" / zone
+
     def operator(self, jurisdiction: str) -> Path:
         return self.root / "operators" / jurisdiction
 
@@ -112,6 +115,8 @@ class Layout:
             place = self.cell(identity.cell, identity.zone)
         elif identity.role is Role.ROUTER:
             place = self.router(identity.zone)
+        elif identity.role is Role.EDGE:
+            place = self.edge(identity.zone)
         elif identity.role is Role.OPERATOR:
             return self.operator(identity.jurisdiction)
         elif identity.jurisdiction == GLOBAL:
@@ -124,8 +129,8 @@ class Layout:
 def owner_of(path: Path, cells: dict[str, str], routers: dict[str, str], processes: dict[str, str]) -> str:
     """The jurisdiction that a path relative to the state folder belongs to.
 
-    ``cells``, ``routers`` and ``processes`` map names to jurisdictions. What belongs to none is ``global``:
-    every jurisdiction's values are foreign there.
+    ``cells``, ``routers`` and ``processes`` map names to jurisdictions; an edge is its router's neighbour. What
+    belongs to none is ``global``: every jurisdiction's values are foreign there.
     """
     parts = path.parts
     if len(parts) < 2:
@@ -133,7 +138,7 @@ def owner_of(path: Path, cells: dict[str, str], routers: dict[str, str], process
     kind, name = parts[0], parts[1]
     if kind == "cells":
         return cells.get(name, GLOBAL)
-    if kind == "routers":
+    if kind in ("routers", "edges"):
         return routers.get(name, GLOBAL)
     if kind in ("keys", "operators"):
         return name

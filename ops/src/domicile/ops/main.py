@@ -8,6 +8,7 @@ from typing import Final
 import typer
 
 from domicile.ops.commands import apply_command, check_command, demo_command, down_command, status_command, up_command
+from domicile.ops.edge.commands import app as edge
 from domicile.ops.explain import explain_command
 
 GROUP: Final = "domicile.commands"
@@ -26,6 +27,7 @@ app.command("demo")(demo_command)
 app.command("check")(check_command)
 app.command("apply")(apply_command)
 app.command("explain")(explain_command)
+app.add_typer(edge, name="edge")
 for _entry in entry_points(group=GROUP):
     app.add_typer(_entry.load(), name=_entry.name)
 

@@ -124,6 +124,7 @@ class Planner:
             home = self._manifest.jurisdiction_of(router.country)
             assert home is not None, "a manifest that loaded has every router in a jurisdiction"
             self._service(f"router-{zone_name}", home, Role.ROUTER, zone_name, router.internal, CELLS)
+            self._edge(home, zone_name)
         return self.specs
 
     def _zone_of(self, jurisdiction: str, address: str) -> str:
@@ -331,16 +332,23 @@ class Planner:
 
     def _public_listener(self, jurisdiction: str, zone: str, identity: Identity) -> dict[str, str]:
         router = self._manifest.routers[zone]
-        names = [
-            place.public_host.rpartition(":")[0] or place.public_host for place in self._manifest.jurisdictions.values()
-        ]
-        hosts = [Address(router.public).host, "localhost", *names]
+        hosts = [Address(router.public).host, *self._public_names()]
         certificate, key = self._provision.public(jurisdiction, self._layout.home_of(identity), hosts)
         return {
             "DOMICILE_PUBLIC_BIND": router.public,
             "DOMICILE_PUBLIC_CERTIFICATE": str(certificate),
             "DOMICILE_PUBLIC_KEY": str(key),
         }
+
+    def _public_names(self) -> list[str]:
+        hosts = [place.public_host for place in self._manifest.jurisdictions.values()]
+        return ["localhost", *(host.rpartition(":")[0] or host for host in hosts)]
+
+    def _edge(self, jurisdiction: str, zone: str) -> None:
+        """Certificates for an edge of one's own in a router's zone; `domicile edge` finds them. It isn't started."""
+        identity = Identity(self._manifest.deployment, jurisdiction, Role.EDGE, zone)
+        self._provision.process(jurisdiction, Role.EDGE, zone, "127.0.0.1:1")
+        self._provision.public(jurisdiction, self._layout.home_of(identity), ["127.0.0.1", *self._public_names()])
 
     def _python(
         self,

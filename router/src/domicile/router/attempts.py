@@ -73,11 +73,7 @@ class Attempts(Permit):
                 zone=upstream.zone,
             )
         self._lost = self._lost or failure is not Failure.UNREACHED
-        if self._turn + 1 < len(self._order) and self._health.retries(
-            self._way.fate, method, failure, replayable=replayable
-        ):
-            self._turn += 1
-            self.upstream = self._order[self._turn]
+        if self._on(failure, method, replayable=replayable):
             return
         self.failed()
         if self._lost:
@@ -86,6 +82,20 @@ class Attempts(Permit):
                 remedy="whether it took effect is not known",
             )
         raise Unavailable("the home cell cannot be reached", retry_after=OUTAGE_RETRY_SECONDS)
+
+    def elsewhere(self, method: str, *, replayable: bool) -> bool:
+        """Whether the next one is in turn now, this one having sent nothing so far."""
+        self._lost = True
+        return self._on(Failure.SLOW, method, replayable=replayable)
+
+    def _on(self, failure: Failure, method: str, *, replayable: bool) -> bool:
+        if self._turn + 1 >= len(self._order) or not self._health.retries(
+            self._way.fate, method, failure, replayable=replayable
+        ):
+            return False
+        self._turn += 1
+        self.upstream = self._order[self._turn]
+        return True
 
     def came(self, status: int, now: float) -> None:
         """The head of an answer. ``now``: as ``time.perf_counter`` has it."""

@@ -53,9 +53,15 @@ class Asker(Protocol):
     def home_full(self, full: bool) -> None:
         """Whether more of the request should wait."""
 
+    def hangs(self) -> None:
+        """No answer has come, and the upstream doesn't even make connections any more."""
+
 
 class Connection(asyncio.Protocol):
-    """``used``: it has carried a request before. ``since``: when it became idle, in the loop's time."""
+    """``used``: it has carried a request before. ``since``: when it became idle, in the loop's time.
+
+    ``looks``: how often it was found waiting for the answer to this request.
+    """
 
     transport: asyncio.Transport
 
@@ -70,12 +76,24 @@ class Connection(asyncio.Protocol):
         self._in_body = self._keeps = self._all_sent = self._full = self._held = False
         self.used = False
         self.since = 0.0
+        self.looks = 0
+
+    @property
+    def waits(self) -> bool:
+        """Whether a whole request was sent, and no head of an answer has come."""
+        return self._asker is not None and self._all_sent and not self._in_body
+
+    def hangs(self) -> None:
+        """Tell whoever waits here."""
+        if self._asker is not None:
+            self._asker.hangs()
 
     def ask(self, asker: Asker, data: bytes, *, whole: bool) -> None:
         """``data``: the request's head and what there is of its body; ``whole``: there is no more of it."""
         self._asker = asker
         self._in_body = False
         self._all_sent = whole
+        self.looks = 0
         self.transport.write(data)
 
     def write(self, data: bytes) -> None:

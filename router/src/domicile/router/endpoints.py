@@ -63,6 +63,10 @@ class HomeEndpoints:
         if not self.upstreams:
             raise WrongJurisdiction(f"{self.cell} has no zone")
 
+    @property
+    def role(self) -> Role:
+        return self.upstreams[0].role
+
     @classmethod
     def of(cls, manifest: Manifest, cell: str, role: Role, *, zone: str) -> Self:
         """A cell's applications or gateways, as the manifest has them."""

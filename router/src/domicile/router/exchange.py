@@ -65,14 +65,21 @@ class Exchange:
     _attempts: Attempts | None = None
     _patience: Patience | None = None
     _held: ExitStack | None = None
-    _outgoing = _unwritten = b""
+    _outgoing = b""
+    _unwritten = b""
     _connection: Connection | None = None
     _task: asyncio.Task[None] | None = None
     _status = _CLIENT_GONE
-    _replayed = _waited = _retried = False
+    _replayed = False
+    _waited = False
+    _retried = False
     _waiting_for_head = True
     _passed = 0
-    _begun = _chunked = _closes = _relays = _counted = False
+    _begun = False
+    _chunked = False
+    _closes = False
+    _relays = False
+    _counted = False
 
     def __init__(self, front: Front, client: Downstream, head: RequestHead) -> None:
         self.method = head.method
@@ -342,6 +349,16 @@ class Exchange:
         else:
             failure = Failure.SLOW if reason == _LATE else Failure.LOST
             self._safely(lambda: self._failed(failure, reason))
+
+    def hangs(self) -> None:
+        attempts, body = self._attempts, self._body
+        if attempts is None or body is None or self._connection is None or self.method not in SAFE_METHODS:
+            return  # what may take effect is waited for
+        if attempts.elsewhere(self.method, replayable=body.replayable):
+            self._connection.drop()
+            self._connection = None
+            body.again()
+            self._safely(self._try)
 
     def home_full(self, full: bool) -> None:
         self._client.hold("home", full)

@@ -11,10 +11,11 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from domicile.model import DomicileError, Endpoint, Identity, Pin, PinState
+from domicile.model import DomicileError, Endpoint, Identity, Pin, PinState, require
 from domicile.model.explanation import ExplainRequest, Explanation, RuleReading
 from domicile.model.manifest import Router
 from domicile.router.atlas import Atlas
+from domicile.router.country import Countries
 from domicile.router.decide import Decision, Forward, Hairpin, Listener, Question, Redirect, Refuse, decide
 from domicile.router.head import REQUEST_NAMES
 from domicile.router.health import Health
@@ -51,7 +52,9 @@ class Explainer:
         pins: Pins,
         resolver: Resolver,
         health: Health,
+        countries: Countries,
     ) -> None:
+        self._countries = countries
         self._place = place
         self._atlas = atlas
         self._identifier = identifier
@@ -89,21 +92,29 @@ class Explainer:
         pinned = not self._place.is_unpinned(path)
         told["path_class"] = "pinned" if pinned else "unpinned"
         headers = Fields.of(asked.headers, REQUEST_NAMES)
-        evidence = Evidence(headers, path, pinned, host=headers.get("Host", url.netloc), peer=asked.peer)
+        listener = Listener.PUBLIC if asked.router is None else Listener.INTERNAL
+        told["listener"] = listener.value
+        router = None if asked.router is None else Identity.parse(asked.router)
+        if router is not None:
+            require(router, self._atlas.vantage, Endpoint.ROUTER_INTERNAL)
+        elif not pinned and asked.peer is not None:
+            told["country"] = self._countries.observe(asked.peer, headers.getall("X-Forwarded-For", []))
+        host = headers.get("Host", url.netloc)
+        evidence = Evidence(headers, path, pinned, host=host, peer=asked.peer, router=router)
         who = await self._identifier.identify(
             evidence, lambda rule, found: told["rules"].append(RuleReading(rule=rule, found=found))
         )
-        pin = await self._pin(who, told, pinned=pinned)
-        question = Question(path, asked.method, pinned, Listener.PUBLIC, pin, down=self._health.down())
+        pin = await self._pin(who, told, pinned=pinned, listener=listener)
+        question = Question(path, asked.method, pinned, listener, pin, down=self._health.down())
         told |= self._outcome(decide(question, self._atlas), pin)
         return pin
 
-    async def _pin(self, who: Identified, told: dict[str, Any], *, pinned: bool) -> Pin | None:
+    async def _pin(self, who: Identified, told: dict[str, Any], *, pinned: bool, listener: Listener) -> Pin | None:
         told["rule"] = who.rule
         if not who.keys:
             return None
         known = self._pins.known(*who.keys)
-        pin = await self._resolver.pin(who, pinned=pinned, listener=Listener.PUBLIC)
+        pin = await self._resolver.pin(who, pinned=pinned, listener=listener)
         # not before it is known whose subject that is
         told["subject_key"] = pin.subject_key if pin is not None else who.keys[0]
         if pin is not None:

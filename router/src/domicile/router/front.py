@@ -82,14 +82,16 @@ def guard_of(answer: AnswerHead) -> Guard | None:
     return Guard(kind, int(epoch) if epoch.isascii() and epoch.isdigit() and len(epoch) < 20 else None, key)
 
 
-@dataclass(slots=True)
 class Asked:
     """Who asks what. ``country``: where from, on an ``unpinned`` path of the public listener."""
 
-    who: Identified
-    question: Question
-    unpinned: bool
-    country: str | None
+    __slots__ = ("country", "question", "unpinned", "who")
+
+    def __init__(self, who: Identified, question: Question, unpinned: bool, country: str | None = None) -> None:
+        self.who = who
+        self.question = question
+        self.unpinned = unpinned
+        self.country = country
 
     @property
     def keys(self) -> tuple[SubjectKey, ...]:
@@ -151,17 +153,23 @@ class Front:
 
         ``peer``: the client's address; ``router``: who it is, on the internal listener.
         """
-        unpinned = self._identifier.live.is_unpinned(head.path)
-        evidence = Evidence(head.fields, head.path, not unpinned, head.host, peer, router)
+        evidence = Evidence(head.fields, head.path, self.is_pinned(head.path), head.host, peer, router)
+        asked = await self.asked(evidence, head.method, listener)
+        if asked.unpinned and listener is Listener.PUBLIC and peer is not None:
+            asked.country = self._countries.observe(peer, head.fields.getall("X-Forwarded-For", []))
+        return asked
+
+    def is_pinned(self, path: str) -> bool:
+        return not self._identifier.live.is_unpinned(path)
+
+    async def asked(self, evidence: Evidence, method: str, listener: Listener) -> Asked:
+        """Whoever ``evidence`` names, and what is to be decided. Raises as ``Identifier.identify`` and
+        ``Resolver.pin`` do."""
+        pinned = evidence.pinned
         who = await self._identifier.identify(evidence)
-        pin = await self._resolver.pin(who, pinned=not unpinned, listener=listener)
-        country = None
-        if unpinned and listener is Listener.PUBLIC and peer is not None:
-            country = self._countries.observe(peer, head.fields.getall("X-Forwarded-For", []))
-        question = Question(
-            head.path, head.method, not unpinned, listener, pin, turn=next(self._turns), down=self.health.down()
-        )
-        return Asked(who, question, unpinned, country)
+        pin = await self._resolver.pin(who, pinned=pinned, listener=listener)
+        turn, down = next(self._turns), self.health.down()
+        return Asked(who, Question(evidence.path, method, pinned, listener, pin, turn=turn, down=down), not pinned)
 
     def decide(self, question: Question) -> Decision:
         decision = decide(question, self._atlas)
@@ -226,14 +234,18 @@ class Front:
     def refusal(self, error: DomicileError, asked: Asked | None) -> Reply:
         """The answer to a refusal, counted."""
         REFUSALS.labels(error.code).inc()
-        reply = refused(error)
-        if isinstance(error, CrossBorderAccess):
-            host = self._manifest.jurisdictions[self.vantage.jurisdiction].public_host
-            reply.fields["Link"] = f'<https://{host}/>; rel="blocked-by"'  # RFC 7725, section 4
+        reply = self.refused(error)
         pin = asked.question.pin if asked is not None and asked.question.listener is Listener.INTERNAL else None
         if isinstance(error, Misdirected) and pin is not None:
             # to the router that sent the request: its pin is not the newest one
             reply.fields.update({GUARD_HEADER: "stale-epoch", EPOCH_HEADER: str(pin.epoch)})
+        return reply
+
+    def refused(self, error: DomicileError) -> Reply:
+        reply = refused(error)
+        if isinstance(error, CrossBorderAccess):
+            host = self._manifest.jurisdictions[self.vantage.jurisdiction].public_host
+            reply.fields["Link"] = f'<https://{host}/>; rel="blocked-by"'  # RFC 7725, section 4
         return reply
 
 

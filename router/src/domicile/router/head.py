@@ -41,7 +41,7 @@ REQUEST_NAMES: Final = Names(
     "accept accept-encoding accept-language cache-control dnt pragma priority sec-ch-ua-mobile sec-ch-ua-platform "
     "sec-fetch-dest sec-fetch-mode sec-fetch-site sec-fetch-user sec-gpc upgrade-insecure-requests".split(),
 )
-_ANSWER_NAMES: Final = Names(
+ANSWER_NAMES: Final = Names(
     answer_passes,
     "cache-control connection content-length domicile-epoch domicile-guard domicile-subject-key "
     "transfer-encoding".split(),
@@ -223,7 +223,7 @@ def read_answer(raw: bytes, asked: str) -> AnswerHead:
 
     A home's answers are much alike, so those heads are remembered whole in which every field may be.
     """
-    known = _ANSWERS if asked != "HEAD" else _ANSWERS_TO_HEAD
+    known = ANSWERS[asked == "HEAD"]
     head = known.get(raw)
     if head is None:
         head = _read_answer(raw, asked)
@@ -247,8 +247,8 @@ def _read_answer(raw: bytes, asked: str) -> AnswerHead:
         raise BadAnswer
     old = first[1] == b"0"
     line = b"HTTP/1.1 %b %b\r\n" % (first[2], first[3] or b"") if old or first[3] is None else first[0]
-    return AnswerHead(int(first[2]), line, old, asked, Fields(_ANSWER_NAMES, lines[1:-1]))
+    return AnswerHead(int(first[2]), line, old, asked, Fields(ANSWER_NAMES, lines[1:-1]))
 
 
-_ANSWERS: Final[dict[bytes, AnswerHead]] = {}
-_ANSWERS_TO_HEAD: Final[dict[bytes, AnswerHead]] = {}
+ANSWERS: Final[tuple[dict[bytes, AnswerHead], dict[bytes, AnswerHead]]] = ({}, {})
+"""Heads that are remembered, by what came: of answers, and of answers to HEAD."""

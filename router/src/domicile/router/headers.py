@@ -13,7 +13,7 @@ import re
 from http.cookies import SimpleCookie
 from typing import Final
 
-from domicile.model import Pin
+from domicile.model import Pin, SubjectKey
 from domicile.model.wire import (
     CELL_HEADER,
     COUNTRY_HEADER,
@@ -47,6 +47,9 @@ _PERSISTENT: Final = frozenset({"keep-alive", "close", "upgrade", ""})
 _OWN_VIA: Final = b"1.1 domicile"
 _VIA: Final = b"Via: 1.1 domicile\r\n"
 _TOKEN_COOKIE: Final = TOKEN_COOKIE.encode()
+MAX_SAID: Final = 10_000
+_SAID: Final[dict[SubjectKey, tuple[Pin, bytes]]] = {}
+"""What was said of a pin, for as long as the replica gives the same one."""
 _SUBJECT: Final = f"{SUBJECT_KEY_HEADER}: %b\r\n{CELL_HEADER}: %b\r\n{EPOCH_HEADER}: %d\r\n".encode()
 
 
@@ -134,7 +137,16 @@ def changed(fields: Fields, *, to_router: bool) -> bytes:
 
 def statement(pin: Pin | None, country: str | None) -> bytes:
     """What the router tells the application of the request's subject and of where it came from."""
-    said = b"" if pin is None else _SUBJECT % (str(pin.subject_key).encode(), pin.cell.encode(), pin.epoch)
+    said = b""
+    if pin is not None:
+        known = _SAID.get(pin.subject_key)
+        if known is not None and known[0] is pin:
+            said = known[1]
+        else:
+            said = _SUBJECT % (str(pin.subject_key).encode(), pin.cell.encode(), pin.epoch)
+            if len(_SAID) >= MAX_SAID:
+                _SAID.clear()
+            _SAID[pin.subject_key] = (pin, said)
     if country is not None:
         said += f"{COUNTRY_HEADER}: {country}\r\n".encode("ascii")
     return said

@@ -6,6 +6,7 @@ subjects is served by the new set.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from typing import Final, NamedTuple
@@ -40,7 +41,7 @@ class Identified(NamedTuple):
     ``authenticated``: by the application's JWT or a trusted peer. ``token``: a valid one that came along.
 
     ``rule``: the one that fired. ``distrusted``: fields, in lower case, that a rule believes from others than who
-    sent this request: they go no further.
+    sent this request: they go no further. ``until``: when the first of its proofs expires (seconds since 1970).
     """
 
     keys: tuple[SubjectKey, ...]
@@ -48,6 +49,7 @@ class Identified(NamedTuple):
     token: ResidencyToken | None
     rule: str | None = None
     distrusted: frozenset[str] = _NONE
+    until: float = math.inf
 
 
 class RuleSet:
@@ -103,6 +105,7 @@ class RuleSet:
         authenticated = False
         token: ResidencyToken | None = None
         invalid: TokenInvalid | None = None
+        until = math.inf
         for each in self._readers:
             try:
                 proof = await each.read(evidence)
@@ -126,6 +129,7 @@ class RuleSet:
                 keys = frozenset(named)
             authenticated = authenticated or proof.authenticated
             token = token or proof.token
+            until = min(until, proof.until)
         if fired is None and evidence.pinned:
             raise invalid or Unauthenticated("this path is a subject's own", remedy="send a session token")
         return Identified(
@@ -134,6 +138,7 @@ class RuleSet:
             token,
             fired.label if fired is not None else None,
             self.distrusted(evidence),
+            until,
         )
 
 

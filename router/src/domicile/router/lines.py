@@ -91,6 +91,10 @@ class Fields:
                 continue
             name, _, value = line.partition(b":")
             low, begins, use = known.get(name) or names.learn(name)
+            if begins and not use and value[0] == 32 and value[1] > 32 and value[-3] > 32:
+                self.alike = False
+                lines.append(line)  # one space before its value, none behind: spelt as it would be written
+                continue
             value = value.strip(_SPACE)
             if begins:
                 line = begins + value + b"\r\n"

@@ -6,48 +6,25 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from aiohttp import web
 
-from domicile.identity import peer_of
-from domicile.model import Address, DomicileError, Endpoint, InvalidInput, Manifest, Role, require
+from domicile.model import Address, InvalidInput, Manifest, Role
 from domicile.model.wire import MAX_HEAD_BYTES
 from domicile.router.decide import Listener
 from domicile.router.downstream import Clients, Downstream
 from domicile.router.files import raise_limit, share_out
 from domicile.router.front import Front
+from domicile.router.internal import Handler, Internal
 from domicile.router.splice import Splicer, foreign_hosts
 from domicile.service import Service, ended
 from domicile.telemetry import log, warn
 
 HANDSHAKE_SECONDS: Final = 10.0
 BACKLOG: Final = 1024
-Handler = Callable[[], asyncio.Protocol]
-
-
-class _Internal(Downstream):
-    """Hands the connections of whoever isn't a router to the health routes."""
-
-    def __init__(self, front: Front, clients: Clients, others: Handler) -> None:
-        super().__init__(front, Listener.INTERNAL, clients)
-        self._others = others
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        peer = peer_of(transport)
-        if peer.role is Role.ROUTER:
-            self.router = peer
-            super().connection_made(transport)
-            try:
-                require(peer, self._front.vantage, Endpoint.ROUTER_INTERNAL)
-            except DomicileError as error:
-                self._refuse(error)
-            return
-        handler = self._others()
-        cast("asyncio.Transport", transport).set_protocol(handler)
-        handler.connection_made(transport)
 
 
 @asynccontextmanager
@@ -100,7 +77,7 @@ async def listening(
         }
 
     def accepted() -> asyncio.Protocol:
-        return _Internal(front, clients, others) if others is not None else Downstream(front, listener, clients)
+        return Internal(front, clients, others) if others is not None else Downstream(front, listener, clients)
 
     async def ours(connection: socket.socket) -> None:
         await loop.connect_accepted_socket(accepted, connection, **options)

@@ -34,7 +34,7 @@ def serve_router() -> None:
 
 
 @app.command("worker", hidden=True)
-def serve_worker() -> None:
+def serve_worker(number: int) -> None:
     """One of the processes of `serve`, which starts it."""
     settings = _settings()
-    run(settings, lambda: worker(settings))
+    run(settings, lambda: worker(settings, number))

@@ -6,9 +6,10 @@ counts only where nobody else is found, since browsers send a stale cookie along
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 from urllib.parse import unquote
 
 from domicile.model import (
@@ -43,29 +44,50 @@ from domicile.router.sessions import Sessions
 _DEFAULT_PORT: Final = re.compile(r":[0-9]*\Z")
 
 
-class Evidence(NamedTuple):
+class Evidence:
     """A request, as far as it may say whose it is.
 
     ``path``: without the query, as the client wrote it. ``pinned``: whether it belongs to a subject. ``peer``: the
     address at the other end of the connection. ``router``: which router that is, on the internal listener.
     """
 
-    headers: Fields
-    path: str
-    pinned: bool
-    host: str = ""
-    peer: str | None = None
-    router: Identity | None = None
+    __slots__ = ("headers", "host", "path", "peer", "pinned", "router")
+
+    def __init__(
+        self,
+        headers: Fields,
+        path: str,
+        pinned: bool,
+        host: str = "",
+        peer: str | None = None,
+        router: Identity | None = None,
+    ) -> None:
+        self.headers = headers
+        self.path = path
+        self.pinned = pinned
+        self.host = host
+        self.peer = peer
+        self.router = router
 
 
-class Proof(NamedTuple):
+class Proof:
     """``keys``: whom it names, by each pepper that its reader knows. ``authenticated``: somebody vouches for it who
-    may; a token, a path or a host only says so.
+    may; a token, a path or a host only says so. ``until``: seconds since 1970.
     """
 
-    keys: tuple[SubjectKey, ...]
-    authenticated: bool
-    token: ResidencyToken | None = None
+    __slots__ = ("authenticated", "keys", "token", "until")
+
+    def __init__(
+        self,
+        keys: tuple[SubjectKey, ...],
+        authenticated: bool,
+        token: ResidencyToken | None = None,
+        until: float = math.inf,
+    ) -> None:
+        self.keys = keys
+        self.authenticated = authenticated
+        self.token = token
+        self.until = until
 
 
 class Later(Exception):
@@ -111,14 +133,17 @@ class JwtReader:
         token = self._token(headers)
         if token is None:
             return None
-        keys = self._sessions.remembered(token)
-        if keys is None:
+        session = self._sessions.remembered(token)
+        if session is None:
             raise Later
-        return Proof(keys, True)
+        return Proof(session.keys, True, until=session.expires)
 
     async def read(self, evidence: Evidence) -> Proof | None:
         token = self._token(evidence.headers)
-        return None if token is None else Proof(await self._sessions.subject(token), True)
+        if token is None:
+            return None
+        session = await self._sessions.session(token)
+        return Proof(session.keys, True, until=session.expires)
 
     def _token(self, headers: Fields) -> str | None:
         return self._bearer(headers) if self._cookie is None else self._of_cookie(headers)
@@ -177,7 +202,7 @@ class TokenReader:
             if valid is None or token.epoch > valid.epoch:
                 valid = token
         if valid is not None:
-            return Proof((valid.sub,), False, valid)
+            return Proof((valid.sub,), False, valid, valid.exp)
         if invalid is not None:
             raise invalid
         return None

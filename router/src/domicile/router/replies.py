@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
+
+from aiohttp import web
 
 from domicile.model import CrossBorderAccess, DomicileError
 from domicile.model.wire import PROBLEM_TYPE, Problem
@@ -28,6 +31,15 @@ class Reply:
             fields.append(("Connection", "close"))
         head = f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode("ascii") + written(fields) + b"\r\n"
         return head if method == "HEAD" else head + body
+
+    def response(self, more: Mapping[str, str]) -> web.Response:
+        """The same for an edge that hands it on. ``more``: fields for the edge itself."""
+        return web.Response(
+            status=self.problem.status,
+            body=self.problem.model_dump_json(exclude_none=True),
+            content_type=PROBLEM_TYPE,
+            headers={**more, **self.fields},
+        )
 
 
 def refused(error: DomicileError) -> Reply:

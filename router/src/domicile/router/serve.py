@@ -17,7 +17,10 @@ from domicile.model.addresses import literal
 from domicile.router.application_keys import KeyAddress, KeyFile, fetch_over_https
 from domicile.router.atlas import Atlas
 from domicile.router.country import Countries
+from domicile.router.counts import Counts
 from domicile.router.decide import Listener
+from domicile.router.decisions import Decider, decide_routes
+from domicile.router.ejection import Failure
 from domicile.router.explain import Explainer, explain_route
 from domicile.router.follow import Follower, require_fit
 from domicile.router.front import Front
@@ -81,8 +84,9 @@ def _sessions(stack: AsyncExitStack, manifest: Manifest, settings: RouterSetting
 
 
 @asynccontextmanager
-async def serve(settings: RouterSettings) -> AsyncIterator[None]:
+async def serve(settings: RouterSettings, counts: Counts | None = None) -> AsyncIterator[None]:
     """Run a router: inside the context it serves; on leaving, the public listener drains, then the internal one.
+    ``counts``: what it shares with the other workers.
 
     Raises Unavailable without a topology, InvalidInput for settings that do not fit it.
     """
@@ -93,7 +97,7 @@ async def serve(settings: RouterSettings) -> AsyncIterator[None]:
             raise Unavailable("draining", remedy="another router takes over")
         require_fit(replica)
 
-    service = Service(settings, ready)
+    service = Service(settings, ready, rendered=None if counts is None else counts.render)
     credentials = settings.credentials
     async with AsyncExitStack() as stack:
         directory = DirectoryClient(credentials, settings.directory)
@@ -107,7 +111,7 @@ async def serve(settings: RouterSettings) -> AsyncIterator[None]:
         countries = Countries(settings.countries, place.trusted_peers)
         stack.callback(countries.close)
         health = Health(settings.waiting)
-        wire = Wire(credentials, settings)
+        wire = Wire(credentials, settings, partial(health.failed, failure=Failure.UNREACHED))
         stack.callback(wire.close)
         keyring = Keyring(settings.state / "token.key", "residency")
         tokens = ResidencyKeys(directory, keyring, settings.deployment, settings.state / "residency-keys.json")
@@ -118,7 +122,7 @@ async def serve(settings: RouterSettings) -> AsyncIterator[None]:
         pins, shedder = Pins(replica, directory), Shedder(settings.places)
         identifier = Identifier(manifest, place, tokens, sessions, peppers, pins.known)
         resolver = Resolver(pins, service.identity, shedder)
-        explain_route(service, Explainer(place, atlas, identifier, pins, resolver, health))
+        explain_route(service, Explainer(place, atlas, identifier, pins, resolver, health, countries))
         front = Front(
             settings,
             service.identity,
@@ -133,10 +137,18 @@ async def serve(settings: RouterSettings) -> AsyncIterator[None]:
             health=health,
             keyring=keyring,
         )
+        decide_routes(service, Decider(front, atlas))
         follower = Follower(replica, directory)
-        for work in (partial(tokens.keep, settings.key_days * DAY_SECONDS), follower.run, shedder.watch):
+        works: list[Callable[[], Awaitable[None]]] = [
+            partial(tokens.keep, settings.key_days * DAY_SECONDS),
+            follower.run,
+            shedder.watch,
+        ]
+        if counts is not None:
+            works.append(counts.keep)
+        for work in works:
             stack.push_async_callback(ended, asyncio.create_task(kept(work)))
-        internal_context = service.internal_context([Role.ROUTER])
+        internal_context = service.internal_context([Role.ROUTER, Role.EDGE])
         async with (
             operators(service) as handler,
             listening(front, Listener.INTERNAL, settings.address(), internal_context, others=handler),

@@ -21,7 +21,7 @@ Clock = Callable[[], float]
 
 
 @dataclass(frozen=True, slots=True)
-class _Session:
+class Session:
     """Whose, by each pepper, and between which times (seconds since 1970)."""
 
     keys: tuple[SubjectKey, ...]
@@ -43,18 +43,18 @@ class Sessions:
         self._identity = identity
         self._peppers = peppers
         self._clock = clock
-        self._verified: Verified[_Session] = Verified()
+        self._verified: Verified[Session] = Verified()
 
-    def remembered(self, token: str) -> tuple[SubjectKey, ...] | None:
-        """What ``subject`` would say of one that it has verified, where it would wait for nothing."""
+    def remembered(self, token: str) -> Session | None:
+        """What ``session`` would say of one that it has verified, where it would wait for nothing."""
         keys = self._keys.at_once()
         if keys is None or len(token) > MAX_JWT_BYTES:
             return None
         session = self._verified.find(token.encode("utf-8", "surrogatepass"), keys)
-        return session.keys if session is not None and session.in_time(self._clock()) else None
+        return session if session is not None and session.in_time(self._clock()) else None
 
-    async def subject(self, token: str) -> tuple[SubjectKey, ...]:
-        """Whom it names, by each pepper.
+    async def session(self, token: str) -> Session:
+        """Whose it is, and for how long.
 
         Raises TokenInvalid, which says what failed and nothing of what the token held; Unavailable without keys.
         """
@@ -69,9 +69,9 @@ class Sessions:
         if not session.in_time(self._clock()):
             self._verified.drop(digest)
             raise TokenInvalid("a session token outside its time")
-        return session.keys
+        return session
 
-    async def _verify(self, token: str, keys: KeySet) -> tuple[_Session, KeySet]:
+    async def _verify(self, token: str, keys: KeySet) -> tuple[Session, KeySet]:
         """All but the time, and the keys by which."""
         try:
             header = jwt.get_unverified_header(token)
@@ -102,7 +102,7 @@ class Sessions:
             raise TokenInvalid(f"not a valid session token: {type(error).__name__}") from None
         subject = claims[self._identity.subject_claim]
         try:
-            return _Session(
+            return Session(
                 self._peppers.subject_keys(subject if isinstance(subject, str) else ""), starts, expires
             ), keys
         except InvalidInput:

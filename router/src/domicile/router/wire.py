@@ -1,6 +1,10 @@
 """Connections to upstreams: pooled for each, and made over mutual TLS.
 
 A peer's certificate is checked inside the handshake, a name is resolved inside the upstream's networks only.
+
+A process that hangs keeps its connections open, and its kernel takes new ones: each request on an open connection would
+wait out its whole time. So while an answer is waited for, a new connection is made now and then, which an application
+that only takes its time can do: where none comes about, those who wait may go elsewhere.
 """
 
 from __future__ import annotations
@@ -9,6 +13,7 @@ import asyncio
 import socket
 import ssl
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 from domicile.client import JailedResolver
@@ -18,10 +23,16 @@ from domicile.model.addresses import literal
 from domicile.router.connection import Connection
 from domicile.router.endpoints import Upstream
 from domicile.router.settings import RouterSettings
+from domicile.telemetry import warn
 
 IDLE_SECONDS: Final = 30.0
-SWEEP_SECONDS: Final = 5.0
+SWEEP_SECONDS: Final = 1.0
+LOOKS: Final = 2
+"""Sweeps that find a request waiting for its answer, until its upstream has to make another connection."""
 CLOSING_SECONDS: Final = 2.0
+
+
+Hung = Callable[[Upstream], object]
 
 
 class Busy(Exception):
@@ -31,8 +42,10 @@ class Busy(Exception):
 class Pool:
     """Connections to one upstream. ``take`` one that is idle, else ``connect``."""
 
-    def __init__(self, upstream: Upstream, context: ssl.SSLContext, settings: RouterSettings) -> None:
+    def __init__(self, upstream: Upstream, context: ssl.SSLContext, settings: RouterSettings, hung: Hung) -> None:
         self.upstream = upstream
+        self._hung = hung
+        self._proof: asyncio.Task[None] | None = None
         self._context = context
         self._settings = settings
         self._address = Address(upstream.address)
@@ -145,17 +158,44 @@ class Pool:
         for connection in [each for each in self._idle if each.since < before]:
             connection.close()
         self._idle = [each for each in self._idle if each.since >= before]
+        suspect = False
+        for connection in self._open:
+            if connection.waits:
+                connection.looks += 1
+                suspect = suspect or connection.looks % LOOKS == 0
+        if suspect and self._proof is None and len(self._open) + self._opening < self._settings.connections:
+            self._proof = asyncio.create_task(self._prove())
+
+    async def _prove(self) -> None:
+        """Make a connection, for whoever wants it next; where none comes about, tell all who wait here."""
+        try:
+            async with asyncio.timeout(self._settings.connect_seconds):
+                self._free(await self._made())
+        except (OSError, TimeoutError):
+            upstream = self.upstream
+            warn("upstream-hangs", jurisdiction=upstream.jurisdiction, cell=upstream.cell, zone=upstream.zone)
+            self._hung(upstream)
+            idle, self._idle = self._idle, []
+            for connection in idle:
+                connection.drop()
+            for connection in [each for each in self._open if each.waits and each.looks >= LOOKS]:
+                connection.hangs()
+        finally:
+            self._proof = None
 
     def close(self) -> None:
+        if self._proof is not None:
+            self._proof.cancel()
         self._idle.clear()
         for connection in list(self._open):
             connection.close()
 
 
 class Wire:
-    """The pools, by upstream."""
+    """The pools, by upstream. ``hung``: told of one that makes no connections while it is waited for."""
 
-    def __init__(self, credentials: Credentials, settings: RouterSettings) -> None:
+    def __init__(self, credentials: Credentials, settings: RouterSettings, hung: Hung) -> None:
+        self._hung = hung
         self._credentials = credentials
         self._settings = settings
         self._pools: dict[int, Pool] = {}
@@ -167,7 +207,7 @@ class Wire:
         pool = self._pools.get(id(upstream))
         if pool is None:
             context = self._credentials.client(upstream.jurisdiction, [upstream.role], cell=upstream.cell)
-            pool = self._pools[id(upstream)] = Pool(upstream, context, self._settings)
+            pool = self._pools[id(upstream)] = Pool(upstream, context, self._settings, self._hung)
         return pool
 
     def _sweep(self) -> None:

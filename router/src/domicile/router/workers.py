@@ -18,6 +18,7 @@ from typing import Final
 
 from domicile.identity import Keyring
 from domicile.model import Unavailable
+from domicile.router.counts import Counts, begin_anew
 from domicile.router.serve import serve
 from domicile.router.settings import RouterSettings
 from domicile.telemetry import log, warn
@@ -33,12 +34,12 @@ _READY: Final = b"ready\n"
 
 
 @asynccontextmanager
-async def worker(settings: RouterSettings) -> AsyncIterator[None]:
-    """One worker, inside the process that was started as one."""
+async def worker(settings: RouterSettings, number: int) -> AsyncIterator[None]:
+    """One worker, inside the process that was started as one. ``number``: its place among them."""
     loop = asyncio.get_running_loop()
     loop.add_reader(sys.stdin.fileno(), lambda: os.kill(os.getpid(), signal.SIGTERM))  # its end is all that comes
     try:
-        async with serve(settings):
+        async with serve(settings, Counts(settings.state / "counts", number)):
             sys.stdout.buffer.write(_READY)
             sys.stdout.buffer.flush()
             yield
@@ -50,10 +51,11 @@ async def worker(settings: RouterSettings) -> AsyncIterator[None]:
 async def workers(settings: RouterSettings) -> AsyncIterator[None]:
     """All of them: ready inside the context; on leaving it they drain. Raises Unavailable where one doesn't start."""
     Keyring(settings.state / "token.key", "residency")  # one for all: each would make its own
+    begin_anew(settings.state / "counts")
     running: list[Process] = []
     tasks: list[asyncio.Task[None]] = []
     try:
-        running += await asyncio.gather(*(_started() for _ in range(settings.workers)))
+        running += await asyncio.gather(*(_started(number) for number in range(settings.workers)))
         for process in running:
             if not await _ready(process):
                 raise Unavailable("a worker did not start", remedy="its own refusal stands above")
@@ -66,8 +68,8 @@ async def workers(settings: RouterSettings) -> AsyncIterator[None]:
         await _end(running, settings.drain_seconds + END_SECONDS)
 
 
-async def _started() -> Process:
-    return await asyncio.create_subprocess_exec(*COMMAND, stdin=PIPE, stdout=PIPE)
+async def _started(number: int) -> Process:
+    return await asyncio.create_subprocess_exec(*COMMAND, str(number), stdin=PIPE, stdout=PIPE)
 
 
 async def _ready(process: Process) -> bool:
@@ -88,7 +90,7 @@ async def _kept(running: list[Process], number: int) -> None:
         warn("worker-ended", status=code)
         await asyncio.sleep(wait)
         wait = min(wait * 2, LAST_WAIT_SECONDS)
-        running[number] = await _started()
+        running[number] = await _started(number)
         if await _ready(running[number]):
             log("worker-started")
 

@@ -34,7 +34,7 @@ async def serve(settings: SampleSettings) -> AsyncIterator[None]:
         desk = SupportDesk.load_or_create(settings.state / "support.key")
         Sample(residency, Sessions(signer, residency.manifest.identity), desk).routes(service)
         # operators of the directory's domain ask for health; the guard lets nobody else in from there
-        context = service.internal_context([Role.ROUTER], [residency.jurisdiction, GLOBAL])
+        context = service.internal_context([Role.ROUTER, Role.EDGE], [residency.jurisdiction, GLOBAL])
         async with service.listen(settings.address(), context):
             yield
 

@@ -40,6 +40,7 @@ from domicile.service import problem_response
 from domicile.telemetry import REFUSALS, warn
 
 HEALTH_PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+READY_PATH: Final = "/readyz"
 SUBJECT: Final = web.RequestKey("domicile_subject", Home)
 """On a pinned path: the routed subject's home, at the epoch that the guard let pass."""
 _OURS: Final = web.RequestKey("domicile_guard", bool)
@@ -84,10 +85,21 @@ def observed_country(request: web.Request) -> str | None:
     return country if country in COUNTRIES else None
 
 
-def is_pinned(manifest: Manifest, router: Identity, path: str) -> bool:
-    """Whether a router's rules leave the path to a home. A router that the manifest doesn't name has no rules."""
-    place = manifest.routers.get(router.zone)
+def is_pinned(manifest: Manifest, peer: Identity, path: str) -> bool:
+    """Whether a router's rules leave the path to a home. A router that the manifest doesn't name has no rules.
+
+    What an edge sends is always a subject's own: it leaves unpinned paths to a router.
+    """
+    place = manifest.routers.get(peer.zone) if peer.role is Role.ROUTER else None
     return place is None or not place.is_unpinned(path)
+
+
+def asks_for_health(peer: Identity, path: str, subject: Routed | None) -> bool:
+    """Whether a request is for the process and not for anybody's data. An edge asks in nobody's name; what it carries
+    for a client names a subject. Pure."""
+    if peer.role is Role.EDGE:
+        return path == READY_PATH and subject is None
+    return peer.role is Role.OPERATOR and path in HEALTH_PATHS
 
 
 def needs_asking(fence: Fence | None, epoch: int) -> bool:
@@ -129,10 +141,10 @@ class _Guard:
 
     async def _check(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         peer = peer_of(request.transport)
-        if peer.role is Role.OPERATOR and request.path in HEALTH_PATHS:
+        subject = routed(request.headers)
+        if asks_for_health(peer, request.path, subject):
             return await handler(request)
         require(peer, self._residency.identity, Endpoint.APP_REQUESTS)
-        subject = routed(request.headers)
         if not is_pinned(self._residency.manifest, peer, request.path):
             return await self._unpinned(request, handler)
         if subject is None:

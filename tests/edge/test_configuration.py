@@ -1,0 +1,91 @@
+"""Envoy itself takes every form of what is printed, and what is printed is printed by the command."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from domicile_testing.edges import equipment, trusted_signer, view
+from domicile_testing.routing import World
+from domicile_testing.worlds import clean_environment
+from loadtests.cases import Unmeasured
+from loadtests.programs import envoy
+
+from domicile.model import Address, parse_manifest
+from domicile.model.wire import JWKS
+from domicile.ops.edge.envoy import Health, Recipe, static
+from domicile.ops.edge.envoy.recipe import Tuning
+
+
+@pytest.fixture
+def program() -> str:
+    try:
+        return envoy()
+    except Unmeasured as error:
+        pytest.skip(str(error))
+
+
+def accepted(program: str, file: Path) -> None:
+    done = subprocess.run(
+        [program, "--mode", "validate", "-c", str(file), "--log-level", "warning"],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    said = [line for line in done.stderr.splitlines() if "[warning]" in line or "[error]" in line]
+    assert said == [], "nothing deprecated, nothing that is not yet stable"
+
+
+@pytest.mark.parametrize("form", ["by token", "keys in a file", "asking", "plain", "by names", "grpc"])
+async def test_envoy_takes_what_is_printed(world: World, tmp_path: Path, program: str, form: str) -> None:
+    keys = tmp_path / "jwks.json"
+    keys.write_text(JWKS(keys=[trusted_signer(world).public("residency")]).model_dump_json())
+    recipe = {
+        "keys in a file": Recipe(jwks=keys, admin=Address("127.0.0.1:9901")),
+        "asking": Recipe(asks=True),
+        "grpc": Recipe(health=Health.GRPC, tuning=Tuning(clients=10)),
+    }.get(form, Recipe())
+    manifest = world.manifest
+    if form == "by names":
+        data = manifest.topology()
+        data["cells"]["eu-1"]["zones"]["fra"]["app"] = "app.eu-1.example:8443"
+        data["routers"]["fra"]["public"] = "router.example:443"
+        manifest = parse_manifest(data)
+    file = tmp_path / "envoy.json"
+    file.write_text(static(view(world, manifest=manifest), equipment(world, plain=form == "plain"), recipe))
+    accepted(program, file)
+
+
+async def test_the_command_prints_it_with_the_environments_certificate(world: World, tmp_path: Path) -> None:
+    brought = equipment(world)
+    assert brought.public is not None
+    told = {
+        "CERTIFICATE": brought.own.certificate,
+        "KEY": brought.own.key,
+        "AUTHORITIES": brought.own.authorities,
+        "DIRECTORY": world.manifest.directory.sites[0].address,
+        "OPERATORS": world.folder / "operators",
+    }
+    environment = clean_environment() | {f"DOMICILE_{name}": str(value) for name, value in told.items()}
+    command = [sys.executable, "-m", "domicile.ops.main", "edge", "envoy", "--listen", brought.listen]
+    public = ["--public-certificate", str(brought.public.certificate), "--public-key", str(brought.public.key)]
+
+    async def ran(*more: str, without: str = "") -> tuple[int, str, str]:
+        process = await asyncio.create_subprocess_exec(
+            *command, *more, env={k: v for k, v in environment.items() if k != without},
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, stdin=asyncio.subprocess.DEVNULL,
+        )  # fmt: skip
+        out, err = await process.communicate()
+        assert process.returncode is not None
+        return process.returncode, out.decode(), err.decode()
+
+    status, printed, _ = await ran(*public)
+    assert status == 0
+    assert json.loads(printed) == json.loads(static(view(world), brought))
+    status, _, said = await ran(public[0], public[1])
+    assert (status, "one is nothing without the other" in said) == (1, True)
+    status, _, said = await ran(*public, without="DOMICILE_OPERATORS")
+    assert (status, "DOMICILE_OPERATORS" in said) == (1, True)
