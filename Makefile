@@ -57,7 +57,7 @@ COMPILED := build/compiled
 $(COMPILED)/.made: $(VENV)/.bench router/hatch_build.py $(shell find router/src core/src -name '*.py')
 	@rm -rf $(COMPILED)
 	@echo "compiling the router into $(COMPILED)"
-	@DOMICILE_COMPILED=1 $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+	@DOMICILE_COMPILED=1 $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --upgrade \
 		--target $(COMPILED) ./router || { rm -rf $(COMPILED); echo "not compiled: is there a C compiler?"; }
 	@mkdir -p $(COMPILED) && touch $@
 

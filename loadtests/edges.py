@@ -49,14 +49,14 @@ def is_compiled() -> bool:
 
 
 @contextmanager
-def router(built: Stage, *, tls: bool, as_python: bool = False) -> Iterator[Proxy]:
+def router(built: Stage, *, tls: bool, as_python: bool = False, name: str = "router") -> Iterator[Proxy]:
     """``domicile-router serve`` with its replica loaded. Raises Unmeasured where it has no plain listener.
 
-    ``as_python``: also where a compiled one is there.
+    ``as_python``: also where a compiled one is there. ``name``: of its state's folder, which must not be there yet.
     """
     if not tls and not has_plain_listener():
         raise Unmeasured(f"this router has no plain listener (no setting DOMICILE_{PLAIN.upper()})")
-    state = built.folder / f"router-{'tls' if tls else 'plain'}"
+    state = built.folder / f"{name}-{'tls' if tls else 'plain'}"
     state.mkdir()
     shutil.copy(built.signer, state / "token.key")
     place = built.manifest.routers[ROUTER_ZONE]

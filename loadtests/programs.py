@@ -25,6 +25,16 @@ def nginx() -> str:
     return _found("nginx", "Debian: apt-get install nginx")
 
 
+def nginx_module(name: str) -> None:
+    """Raises Unmeasured where Debian's package of a module isn't there."""
+    if not list(Path("/etc/nginx/modules-enabled").glob(f"*-mod-{name}.conf")):
+        raise Unmeasured(f"nginx's module {name} is not installed (Debian: apt-get install libnginx-mod-{name})")
+
+
+def haproxy() -> str:
+    return _found("haproxy", "Debian: apt-get install haproxy")
+
+
 def wrk() -> str:
     return _found("wrk", "Debian: apt-get install wrk")
 

@@ -94,6 +94,7 @@ def applications_nginx(
         yield "add_header Cache-Control no-store;"
         yield f'location = {SMALL} {{ return 200 "{"x" * SMALL_BYTES}"; }}'
         yield f"location = {LARGE} {{ root {folder}; open_file_cache max=10; }}"
+        yield "location = /readyz { return 200; }"
         yield f'location = {WHOSE} {{ return 200 "$http_domicile_subject_key $http_domicile_cell"; }} }}'
 
     return _nginx(

@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -17,7 +17,7 @@ import pytest
 from domicile_testing import Storage, Trust, free_port
 from domicile_testing.cell import Directory, application, caller, gateway_settings, running_directory
 
-from domicile.cells.gateway import serve_gateway
+from domicile.cells.gateway import GatewaySettings, serve_gateway
 from domicile.identity import Signer
 from domicile.model import (
     GLOBAL,
@@ -317,12 +317,14 @@ async def test_the_gateway_is_ready_when_its_database_is(
 
 async def test_it_starts_with_its_own_kind_of_certificate_only(trust: Trust, cell_storage: Storage) -> None:
     bind = f"127.0.0.1:{free_port()}"
-    settings = trust.settings("eu", Role.APP, "eu-1.fra", bind, storage=cell_storage.address, directory=[bind])
+    where = {"storage": cell_storage.address, "directory": [bind]}
+    settings = cast("GatewaySettings", trust.settings("eu", Role.APP, "eu-1.fra", bind, GatewaySettings, **where))
     with pytest.raises(InvalidInput, match="certificate is for app"):
         async with serve_gateway(settings):
             pass
     for lacking in ({"storage": cell_storage.address}, {"directory": [bind]}):
-        settings = trust.settings("eu", Role.GATEWAY, "eu-1.fra", bind, **lacking)
+        made = trust.settings("eu", Role.GATEWAY, "eu-1.fra", bind, GatewaySettings, **lacking)
+        settings = cast("GatewaySettings", made)
         with pytest.raises(InvalidInput):
             async with serve_gateway(settings):
                 pass

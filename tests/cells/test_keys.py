@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import stat
 from collections.abc import AsyncIterator
-from typing import Any
 from uuid import NAMESPACE_OID, UUID, uuid4, uuid5
 
 import pytest
-from domicile_testing import Storage, Trust, free_port
-from domicile_testing.cell import key_client, superuser
+from domicile_testing import Storage, Trust
+from domicile_testing.cell import key_client, key_section, key_settings, superuser
 
 from domicile.cells.keys import serve_keys
 from domicile.client import Peer
@@ -30,22 +29,19 @@ from domicile.model.wire import (
     IndexKeyRequest,
     IndexKeyResponse,
 )
-from domicile.service import ProcessSettings
+
+SECTION = key_section()
 
 
 def principal(name: str = "alice") -> UUID:
     return uuid5(NAMESPACE_OID, name)
 
 
-def settings_for(trust: Trust, storage: Storage, **more: Any) -> ProcessSettings:
-    return trust.settings("eu", Role.KEYS, "fra", f"127.0.0.1:{free_port()}", storage=storage.address, **more)
-
-
 @pytest.fixture
 async def service(trust: Trust, key_storage: Storage) -> AsyncIterator[str]:
     """The address of a running key service of ``eu``."""
-    settings = settings_for(trust, key_storage)
-    async with serve_keys(settings):
+    settings = key_settings(trust, key_storage)
+    async with serve_keys(settings, SECTION):
         yield settings.bind
 
 
@@ -66,12 +62,12 @@ async def test_a_key_is_made_once_and_stays_across_a_restart(trust: Trust, key_s
     subject = uuid4()
     answers = []
     for _ in range(2):
-        settings = settings_for(trust, key_storage)
-        async with serve_keys(settings), key_client(trust, settings.bind) as keys:
+        settings = key_settings(trust, key_storage)
+        async with serve_keys(settings, SECTION), key_client(trust, settings.bind) as keys:
             answers.append(await keys.data_key(subject, principal(), create=True))
     assert answers[0] == answers[1]
     assert answers[0].key != answers[0].index_key
-    kek = settings.state / "kek.key"
+    kek = settings.state / "kek" / "default" / "1.key"
     assert stat.S_IMODE(kek.stat().st_mode) == 0o600
     assert len(kek.read_bytes()) == 32
 
@@ -104,10 +100,10 @@ async def test_a_reference_named_twice_is_one_key(trust: Trust, service: str) ->
 
 async def test_callers_that_make_one_key_at_once_get_the_same(trust: Trust, key_storage: Storage) -> None:
     refs = [(uuid4(), principal(str(n))) for n in range(40)]
-    one, two = settings_for(trust, key_storage), settings_for(trust, key_storage)
+    one, two = key_settings(trust, key_storage), key_settings(trust, key_storage)
     async with (
-        serve_keys(one),
-        serve_keys(two),
+        serve_keys(one, SECTION),
+        serve_keys(two, SECTION),
         peer(trust, one.bind) as first,
         peer(trust, two.bind) as second,
     ):
@@ -157,7 +153,8 @@ async def test_another_cells_key_is_refused_and_nothing_made(
         # these don't get through the handshake
         ("us", Role.APP, "us-1.iad", Unavailable),
         ("us", Role.OPERATOR, "iad", Unavailable),
-        ("eu", Role.GATEWAY, "eu-1.fra", Unavailable),
+        ("us", Role.GATEWAY, "us-1.iad", Unavailable),
+        ("eu", Role.GATEWAY, "eu-2.par", Forbidden),
         ("eu", Role.ROUTER, "fra", Unavailable),
         ("eu", Role.KEYS, "fra", Unavailable),
         ("eu", Role.STORAGE, "eu-1.fra", Unavailable),
@@ -170,7 +167,7 @@ async def test_another_cells_key_is_refused_and_nothing_made(
     ],
 )
 @pytest.mark.parametrize("path", ["/v1/data-keys", "/v1/index-keys"])
-async def test_who_is_no_application_of_the_jurisdiction_gets_no_key(
+async def test_who_is_not_of_the_cell_gets_no_key(
     trust: Trust,
     service: str,
     path: str,
@@ -200,30 +197,31 @@ async def test_a_batch_has_a_bound(trust: Trust, service: str) -> None:
         assert len(await unwrap(caller, [(ref.subject, ref.principal) for ref in references[:1000]])) == 1000
 
 
-async def test_each_unwrapping_is_audited_without_key_or_subject(
+async def test_each_key_that_is_handed_out_or_refused_is_audited(
     trust: Trust, key_storage: Storage, service: str
 ) -> None:
-    refs = [(uuid4(), principal()), (uuid4(), principal())]
+    one, two = (uuid4(), principal()), (uuid4(), principal())
+    caller_name, stranger_name = (f"spiffe://acme/eu/app/{cell}.fra" for cell in ("eu-3", "eu-4"))
     async with superuser(key_storage) as connection:
         await connection.execute("TRUNCATE keys.audit")
-        async with peer(trust, service, name="eu-3.fra") as caller:
-            await unwrap(caller, refs[:1], cell="eu-3")
-            await unwrap(caller, refs, cell="eu-3")
-            await unwrap(caller, refs, cell="eu-3", create=False)
+        async with peer(trust, service, name="eu-3.fra") as caller, peer(trust, service, name="eu-4.fra") as stranger:
+            await unwrap(caller, [one], cell="eu-3")
+            await unwrap(caller, [one, two], cell="eu-3")
             for _ in range(2):
                 await caller.ask(IndexKeyResponse, "POST", "/v1/index-keys", body=IndexKeyRequest(cell="eu-3"))
-        rows = await connection.fetch("SELECT cell, count, created FROM keys.audit ORDER BY time")
-        columns = await connection.fetch(
-            "SELECT column_name FROM information_schema.columns WHERE table_schema = 'keys' AND table_name = 'audit'"
-        )
+            for cell in ("eu-3", "eu-4"):  # in another cell's name, and another cell's key in its own name
+                with pytest.raises(Forbidden):
+                    await unwrap(stranger, [one], cell=cell)
+        rows = await connection.fetch("SELECT caller, cell, action, subject, principal FROM keys.audit ORDER BY time")
     assert [tuple(row) for row in rows] == [
-        ("eu-3", 1, 1),
-        ("eu-3", 2, 1),
-        ("eu-3", 2, 0),
-        ("eu-3", 1, 1),
-        ("eu-3", 1, 0),
+        (caller_name, "eu-3", "made", *one),
+        (caller_name, "eu-3", "unwrapped", *one),
+        (caller_name, "eu-3", "made", *two),
+        (caller_name, "eu-3", "made", None, None),
+        (caller_name, "eu-3", "unwrapped", None, None),
+        (stranger_name, "eu-4", "refused", *one),
+        (stranger_name, "eu-4", "refused", *one),
     ]
-    assert {column[0] for column in columns} == {"time", "cell", "count", "created"}
 
 
 async def test_the_database_holds_no_key_in_clear(trust: Trust, key_storage: Storage, service: str) -> None:
@@ -231,14 +229,14 @@ async def test_the_database_holds_no_key_in_clear(trust: Trust, key_storage: Sto
         (key,) = await unwrap(caller, [(uuid4(), principal())])
     async with key_client(trust, service) as keys:
         index_key = await keys.cell_index_key()
-    kek = (settings_for(trust, key_storage).state / "kek.key").read_bytes()
+    kek = (key_settings(trust, key_storage).state / "kek" / "default" / "1.key").read_bytes()
     async with superuser(key_storage) as connection:
         stored = b"".join(
             [
                 row[0]
                 for row in await connection.fetch(
                     "SELECT wrapped FROM keys.data_keys UNION ALL SELECT wrapped FROM keys.index_keys"
-                    " UNION ALL SELECT check_value FROM keys.domains"
+                    " UNION ALL SELECT check_value FROM keys.data_keys UNION ALL SELECT check_value FROM keys.keks"
                 )
             ]
         )
@@ -270,11 +268,11 @@ async def test_a_wrapped_key_in_another_row_does_not_open(trust: Trust, key_stor
 async def test_without_its_key_encryption_key_it_refuses_to_start(
     trust: Trust, key_storage: Storage, content: bytes | None
 ) -> None:
-    settings = settings_for(trust, key_storage)
+    settings = key_settings(trust, key_storage)
     ref = (uuid4(), principal())
-    async with serve_keys(settings), peer(trust, settings.bind) as caller:
+    async with serve_keys(settings, SECTION), peer(trust, settings.bind) as caller:
         before = await unwrap(caller, [ref])
-    path = settings.state / "kek.key"
+    path = settings.state / "kek" / "default" / "1.key"
     right = path.read_bytes()
     try:
         if content is None:
@@ -282,28 +280,28 @@ async def test_without_its_key_encryption_key_it_refuses_to_start(
         else:
             path.write_bytes(content)
         with pytest.raises(InvalidInput, match="restore the file from its backup"):
-            async with serve_keys(settings):
+            async with serve_keys(settings, SECTION):
                 pass
         assert (path.read_bytes() if path.exists() else None) == content
     finally:
         path.write_bytes(right)
-    async with serve_keys(settings), peer(trust, settings.bind) as caller:
+    async with serve_keys(settings, SECTION), peer(trust, settings.bind) as caller:
         assert await unwrap(caller, [ref], create=False) == before
 
 
 async def test_it_starts_with_its_own_kind_of_certificate_only(trust: Trust, key_storage: Storage) -> None:
-    settings = trust.settings("eu", Role.APP, "eu-1.fra", f"127.0.0.1:{free_port()}", storage=key_storage.address)
+    settings = key_settings(trust, key_storage, role=Role.APP, name="eu-1.fra")
     with pytest.raises(InvalidInput, match="certificate is for app"):
-        async with serve_keys(settings):
+        async with serve_keys(settings, SECTION):
             pass
     with pytest.raises(InvalidInput, match="DOMICILE_STORAGE"):
-        async with serve_keys(trust.settings("eu", Role.KEYS, "fra", f"127.0.0.1:{free_port()}")):
+        async with serve_keys(key_settings(trust, None), SECTION):
             pass
 
 
 async def test_another_jurisdictions_key_store_is_not_opened(trust: Trust, key_storage: Storage) -> None:
-    settings = trust.settings("us", Role.KEYS, "iad", f"127.0.0.1:{free_port()}", storage=key_storage.address)
+    settings = key_settings(trust, key_storage, jurisdiction="us", name="iad")
     with pytest.raises(Unavailable, match="key store"):
-        async with serve_keys(settings):
+        async with serve_keys(settings, SECTION):
             pass
-    assert not (settings.state / "kek.key").exists()
+    assert not (settings.state / "kek").exists()

@@ -6,8 +6,8 @@ from uuid import UUID, uuid4
 
 import psutil
 import pytest
-from domicile_testing import Storage, Trust, free_port
-from domicile_testing.cell import key_client
+from domicile_testing import Storage, Trust
+from domicile_testing.cell import key_client, key_section, key_settings
 
 from domicile.cells.keys import serve_keys
 from domicile.client import Peer
@@ -17,10 +17,10 @@ PRINCIPAL = UUID(int=1)
 
 
 async def test_no_key_is_given_out_while_the_database_is_gone(trust: Trust, key_storage: Storage) -> None:
-    settings = trust.settings("eu", Role.KEYS, "fra", f"127.0.0.1:{free_port()}", storage=key_storage.address)
+    settings = key_settings(trust, key_storage)
     operator = trust.credentials("eu", Role.OPERATOR, "fra")
     async with (
-        serve_keys(settings),
+        serve_keys(settings, key_section()),
         key_client(trust, settings.bind) as keys,
         Peer(operator, [settings.bind], jurisdiction="eu", role=Role.KEYS) as asking,
     ):
@@ -39,5 +39,5 @@ async def test_no_key_is_given_out_while_the_database_is_gone(trust: Trust, key_
             await asking.call("GET", "/readyz")
         assert b"ok" in await asking.call("GET", "/healthz")
     with pytest.raises(Unavailable, match="key store"):
-        async with serve_keys(settings):
+        async with serve_keys(settings, key_section()):
             pass

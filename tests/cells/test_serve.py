@@ -12,8 +12,11 @@ from pathlib import Path
 
 import pytest
 from domicile_testing import Storage, Trust, free_port
+from domicile_testing.cell import manifest
+from domicile_testing.certificates import DEPLOYMENT
 from domicile_testing.databases import wait_for
 
+from domicile.identity import Signer, sign_topology, write_private
 from domicile.model import Role
 
 PROGRAMS = Path(sys.executable).parent
@@ -31,7 +34,13 @@ def environment(trust: Trust, role: Role, name: str, storage: Storage | None) ->
         "DOMICILE_AUTHORITIES": str(settings.authorities),
         "DOMICILE_STATE": str(settings.state),
         "DOMICILE_DIRECTORY": f"127.0.0.1:{free_port()}",
+        "DOMICILE_OPERATORS": str(trust.folder / "operators"),
     }
+    # it starts from the topology that it had when the directory was there
+    operator = Signer.load_or_create(trust.folder / "operator.key")
+    write_private(trust.folder / "operators" / "operator.pem", operator.public_pem())
+    topology = sign_topology(operator, DEPLOYMENT, 1, manifest(f"127.0.0.1:{free_port()}").topology())
+    write_private(settings.state / "topology.json", topology.model_dump_json().encode())
     if storage is not None:
         told["DOMICILE_STORAGE"] = storage.address
     return {name: value for name, value in os.environ.items() if not name.startswith("DOMICILE_")} | told

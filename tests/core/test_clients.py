@@ -25,6 +25,8 @@ from domicile.model import (
     DomicileError,
     Forbidden,
     InvalidInput,
+    KeyDestroyed,
+    KeyWithheld,
     Manifest,
     NotFound,
     Pin,
@@ -587,6 +589,58 @@ async def test_closing_forgets_every_key(key_service: tuple[KeyService, KeyClien
     await client.close()
     assert not client._cache
     assert client._index is None
+
+
+async def test_a_batch_is_one_call_and_each_absence_has_its_error(trust: Trust) -> None:
+    asked: list[int] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        body = DataKeysRequest.model_validate_json(await request.read())
+        asked.append(len(body.keys))
+        given = [
+            DataKey(
+                subject=key.subject,
+                principal=key.principal,
+                key=key.subject.int.to_bytes(32, "big"),
+                index_key=bytes(32),
+            )
+            for key in body.keys
+            if key.subject.int < 2000
+        ]
+        return web.Response(
+            body=DataKeysResponse(
+                keys=given,
+                withheld=[key for key in body.keys if key.subject.int == 2001],
+                destroyed=[key for key in body.keys if key.subject.int == 2002],
+                cache_seconds=5,
+            ).model_dump_json()
+        )
+
+    now = [0.0]
+    async with serving(trust, answer, "eu", Role.KEYS) as address:
+        client = KeyClient(
+            trust.credentials("eu", Role.APP, "eu-1.fra"),
+            [address],
+            jurisdiction="eu",
+            cell="eu-1",
+            cache_seconds=60,
+            clock=lambda: now[0],
+        )
+        names = [(UUID(int=number), UUID(int=1)) for number in range(1, 1200)]
+        keys = await client.data_keys(names + names[:3])
+        assert [key.key for key in keys[:2]] == [number.to_bytes(32, "big") for number in (1, 2)]
+        assert keys[-3:] == keys[:3]
+        assert asked == [1000, 199]
+        now[0] = 4.9
+        assert await client.data_keys(names[:5]) == keys[:5]
+        assert asked == [1000, 199]
+        now[0] = 5.0  # the service's bound is the shorter one
+        await client.data_key(*names[0])
+        assert asked == [1000, 199, 1]
+        for number, kind in ((2001, KeyWithheld), (2002, KeyDestroyed), (2003, NotFound)):
+            with pytest.raises(kind):
+                await client.data_keys([names[0], (UUID(int=number), UUID(int=1))])
+        await client.close()
 
 
 def test_a_key_service_outside_the_networks_is_refused(trust: Trust) -> None:

@@ -38,6 +38,8 @@ TREE = {
     "CrossBorderAccess": ("cross-border-access", 451, "Misdirected"),
     "FenceRefused": ("fence-refused", 421, "DomicileError"),
     "Unavailable": ("unavailable", 503, "DomicileError"),
+    "KeyDestroyed": ("key-destroyed", 410, "NotFound"),
+    "KeyWithheld": ("key-withheld", 503, "Unavailable"),
     "TooMany": ("too-many", 429, "Unavailable"),
 }
 CLASSES = {

@@ -10,21 +10,25 @@ FACADES = {
     "domicile.model": """
         ALIAS_KINDS COUNTRIES GLOBAL MATRIX PIN_GRANT_SECONDS RESIDENCY_TOKEN_SECONDS Address AliasKey Cell
         CellState Conflict CrossBorderAccess DomicileError Endpoint FenceRefused FieldClass Forbidden
-        IdentitiesDisagree Identity InvalidInput Jurisdiction Manifest ManifestError ManifestProblem Misdirected
-        ModelError NotFound Pepper Peppers Personal Pin PinGrant PinState Position ResidencyToken Risk Role Router Rule
-        Scope Shareable SubjectKey TokenInvalid TokenType TooLarge TooMany Travellers Unauthenticated Unavailable
-        UnknownSubject UnsupportedQuery Withheld WrongCell WrongJurisdiction Zone by_code load_manifest may
-        normalise_alias parse_manifest read_yaml require
+        IdentitiesDisagree Identity InvalidInput Jurisdiction KeyDestroyed KeyWithheld Manifest ManifestError
+        ManifestProblem Misdirected ModelError NotFound Pepper Peppers Personal Pin PinGrant PinState Position
+        ResidencyToken Risk Role Router Rule Scope Shareable SubjectKey TokenInvalid TokenType TooLarge
+        TooMany Travellers Unauthenticated Unavailable UnknownSubject UnsupportedQuery Withheld WrongCell
+        WrongJurisdiction Zone by_code load_manifest may normalise_alias parse_manifest read_yaml require
     """,
     "domicile.identity": """
         Authority Credentials Keyring Signer Verifier identity_of key_id peer_of public_key public_server
-        retirement_seconds sign_topology verify_topology write_private
+        retirement_seconds sign_topology verify_receipt verify_topology write_private
     """,
-    "domicile.client": "Change DirectoryClient GatewayClient JailedResolver KeyClient Peer RouterClient Topology",
+    "domicile.client": """
+        Change DirectoryClient GatewayClient JailedResolver KeyClient KeyOperatorClient Peer RouterClient
+        Topology
+    """,
     "domicile.telemetry": """
-        BORDER BORDER_BYTES DECISIONS DURATION FIELDS REFUSALS REPLICA_LAG REPLICA_PINS REPLICA_STALENESS REQUESTS
-        RULE_DISAGREEMENTS SHED STORAGE_LAG UNANSWERED_COMMITS UPSTREAM_DURATION UPSTREAM_EJECTIONS UPSTREAM_REQUESTS
-        UPSTREAM_RETRIES FieldNotAllowed configure_logs log place_of render_metrics warn
+        BORDER BORDER_BYTES DECISIONS DURATION FIELDS HOLDER_DURATION HOLDER_FAILURES REFUSALS REPLICA_LAG
+        REPLICA_PINS REPLICA_STALENESS REQUESTS RULE_DISAGREEMENTS SHED STORAGE_LAG UNANSWERED_COMMITS
+        UPSTREAM_DURATION UPSTREAM_EJECTIONS UPSTREAM_REQUESTS UPSTREAM_RETRIES FieldNotAllowed configure_logs
+        log place_of render_metrics warn
     """,
     "domicile.service": """
         MAX_BODY_BYTES PEER Addresses Operation ProcessSettings Service ended json_response load_settings

@@ -22,7 +22,7 @@ SUBJECT_IDS = st.text(NOT_SURROGATE, min_size=1, max_size=64)
 
 
 def documented(version: int, secret: bytes, person: bytes, message: bytes) -> bytes:
-    """DESIGN.md, section 1, word for word."""
+    """A key as the documents describe it, written out once more."""
     return bytes([version]) + hashlib.blake2b(message, digest_size=16, key=secret, person=person).digest()
 
 

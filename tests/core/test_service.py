@@ -26,6 +26,8 @@ from domicile.model import (
     Forbidden,
     IdentitiesDisagree,
     InvalidInput,
+    KeyDestroyed,
+    KeyWithheld,
     ManifestError,
     ManifestProblem,
     Misdirected,
@@ -69,6 +71,8 @@ ERRORS: dict[str, DomicileError] = {
         CrossBorderAccess("abroad", **PLACE, public_host="us.acme.example"),
         FenceRefused("not open"),
         Unavailable("later", retry_after=9),
+        KeyDestroyed("shredded"),
+        KeyWithheld("cut off", retry_after=9),
         TooMany("too often", retry_after=9),
     )
 }

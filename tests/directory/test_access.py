@@ -37,7 +37,7 @@ ROUTES = [
     ("DELETE", "/v1/signing-keys/{key}", Endpoint.SIGNING_KEYS_PUBLISH),
     ("POST", "/v1/signing-keys/{key}/revoke", Endpoint.SIGNING_KEYS_REVOKE),
 ]
-NO_CALLERS = {Role.DIRECTORY, Role.STORAGE}
+NO_CALLERS = {Role.DIRECTORY, Role.STORAGE, Role.HOLDER}
 """Roles that no route of the directory is for: their connections end in the handshake."""
 
 

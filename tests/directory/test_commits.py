@@ -10,7 +10,7 @@ from domicile_testing import Storage
 from domicile_testing.cell import superuser
 from domicile_testing.databases import until
 
-from domicile.directory.commits import transaction
+from domicile.service.commits import transaction
 
 
 @pytest.mark.parametrize("reason", [asyncio.CancelledError, ValueError])

@@ -26,7 +26,9 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         yield running
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(
+    params=[pytest.param(name, marks=pytest.mark.full if kind.rare else ()) for name, kind in KINDS.items()]
+)
 def kind(request: pytest.FixtureRequest) -> Kind:
     """A recipe whose program is here, and that can do what the test asks for."""
     found = KINDS[request.param]

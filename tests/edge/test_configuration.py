@@ -15,10 +15,14 @@ from domicile_testing.worlds import clean_environment
 from loadtests.cases import Unmeasured
 from loadtests.programs import envoy
 
-from domicile.model import Address, parse_manifest
+from domicile.model import Address, InvalidInput, parse_manifest
 from domicile.model.wire import JWKS
+from domicile.ops.edge.commands import equipment_of
 from domicile.ops.edge.envoy import Health, Recipe, static
 from domicile.ops.edge.envoy.recipe import Tuning
+from domicile.ops.edge.equipment import Equipment
+from domicile.ops.edge.source import Source
+from domicile.ops.layout import Layout
 
 
 @pytest.fixture
@@ -59,33 +63,43 @@ async def test_envoy_takes_what_is_printed(world: World, tmp_path: Path, program
     accepted(program, file)
 
 
-async def test_the_command_prints_it_with_the_environments_certificate(world: World, tmp_path: Path) -> None:
-    brought = equipment(world)
-    assert brought.public is not None
-    told = {
+def told(world: World, brought: Equipment) -> dict[str, str]:
+    """The environment of an edge's command."""
+    values = {
         "CERTIFICATE": brought.own.certificate,
         "KEY": brought.own.key,
         "AUTHORITIES": brought.own.authorities,
         "DIRECTORY": world.manifest.directory.sites[0].address,
         "OPERATORS": world.folder / "operators",
     }
-    environment = clean_environment() | {f"DOMICILE_{name}": str(value) for name, value in told.items()}
-    command = [sys.executable, "-m", "domicile.ops.main", "edge", "envoy", "--listen", brought.listen]
-    public = ["--public-certificate", str(brought.public.certificate), "--public-key", str(brought.public.key)]
+    return {f"DOMICILE_{name}": str(value) for name, value in values.items()}
 
-    async def ran(*more: str, without: str = "") -> tuple[int, str, str]:
-        process = await asyncio.create_subprocess_exec(
-            *command, *more, env={k: v for k, v in environment.items() if k != without},
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, stdin=asyncio.subprocess.DEVNULL,
-        )  # fmt: skip
-        out, err = await process.communicate()
-        assert process.returncode is not None
-        return process.returncode, out.decode(), err.decode()
 
-    status, printed, _ = await ran(*public)
-    assert status == 0
+async def test_the_command_prints_it_with_the_environments_certificate(world: World) -> None:
+    brought = equipment(world)
+    assert brought.public is not None
+    process = await asyncio.create_subprocess_exec(
+        *[sys.executable, "-m", "domicile.ops.main", "edge", "envoy", "--listen", brought.listen],
+        *["--public-certificate", str(brought.public.certificate), "--public-key", str(brought.public.key)],
+        env=clean_environment() | told(world, brought),
+        stdout=asyncio.subprocess.PIPE,
+        stdin=asyncio.subprocess.DEVNULL,
+    )
+    printed, _ = await process.communicate()
+    assert process.returncode == 0
     assert json.loads(printed) == json.loads(static(view(world), brought))
-    status, _, said = await ran(public[0], public[1])
-    assert (status, "one is nothing without the other" in said) == (1, True)
-    status, _, said = await ran(*public, without="DOMICILE_OPERATORS")
-    assert (status, "DOMICILE_OPERATORS" in said) == (1, True)
+
+
+async def test_half_of_what_is_needed_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    brought = equipment(world)
+    assert brought.public is not None
+    for name, value in told(world, brought).items():
+        monkeypatch.setenv(name, value)
+    source = Source.found(Layout.at(None), None)
+    with pytest.raises(InvalidInput, match="one is nothing without the other"):
+        equipment_of(source, brought.listen, brought.public.certificate, None, None)
+    with pytest.raises(InvalidInput, match="host:port"):
+        equipment_of(source, "nowhere", brought.public.certificate, brought.public.key, None)
+    monkeypatch.delenv("DOMICILE_OPERATORS")
+    with pytest.raises(InvalidInput, match="DOMICILE_OPERATORS"):
+        Source.found(Layout.at(None), None)

@@ -231,6 +231,28 @@ async def test_with_the_directory_gone_everything_stays(world: World, tmp_path: 
     await Folder(place, QUICK).apply(files)
 
 
+async def test_an_envoy_that_starts_while_the_directory_is_gone_leaves_it_to_the_routers(
+    world: World, tmp_path: Path
+) -> None:
+    brought, place = equipment(world), tmp_path / "edge"
+    edge = Edge(world, brought.address, place, trusted_signer(world))
+    files = dynamic(view(world), brought, place, Recipe(tuning=QUICK))
+    await Folder(place, QUICK).apply(files)
+    async with world.router("fra") as router:
+        async with router.get("/notes", headers=world.bearer("alice")) as response:
+            assert response.status == 200
+        await world.directory.stop()
+        async with started(envoy_command(place / "envoy.json"), place, brought.listen), edge.of(ALICE) as client:
+            async with client.get("/notes", headers=world.bearer("alice")) as response:
+                assert response.status == 200
+            assert "Via" in world.seen[-1].headers
+            await world.directory.start()
+            async with asyncio.timeout(20):
+                while "Via" in world.seen[-1].headers:
+                    async with client.get("/notes", headers=world.bearer("alice")) as response:
+                        assert response.status == 200
+
+
 async def test_an_older_topology_is_not_taken(world: World, tmp_path: Path) -> None:
     """Nor is one that no operator signed: what was believed stays."""
     place, brought = tmp_path / "edge", equipment(world)

@@ -6,6 +6,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from email.utils import parsedate_to_datetime
 
 import pytest
 from aiohttp import web
@@ -93,6 +94,17 @@ async def test_what_is_refused_is_a_problem_document_and_ends_the_connection(wor
                     assert b"application/problem+json" in head
                     assert b'"status":%d' % status in body
     assert not world.seen
+
+
+async def test_what_is_refused_says_when_and_what_would_be_allowed(world: World) -> None:
+    async with world.router(), dialled(world) as (reader, writer):
+        writer.write(b"TRACE / HTTP/1.1\r\nHost: a\r\n\r\n")
+        head, _ = await answer_of(reader)
+        assert head.startswith(b"HTTP/1.1 405 ")
+        fields = dict(line.split(b": ", 1) for line in head.split(b"\r\n")[1:] if line)
+        assert b"TRACE" not in fields[b"Allow"]
+        assert b"GET" in fields[b"Allow"]
+        assert parsedate_to_datetime(fields[b"Date"].decode()).tzinfo is not None
 
 
 async def test_nothing_behind_what_was_refused_is_read(world: World) -> None:

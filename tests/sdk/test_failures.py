@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from domicile_testing.homes import Surroundings
 
 from domicile.model import SubjectKey
 from domicile.sample import Note, Profile
-from domicile.sdk import DomicileError, Residency, Unavailable, WrongJurisdiction
+from domicile.sdk import DomicileError, Home, Residency, Unavailable, WrongJurisdiction
 from domicile.sdk.store.failures import untold
 
 Somebody = Callable[[], tuple[str, SubjectKey]]
@@ -25,8 +25,22 @@ def profile() -> dict[str, Any]:
     return {"user": CANARY, "email": f"{CANARY}@example.eu", "password": CANARY, "plan": "free"}
 
 
+async def put(home: Home) -> None:
+    await home.put(home.new(Note, text="slow", topic="a"))
+
+
+async def put_in_a_transaction(home: Home) -> None:
+    async with home.transaction() as transaction:
+        await transaction.put(transaction.new(Note, text="slow", topic="a"))
+
+
+@pytest.mark.parametrize(("write", "commits"), [(put, "INSERT%"), (put_in_a_transaction, "COMMIT")])
 async def test_who_is_cancelled_during_commit_leaves_the_connection_behind(
-    residency: Residency, somebody: Somebody, eu_root: asyncpg.Connection
+    residency: Residency,
+    somebody: Somebody,
+    eu_root: asyncpg.Connection,
+    write: Callable[[Home], Coroutine[Any, Any, None]],
+    commits: str,
 ) -> None:
     user, _ = somebody()
     home = await residency.claim(user, residence="DE")
@@ -40,15 +54,15 @@ async def test_who_is_cancelled_during_commit_leaves_the_connection_behind(
     )
     try:
         await eu_root.execute("SELECT pg_advisory_lock(42)")
-        putting = asyncio.create_task(home.put(home.new(Note, text="slow", topic="a")))
-        waits = "SELECT pid FROM pg_stat_activity WHERE query = 'COMMIT' AND wait_event_type = 'Lock'"
+        putting = asyncio.create_task(write(home))
+        waits = "SELECT pid FROM pg_stat_activity WHERE query LIKE $1 AND wait_event = 'advisory'"
         async with asyncio.timeout(10):
-            while (server := await eu_root.fetchval(waits)) is None:
+            while (server := await eu_root.fetchval(waits, commits)) is None:
                 pass
         putting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await putting
-        assert await eu_root.fetchval(waits) == server, "COMMIT was cut short"
+        assert await eu_root.fetchval(waits, commits) == server, "it was cut short"
         assert len(await home.all(Note)) == 1  # by another connection
         await eu_root.execute("SELECT pg_advisory_unlock(42)")
         async with asyncio.timeout(10):

@@ -5,10 +5,13 @@ The handlers here write nothing and the database would take everything, so that 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import asyncpg
@@ -16,9 +19,16 @@ import pytest
 from aiohttp import web
 from domicile_testing import Trust
 from domicile_testing.homes import Surroundings
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.websockets import WebSocket
 
-from domicile.model import GLOBAL, Endpoint, Role, SubjectKey
-from domicile.sdk import Residency
+from domicile.model import GLOBAL, Endpoint, Role, SubjectKey, Unauthenticated
+from domicile.sdk import Residency, asgi
 from domicile.sdk.aiohttp import SUBJECT, guard, observed_country
 from domicile.service import ProcessSettings, Service
 
@@ -41,7 +51,7 @@ class App:
         *,
         method: str = "GET",
         peer: tuple[str, Role, str] = ("eu", Role.ROUTER, "fra"),
-    ) -> tuple[int, dict[str, str], dict[str, Any]]:
+    ) -> tuple[int, Mapping[str, str], dict[str, Any]]:
         context = self.trust.credentials(*peer).client("eu", [Role.APP])
         connector = aiohttp.TCPConnector(ssl=context)
         async with (
@@ -50,19 +60,19 @@ class App:
                 method, f"https://{self.address}{path}", headers=headers, allow_redirects=False
             ) as response,
         ):
-            body = await response.json(content_type=None) if response.status != 307 else {}
-            return response.status, dict(response.headers), body
+            text = await response.text()
+            body = json.loads(text) if text.startswith("{") else {}
+            return response.status, response.headers, body
 
 
 def named(key: SubjectKey | str, *, cell: str = "eu-1", epoch: object = 1) -> dict[str, str]:
     return {"Domicile-Subject-Key": str(key), "Domicile-Cell": cell, "Domicile-Epoch": str(epoch)}
 
 
-@pytest.fixture
-async def app(around: Surroundings, residency: Residency, trust: Trust, tmp_path: Path) -> AsyncIterator[App]:
-    settings: ProcessSettings = around.settings(state=tmp_path)
+@asynccontextmanager
+async def on_aiohttp(served: App, settings: ProcessSettings) -> AsyncIterator[None]:
+    residency = served.residency
     service = Service(settings, residency.ready)
-    served = App(trust, residency, settings.bind)
 
     async def plain(request: web.Request) -> web.StreamResponse:
         served.seen.append(request.path)
@@ -83,7 +93,16 @@ async def app(around: Surroundings, residency: Residency, trust: Trust, tmp_path
         await residency.home(request.query["user"])
         return web.json_response({})
 
+    async def talk(request: web.Request) -> web.StreamResponse:
+        served.seen.append(request.path)
+        talking = web.WebSocketResponse()
+        await talking.prepare(request)
+        async for message in talking:
+            await talking.send_str(message.data)
+        return talking
+
     for method, path, handler in (
+        ("GET", "/talk", talk),
         ("GET", "/data", plain),
         ("POST", "/data", plain),
         ("GET", "/about", plain),
@@ -97,6 +116,52 @@ async def app(around: Surroundings, residency: Residency, trust: Trust, tmp_path
     guard(service.app, residency)
     context = service.internal_context([Role.ROUTER, Role.EDGE, Role.LOAD])
     async with service.listen(settings.address(), context):
+        yield
+
+
+@asynccontextmanager
+async def on_asgi(served: App, settings: ProcessSettings) -> AsyncIterator[None]:
+    async def plain(request: Request) -> Response:
+        served.seen.append(request.url.path)
+        try:
+            subject = str(asgi.home_of(request.scope).subject_key)
+        except Unauthenticated:
+            subject = None
+        body = {"subject": subject, "country": asgi.country_of(request.scope)}
+        return JSONResponse(body, headers={"Domicile-Guard": "stale-epoch"})
+
+    async def stream(request: Request) -> Response:
+        return StreamingResponse(iter(["{", "}"]), 421, headers={"Domicile-Guard": "wrong-cell"})
+
+    async def raised(request: Request) -> Response:
+        raise HTTPException(421, headers={"Domicile-Guard": "wrong-cell"})
+
+    async def look_for(request: Request) -> Response:
+        await asgi.residency_of(request.scope).home(request.query_params["user"])
+        return JSONResponse({})
+
+    async def talk(talking: WebSocket) -> None:
+        served.seen.append(talking.url.path)
+        await talking.accept(headers=[(b"domicile-guard", b"wrong-cell")])
+        async for message in talking.iter_text():
+            await talking.send_text(message)
+
+    routes: list[BaseRoute] = [WebSocketRoute("/talk", talk)]
+    routes += [Route("/data", plain, methods=["GET", "POST"]), Route("/about", plain), Route("/stream", stream)]
+    routes += [Route("/raised", raised), Route("/home", look_for)]
+    routes += [Route(path, look_for, methods=["POST"]) for path in ("/signup", "/support/enrol")]
+    app = Starlette(routes=routes, middleware=[Middleware(asgi.Guard)])
+    async with asgi.serving(cast("asgi.Application", app), settings):
+        yield
+
+
+@pytest.fixture(params=[on_aiohttp, on_asgi], ids=["aiohttp", "asgi"])
+async def app(
+    request: pytest.FixtureRequest, around: Surroundings, residency: Residency, trust: Trust, tmp_path: Path
+) -> AsyncIterator[App]:
+    settings: ProcessSettings = around.settings(state=tmp_path)
+    served = App(trust, residency, settings.bind)
+    async with request.param(served, settings):
         yield served
 
 
@@ -137,8 +202,9 @@ async def test_an_edge_brings_subjects_and_nobody_else(app: App, around: Surroun
         status, _, body = await app.ask(path, peer=EDGE)
         assert (status, body["code"]) == (400, "identities-disagree")
         assert (await app.ask(path, named(key, epoch=9), peer=EDGE))[0] == 421
-    status, _, body = await app.ask("/data", named(key), peer=("us", Role.EDGE, "iad"))
-    assert (status, body["code"]) == (403, "forbidden")
+    with contextlib.suppress(aiohttp.ClientError):  # refused in the handshake
+        status, _, body = await app.ask("/data", named(key), peer=("us", Role.EDGE, "iad"))
+        assert (status, body["code"]) == (403, "forbidden")
     assert app.seen == ["/data", "/about"]
 
 
@@ -234,12 +300,15 @@ async def test_only_routers_of_the_jurisdiction_are_heard(
 ) -> None:
     _, key = somebody()
     around.directory.pin(key)
-    for path in ("/data", "/about", "/none"):
-        status, _, body = await app.ask(path, named(key), peer=peer)
-        assert (status, body["code"]) == (403, "forbidden")
+    try:
+        for path in ("/data", "/about", "/none"):
+            status, _, body = await app.ask(path, named(key), peer=peer)
+            assert (status, body["code"]) == (403, "forbidden")
+        status, _, _ = await app.ask("/readyz", peer=peer)
+        assert (status == 200) == (peer[1] is Role.OPERATOR)
+    except aiohttp.ClientError:  # refused in the handshake
+        assert peer[1] is not Role.OPERATOR
     assert app.seen == []
-    status, _, _ = await app.ask("/readyz", peer=peer)
-    assert (status == 200) == (peer[1] is Role.OPERATOR)
 
 
 async def test_a_router_that_no_manifest_names_has_no_unpinned_paths(app: App) -> None:
@@ -307,3 +376,49 @@ async def test_without_the_directory_the_known_are_served_and_the_unknown_are_as
     status, headers, body = await app.ask(f"/signup?user={stranger}", method="POST")
     assert (status, body["code"]) == (503, "unavailable")
     assert int(headers["Retry-After"]) > 0
+
+
+async def test_an_application_that_forgot_the_guard_is_guarded(
+    around: Surroundings, residency: Residency, trust: Trust, tmp_path: Path, somebody: Somebody
+) -> None:
+    settings: ProcessSettings = around.settings(state=tmp_path)
+    served = App(trust, residency, settings.bind)
+
+    async def bare(scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
+        if scope["type"] == "http":
+            served.seen.append(scope["path"])
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"domicile-guard", b"x")]})
+            await send({"type": "http.response.body", "body": b"{}"})
+
+    _, key = somebody()
+    around.directory.pin(key)
+    async with asgi.serving(bare, settings):
+        assert (await served.ask("/data"))[0] == 400
+        assert (await served.ask("/data", named(key, cell="eu-2")))[0] == 421
+        assert served.seen == []
+        status, headers, _ = await served.ask("/data", named(key))
+        assert status == 200
+        assert "Domicile-Guard" not in headers
+
+
+async def test_a_websocket_is_guarded_like_a_request(app: App, around: Surroundings, somebody: Somebody) -> None:
+    (_, key), (_, nobody) = somebody(), somebody()
+    around.directory.pin(key)
+    context = app.trust.credentials("eu", Role.ROUTER, "fra").client("eu", [Role.APP])
+    address = f"https://{app.address}/talk"
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context)) as session:
+        async with session.ws_connect(address, headers=named(key)) as talking:
+            await talking.send_str("hello")
+            assert await talking.receive_str() == "hello"
+        assert app.seen == ["/talk"]
+        for headers, status, verdict in (
+            (named(key, cell="eu-2"), 421, "wrong-cell"),
+            (named(key, epoch=9), 421, "stale-epoch"),
+            (named(nobody), 421, "wrong-cell"),
+            ({}, 400, None),
+        ):
+            with pytest.raises(aiohttp.WSServerHandshakeError) as refusal:
+                await session.ws_connect(address, headers=headers)
+            assert refusal.value.headers is not None
+            assert (refusal.value.status, refusal.value.headers.get("Domicile-Guard")) == (status, verdict)
+    assert app.seen == ["/talk"]

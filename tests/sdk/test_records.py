@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from domicile.sample import Profile
 from domicile.sdk import InvalidInput, ModelError, Personal, Record, Shareable
-from domicile.sdk.store.schema import create_table
+from domicile.sdk.store.ddl import create_table
 from domicile.sdk.tables import KINDS
 
 CANARY = "canary-7c1f"

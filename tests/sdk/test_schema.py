@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Annotated, Any
 from uuid import uuid4
 
@@ -234,7 +235,9 @@ async def test_a_pool_for_another_cell_never_says_a_word_to_this_one(trust: Trus
 # -- the command -------------------------------------------------------------------------------------
 
 
-def run(trust: Trust, storage: Storage, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
+def run(
+    trust: Trust, storage: Storage, *arguments: str, command: str = "apply", **changes: str
+) -> subprocess.CompletedProcess[str]:
     operator = trust.credentials(storage.jurisdiction, Role.OPERATOR, "root")
     environment = {
         "DOMICILE_DEPLOYMENT": "acme",
@@ -245,7 +248,7 @@ def run(trust: Trust, storage: Storage, *arguments: str, **changes: str) -> subp
     }
     console = "from domicile.sdk.store.commands import app; app(prog_name='domicile schema')"
     return subprocess.run(
-        [sys.executable, "-c", console, "apply", *arguments],
+        [sys.executable, "-c", console, command, *arguments],
         env=os.environ | environment | changes,
         capture_output=True,
         text=True,
@@ -257,7 +260,50 @@ def run(trust: Trust, storage: Storage, *arguments: str, **changes: str) -> subp
 def test_the_command_applies_a_modules_records(trust: Trust, us: Storage) -> None:
     done = run(trust, us, "domicile.sample", "--cell", "us-1", "--jurisdiction", "us", "--json")
     assert (done.returncode, done.stderr) == (0, "")
-    assert json.loads(done.stdout) == {"ok": True, "cell": "us-1", "tables": ["notes", "profiles"]}
+    said = json.loads(done.stdout)
+    assert (said["ok"], said["cell"], said["tables"]) == (True, "us-1", ["notes", "profiles"])
+    assert (said["revision"], said["steps"]) == (None, []), "it was applied before"
+
+
+CHANGED = """
+from typing import Annotated
+from domicile.sdk import Personal, Record, Shareable
+
+class Note(Record, table="notes"):
+    text: Annotated[str, Personal("user.content.private")]
+    topic: Annotated[str, Shareable("user.content.topic")]
+    stars: Annotated[int, Shareable("user.content.rating")] = 3
+"""
+
+
+async def test_a_plan_prints_the_sql_and_changes_nothing(
+    trust: Trust, us: Storage, us_root: asyncpg.Connection, tmp_path: Path
+) -> None:
+    (tmp_path / "planned.py").write_text(CHANGED)
+    (tmp_path / "shorter.py").write_text(CHANGED.replace("    topic:", "    subject:"))
+    where = ("--cell", "us-1", "--jurisdiction", "us")
+    names = {"command": "plan", "PYTHONPATH": str(tmp_path)}
+    revisions = await us_root.fetchval("SELECT count(*) FROM domicile.revisions")
+    planned = run(trust, us, "planned", *where, **names)
+    assert (planned.returncode, planned.stderr) == (0, "")
+    assert "-- add notes.stars\n" in planned.stdout
+    assert "ADD COLUMN \"stars\" bigint NOT NULL DEFAULT '3'::bigint;" in planned.stdout
+    said = json.loads(run(trust, us, "planned", *where, "--json", **names).stdout)
+    assert [step["what"] for step in said["steps"]] == ["add notes.stars"]
+    refused = run(trust, us, "shorter", *where, "--json", **names)
+    assert refused.returncode == 1
+    said = json.loads(refused.stdout)
+    assert [(each["where"], said["ok"]) for each in said["refusals"]] == [
+        ("notes.topic", False),
+        ("notes.subject", False),
+    ]
+    refused = run(trust, us, "shorter", *where, **names)
+    assert (refused.returncode, len(refused.stderr.splitlines())) == (1, 2)
+    applied = run(trust, us, "shorter", *where, PYTHONPATH=str(tmp_path))
+    assert (applied.returncode, "notes.topic" in applied.stderr) == (1, True)
+    assert await us_root.fetchval("SELECT count(*) FROM domicile.revisions") == revisions
+    listed = json.loads(run(trust, us, *where, "--json", command="revisions").stdout)["revisions"]
+    assert len(listed) == revisions
 
 
 @pytest.mark.parametrize(
@@ -291,16 +337,20 @@ def test_the_public_names_are_these() -> None:
     assert domicile.sdk.__all__ == [
         "Abroad",
         "AbroadRow",
+        "CellSession",
         "Conflict",
         "CrossBorderAccess",
         "DomicileError",
         "FenceRefused",
         "Forbidden",
+        "Found",
         "Home",
         "InvalidInput",
         "ModelError",
         "NotFound",
+        "Page",
         "Personal",
+        "Range",
         "Record",
         "Residency",
         "Shareable",
@@ -315,13 +365,25 @@ def test_the_public_names_are_these() -> None:
     ]
     assert domicile.sdk.store.__all__ == [
         "AbroadStore",
+        "AcrossStore",
+        "Condition",
         "Fence",
         "FenceReader",
         "FenceStore",
+        "NewRow",
+        "Once",
+        "Operator",
+        "Plan",
+        "RecordedColumn",
+        "Revision",
         "RowStore",
+        "Rows",
+        "Selection",
         "ShareableRows",
+        "Store",
         "StoredRow",
         "Work",
         "apply_schema",
         "open_pool",
+        "plan_schema",
     ]

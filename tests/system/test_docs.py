@@ -75,6 +75,31 @@ def test_the_page_on_the_router(tmp_path: Path) -> None:
     assert processes_of(tmp_path / ".domicile") == []
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the page drives its application with curl, which is not here")
+def test_the_page_on_writing_an_application(tmp_path: Path) -> None:
+    page = (DOCS / "application.md").read_text()
+    (program,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (drive,) = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+    assert len([line for line in program.splitlines() if line and not line.startswith(("import", "from"))]) <= 40
+    (tmp_path / "journal.py").write_text(program)
+    commands, down = drive.strip().rsplit("\n", 1)
+    assert down == "domicile down"
+    environment = clean_environment() | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    try:
+        done = subprocess.run(
+            ["bash", "-c", f"set -euo pipefail\n{commands}"], cwd=tmp_path, env=environment, capture_output=True,
+            text=True, timeout=120, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        answer = json.loads(done.stdout[done.stdout.rindex("[{") :])
+        assert answer == [{"text": "a sunny day", "mood": 5}]
+        assert f"`{json.dumps(answer, separators=(',', ':'))}`" in page
+    finally:
+        ended = subprocess.run(["bash", "-c", down], cwd=tmp_path, env=environment, timeout=60, check=False)
+    assert ended.returncode == 0
+    assert processes_of(tmp_path / ".domicile") == []
+
+
 def _has_envoy() -> bool:
     return shutil.which("envoy", path=str(Path(sys.executable).parent)) is not None
 

@@ -6,17 +6,21 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import asyncpg
 from aiohttp import web
 
+from domicile.cells.gateway import GatewaySettings
+from domicile.cells.keys import KeySettings
 from domicile.client import GatewayClient, KeyClient, Peer
 from domicile.identity import Signer
 from domicile.model import (
     GLOBAL,
     Endpoint,
     Manifest,
+    NotFound,
     Pin,
     Role,
     SubjectKey,
@@ -24,8 +28,9 @@ from domicile.model import (
     WrongCell,
     parse_manifest,
 )
-from domicile.model.wire import JWKS, GrantRequest, GrantResponse, SigningKey
-from domicile.service import PEER, ProcessSettings, Service, json_response, read_body
+from domicile.model.manifest import KeySection
+from domicile.model.wire import JWKS, GrantRequest, GrantResponse, SigningKey, TopologyDocument
+from domicile.service import PEER, Service, json_response, read_body
 from domicile_testing.certificates import DEPLOYMENT, Trust
 from domicile_testing.databases import Storage, free_port
 
@@ -42,6 +47,7 @@ class Directory:
     forge: Callable[[Pin, UUID], str] | None = None
     grants: int = 0
     key_reads: int = 0
+    topology: TopologyDocument | None = None
 
     def pin(self, key: SubjectKey, *, cell: str = "eu-1", epoch: int = 1) -> Pin:
         self.pins[key] = Pin(subject_key=key, jurisdiction="eu", cell=cell, epoch=epoch)
@@ -65,6 +71,11 @@ class Directory:
             )
         return json_response(GrantResponse(grant=self.signer.pin_grant(pin, DEPLOYMENT, asked.incarnation)))
 
+    async def get_topology(self, _: web.Request) -> web.Response:
+        if self.topology is None:
+            raise NotFound("no topology was published")
+        return json_response(self.topology)
+
     async def keys(self, _: web.Request) -> web.Response:
         self.key_reads += 1
         return json_response(JWKS(keys=self.published))
@@ -80,6 +91,7 @@ async def running_directory(trust: Trust, folder: Path) -> AsyncIterator[Directo
 
     service = Service(settings, ready)
     service.route("POST", "/v1/pins/{key}/grants", Endpoint.PINS_GRANT, served.grant)
+    service.route("GET", "/v1/topology", Endpoint.TOPOLOGY_READ, served.get_topology)
     service.route("GET", "/.well-known/jwks.json", Endpoint.PINS_READ, served.keys)
     async with service.listen(settings.address(), service.internal_context([Role.GATEWAY])):
         yield served
@@ -100,21 +112,23 @@ async def superuser(storage: Storage) -> AsyncIterator[asyncpg.Connection]:
         await connection.close()
 
 
-def gateway_settings(trust: Trust, storage: str, directory: str) -> ProcessSettings:
+def gateway_settings(trust: Trust, storage: str, directory: str, **more: Any) -> GatewaySettings:
     bind = f"127.0.0.1:{free_port()}"
-    return trust.settings("eu", Role.GATEWAY, "eu-1.fra", bind, storage=storage, directory=[directory])
+    made = trust.settings(
+        "eu", Role.GATEWAY, "eu-1.fra", bind, GatewaySettings, storage=storage, directory=[directory], **more
+    )
+    assert isinstance(made, GatewaySettings)
+    return made
 
 
-def manifest(gateway: str) -> Manifest:
-    """A manifest whose cell ``eu-1`` has its gateway at this address."""
+def manifest(gateway: str, keys: str = "127.0.0.1:2") -> Manifest:
+    """A manifest whose cell ``eu-1`` has its gateway, and ``eu`` its key service, at these addresses."""
     return parse_manifest(
         {
             "version": 1,
             "deployment": DEPLOYMENT,
             "directory": {"sites": [{"zone": "fra", "country": "DE", "address": "127.0.0.1:1"}]},
-            "jurisdictions": {
-                "eu": {"countries": ["DE"], "public_host": "eu.example", "keys": {"service": ["127.0.0.1:2"]}}
-            },
+            "jurisdictions": {"eu": {"countries": ["DE"], "public_host": "eu.example", "keys": {"service": [keys]}}},
             "cells": {
                 "eu-1": {
                     "jurisdiction": "eu",
@@ -150,6 +164,27 @@ def caller(trust: Trust, gateway: str, jurisdiction: str, role: Role, name: str)
     return Peer(
         trust.credentials(jurisdiction, role, name), [gateway], jurisdiction="eu", role=Role.GATEWAY, cell="eu-1"
     )
+
+
+def key_section(**more: object) -> KeySection:
+    """What a manifest says of a jurisdiction's keys; ``more`` as in KeySection."""
+    return KeySection.model_validate({"service": ["127.0.0.1:2"], "cache_seconds": 60, **more})
+
+
+def key_settings(
+    trust: Trust,
+    storage: Storage | None,
+    *,
+    jurisdiction: str = "eu",
+    role: Role = Role.KEYS,
+    name: str = "fra",
+) -> KeySettings:
+    """Of a key service."""
+    bind = f"127.0.0.1:{free_port()}"
+    addresses = [] if storage is None else [storage.address]
+    found = trust.settings(jurisdiction, role, name, bind, KeySettings, storage=addresses)
+    assert isinstance(found, KeySettings)
+    return found
 
 
 @asynccontextmanager

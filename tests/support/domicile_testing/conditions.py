@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import aiohttp
 
@@ -12,6 +12,13 @@ async def until(condition: Callable[[], bool], *, seconds: float = 30) -> None:
     """Raises TimeoutError where it does not come true."""
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - what is waited for tells nobody
+            await asyncio.sleep(0.01)
+
+
+async def until_true(condition: Callable[[], Awaitable[bool]], *, seconds: float = 30) -> None:
+    """The same of what has to be asked."""
+    async with asyncio.timeout(seconds):
+        while not await condition():  # noqa: ASYNC110 - as above
             await asyncio.sleep(0.01)
 
 

@@ -210,6 +210,10 @@ FORWARDED = {
         GET + HOST + b"Via: 1.0 a\r\nVia: 1.1 b\r\n\r\n",
         passed(b"", via=b"Via: 1.0 a, 1.1 b, 1.1 domicile\r\n"),
     ),
+    "a cookie that Connection names": (
+        GET + HOST + b"Connection: close, Cookie\r\nCookie: a=1\r\n\r\n",
+        passed(b""),
+    ),
     "a residency token": (
         GET + HOST + b"Domicile-Token: x\r\nCookie: a=1;b=2; __Host-domicile=x\r\nCookie: c=3\r\n\r\n",
         passed(b"Cookie: a=1; b=2; c=3\r\n"),

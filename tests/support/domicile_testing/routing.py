@@ -10,8 +10,9 @@ import asyncio
 import json
 import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,11 +37,12 @@ from domicile.model import (
     UnknownSubject,
     parse_manifest,
 )
-from domicile.model.snapshot import SnapshotWriter
+from domicile.model.ids import KEY_BYTES
+from domicile.model.snapshot import STATES, Block, SnapshotWriter
 from domicile.model.wire import JWKS, RESIDENCY_KEYS_PATH, SUBJECT_KEY_HEADER, SigningKey
 from domicile.router.serve import serve
 from domicile.router.settings import RouterSettings
-from domicile.service import ProcessSettings, Service, json_response, read_body
+from domicile.service import PEER, ProcessSettings, Service, json_response, read_body
 from domicile_testing.certificates import DEPLOYMENT, PEPPER, Trust
 from domicile_testing.databases import free_port
 
@@ -52,6 +54,7 @@ ZONES = {"eu-1": ("fra", "par"), "eu-2": ("ams",), "us-1": ("iad",)}
 COUNTRY_OF = {"fra": "DE", "par": "FR", "ams": "NL", "iad": "US"}
 POSITION = Position(generation=UUID(int=1), sequence=0)
 BEAT_SECONDS = 0.2
+RECORD = struct.Struct(f">{KEY_BYTES}sQBH")
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
@@ -200,6 +203,8 @@ class Directory:
         self.pins: dict[SubjectKey, Pin] = {}
         self.keys: dict[str, SigningKey] = {}
         self.asked: list[SubjectKey] = []
+        self.log: list[Pin] = []
+        self.placed = asyncio.Event()
         self.key_reads = self.residency_reads = 0
         self.retired: list[str] = []
         self.reached = asyncio.Event()
@@ -241,17 +246,39 @@ class Directory:
             raise UnknownSubject("no such subject")
         return json_response(self.pins[key])
 
-    async def _snapshot(self, _: web.Request) -> web.Response:
-        """Of nothing: whoever is asked about must be looked up, so that tests see it."""
+    async def _snapshot(self, request: web.Request) -> web.Response:
+        """For routers of nothing: whoever is asked about must be looked up, so that tests see it."""
         writer = SnapshotWriter()
-        return web.Response(body=writer.head(POSITION) + writer.end())
+        if request[PEER].role is not Role.EDGE:
+            return web.Response(body=writer.head(POSITION) + writer.end())
+        head = writer.head(self._position(len(self.log)))
+        homes = sorted({f"{pin.jurisdiction}/{pin.cell}" for pin in self.pins.values()})
+        records = [
+            RECORD.pack(key, pin.epoch, STATES.index(pin.state), homes.index(f"{pin.jurisdiction}/{pin.cell}"))
+            for key, pin in sorted(self.pins.items())
+        ]
+        blocks = [writer.block(Block(tuple(homes), b"".join(records)))] if records else []
+        return web.Response(body=b"".join([head, *blocks, writer.end()]))
+
+    @staticmethod
+    def _position(sequence: int) -> Position:
+        return Position(generation=POSITION.generation, sequence=sequence)
 
     async def _changes(self, request: web.Request) -> web.StreamResponse:
         answer = web.StreamResponse()
         await answer.prepare(request)
+        told = Position.parse(request.query["after"]).sequence if request[PEER].role is Role.EDGE else len(self.log)
         while True:
-            await answer.write(f"id: {POSITION}\nevent: position\ndata: {{}}\n\n".encode())
-            await asyncio.sleep(BEAT_SECONDS)
+            while request[PEER].role is Role.EDGE and told < len(self.log):
+                told += 1
+                event = f"id: {self._position(told)}\nevent: pin\ndata: {self.log[told - 1].model_dump_json()}\n\n"
+                await answer.write(event.encode())
+            now = self._position(told) if request[PEER].role is Role.EDGE else POSITION
+            await answer.write(f"id: {now}\nevent: position\ndata: {{}}\n\n".encode())
+            with suppress(TimeoutError):
+                async with asyncio.timeout(BEAT_SECONDS):
+                    await self.placed.wait()
+            self.placed.clear()
 
     async def _topology(self, _: web.Request) -> web.Response:
         return json_response(self._document)
@@ -276,6 +303,8 @@ class Directory:
 
     def place(self, *pins: Pin) -> None:
         self.pins.update({pin.subject_key: pin for pin in pins})
+        self.log += pins
+        self.placed.set()
 
     async def start(self) -> None:
         service = self._service()

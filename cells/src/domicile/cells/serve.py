@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import json
+import sys
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
+from typing import Annotated, Any, TypeVar
 
 import typer
 
-from domicile.cells.gateway import serve_gateway
-from domicile.cells.keys import serve_keys
-from domicile.model import InvalidInput
+from domicile.cells.gateway import GatewaySettings, serve_gateway
+from domicile.cells.keys import KeySettings, begin_version, serve_holder, serve_keys, switch
+from domicile.cells.keys.rotation import KeyOperatorSettings, rotate
+from domicile.model import DomicileError, InvalidInput
 from domicile.service import ProcessSettings, load_settings, run
 
 cell = typer.Typer(name="domicile-cell", add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 keys = typer.Typer(name="domicile-keys", add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+Settings = TypeVar("Settings", bound=ProcessSettings)
+Result = TypeVar("Result")
+JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object")]
 
 
-def _serve(serve: Callable[[ProcessSettings], AbstractAsyncContextManager[None]]) -> None:
+def _load(kind: type[Settings]) -> Settings:
     try:
-        settings = load_settings(ProcessSettings)
+        return load_settings(kind)
     except InvalidInput as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None
+
+
+def _serve(kind: type[Settings], serve: Callable[[Settings], AbstractAsyncContextManager[None]]) -> None:
+    settings = _load(kind)
     run(settings, lambda: serve(settings))
 
 
@@ -33,16 +45,78 @@ def _cell() -> None:
 
 @keys.callback()
 def _keys() -> None:
-    """Domicile's key service. Settings come from the environment (DOMICILE_*)."""
+    """Domicile's key service, and a customer's own key holder. Settings come from the environment (DOMICILE_*)."""
 
 
 @cell.command("serve")
 def serve_cell() -> None:
     """Serve the gateway of this certificate's cell until SIGTERM or SIGINT."""
-    _serve(serve_gateway)
+    _serve(GatewaySettings, serve_gateway)
 
 
 @keys.command("serve")
 def serve_key_service() -> None:
     """Serve the keys of this certificate's jurisdiction until SIGTERM or SIGINT."""
-    _serve(serve_keys)
+    _serve(KeySettings, serve_keys)
+
+
+@keys.command("hold")
+def hold() -> None:
+    """Hold the key-encryption key of this certificate's key domain until SIGTERM or SIGINT: a customer's own."""
+    _serve(ProcessSettings, serve_holder)
+
+
+@keys.command("cut")
+def cut() -> None:
+    """Cut the holder of this state folder off at once: its data stays sealed until `restore`."""
+    switch(_load(ProcessSettings), cut=True)
+
+
+@keys.command("restore")
+def restore() -> None:
+    """Let the holder of this state folder serve again."""
+    switch(_load(ProcessSettings), cut=False)
+
+
+@keys.command("renew")
+def renew() -> None:
+    """Begin a new version of the key-encryption key in this holder's state folder."""
+    typer.echo(f"version {_run('renew', begin_version(_load(ProcessSettings)))}")
+
+
+@keys.command("rotate")
+def rotate_kek(
+    domain: Annotated[str, typer.Argument(help="the key domain")],
+    only_tell: Annotated[bool, typer.Option("--status", help="only tell how far it is")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Rotate a key domain's key-encryption key, as an operator of its jurisdiction.
+
+    Begins a new version and re-wraps every data key under it; the rows stay as they are. End it at any time: run
+    again, it goes on where it was. DOMICILE_KEYS names the addresses of the key service.
+
+    Example: domicile-keys rotate default
+    """
+    shown = sys.stderr.isatty() and not as_json
+
+    def tell(left: int) -> None:
+        if shown:
+            typer.echo(f"{left:,} keys left", err=True)
+
+    done = _run("rotate", rotate(KeyOperatorSettings(), domain, tell, only_tell=only_tell), as_json=as_json)
+    if as_json:
+        typer.echo(json.dumps({"ok": True, **done.model_dump()}))
+    else:
+        typer.echo(f"{done.domain}: version {done.version} in force, {done.left:,} keys under another")
+
+
+def _run(command: str, main: Coroutine[Any, Any, Result], *, as_json: bool = False) -> Result:
+    """What ``main`` answers; a refusal is one line, or one JSON object, and exit status 1."""
+    try:
+        return asyncio.run(main)
+    except DomicileError as error:
+        if as_json:
+            typer.echo(json.dumps({"ok": False, "code": error.code, "detail": str(error), "where": error.where}))
+        else:
+            typer.echo(f"domicile-keys {command}: {error}", err=True)
+        raise typer.Exit(1) from None

@@ -3,7 +3,7 @@
 from domicile.client.directory import Change, DirectoryClient
 from domicile.client.gateway import GatewayClient
 from domicile.client.http import JailedResolver, Peer
-from domicile.client.keys import KeyClient
+from domicile.client.keys import KeyClient, KeyOperatorClient
 from domicile.client.router import RouterClient
 from domicile.client.topology import Topology
 
@@ -13,6 +13,7 @@ __all__ = [
     "GatewayClient",
     "JailedResolver",
     "KeyClient",
+    "KeyOperatorClient",
     "Peer",
     "RouterClient",
     "Topology",

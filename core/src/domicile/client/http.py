@@ -81,7 +81,7 @@ def error_from(status: int, body: bytes, where: str, retry_after: str | None = N
             )
         if status >= 500 or (kind is not None and issubclass(kind, TooMany)):
             seconds = int(retry_after) if retry_after and re.fullmatch(r"[0-9]{1,6}", retry_after) else 2
-            later = TooMany if kind is TooMany else Unavailable
+            later = kind if kind is not None and issubclass(kind, Unavailable) else Unavailable
             return later(detail, where=where, retry_after=min(seconds, MAX_RETRY_SECONDS))
         return InvalidInput(detail, where=where)
     return kind(detail, where=where, remedy=problem.remedy or "")

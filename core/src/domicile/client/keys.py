@@ -1,4 +1,9 @@
-"""The key service of a jurisdiction, as its cells see it: data keys, held in memory for a bounded time."""
+"""The key service of a jurisdiction, as its cells and its operators see it.
+
+A cell's application holds data keys in memory for a bounded time and number, locked where the platform allows. The
+time is the shorter of the manifest's bound and the service's own, counted from before the question was asked, on a
+clock that goes on while the machine sleeps and that nobody sets: so a receipt's word about caches holds.
+"""
 
 from __future__ import annotations
 
@@ -9,26 +14,42 @@ from typing import Final
 from uuid import UUID
 
 from domicile.client.http import Peer
+from domicile.client.memory import LockedSlots
 from domicile.identity import Credentials
 from domicile.model.access import Role
 from domicile.model.addresses import Network
-from domicile.model.errors import NotFound
+from domicile.model.errors import KeyDestroyed, KeyWithheld, NotFound
 from domicile.model.wire import (
+    MAX_BATCH,
     DataKey,
     DataKeyRef,
     DataKeysRequest,
     DataKeysResponse,
     IndexKeyRequest,
     IndexKeyResponse,
+    KekProgress,
+    KekProgresses,
+    KeyDomainRequest,
+    ReceiptKey,
+    ShredRequest,
+    ShredResponse,
 )
+from domicile.telemetry import warn
 
 MAX_CACHED: Final = 10_000
+KEY_BYTES: Final = 32
+
+
+def since_boot() -> float:
+    """Seconds on a clock that also counts what the machine slept through, where there is one (Linux)."""
+    clock = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if clock is None else time.clock_gettime(clock)
 
 
 class KeyClient:
     """Data keys by (subject, principal). ``cache_seconds`` is the manifest's bound on an old key's life.
 
-    The cache is in order of arrival, which is the order of expiry: each call first forgets what is too old.
+    The cache is in order of arrival; each call first forgets what is too old.
     """
 
     def __init__(
@@ -40,47 +61,144 @@ class KeyClient:
         cell: str,
         cache_seconds: float,
         networks: Collection[Network] | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = since_boot,
     ) -> None:
         self._peer = Peer(credentials, addresses, jurisdiction=jurisdiction, role=Role.KEYS, networks=networks)
         self._cell = cell
         self._seconds = cache_seconds
         self._clock = clock
-        self._cache: OrderedDict[tuple[UUID, UUID], tuple[float, DataKey]] = OrderedDict()
-        self._index: tuple[float, bytes] | None = None
+        self._cache: OrderedDict[tuple[UUID, UUID], tuple[float, int]] = OrderedDict()
+        self._slots = LockedSlots(MAX_CACHED, 2 * KEY_BYTES)
+        self._index_slots = LockedSlots(1, KEY_BYTES)
+        self._index: tuple[float, int] | None = None
+        if not self._slots.locked:
+            warn("key-memory-not-locked")
 
     async def close(self) -> None:
-        self._cache.clear()
-        self._index = None
+        while self._cache:
+            self._drop(next(iter(self._cache)))
+        self._drop_index()
         await self._peer.close()
 
     async def data_key(self, subject: UUID, principal: UUID, *, create: bool = False) -> DataKey:
-        """Raises NotFound where no such key exists (shredded, or never made), Unavailable for no service."""
-        name = (subject, principal)
+        """Raises NotFound where no such key was made, KeyDestroyed where it was shredded, KeyWithheld where the
+        holder of its key-encryption key does not open it, Unavailable for no service.
+        """
+        return (await self.data_keys([(subject, principal)], create=create))[0]
+
+    async def data_keys(self, names: Sequence[tuple[UUID, UUID]], *, create: bool = False) -> list[DataKey]:
+        """The keys of (subject, principal) in their order; what isn't held is unwrapped in one call for each
+        1,000. Raises as ``data_key``, for the first that isn't to be had.
+        """
         self._forget()
-        if (held := self._cache.get(name)) is not None:
-            return held[1]
-        reference = DataKeyRef(subject=subject, principal=principal)
-        body = DataKeysRequest(cell=self._cell, keys=[reference], create=create)
+        now = self._clock()
+        found = {name: key for name in names if (key := self._held(name, now)) is not None}
+        missing = [name for name in dict.fromkeys(names) if name not in found]
+        for start in range(0, len(missing), MAX_BATCH):
+            found |= await self._ask(missing[start : start + MAX_BATCH], create=create)
+        return [found[name] for name in names]
+
+    def _held(self, name: tuple[UUID, UUID], now: float) -> DataKey | None:
+        held = self._cache.get(name)
+        if held is None or held[0] <= now:
+            return None
+        secret = self._slots.get(held[1])
+        return DataKey.model_construct(
+            subject=name[0], principal=name[1], key=secret[:KEY_BYTES], index_key=secret[KEY_BYTES:]
+        )
+
+    async def _ask(self, names: Sequence[tuple[UUID, UUID]], *, create: bool) -> dict[tuple[UUID, UUID], DataKey]:
+        asked = self._clock()
+        references = [DataKeyRef(subject=subject, principal=principal) for subject, principal in names]
+        body = DataKeysRequest(cell=self._cell, keys=references, create=create)
         answer = await self._peer.ask(DataKeysResponse, "POST", "/v1/data-keys", body=body)
-        found = [key for key in answer.keys if (key.subject, key.principal) == name]
-        if not found:
-            raise NotFound("no data key: shredded, or never made")
-        self._cache.pop(name, None)
-        self._cache[name] = (self._clock() + self._seconds, found[0])
-        while len(self._cache) > MAX_CACHED:
-            self._cache.popitem(last=False)
-        return found[0]
+        seconds = self._seconds if answer.cache_seconds is None else min(self._seconds, answer.cache_seconds)
+        wanted = set(names)
+        found = {(key.subject, key.principal): key for key in answer.keys if (key.subject, key.principal) in wanted}
+        for name, key in found.items():
+            self._keep(name, key, asked + seconds)
+        for reference in references:
+            if (reference.subject, reference.principal) in found:
+                continue
+            if reference in answer.destroyed:
+                raise KeyDestroyed("the data key was destroyed: what it sealed opens no more")
+            if reference in answer.withheld:
+                raise KeyWithheld("the holder of its key-encryption key does not open this data key", where="keys")
+            raise NotFound("no data key was made")
+        return found
+
+    def _keep(self, name: tuple[UUID, UUID], key: DataKey, until: float) -> None:
+        self._drop(name)
+        while len(self._cache) >= MAX_CACHED:
+            self._drop(next(iter(self._cache)))
+        self._cache[name] = (until, self._slots.put(key.key + key.index_key))
+
+    def _drop(self, name: tuple[UUID, UUID]) -> None:
+        held = self._cache.pop(name, None)
+        if held is not None:
+            self._slots.wipe(held[1])
 
     def _forget(self) -> None:
         now = self._clock()
         while self._cache and next(iter(self._cache.values()))[0] <= now:
-            self._cache.popitem(last=False)
+            self._drop(next(iter(self._cache)))
 
     async def cell_index_key(self) -> bytes:
         """The secret of this cell's blind indexes across subjects."""
         if self._index is None or self._index[0] <= self._clock():
+            asked = self._clock()
             body = IndexKeyRequest(cell=self._cell)
             answer = await self._peer.ask(IndexKeyResponse, "POST", "/v1/index-keys", body=body)
-            self._index = (self._clock() + self._seconds, answer.key)
-        return self._index[1]
+            self._drop_index()
+            self._index = (asked + self._seconds, self._index_slots.put(answer.key))
+        return self._index_slots.get(self._index[1])
+
+    def _drop_index(self) -> None:
+        if self._index is not None:
+            self._index_slots.wipe(self._index[1])
+            self._index = None
+
+    async def assign(self, subject: UUID, domain: str) -> None:
+        """Put a subject into a key domain, before its first record; harmless to repeat.
+
+        Raises Conflict where it has keys in another domain, InvalidInput for a domain that isn't configured.
+        """
+        body = KeyDomainRequest(cell=self._cell, subject=subject, domain=domain)
+        await self._peer.call("POST", "/v1/key-domains", body=body)
+
+    async def shred(self, subject: UUID, principal: UUID | None = None) -> str:
+        """Destroy the data key of a principal, or of a subject with all of its principals; the signed receipt.
+
+        Harmless to repeat. Other processes may hold the key until the receipt's ``caches_until``.
+        """
+        body = ShredRequest(cell=self._cell, subject=subject, principal=principal)
+        answer = await self._peer.ask(ShredResponse, "POST", "/v1/shreds", body=body)
+        for name in [name for name in self._cache if name[0] == subject and principal in (None, name[1])]:
+            self._drop(name)
+        return answer.receipt
+
+    async def receipt_key(self) -> str:
+        """The public key (PEM) by which the service that answers signs receipts: keep it beside them."""
+        return (await self._peer.ask(ReceiptKey, "GET", "/v1/receipt-key")).pem
+
+
+class KeyOperatorClient:
+    """Rotation of key-encryption keys, as an operator of the jurisdiction."""
+
+    def __init__(self, credentials: Credentials, addresses: Sequence[str], *, jurisdiction: str) -> None:
+        self._peer = Peer(credentials, addresses, jurisdiction=jurisdiction, role=Role.KEYS, deadline=30.0)
+
+    async def close(self) -> None:
+        await self._peer.close()
+
+    async def keks(self) -> list[KekProgress]:
+        """Every key domain's version in force, and how many keys are still under another."""
+        return (await self._peer.ask(KekProgresses, "GET", "/v1/keks")).domains
+
+    async def rotate(self, domain: str) -> KekProgress:
+        """Begin a new version, unless a rotation is under way. Raises Conflict where only its holder can."""
+        return await self._peer.ask(KekProgress, "POST", f"/v1/keks/{domain}/rotate", repeatable=False)
+
+    async def rewrap(self, domain: str) -> KekProgress:
+        """Re-wrap a batch under the version in force; harmless to repeat and to run twice at once."""
+        return await self._peer.ask(KekProgress, "POST", f"/v1/keks/{domain}/rewrap")

@@ -3,7 +3,15 @@
 from domicile.identity.authority import Authority, write_private
 from domicile.identity.keyring import Keyring, retirement_seconds
 from domicile.identity.tls import Credentials, identity_of, peer_of, public_server
-from domicile.identity.tokens import Signer, Verifier, key_id, public_key, sign_topology, verify_topology
+from domicile.identity.tokens import (
+    Signer,
+    Verifier,
+    key_id,
+    public_key,
+    sign_topology,
+    verify_receipt,
+    verify_topology,
+)
 
 __all__ = [
     "Authority",
@@ -18,6 +26,7 @@ __all__ = [
     "public_server",
     "retirement_seconds",
     "sign_topology",
+    "verify_receipt",
     "verify_topology",
     "write_private",
 ]

@@ -103,7 +103,8 @@ class Authority:
         """
         if (identity.deployment, identity.jurisdiction) != (self.deployment, self.jurisdiction):
             raise InvalidInput(f"the {self.jurisdiction} authority does not sign for {identity.uri}")
-        return self._sign([x509.UniformResourceIdentifier(identity.uri)], hosts, days, now)
+        names = [x509.UniformResourceIdentifier(identity.uri), x509.DNSName(identity.dns_name)]
+        return self._sign(names, hosts, days, now)
 
     def issue_public(self, hosts: list[str], *, now: datetime | None = None) -> tuple[bytes, bytes]:
         """A server certificate for a public listener, which browsers see: no identity of ours in it."""

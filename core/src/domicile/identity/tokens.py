@@ -32,7 +32,7 @@ from domicile.model.pins import (
     ResidencyToken,
     TokenType,
 )
-from domicile.model.wire import SigningKey, TopologyDocument
+from domicile.model.wire import ShredReceipt, SigningKey, TopologyDocument
 
 MAX_TOKEN_BYTES: Final = 4096
 MAX_TOPOLOGY_BYTES: Final = 4 << 20
@@ -230,3 +230,18 @@ def verify_topology(document: TopologyDocument, deployment: str, operators: Iter
         topology: dict[str, Any] = claims["topology"]
         return topology
     raise TokenInvalid("a topology that none of the known operators signed")
+
+
+def verify_receipt(receipt: str, deployment: str, key: bytes) -> ShredReceipt:
+    """What a key service signed by ``key`` (PEM) about a shred; raises TokenInvalid. It holds for good: no ``exp``."""
+    _header(receipt, TokenType.SHRED_RECEIPT, MAX_TOPOLOGY_BYTES)
+    try:
+        public = serialization.load_pem_public_key(key)
+        if not isinstance(public, Ed25519PublicKey):
+            raise TokenInvalid("a receipt by a key that is no Ed25519 key")
+        options: Any = {"verify_iat": False}
+        return ShredReceipt.model_validate(
+            jwt.decode(receipt, public, [_ALGORITHM], issuer=deployment, options=options)
+        )
+    except (ValueError, jwt.InvalidTokenError, ValidationError) as error:
+        raise TokenInvalid(f"not a valid receipt: {type(error).__name__}") from None

@@ -1,8 +1,9 @@
 """Who may speak to whom: identities, vantages and the published matrix role x endpoint x jurisdiction.
 
 Every process has one SPIFFE-style name, ``spiffe://<deployment>/<jurisdiction>/<role>/<name>`` (SPIFFE-ID,
-section 2), where ``name`` is ``<zone>``, or ``<cell>.<zone>`` for a cell's processes. TLS proves the name;
-this module says what the name may do. ``global`` is the directory's own trust domain.
+section 2), where ``name`` is ``<zone>``, or ``<cell>.<zone>`` for a cell's processes (a customer's key
+holder: ``<key domain>.<zone>``). TLS proves the name; this module says what the name may do. ``global`` is the
+directory's own trust domain.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class Role(StrEnum):
     APP = "app"
     GATEWAY = "gateway"
     KEYS = "keys"
+    HOLDER = "holder"
     STORAGE = "storage"
     OPERATOR = "operator"
     LOAD = "load"
@@ -55,6 +57,14 @@ class Identity:
     @property
     def uri(self) -> str:
         return f"spiffe://{self.deployment}/{self.jurisdiction}/{self.role}/{self.name}"
+
+    @property
+    def dns_name(self) -> str:
+        """The same without the zone, for proxies that check no URI names (RFC 6125 has them look at DNS names): every
+        process of a cell in one role, or of a jurisdiction. Nobody resolves it; ``.internal`` is nobody's to register.
+        """
+        place = f"{self.cell}.{self.jurisdiction}" if self.cell is not None else self.jurisdiction
+        return f"{self.role}.{place}.{self.deployment}.domicile.internal"
 
     @property
     def cell(self) -> str | None:
@@ -100,8 +110,13 @@ class Endpoint(StrEnum):
     SIGNING_KEYS_PUBLISH = "directory.signing-keys.publish"
     SIGNING_KEYS_REVOKE = "directory.signing-keys.revoke"
     DATA_KEYS = "keys.data-keys"
+    KEYS_SHRED = "keys.shred"
+    KEYS_ROTATE = "keys.rotate"
+    KEYS_RECEIPTS = "keys.receipts"
+    HELD_KEYS = "holder.keys"
     FENCES = "gateway.fences"
     FENCES_REKEY = "gateway.fences.rekey"
+    RECORDS = "gateway.records"
     ABROAD_READ = "gateway.abroad.read"
     APP_REQUESTS = "app.requests"
     GATEWAY_REQUESTS = "gateway.requests"
@@ -154,9 +169,14 @@ MATRIX: Final[dict[Endpoint, Rule]] = {
     Endpoint.RECONCILIATION_READ: _rule(Scope.ANY, Role.GATEWAY, Role.OPERATOR),
     Endpoint.RECONCILIATION_REPORT: _rule(Scope.ANY, Role.GATEWAY),
     Endpoint.REPLICAS_READ: _rule(Scope.ANY, Role.OPERATOR),
-    Endpoint.DATA_KEYS: _rule(Scope.JURISDICTION, Role.APP),
+    Endpoint.DATA_KEYS: _rule(Scope.JURISDICTION, Role.APP, Role.GATEWAY),
+    Endpoint.KEYS_SHRED: _rule(Scope.JURISDICTION, Role.APP),
+    Endpoint.KEYS_ROTATE: _rule(Scope.JURISDICTION, Role.OPERATOR),
+    Endpoint.KEYS_RECEIPTS: _rule(Scope.JURISDICTION, Role.APP, Role.OPERATOR),
+    Endpoint.HELD_KEYS: _rule(Scope.JURISDICTION, Role.KEYS),
     Endpoint.FENCES: _rule(Scope.CELL, Role.APP),
     Endpoint.FENCES_REKEY: _rule(Scope.JURISDICTION, Role.OPERATOR),
+    Endpoint.RECORDS: _rule(Scope.CELL, Role.APP),
     Endpoint.ABROAD_READ: _rule(Scope.ANY, Role.APP),
     Endpoint.APP_REQUESTS: _rule(Scope.JURISDICTION, Role.ROUTER, Role.EDGE),
     Endpoint.GATEWAY_REQUESTS: _rule(Scope.JURISDICTION, Role.ROUTER),

@@ -13,12 +13,14 @@
     │   └── WrongJurisdiction   a row, a cell and a subject that do not agree
     ├── UnknownSubject          no pin                                               404
     ├── NotFound                no such thing, and it is not a subject               404
+    │   └── KeyDestroyed        the key was shredded: what it sealed opens no more   410
     ├── Conflict                contradicts what is recorded                         409
     ├── Misdirected             not served here                                      421 / 307
     │   ├── WrongCell           a sibling cell of the same jurisdiction is the home
     │   └── CrossBorderAccess   the home lies in another jurisdiction                451 / 307
     ├── FenceRefused            the cell's database does not hold the subject open   421
     └── Unavailable             try again later; carries ``retry_after`` seconds     503
+        ├── KeyWithheld         who holds the key-encryption key does not answer
         └── TooMany             more than this caller is given at a time            429
 
 Errors carry fields, not sentences: ``what`` happened, ``where``, and the ``remedy``. None of them may
@@ -125,6 +127,13 @@ class NotFound(DomicileError):
     status = HTTPStatus.NOT_FOUND
 
 
+class KeyDestroyed(NotFound):
+    """A data key was destroyed on purpose. What it sealed opens no more, and it is not made anew."""
+
+    code = "key-destroyed"
+    status = HTTPStatus.GONE
+
+
 class Conflict(DomicileError):
     code = "conflict"
     status = HTTPStatus.CONFLICT
@@ -178,6 +187,12 @@ class Unavailable(DomicileError):
     def __init__(self, what: str, *, where: str = "", remedy: str = "", retry_after: int = 2) -> None:
         self.retry_after = retry_after
         super().__init__(what, where=where, remedy=remedy)
+
+
+class KeyWithheld(Unavailable):
+    """The holder of a key-encryption key has cut the connection, or cannot be reached: its data stays sealed."""
+
+    code = "key-withheld"
 
 
 class TooMany(Unavailable):

@@ -37,15 +37,17 @@ from domicile.model.rules import (
 )
 from domicile.model.rules import Travellers as Travellers
 
+DEFAULT_DOMAIN: Final = "default"
+"""The key domain of whoever has no other; the key service holds its key-encryption key."""
 MAX_MANIFEST_BYTES: Final = 1 << 20
 MAX_MANIFEST_DEPTH: Final = 32
 MAX_MANIFEST_VALUES: Final = 200_000
 _STRICTEST_FIRST: Final = (Travellers.REFUSE, Travellers.REDIRECT, Travellers.HAIRPIN)
 
 
-def _collector(text: str) -> str:
+def _over_tls(text: str) -> str:
     if not text.startswith("https://") or not urlsplit(text).hostname:
-        raise ValueError("a collector is reached over https://, at a host")
+        raise ValueError("is reached over https://, at a host")
     return text
 
 
@@ -84,13 +86,32 @@ class DirectorySection(Strict):
     witness: Witness | None = None
 
 
+class TransitKey(Strict):
+    """A key of a Vault's or OpenBao's transit engine: ``address`` (https), where it is mounted, its name."""
+
+    address: Annotated[str, AfterValidator(_over_tls)]
+    mount: Name = "transit"
+    key: Name
+
+
+class KeyDomain(Strict):
+    """Who holds the key-encryption key of a domain, and where: a customer's ``holder``, or a ``transit`` key."""
+
+    country: Country
+    holder: list[AddressField] = Field(default_factory=list, max_length=8)
+    transit: TransitKey | None = None
+
+
 class KeySection(Strict):
     """``service``: addresses of the jurisdiction's key service; ``cache_seconds``: how long a data key may be
-    held in memory, which is also how long a shredded key can outlive its destruction."""
+    held in memory, which is also how long a shredded key can outlive its destruction; ``backup_days``: how long
+    the last backup of the key store that still holds a shredded key may live; ``domains``: key-encryption keys
+    that the service doesn't hold itself."""
 
     service: list[AddressField] = Field(min_length=1)
-    domains: dict[Name, str] = Field(default_factory=dict)
+    domains: dict[Name, KeyDomain] = Field(default_factory=dict)
     cache_seconds: int = Field(default=300, ge=1, le=3600, strict=True)
+    backup_days: int = Field(default=30, ge=0, le=3650, strict=True)
 
 
 class Jurisdiction(Strict):
@@ -104,7 +125,7 @@ class Jurisdiction(Strict):
     travellers: Travellers = Travellers.REDIRECT
     traveller_paths: list[TravellerPath] = Field(default_factory=list, max_length=256)
     public_host: PublicHost
-    collector: Annotated[str, AfterValidator(_collector)] | None = None
+    collector: Annotated[str, AfterValidator(_over_tls)] | None = None
     collector_networks: list[NetworkField] = Field(default_factory=list, max_length=64)
     keys: KeySection
 
@@ -231,6 +252,21 @@ def _outside(address: str, network: Network) -> bool:
     return ip is not None and ip not in network
 
 
+def _check_key_domains(path: str, jurisdiction: Jurisdiction) -> Iterator[ManifestProblem]:
+    """A key-encryption key is held in the jurisdiction, by exactly one holder; ``default`` is the service's own."""
+    for name, domain in jurisdiction.keys.domains.items():
+        if name == DEFAULT_DOMAIN:
+            yield ManifestProblem(f"{path}.{name}", "the service holds this one itself", "choose another name")
+        if domain.country not in jurisdiction.countries:
+            yield ManifestProblem(
+                f"{path}.{name}.country",
+                f"{domain.country} lies outside the jurisdiction",
+                "a key-encryption key stays where its data is",
+            )
+        if bool(domain.holder) == (domain.transit is not None):
+            yield ManifestProblem(f"{path}.{name}", "has not one holder", "name holder, or transit")
+
+
 def _check_jurisdictions(manifest: Manifest) -> Iterator[ManifestProblem]:
     owner: dict[str, str] = {}
     for name, jurisdiction in manifest.jurisdictions.items():
@@ -253,6 +289,7 @@ def _check_jurisdictions(manifest: Manifest) -> Iterator[ManifestProblem]:
                     f"{address} lies in no zone of {name}",
                     f"use an address in the network of one of {name}'s zones",
                 )
+        yield from _check_key_domains(f"{path}.keys.domains", jurisdiction)
     hosts: dict[str, str] = {}
     for name, jurisdiction in manifest.jurisdictions.items():
         if (other := hosts.setdefault(jurisdiction.public_host, name)) != name:

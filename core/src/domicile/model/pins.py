@@ -118,6 +118,7 @@ class TokenType(StrEnum):
     RESIDENCY = "residency"
     PIN_GRANT = "pin-grant"
     TOPOLOGY = "topology"
+    SHRED_RECEIPT = "shred-receipt"
 
 
 KeyUse = Literal["residency", "pin-grant"]

@@ -6,6 +6,7 @@ Layout: magic (4) ‖ length of the jurisdiction (1) ‖ jurisdiction ‖ nonce 
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from domicile.model.errors import InvalidInput
@@ -23,6 +24,7 @@ class Sealed(NamedTuple):
     ciphertext: bytes
 
 
+@lru_cache(maxsize=256)
 def prefix(jurisdiction: str) -> bytes:
     """What every sealed value of a jurisdiction begins with; raises InvalidInput for what is no name of one."""
     if not _JURISDICTION.fullmatch(jurisdiction):

@@ -7,10 +7,12 @@ from uuid import UUID
 
 from pydantic import Field, StringConstraints
 
-from domicile.model.ids import MAX_PEPPERS, AliasKey, CellName, Country, JurisdictionName, SubjectKey
+from domicile.model.ids import MAX_PEPPERS, AliasKey, CellName, Country, JurisdictionName, Name, SubjectKey
 from domicile.model.pins import Epoch, Frozen, KeyUse, Pin
 
 MAX_BATCH: Final = 1_000
+MAX_FIELDS: Final = 256
+MAX_CONDITIONS: Final = 16
 MAX_HEAD_BYTES: Final = 32 * 1024
 UNKNOWN_SECONDS: Final = 5
 """How long "no such pin" may be cached: also how long a part may not know of a subject that just signed up."""
@@ -187,7 +189,97 @@ class DataKey(Frozen):
 
 
 class DataKeysResponse(Frozen):
+    """``withheld``: there, but the holder of their key-encryption key doesn't open them now; ``destroyed``: for
+    good. What is in none of the lists was never made. ``cache_seconds``: how long the keys may be held."""
+
     keys: list[DataKey]
+    withheld: list[DataKeyRef] = Field(default_factory=list)
+    destroyed: list[DataKeyRef] = Field(default_factory=list)
+    cache_seconds: int | None = None
+
+
+class KeyDomainRequest(Frozen):
+    """Put a subject, before its first data key, into a key domain."""
+
+    cell: str
+    subject: UUID
+    domain: Name
+
+
+class ShredRequest(Frozen):
+    """Destroy the data key of a principal; of the subject with all of its principals, where none is named."""
+
+    cell: str
+    subject: UUID
+    principal: UUID | None = None
+
+
+class ShredResponse(Frozen):
+    """``receipt``: the statement that the key service signed (``ShredReceipt``)."""
+
+    receipt: str
+
+
+class ReceiptKey(Frozen):
+    """The public key (PEM, Ed25519) by which this process signs receipts."""
+
+    pem: str
+
+
+class ShredReceipt(Frozen):
+    """What was destroyed, where, and until when a copy may live. Times are seconds since 1970.
+
+    ``principals``: whose wrapped keys were destroyed. ``caches_until``: no process holds one of them after that.
+    ``backups_until``: when the last backup of ``store`` that still has one must have expired. ``iss``: deployment.
+    """
+
+    iss: str
+    jur: JurisdictionName
+    store: str
+    cell: str
+    subject: UUID
+    principals: list[UUID]
+    whole_subject: bool
+    iat: int
+    caches_until: int
+    backups_until: int
+
+
+class KekProgress(Frozen):
+    """A key domain: the version of its key-encryption key in force, and how many keys are still under another."""
+
+    domain: Name
+    version: int
+    left: int
+
+
+class KekProgresses(Frozen):
+    domains: list[KekProgress]
+
+
+class HeldKey(Frozen):
+    """A key on its way to or from whoever holds the key-encryption key, with what it is bound to.
+
+    ``version``: of the key-encryption key that wrapped it; 0 for one that isn't wrapped.
+    """
+
+    context: bytes
+    value: bytes = Field(repr=False, max_length=4096)
+    version: int = Field(default=0, ge=0, lt=2**31)
+
+
+class HeldKeysRequest(Frozen):
+    keys: list[HeldKey] = Field(min_length=1, max_length=MAX_BATCH)
+
+
+class HeldKeysResponse(Frozen):
+    """In the order of the request."""
+
+    keys: list[HeldKey] = Field(max_length=MAX_BATCH)
+
+
+class HeldVersion(Frozen):
+    version: int = Field(ge=1)
 
 
 class IndexKeyRequest(Frozen):
@@ -270,6 +362,49 @@ class ReplicasDocument(Frozen):
 
     max_lag_seconds: float
     replicas: list[ReplicaReport] = Field(default_factory=list)
+
+
+class RecordWrite(Frozen):
+    """A record as it is put. ``jurisdiction`` has no default: whoever writes says where it belongs.
+
+    ``version``: the one that the row must have, 0 for a row that must not be there; none for whatever is there.
+    """
+
+    jurisdiction: JurisdictionName
+    fields: dict[str, Any] = Field(repr=False, max_length=MAX_FIELDS)
+    version: int | None = Field(default=None, ge=0, lt=2**63)
+
+
+class RecordVersion(Frozen):
+    id: UUID
+    version: int
+
+
+class RecordDocument(Frozen):
+    """A record of a subject at home, with its personal fields."""
+
+    jurisdiction: JurisdictionName
+    id: UUID
+    version: int
+    fields: dict[str, Any] = Field(repr=False)
+
+
+class RecordQuery(Frozen):
+    """Fields to equal, which are in a body since a personal value has no place in a path or a query string.
+
+    ``order_by``: a shareable or clear field, or ``created_at``, with ``-`` before it for the last first.
+    ``after``: ``next`` of the page before.
+    """
+
+    conditions: dict[str, Any] = Field(default_factory=dict, repr=False, max_length=MAX_CONDITIONS)
+    size: int = Field(default=50, ge=1, le=MAX_BATCH)
+    order_by: str | None = Field(default=None, max_length=64)
+    after: str | None = Field(default=None, max_length=512)
+
+
+class RecordPage(Frozen):
+    records: list[RecordDocument]
+    next: str | None = None
 
 
 class AbroadRows(Frozen):

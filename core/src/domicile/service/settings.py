@@ -56,6 +56,9 @@ class ProcessSettings(BaseSettings):
     storage: Addresses = Field(
         default_factory=list, description="this process's own database: host:port of each of its zones, comma-separated"
     )
+    storage_pooler: bool = Field(
+        default=False, description="whether a pooler in transaction mode (PgBouncer) stands before that database"
+    )
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
     drain_seconds: float = Field(
         default=10.0, ge=0, le=300, description="how long requests in flight may take after SIGTERM"

@@ -84,6 +84,17 @@ UNANSWERED_COMMITS: Final = Counter(
     registry=REGISTRY,
 )
 
+HOLDER_DURATION: Final = Histogram(
+    "domicile_key_holder_duration_seconds",
+    "Time that the holder of a key-encryption key took to wrap or unwrap one batch",
+    ["domain", "call"],
+    buckets=(0.0001, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5),
+    registry=REGISTRY,
+)
+HOLDER_FAILURES: Final = Counter(
+    "domicile_key_holder_failures", "Batches that a holder did not serve", ["domain", "reason"], registry=REGISTRY
+)
+
 
 def render_metrics() -> tuple[bytes, str]:
     """The exposition text and its content type."""

@@ -14,13 +14,13 @@ from typing import Any, Final, NamedTuple
 
 import asyncpg
 
-from domicile.directory.commits import transaction
 from domicile.directory.second_zone import Replication, SecondZone, SecondZoneCheck
 from domicile.directory.storage import DATABASE, translated
 from domicile.directory.transactions import SQL
 from domicile.identity import Credentials
 from domicile.model import GLOBAL, Address, Conflict, InvalidInput, Manifest, PinState, Role, Unavailable
 from domicile.model.wire import TopologyDocument
+from domicile.service.commits import transaction
 
 HEAD: Final = b"subject_key\tjurisdiction\tcell\tepoch\tstate"
 MAX_LINE_BYTES: Final = 256

@@ -17,7 +17,6 @@ from uuid import UUID
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 
-from domicile.directory.commits import transaction
 from domicile.directory.history import GRACE_SECONDS, Mark, Standing, furthest, has_lost
 from domicile.directory.second_zone import Replication, SecondZone, SecondZoneCheck
 from domicile.directory.transactions import (
@@ -48,6 +47,7 @@ from domicile.model import (
 from domicile.model.pins import KeyUse
 from domicile.model.snapshot import MAX_RECORDS, Block
 from domicile.model.wire import PepperCount, PeppersDocument, SigningKey, TopologyDocument
+from domicile.service.commits import transaction
 from domicile.telemetry import warn
 
 DATABASE: Final = "domicile"

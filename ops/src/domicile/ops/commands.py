@@ -23,6 +23,7 @@ from domicile.ops.health import PATRONI, RUNNING, Prober
 from domicile.ops.layout import Layout
 from domicile.ops.manifests import load_file
 from domicile.ops.output import JsonOption, emit_json, refusals, table
+from domicile.ops.plan import SAMPLE
 from domicile.ops.record import ProcessRecord, WorldRecord
 from domicile.ops.supervise import supervise
 from domicile.ops.world import publish, stop_world
@@ -41,10 +42,11 @@ def up_command(
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
     ha: Annotated[bool, typer.Option("--ha", help="Give every database a standby and a witness.")] = False,
     ha_cell: Annotated[list[str] | None, typer.Option("--ha-cell", help="Only this cell's; may be repeated.")] = None,
+    app: Annotated[str, typer.Option(help="The application of each cell: a module that names its records.")] = SAMPLE,
     json_output: JsonOption = False,
     ready_descriptor: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Start a world on this machine: databases, directory, cells, routers, sample application.
+    """Start a world on this machine: databases, directory, cells, routers, an application (the sample).
 
     Runs until Ctrl-C or `domicile down`. Example: domicile up --detach && domicile status
     """
@@ -56,12 +58,13 @@ def up_command(
             )
         standbys = ha_cell or ([] if ha else None)
         if detach:
-            _detached(layout, manifest, log_level, standbys, json_output=json_output)
+            _detached(layout, manifest, log_level, app, standbys, json_output=json_output)
             return
         supervise(
             layout,
             manifest,
             log_level=log_level,
+            app=app,
             as_json=json_output,
             ready_descriptor=ready_descriptor,
             ha=standbys,
@@ -69,7 +72,7 @@ def up_command(
 
 
 def _detached(
-    layout: Layout, manifest: Path | None, log_level: str, standbys: list[str] | None, *, json_output: bool
+    layout: Layout, manifest: Path | None, log_level: str, app: str, standbys: list[str] | None, *, json_output: bool
 ) -> None:
     """Start a supervisor in a session of its own; relay what it prints until it is ready or gone.
 
@@ -77,7 +80,7 @@ def _detached(
     """
     reader, writer = os.pipe()
     command = [sys.executable, "-m", "domicile.ops.main", "up", "--state", str(layout.root), "--log-level", log_level]
-    command += ["--ready-descriptor", str(writer)]
+    command += ["--app", app, "--ready-descriptor", str(writer)]
     if standbys is not None:
         command += ["--ha", *(word for cell in standbys for word in ("--ha-cell", cell))]
     if manifest is not None:

@@ -45,8 +45,8 @@ from domicile.service import ProcessSettings, ended, load_settings, run
 from domicile.telemetry import warn
 
 USERS: Final[dict[Role, frozenset[str]]] = {
-    Role.APP: frozenset({"domicile_app"}),
-    Role.GATEWAY: frozenset({"domicile_gateway", "domicile_abroad"}),
+    Role.APP: frozenset({"domicile_app", "domicile_cell"}),
+    Role.GATEWAY: frozenset({"domicile_gateway", "domicile_abroad", "domicile_app"}),
     Role.KEYS: frozenset({"domicile_keys"}),
     Role.DIRECTORY: frozenset({"domicile_directory"}),
     Role.OPERATOR: frozenset({SUPERUSER}),

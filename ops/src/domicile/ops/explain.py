@@ -101,6 +101,11 @@ def _lines(text: str) -> list[str]:
     return [line for line in raw.decode("latin-1").splitlines() if line.strip()]
 
 
+def header_fields(file: Path) -> dict[str, str]:
+    """The fields in a file of header lines. Raises InvalidInput."""
+    return dict(_field(line) for line in _lines(f"@{file}"))
+
+
 def _field(line: str) -> tuple[str, str]:
     name, _, value = line.partition(":")
     return name.strip(), value.strip()

@@ -8,7 +8,9 @@ from typing import Final
 import typer
 
 from domicile.ops.commands import apply_command, check_command, demo_command, down_command, status_command, up_command
+from domicile.ops.edge.asking import haproxy_command, nginx_command
 from domicile.ops.edge.commands import app as edge
+from domicile.ops.edge.examine import examine_command
 from domicile.ops.explain import explain_command
 
 GROUP: Final = "domicile.commands"
@@ -28,6 +30,9 @@ app.command("check")(check_command)
 app.command("apply")(apply_command)
 app.command("explain")(explain_command)
 app.add_typer(edge, name="edge")
+edge.command("nginx")(nginx_command)
+edge.command("haproxy")(haproxy_command)
+edge.command("test")(examine_command)
 for _entry in entry_points(group=GROUP):
     app.add_typer(_entry.load(), name=_entry.name)
 

@@ -23,6 +23,7 @@ from domicile.ops.clusters import SECRETS, Cluster, Node, node_settings, witness
 from domicile.ops.layout import Layout
 from domicile.ops.provision import Provision
 
+SAMPLE: Final = "domicile.sample"
 _CONSOLE: Final = "from {module} import {app} as app; app()"
 
 
@@ -84,6 +85,7 @@ class Planner:
         provision: Provision,
         free: Callable[[str], str],
         log_level: str = "info",
+        app: str = SAMPLE,
         available: Collection[str] = (),
     ) -> None:
         self._manifest = manifest
@@ -91,6 +93,7 @@ class Planner:
         self._provision = provision
         self._free = free
         self._log_level = log_level
+        self._commands = _COMMANDS | {Role.APP: ["-m", app]}
         self._available = available
         self.specs: list[ProcessSpec] = []
 
@@ -328,7 +331,7 @@ class Planner:
             environment["DOMICILE_PEPPER"] = str(self._layout.pepper)
         if role is Role.ROUTER:
             environment |= self._public_listener(jurisdiction, place, identity)
-        self._python(name, identity, address, _COMMANDS[role], environment, stage=stage, beside=beside)
+        self._python(name, identity, address, self._commands[role], environment, stage=stage, beside=beside)
 
     def _public_listener(self, jurisdiction: str, zone: str, identity: Identity) -> dict[str, str]:
         router = self._manifest.routers[zone]
@@ -401,5 +404,4 @@ _COMMANDS: Final[dict[Role, list[str]]] = {
     Role.ROUTER: _serve("domicile.router.main", "app"),
     Role.GATEWAY: _serve("domicile.cells.serve", "cell"),
     Role.KEYS: _serve("domicile.cells.serve", "keys"),
-    Role.APP: ["-m", "domicile.sample"],
 }

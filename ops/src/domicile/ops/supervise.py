@@ -17,7 +17,7 @@ from domicile.model.errors import DomicileError, Unavailable
 from domicile.ops.layout import Layout
 from domicile.ops.manifests import local_manifest
 from domicile.ops.output import as_refusal, emit_json, refusal_document, refusal_lines
-from domicile.ops.plan import highly_available
+from domicile.ops.plan import SAMPLE, highly_available
 from domicile.ops.world import World
 
 
@@ -69,6 +69,7 @@ def supervise(
     manifest: Path | None,
     *,
     log_level: str,
+    app: str = SAMPLE,
     as_json: bool = False,
     ready_descriptor: int | None = None,
     ha: Collection[str] | None = None,
@@ -76,7 +77,7 @@ def supervise(
     """Run a world in the foreground until SIGINT, SIGTERM or SIGHUP. Raises DomicileError where it can't start."""
     reporter = Reporter(ready_descriptor, quiet=as_json)
     try:
-        asyncio.run(_supervise(layout, manifest, reporter, log_level=log_level, as_json=as_json, ha=ha))
+        asyncio.run(_supervise(layout, manifest, reporter, log_level=log_level, app=app, as_json=as_json, ha=ha))
     except Exception as error:
         reporter.error(as_refusal(error))
         raise
@@ -88,6 +89,7 @@ async def _supervise(
     reporter: Reporter,
     *,
     log_level: str,
+    app: str,
     as_json: bool,
     ha: Collection[str] | None,
 ) -> None:
@@ -96,7 +98,7 @@ async def _supervise(
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, told.set)
     layout.prepare()
-    world = await start_world(layout, manifest, reporter, told, log_level=log_level, ha=ha)
+    world = await start_world(layout, manifest, reporter, told, log_level=log_level, app=app, ha=ha)
     if world is None:
         raise SystemExit(130)
     try:
@@ -118,13 +120,14 @@ async def start_world(
     told: asyncio.Event,
     *,
     log_level: str = "info",
+    app: str = SAMPLE,
     ha: Collection[str] | None = None,
 ) -> World | None:
     """Start a world; None where ``told`` was set meanwhile. Whatever fails, nothing is left running.
 
     ``ha``: the cells whose databases get a standby, none named for every database; None for no standby at all.
     """
-    world = World.acquire(layout, progress=reporter.progress, log_level=log_level)
+    world = World.acquire(layout, progress=reporter.progress, log_level=log_level, app=app)
     try:
         loaded = local_manifest(manifest, layout)
         world.prepare(loaded, () if ha is None else highly_available(loaded, ha))

@@ -32,7 +32,7 @@ from domicile.ops import postgres
 from domicile.ops.clusters import members, settled
 from domicile.ops.health import PATRONI, Prober, operator
 from domicile.ops.layout import Layout
-from domicile.ops.plan import CELLS, DIRECTORY, DOORS, STORAGE, Planner, ProcessSpec, doors_of
+from domicile.ops.plan import CELLS, DIRECTORY, DOORS, SAMPLE, STORAGE, Planner, ProcessSpec, doors_of
 from domicile.ops.ports import free_address, require_free
 from domicile.ops.provision import Provision
 from domicile.ops.record import ProcessRecord, WorldRecord, own_record, try_lock
@@ -56,9 +56,9 @@ def log_tail(path: Path, lines: int = LOG_TAIL_LINES) -> str:
 
 
 def schema_commands(
-    manifest: Manifest, layout: Layout, specs: Sequence[ProcessSpec]
+    manifest: Manifest, layout: Layout, specs: Sequence[ProcessSpec], app: str
 ) -> list[tuple[str, list[str], dict[str, str]]]:
-    """For each cell: the command that applies the sample application's schema, as the operator would."""
+    """For each cell: the command that applies the application's schema, as the operator would."""
     commands = []
     for name, cell in manifest.cells.items():
         credentials = operator(layout, cell.jurisdiction)
@@ -70,7 +70,7 @@ def schema_commands(
             "DOMICILE_STORAGE": ",".join(door.address for door in doors_of(specs, name)),
         }
         console = "from domicile.sdk.store.commands import app; app(prog_name='domicile schema')"
-        arguments = ["apply", "domicile.sample", "--cell", name, "--jurisdiction", cell.jurisdiction]
+        arguments = ["apply", app, "--cell", name, "--jurisdiction", cell.jurisdiction]
         commands.append((name, [sys.executable, "-c", console, *arguments], environment))
     return commands
 
@@ -80,11 +80,12 @@ class World:
 
     manifest: Manifest
 
-    def __init__(self, layout: Layout, lock: IO[bytes], *, progress: Progress, log_level: str) -> None:
+    def __init__(self, layout: Layout, lock: IO[bytes], *, progress: Progress, log_level: str, app: str) -> None:
         self.layout = layout
         self._lock = lock
         self._progress = progress
         self._log_level = log_level
+        self._app = app
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._records: dict[str, ProcessRecord] = {}
         self._specs: list[ProcessSpec] = []
@@ -96,7 +97,7 @@ class World:
     # -- start ---------------------------------------------------------------------------------------
 
     @classmethod
-    def acquire(cls, layout: Layout, *, progress: Progress, log_level: str = "info") -> World:
+    def acquire(cls, layout: Layout, *, progress: Progress, log_level: str = "info", app: str = SAMPLE) -> World:
         """Become this folder's only supervisor. Raises InvalidInput where one runs already."""
         lock = try_lock(layout.lock)
         if lock is None:
@@ -111,7 +112,7 @@ class World:
             left = end_processes(stale.processes) + postgres.end_orphans(layout.root)
             progress("world.json", f"left by a world that did not stop; {len(left)} processes of it ended")
         layout.record.unlink(missing_ok=True)
-        return cls(layout, lock, progress=progress, log_level=log_level)
+        return cls(layout, lock, progress=progress, log_level=log_level, app=app)
 
     def prepare(self, manifest: Manifest, available: Collection[str] = ()) -> None:
         """Authorities, certificates, the list of processes. ``manifest`` has real ports. Nothing runs yet.
@@ -126,7 +127,13 @@ class World:
         if self.manifest.identity is not None:
             provision.sessions(self.manifest, Path(self.manifest.identity.jwks))
         planner = Planner(
-            self.manifest, self.layout, provision, lambda host: free_address(host, taken), self._log_level, available
+            self.manifest,
+            self.layout,
+            provision,
+            lambda host: free_address(host, taken),
+            self._log_level,
+            self._app,
+            available,
         )
         self._specs = planner.plan()
         listening = [(spec.name, spec.address) for spec in self._specs if spec.role != "postgres"]
@@ -225,7 +232,7 @@ class World:
     async def _schemas(self, storages: Sequence[ProcessSpec], doors: Sequence[ProcessSpec]) -> None:
         await self._ready([*storages, *doors])
         await asyncio.gather(
-            *(self._schema(*command) for command in schema_commands(self.manifest, self.layout, self._specs))
+            *(self._schema(*command) for command in schema_commands(self.manifest, self.layout, self._specs, self._app))
         )
 
     async def _schema(self, cell: str, command: list[str], environment: dict[str, str]) -> None:

@@ -265,9 +265,10 @@ def outgoing(
         distrusted |= {TRACEPARENT}  # another router takes it for ours
     lines = head.lines_without(distrusted) if distrusted else head.lines
     if isinstance(decision, Hairpin):
-        parts = [head.start, *lines, changed(head.fields, to_router=True)]
+        parts = [head.start, *lines, changed(head.fields, head.options, to_router=True)]
     else:
-        parts = [head.start, *lines, changed(head.fields, to_router=False), statement(decision.pin, country)]
+        parts = [head.start, *lines, changed(head.fields, head.options, to_router=False)]
+        parts.append(statement(decision.pin, country))
     if traceparent is not None:
         parts.append(f"{TRACEPARENT}: {traceparent}\r\n".encode("ascii"))
     if head.chunked:

@@ -123,13 +123,16 @@ def parted(fields: Fields) -> tuple[list[bytes], bytes]:
     return fields.cookies
 
 
-def changed(fields: Fields, *, to_router: bool) -> bytes:
-    """What goes on of a client's request, but not as it came: to an application, or ``to_router`` to another router."""
+def changed(fields: Fields, options: frozenset[str], *, to_router: bool) -> bytes:
+    """What goes on of a client's request, but not as it came: to an application, or ``to_router`` to another router.
+
+    ``options``: what ``Connection`` says; the fields that it names end here, but for the way that ``Via`` tells.
+    """
     lines = b""
-    cookies = fields.special.get("cookie")
+    cookies = None if "cookie" in options else fields.special.get("cookie")
     if cookies is not None and (cookie := b"; ".join(cookies) if to_router else parted(fields)[1]):
         lines = b"Cookie: %b\r\n" % cookie
-    if to_router:
+    if to_router and TOKEN_HEADER.lower() not in options:
         lines += written((TOKEN_HEADER, token) for token in fields.getall(TOKEN_HEADER, []))
     vias = fields.special.get("via")
     return lines + (_VIA if vias is None else b"Via: %b\r\n" % b", ".join([*vias, _OWN_VIA]))

@@ -71,7 +71,7 @@ class RuleSet:
         self.digest: Final = blake2b(told.encode(), digest_size=16).digest()
 
     def is_unpinned(self, path: str) -> bool:
-        return is_unpinned(self._classes, path)
+        return bool(self._classes) and is_unpinned(self._classes, path)
 
     def distrusted(self, evidence: Evidence) -> frozenset[str]:
         if not self._headers:

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from http import HTTPStatus
+from typing import Final
 
 from aiohttp import web
 
 from domicile.model import CrossBorderAccess, DomicileError
 from domicile.model.wire import PROBLEM_TYPE, Problem
 from domicile.router.decide import Redirect
+from domicile.router.errors import MethodRefused
 from domicile.router.lines import written
 from domicile.service import problem_of
+
+ALLOWED: Final = "GET, HEAD, OPTIONS, POST, PUT, PATCH, DELETE"
+"""What an application may be asked by; it says by itself which of them it takes, and may take further ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +32,12 @@ class Reply:
         """As it goes to the client. ``closes``: its connection takes no further request."""
         status = HTTPStatus(self.problem.status)
         body = self.problem.model_dump_json(exclude_none=True).encode()
-        fields = [("Content-Type", PROBLEM_TYPE), ("Content-Length", str(len(body))), *self.fields.items()]
+        fields = [
+            ("Date", formatdate(usegmt=True)),  # RFC 9110, 6.6.1
+            ("Content-Type", PROBLEM_TYPE),
+            ("Content-Length", str(len(body))),
+            *self.fields.items(),
+        ]
         if closes:
             fields.append(("Connection", "close"))
         head = f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode("ascii") + written(fields) + b"\r\n"
@@ -43,7 +54,10 @@ class Reply:
 
 
 def refused(error: DomicileError) -> Reply:
-    return Reply(*problem_of(error))
+    problem, fields = problem_of(error)
+    if isinstance(error, MethodRefused):
+        fields["Allow"] = ALLOWED  # RFC 9110, 15.5.6
+    return Reply(problem, fields)
 
 
 def unforeseen() -> Reply:

@@ -106,7 +106,7 @@ class Sample:
         guard(service.app, self._residency)
 
     async def about(self, _: web.Request) -> web.Response:
-        return _json(cell=self._residency.cell, jurisdiction=self._residency.jurisdiction)
+        return _json(cell=self._residency.cell_name, jurisdiction=self._residency.jurisdiction)
 
     def _session(self, user: str, home: Home, status: int) -> web.Response:
         return _json(status, jurisdiction=home.jurisdiction, cell=home.cell, session=self._sessions.issue(user))

@@ -30,7 +30,9 @@ from domicile.model import (
     WrongJurisdiction,
 )
 from domicile.sdk.abroad import Abroad, AbroadRow
+from domicile.sdk.cell import CellSession, Found
 from domicile.sdk.even import evenly
+from domicile.sdk.finding import Page, Range
 from domicile.sdk.home import Home, Transaction
 from domicile.sdk.records import Record
 from domicile.sdk.residency import Residency
@@ -38,16 +40,20 @@ from domicile.sdk.residency import Residency
 __all__ = [
     "Abroad",
     "AbroadRow",
+    "CellSession",
     "Conflict",
     "CrossBorderAccess",
     "DomicileError",
     "FenceRefused",
     "Forbidden",
+    "Found",
     "Home",
     "InvalidInput",
     "ModelError",
     "NotFound",
+    "Page",
     "Personal",
+    "Range",
     "Record",
     "Residency",
     "Shareable",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from datetime import date
 from decimal import Decimal
-from typing import Any, NoReturn
+from typing import Any, Generic, NoReturn, TypeVar
 from uuid import UUID
 
 from domicile.client import GatewayClient
@@ -20,9 +20,11 @@ from domicile.model.wire import AbroadRows
 from domicile.sdk.records import Record
 from domicile.sdk.tables import Table
 
+R = TypeVar("R", bound=Record)
 
-class AbroadRow:
-    """One record seen from abroad: its fields by name, personal ones Withheld. It cannot be put anywhere."""
+
+class AbroadRow(Generic[R]):
+    """One record of a class seen from abroad: its fields by name, personal ones Withheld. It cannot be put anywhere."""
 
     __slots__ = ("_values", "id", "jurisdiction")
 
@@ -63,8 +65,9 @@ def _condition(table: Table, name: str, value: Any) -> str:
     raise UnsupportedQuery("a condition on a field of bytes", where=f"{table.name}.{name}")
 
 
-def _rows(table: Table, answer: AbroadRows) -> list[AbroadRow]:
-    rows = []
+def _rows(kind: type[R], answer: AbroadRows) -> list[AbroadRow[R]]:
+    rows: list[AbroadRow[R]] = []
+    table = kind.domicile_table
     for row in answer.rows:
         try:
             key = UUID(row["id"])
@@ -90,12 +93,12 @@ class Abroad:
         self._gateway = gateway
         self._key = key
 
-    async def get(self, kind: type[Record], id: UUID) -> AbroadRow | None:  # noqa: A002 - the field's name
+    async def get(self, kind: type[R], id: UUID) -> AbroadRow[R] | None:  # noqa: A002 - the field's name
         """The record with this id as seen from here, or None."""
         found = await self.all(kind, id=id)
         return found[0] if found else None
 
-    async def all(self, kind: type[Record], **conditions: Any) -> list[AbroadRow]:
+    async def all(self, kind: type[R], **conditions: Any) -> list[AbroadRow[R]]:
         """A subject's records of a class, at most 100 in the order of their ids, that equal every condition.
 
         Raises UnsupportedQuery for a condition on anything but a shareable field, before anything is sent;
@@ -103,4 +106,4 @@ class Abroad:
         """
         table = kind.domicile_table
         wanted = {name: _condition(table, name, value) for name, value in conditions.items()}
-        return _rows(table, await self._gateway.abroad(self._key, table.name, wanted))
+        return _rows(kind, await self._gateway.abroad(self._key, table.name, wanted))

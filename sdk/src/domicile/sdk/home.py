@@ -7,22 +7,26 @@ write. The guard and the database ask again, each on its own.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 from uuid import UUID, uuid4
 
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
-from domicile.client import KeyClient
-from domicile.model.errors import InvalidInput, NotFound, UnsupportedQuery, WrongJurisdiction
+from domicile.model.errors import InvalidInput, UnsupportedQuery
 from domicile.model.ids import SubjectKey
-from domicile.model.wire import DataKey
+from domicile.model.wire import MAX_BATCH
+from domicile.sdk import finding
+from domicile.sdk.admission import admitted
+from domicile.sdk.codec import Codec, Keys
+from domicile.sdk.finding import Page
 from domicile.sdk.records import Record
-from domicile.sdk.sealing import Sealer, blind_index
-from domicile.sdk.store import Fence, RowStore, StoredRow, Work
-from domicile.sdk.tables import Column, Table
+from domicile.sdk.store import Condition, Fence, Operator, Rows, Selection, Store, Work
+from domicile.sdk.tickets import ticket_of
+
+if TYPE_CHECKING:
+    from sqlalchemy.sql import ClauseElement
 
 R = TypeVar("R", bound=Record)
 
@@ -31,18 +35,22 @@ R = TypeVar("R", bound=Record)
 class Vault:
     """What one cell's application stores with: its rows, its keys, and what it is."""
 
-    rows: RowStore
-    keys: KeyClient
+    rows: Store
+    keys: Keys
     cell: str
     jurisdiction: str
 
 
 class Records(ABC):
-    """What can be done with one subject's records, in a transaction each or in one for all."""
+    """What can be done with one subject's records, in a transaction each or in one for all.
+
+    Each method raises FenceRefused where the cell no longer holds the subject, and Unavailable.
+    """
 
     def __init__(self, vault: Vault, fence: Fence) -> None:
         self._vault = vault
         self._fence = fence
+        self._codec = Codec(vault.keys, vault.cell, vault.jurisdiction, fence.internal_id)
 
     @property
     def subject_key(self) -> SubjectKey:
@@ -60,8 +68,14 @@ class Records(ABC):
     def epoch(self) -> int:
         return self._fence.epoch
 
+    @property
+    def internal_id(self) -> UUID:
+        """The subject's random id in this cell: what names it to the key service."""
+        return self._fence.internal_id
+
+    @property
     @abstractmethod
-    def _work(self, *, writes: bool) -> AbstractAsyncContextManager[Work]: ...
+    def _rows(self) -> Rows: ...
 
     def new(self, kind: type[R], **fields: Any) -> R:
         """A record labelled with this home's jurisdiction, with a random ``id`` unless one is given.
@@ -70,128 +84,114 @@ class Records(ABC):
         """
         return kind(**{"jurisdiction": self.jurisdiction, "id": uuid4(), **fields})
 
-    async def put(self, record: Record, *, version: int | None = None) -> int:
+    async def put(self, record: Record, *, version: int | None = None, idempotency_key: str | None = None) -> int:
         """Store a record, or replace the one with its id; answers the row's version, which starts at 1.
 
-        ``version``: the one that must be there, 0 for none; Conflict otherwise. Raises WrongJurisdiction,
-        before any connection is used, for a record that isn't labelled with the home's jurisdiction;
-        FenceRefused where the cell no longer holds the subject; Unavailable.
+        ``version``: the one that must be there, 0 for none; Conflict otherwise. ``idempotency_key``: a call that is
+        repeated under it for the same record writes nothing and answers what was answered first; for another record
+        it raises Conflict. Raises WrongJurisdiction, before any connection is used, for a record that isn't labelled
+        with the home's jurisdiction.
         """
-        if record.jurisdiction != self.jurisdiction:
-            raise WrongJurisdiction(
-                f"a record that is not labelled {self.jurisdiction}, which is the home's jurisdiction",
-                where=type(record).__name__,
-                remedy="home.new(...) stamps the right one",
-            )
+        self._codec.require_home(record)
         if version is not None and version < 0:
             raise InvalidInput("a version is 0 or more")
-        table = record.domicile_table
-        values = await self._encode(table, record)
-        async with self._work(writes=True) as work:
-            return await work.put(table, record.id, values, version)
+        once = None if idempotency_key is None else await self._codec.once([record], idempotency_key)
+        return await self._rows.put(record.domicile_table, await self._codec.row(record), version, once)
+
+    async def put_many(self, records: Sequence[Record], *, idempotency_key: str | None = None) -> list[int]:
+        """Store up to 1,000 records of one class, all of them or none; their versions, in the same order.
+
+        Otherwise as ``put``. Raises InvalidInput for more, for two classes, and for an id that is given twice.
+        """
+        if len(records) > MAX_BATCH:
+            raise InvalidInput(f"at most {MAX_BATCH} records at a time", remedy="load() takes any number")
+        if len({record.domicile_table for record in records}) > 1:
+            raise InvalidInput("records of two classes", remedy="a transaction, and put_many for each")
+        for record in records:
+            self._codec.require_home(record)
+        if not records:
+            return []
+        once = None if idempotency_key is None else await self._codec.once(records, idempotency_key)
+        rows = [await self._codec.row(record) for record in records]
+        return await self._rows.put_many(records[0].domicile_table, rows, once)
+
+    async def update(self, record: R, **changes: Any) -> R:
+        """Write some fields of a record that was read, and answer it as it is then.
+
+        Raises Conflict where the row has another version than the record, InvalidInput for a record that was not
+        read, for ``id`` and ``jurisdiction``, and for values that don't fit.
+        """
+        self._codec.require_home(record)
+        kind, table = type(record), record.domicile_table
+        if record.version == 0:
+            raise InvalidInput("a record that was not read has no version", where=kind.__name__, remedy="put() it")
+        if not changes or not changes.keys() <= table.by_name.keys():
+            raise InvalidInput("changes are fields of the record, at least one", where=kind.__name__)
+        checked = kind(**{**dict(record), **changes})
+        columns = {table.by_name[name]: getattr(checked, name) for name in changes}
+        values = await self._codec.encode(table, record.id, columns)
+        checked._version = await self._rows.update(table, record.id, values, record.version)
+        return checked
 
     async def get(self, kind: type[R], id: UUID) -> R | None:  # noqa: A002 - the field's name
         """The record with this id, or None. Raises NotFound where its key was destroyed."""
-        found = await self._select(kind, {"id": id})
+        found = await self._select(kind, Selection((Condition("id", Operator.EQUAL, id),)))
         return found[0] if found else None
 
     async def all(self, kind: type[R]) -> list[R]:
         """Every record of a class, in the order of creation."""
-        return await self._select(kind, {})
+        return await self._select(kind, Selection())
 
     async def find(self, kind: type[R], **conditions: Any) -> list[R]:
-        """Records that equal every condition, in the order of creation.
+        """Records that meet every condition, in the order of creation.
 
-        Conditions are on fields that are shareable, clear (``sealed=False``) or have ``find=``; raises
-        UnsupportedQuery for any other, for None, and for no condition at all.
+        A condition is a value to equal, on fields that are shareable, clear (``sealed=False``) or have ``find=``,
+        or a ``Range``, on shareable and clear ones. Raises UnsupportedQuery for any other, for None, and for no
+        condition at all.
         """
-        table = kind.domicile_table
         if not conditions:
             raise UnsupportedQuery("no condition", where=kind.__name__, remedy="use all()")
-        columns = {name: _findable(kind, name, value) for name, value in conditions.items()}
-        wanted: dict[str, Any] = {}
-        for name, column in columns.items():
-            value = conditions[name]
-            if column.find is None:
-                wanted[name] = column.clear(value)
-            else:
-                try:
-                    secret = await self._secret(column)
-                except NotFound:
-                    return []
-                wanted[column.index] = blind_index(secret, table.name, name, column.kind.dump(value))
-        return await self._select(kind, wanted)
+        wanted = await finding.conditions_on(self._codec, kind, conditions)
+        return [] if wanted is None else await self._select(kind, Selection(wanted))
 
-    async def delete(self, kind: type[Record], id: UUID) -> bool:  # noqa: A002 - the field's name
-        """Delete the record with this id; whether there was one. FenceRefused is raised, never False."""
-        async with self._work(writes=True) as work:
-            return await work.delete(kind.domicile_table, id)
+    async def page(
+        self,
+        kind: type[R],
+        conditions: Mapping[str, Any] | None = None,
+        *,
+        size: int = 50,
+        order_by: str | None = None,
+        after: str | None = None,
+    ) -> Page[R]:
+        """Some of the records that meet conditions as those of ``find``, and a cursor that leads to the next ones.
 
-    async def _key(self, *, create: bool = False) -> DataKey:
-        subject = self._fence.internal_id  # of the subject, and of the principal that it is itself
-        return await self._vault.keys.data_key(subject, subject, create=create)
+        ``order_by``: a shareable or clear field, or ``created_at``, with ``-`` before it for the last first; equal
+        ones come by their ids, None last. ``after``: ``next`` of the page before. Raises UnsupportedQuery,
+        InvalidInput for a cursor of another question, and Conflict where the last record of that page is gone.
+        """
+        finding.check_size(size)
+        order, descending = finding.parse_order(kind, order_by)
+        wanted = await finding.conditions_on(self._codec, kind, conditions or {})
+        if wanted is None:
+            if after is not None:
+                raise finding.another_question()
+            return Page([], None)
+        table, subject = kind.domicile_table, self._fence.internal_id
+        selection = Selection(wanted, order, descending, limit=size + 1)
+        secret = await self._codec.cursor_secret()
+        begin = None if after is None else finding.row_of(secret, subject, table, selection, after)
+        found = await self._select(kind, Selection(wanted, order, descending, size + 1, begin))
+        if len(found) <= size:
+            return Page(found, None)
+        return Page(found[:size], finding.cursor_after(secret, subject, table, selection, found[size - 1].id))
 
-    async def _secret(self, column: Column) -> bytes:
-        if column.find == "cell":
-            return await self._vault.keys.cell_index_key()
-        return (await self._key()).index_key
+    async def delete(self, kind: type[Record], id: UUID, *, version: int | None = None) -> bool:  # noqa: A002
+        """Delete the record with this id; whether there was one. ``version``: what it must have, else Conflict."""
+        return await self._rows.delete(kind.domicile_table, id, version)
 
-    def _sealer(self, key: DataKey) -> Sealer:
-        return Sealer(self.cell, self.jurisdiction, key.subject, key.principal, AESGCM(key.key))
-
-    async def _encode(self, table: Table, record: Record) -> dict[str, Any]:
-        values: dict[str, Any] = {}
-        sealer: Sealer | None = None
-        for column in table.columns:
-            value = getattr(record, column.name)
-            if value is None and not column.nullable:
-                raise InvalidInput("no value", where=f"{table.name}.{column.name}")
-            if value is None or not column.sealed:
-                values[column.name] = None if value is None else column.clear(value)
-            else:
-                sealer = sealer or self._sealer(await self._key(create=True))
-                raw = column.kind.dump(value)
-                values[column.name] = sealer.seal(table.name, column.name, record.id, raw)
-            if column.find is not None:
-                values[column.index] = (
-                    None
-                    if value is None
-                    else blind_index(await self._secret(column), table.name, column.name, column.kind.dump(value))
-                )
-        return values
-
-    async def _select(self, kind: type[R], conditions: dict[str, Any]) -> list[R]:
-        table = kind.domicile_table
-        async with self._work(writes=False) as work:
-            rows = await work.select(table, conditions)
-        return [await self._decode(kind, row) for row in rows]
-
-    async def _decode(self, kind: type[R], row: StoredRow) -> R:
-        table = kind.domicile_table
-        values = dict(row.values)
-        sealer: Sealer | None = None
-        for column in table.columns:
-            raw = values[column.name]
-            if column.sealed and raw is not None:
-                sealer = sealer or self._sealer(await self._key())
-                values[column.name] = column.kind.load(sealer.open(table.name, column.name, row.id, raw))
-            elif column.kind.python is UUID and raw is not None:
-                values[column.name] = UUID(int=raw.int)
-        record = kind.model_construct(jurisdiction=self.jurisdiction, id=row.id, **values)
-        record._version = row.version
-        return cast("R", record)
-
-
-def _findable(kind: type[Record], name: str, value: Any) -> Column:
-    where = f"{kind.__name__}.{name}"
-    column = kind.domicile_table.by_name.get(name)
-    if column is None:
-        raise UnsupportedQuery("no such field to find by", where=kind.__name__, remedy="get() takes an id")
-    if column.sealed and column.find is None:
-        raise UnsupportedQuery("a sealed field without a blind index", where=where, remedy="declare it with find=True")
-    if value is None:
-        raise UnsupportedQuery("None is not a value to find", where=where)
-    return column
+    async def _select(self, kind: type[R], selection: Selection) -> list[R]:
+        rows = await self._rows.select(kind.domicile_table, selection)
+        return [await self._codec.record(kind, row) for row in rows]
 
 
 class Transaction(Records):
@@ -199,11 +199,30 @@ class Transaction(Records):
 
     def __init__(self, vault: Vault, fence: Fence, work: Work) -> None:
         super().__init__(vault, fence)
-        self._open = work
+        self._work = work
 
-    @asynccontextmanager
-    async def _work(self, *, writes: bool) -> AsyncIterator[Work]:
-        yield self._open
+    @property
+    def _rows(self) -> Rows:
+        return self._work
+
+    @overload
+    async def sql(self, statement: str | ClauseElement, *arguments: Any) -> list[dict[str, Any]]: ...
+
+    @overload
+    async def sql(self, statement: str | ClauseElement, *arguments: Any, into: type[R]) -> list[R]: ...
+
+    async def sql(
+        self, statement: str | ClauseElement, *arguments: Any, into: type[R] | None = None
+    ) -> list[dict[str, Any]] | list[R]:
+        """One SELECT or DELETE over the subject's own rows: text with ``$1``, ``$2``..., or SQLAlchemy Core.
+
+        Rows come as dicts, in which sealed values stay sealed, or as records of ``into``, whose every column must be
+        selected. Raises UnsupportedQuery for any other statement or function, and for a question about a sealed
+        column, which nothing could answer.
+        """
+        text, values = admitted(statement, arguments)
+        rows = await self._work.query(text, values)
+        return rows if into is None else [await self._codec.record_of(into, row) for row in rows]
 
 
 class Home(Records):
@@ -212,8 +231,9 @@ class Home(Records):
     Each call is a transaction of its own. All of them raise FenceRefused when the subject has moved on.
     """
 
-    def _work(self, *, writes: bool) -> AbstractAsyncContextManager[Work]:
-        return self._vault.rows.work(self.subject_key, self.epoch, writes=writes)
+    @property
+    def _rows(self) -> Rows:
+        return self._vault.rows.alone(self.subject_key, self.epoch)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
@@ -222,5 +242,33 @@ class Home(Records):
         It commits at the end of the block, or is rolled back by an error in it. A task that is cancelled
         while it commits leaves the outcome to the database.
         """
-        async with self._work(writes=True) as work:
+        async with self._vault.rows.work(self.subject_key, self.epoch) as work:
             yield Transaction(self._vault, self._fence, work)
+
+    async def load(
+        self,
+        records: Iterable[Record],
+        *,
+        batch: int = MAX_BATCH,
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> int:
+        """Put any number of records of one class, ``batch`` at a time, each of them committed; how many there were.
+
+        ``progress`` is told after each batch how many are stored by now. What was stored stays when a later batch
+        fails: putting a record again changes nothing but its version, so that a load can be repeated.
+        """
+        if not 1 <= batch <= MAX_BATCH:
+            raise InvalidInput(f"a batch has 1 to {MAX_BATCH} records, not {batch}")
+        left, done = iter(records), 0
+        while some := list(islice(left, batch)):
+            await self.put_many(some)
+            done += len(some)
+            progress(done)
+        return done
+
+    def ticket(self) -> str:
+        """A name of this home for a background job: without the subject's id, and no permission of any kind.
+
+        ``residency.redeem`` gives the home again, wherever the subject is by then.
+        """
+        return ticket_of(self.subject_key, self.jurisdiction, self.cell)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import types
 from collections.abc import Iterator
-from typing import Any, ClassVar, Final, Self, Union, get_args, get_origin
+from datetime import timedelta
+from typing import Any, ClassVar, Final, NoReturn, Self, Union, get_args, get_origin
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, PrivateAttr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
-from domicile.model.errors import InvalidInput, ModelError
+from domicile.model.errors import InvalidInput, ModelError, UnsupportedQuery
 from domicile.model.fields import Personal, Shareable
 from domicile.sdk.tables import IDENTIFIER, INDEX_SUFFIX, KINDS, SYSTEM_COLUMNS, Column, Kind, Table
 from domicile.service import where_invalid
@@ -39,6 +40,9 @@ class Record(BaseModel):
     ``id`` is a random key and never personal. Every other field is ``Annotated[type, Personal(...)]`` or
     ``Annotated[type, Shareable(...)]``; else the definition raises ModelError. A value that does not fit its
     field raises InvalidInput. Records are immutable: change one with ``record.model_copy(update={...})``.
+
+    ``indexes=("topic",)`` names shareable or clear fields that one subject's rows are looked up or ordered by;
+    ``keep=timedelta(days=30)`` has rows deleted that long after they were first put, a minute late at most.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
@@ -49,18 +53,32 @@ class Record(BaseModel):
     domicile_table: ClassVar[Table]
     _version: int = PrivateAttr(default=0)
 
-    def __init_subclass__(cls, *, table: str = "", **kwargs: Any) -> None:
+    def __init_subclass__(
+        cls, *, table: str = "", indexes: tuple[str, ...] = (), keep: timedelta | None = None, **kwargs: Any
+    ) -> None:
         super().__init_subclass__(**kwargs)
 
     @classmethod
-    def __pydantic_init_subclass__(cls, *, table: str = "", **kwargs: Any) -> None:
+    def __pydantic_init_subclass__(
+        cls, *, table: str = "", indexes: tuple[str, ...] = (), keep: timedelta | None = None, **kwargs: Any
+    ) -> None:
         super().__pydantic_init_subclass__(**kwargs)
-        cls.domicile_table = describe(cls, table)
+        cls.domicile_table = describe(cls, table, indexes, keep)
 
     @property
     def version(self) -> int:
         """How often the row had been written when it was read; 0 for a record that was not read."""
         return self._version
+
+    @classmethod
+    def _stored(cls, fields: dict[str, Any], version: int) -> Self:
+        """A record from a store of ours, which was checked on its way in: as ``model_construct``, in a third of it."""
+        record = object.__new__(cls)
+        record.__dict__.update(fields)
+        _set_fields(record, set(fields))
+        _set_extra(record, None)
+        _set_private(record, {"_version": version})
+        return record
 
     @model_validator(mode="wrap")
     @classmethod
@@ -72,11 +90,23 @@ class Record(BaseModel):
         # outside of the handler: the error above holds the values, and would stay on as the context
         raise InvalidInput(places, where=cls.__name__)
 
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise UnsupportedQuery(
+            "a pickle of a record, which would take personal values wherever it goes",
+            where=type(self).__name__,
+            remedy="send home.ticket() and the record's id",
+        )
+
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         columns = type(self).domicile_table.by_name
         for name in type(self).model_fields:
             field = columns[name].field if name in columns else None
             yield name, _Hidden(field.category) if isinstance(field, Personal) else getattr(self, name, None)
+
+
+_set_fields, _set_extra, _set_private = (
+    BaseModel.__dict__[f"__pydantic_{slot}__"].__set__ for slot in ("fields_set", "extra", "private")
+)
 
 
 def _split_optional(annotation: Any) -> tuple[Any, bool]:
@@ -113,7 +143,13 @@ def _column(where: str, name: str, info: FieldInfo) -> Column:
             remedy='write Annotated[type, Personal("user...")] or Annotated[type, Shareable("user...")], once',
         )
     kind, nullable = _kind(where, info.annotation)
-    column = Column(name, classes[0], kind, nullable)
+    default = None if info.is_required() or nullable or info.default_factory is not None else info.default
+    if default is not None:
+        try:
+            kind.check(default)
+        except InvalidInput as error:
+            raise ModelError(f"has as its default {error.what}", where=where, remedy="mend the default") from None
+    column = Column(name, classes[0], kind, nullable, default)
     if column.find and not kind.findable:
         findable = ", ".join(python.__name__ for python, other in KINDS.items() if other.findable)
         raise ModelError(
@@ -124,7 +160,17 @@ def _column(where: str, name: str, info: FieldInfo) -> Column:
     return column
 
 
-def describe(record: type[Record], table: str) -> Table:
+def _check_indexes(name: str, columns: tuple[Column, ...], indexes: tuple[str, ...]) -> None:
+    clear = {column.name for column in columns if not column.sealed}
+    if not clear.issuperset(indexes) or len(set(indexes)) != len(indexes):
+        raise ModelError(
+            "indexes a field that is none, is sealed, or is named twice",
+            where=name,
+            remedy="indexes=(...) of shareable or clear fields; a sealed one is found by find=",
+        )
+
+
+def describe(record: type[Record], table: str, indexes: tuple[str, ...] = (), keep: timedelta | None = None) -> Table:
     """The table of a record class; raises ModelError that names the field and the remedy."""
     name = record.__name__
     if not IDENTIFIER.fullmatch(table):
@@ -141,4 +187,7 @@ def describe(record: type[Record], table: str) -> Table:
     columns = tuple(
         _column(f"{name}.{field}", field, info) for field, info in record.model_fields.items() if field not in _OWN
     )
-    return Table(table, columns)
+    _check_indexes(name, columns, indexes)
+    if keep is not None and keep < timedelta(seconds=1):
+        raise ModelError("is kept for less than a second", where=name, remedy="leave keep= out to keep it for ever")
+    return Table(table, columns, indexes, keep)

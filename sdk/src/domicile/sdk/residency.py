@@ -26,8 +26,10 @@ from domicile.model.manifest import Manifest
 from domicile.model.pins import Pin, PinState
 from domicile.model.wire import ClaimRequest
 from domicile.sdk.abroad import Abroad
+from domicile.sdk.cell import CellSession
 from domicile.sdk.home import Home, Vault
-from domicile.sdk.store import Fence, FenceReader, RowStore, open_pool
+from domicile.sdk.store import AcrossStore, Fence, FenceReader, RowStore, open_pool
+from domicile.sdk.tickets import key_of
 from domicile.service import ProcessSettings, load_settings
 from domicile.telemetry import BORDER, warn
 
@@ -73,6 +75,7 @@ class Residency:
         vault: Vault,
         fences: FenceReader,
         gateways: Mapping[str, GatewayClient],
+        across: AcrossStore,
     ) -> None:
         self.identity = identity
         self.manifest = manifest
@@ -81,6 +84,7 @@ class Residency:
         self._vault = vault
         self._fences = fences
         self._gateways = gateways
+        self._across = across
 
     @classmethod
     @asynccontextmanager
@@ -102,14 +106,19 @@ class Residency:
             cell = check_place(identity, manifest, settings.bind, settings.storage)
             zones = manifest.cells[cell].zones
             nearest = sorted(zones, key=lambda zone: zone != identity.zone)
-            pool = await open_pool(
-                credentials,
-                [zones[zone].storage for zone in nearest],
-                jurisdiction=identity.jurisdiction,
-                cell=cell,
-                user="domicile_app",
-            )
+            pool, across = [
+                await open_pool(
+                    credentials,
+                    [zones[zone].storage for zone in nearest],
+                    jurisdiction=identity.jurisdiction,
+                    cell=cell,
+                    user=user,
+                    pooler=settings.storage_pooler,
+                )
+                for user in ("domicile_app", "domicile_cell")
+            ]
             stack.callback(pool.terminate)
+            stack.callback(across.terminate)
             section = manifest.jurisdictions[identity.jurisdiction].keys
             keys = KeyClient(
                 credentials,
@@ -123,10 +132,10 @@ class Residency:
             for gateway in gateways.values():
                 stack.push_async_callback(gateway.close)
             vault = Vault(RowStore(pool, identity.jurisdiction), keys, cell, identity.jurisdiction)
-            yield cls(identity, manifest, peppers, directory, vault, FenceReader(pool), gateways)
+            yield cls(identity, manifest, peppers, directory, vault, FenceReader(pool), gateways, AcrossStore(across))
 
     @property
-    def cell(self) -> str:
+    def cell_name(self) -> str:
         return self._vault.cell
 
     @property
@@ -190,6 +199,18 @@ class Residency:
         self._require_here(pin)
         return await self._open(pin.subject_key, {})
 
+    async def redeem(self, ticket: str) -> Home:
+        """The home that a ticket names, as ``home`` finds it. Raises InvalidInput for what is no ticket."""
+        return await self.home_of(key_of(ticket))
+
+    @asynccontextmanager
+    async def cell(self, *, purpose: str) -> AsyncIterator[CellSession]:
+        """To look across the subjects of this cell, by a role of its own; ``purpose`` is kept with the time.
+
+        Raises InvalidInput for a purpose that is no code such as ``support:T-1042``, and Unavailable.
+        """
+        yield await CellSession.begin(self._vault, self._across, purpose)
+
     async def resolve_alias(self, kind: str, value: str) -> SubjectKey:
         """Whose alias this is, in whatever cell; raises UnknownSubject for nobody's."""
         for alias in self._peppers.alias_keys(kind, value):
@@ -219,7 +240,7 @@ class Residency:
         Raises WrongCell, CrossBorderAccess or UnknownSubject where the directory says so, FenceRefused for a
         fence that stays closed, Unavailable.
         """
-        answer = await self._gateways[self.cell].open_fence(key, {}, min_epoch=epoch)
+        answer = await self._gateways[self.cell_name].open_fence(key, {}, min_epoch=epoch)
         return Fence(answer.subject_key, answer.internal_id, answer.epoch, "open")
 
     def home_by(self, fence: Fence) -> Home:
@@ -227,7 +248,7 @@ class Residency:
         return Home(self._vault, fence)
 
     async def _open(self, key: SubjectKey, alias_keys: dict[str, AliasKey]) -> Home:
-        answer = await self._gateways[self.cell].open_fence(key, alias_keys)
+        answer = await self._gateways[self.cell_name].open_fence(key, alias_keys)
         return Home(self._vault, Fence(answer.subject_key, answer.internal_id, answer.epoch, "open"))
 
     async def _pin(self, *keys: SubjectKey) -> Pin:
@@ -248,7 +269,7 @@ class Residency:
         raise UnknownSubject("no such subject, or not any more")
 
     def _require_here(self, pin: Pin) -> None:
-        if pin.cell == self.cell and pin.jurisdiction == self.jurisdiction:
+        if pin.cell == self.cell_name and pin.jurisdiction == self.jurisdiction:
             return
         self._refuse(pin)
 

@@ -12,6 +12,7 @@ import hmac
 import os
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 from uuid import UUID
 
@@ -24,10 +25,16 @@ from domicile.model.sealed import NONCE_BYTES, Sealed, frame, parse
 INDEX_BYTES: Final = 16
 _SEALED: Final = b"domicile/sealed/1"
 _INDEX: Final = b"domicile/index/1"
+_IDS: Final = struct.Struct(">I16sI16sI16s")
 
 
 def _spell(*parts: bytes) -> bytes:
     return b"".join(struct.pack(">I", len(part)) + part for part in parts)
+
+
+@lru_cache(maxsize=4096)
+def _names(*names: str) -> bytes:
+    return _spell(_SEALED, *(name.encode() for name in names))
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +48,8 @@ class Sealer:
     key: AESGCM
 
     def _place(self, table: str, column: str, row: UUID) -> bytes:
-        names = (part.encode() for part in (self.cell, self.jurisdiction, table, column))
-        return _spell(_SEALED, *names, row.bytes, self.subject.bytes, self.principal.bytes)
+        names = _names(self.cell, self.jurisdiction, table, column)
+        return names + _IDS.pack(16, row.bytes, 16, self.subject.bytes, 16, self.principal.bytes)
 
     def seal(self, table: str, column: str, row: UUID, value: bytes) -> bytes:
         """The value as it lies at rest, under a nonce of its own."""
@@ -53,9 +60,11 @@ class Sealer:
         """What ``seal`` took; raises DomicileError for bytes that were not sealed for this place by this key."""
         sealed = parse(raw)
         try:
-            return self.key.decrypt(sealed.nonce, sealed.ciphertext, self._place(table, column, row))
+            if sealed.jurisdiction == self.jurisdiction:  # the head is not under the tag
+                return self.key.decrypt(sealed.nonce, sealed.ciphertext, self._place(table, column, row))
         except InvalidTag:
-            raise DomicileError("a sealed value that does not belong in its place", where=f"{table}.{column}") from None
+            pass
+        raise DomicileError("a sealed value that does not belong in its place", where=f"{table}.{column}")
 
 
 def blind_index(secret: bytes, table: str, column: str, value: bytes) -> bytes:

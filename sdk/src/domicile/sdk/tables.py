@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from functools import cached_property
 from typing import Any, Final, Literal
@@ -23,7 +23,17 @@ from domicile.model.fields import FieldClass, Personal
 IDENTIFIER: Final = re.compile(r"[a-z][a-z0-9_]{0,54}")
 INDEX_SUFFIX: Final = "_index"
 SYSTEM_COLUMNS: Final = frozenset(
-    {"jurisdiction", "subject_key", "principal_key", "id", "epoch", "version", "created_at", "updated_at"}
+    {
+        "jurisdiction",
+        "subject_key",
+        "principal_key",
+        "id",
+        "epoch",
+        "version",
+        "created_at",
+        "updated_at",
+        "expires_at",
+    }
 )
 _CONFIG: Final = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64", hide_input_in_errors=True)
 
@@ -86,14 +96,15 @@ KINDS: Final[Mapping[type, Kind]] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Column:
-    """One classified field."""
+    """One classified field. ``default``: what rows hold that were written before there was such a field."""
 
     name: str
     field: FieldClass
     kind: Kind
     nullable: bool
+    default: Any = None
 
     @property
     def personal(self) -> bool:
@@ -126,13 +137,24 @@ class Column:
     def sql_type(self) -> str:
         return "bytea" if self.sealed else self.kind.sql
 
+    @property
+    def sql_nullable(self) -> bool:
+        """A database cannot seal a default; rows without a value read as the default then."""
+        return self.nullable or (self.sealed and self.default is not None)
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Table:
-    """A record class's table: the columns that the class declared, in its order."""
+    """A record class's table: the columns that the class declared, in its order. It is equal to itself alone.
+
+    ``indexes``: clear columns that rows of one subject are looked up or ordered by. ``keep``: how long after a
+    row was first put it is swept away; None for never.
+    """
 
     name: str
     columns: tuple[Column, ...]
+    indexes: tuple[str, ...] = ()
+    keep: timedelta | None = None
 
     @cached_property
     def by_name(self) -> dict[str, Column]:
@@ -141,5 +163,5 @@ class Table:
     @cached_property
     def stored(self) -> tuple[tuple[str, str, bool], ...]:
         """(name, SQL type, nullable) of every column that a row carries beside the system's own."""
-        plain = [(column.name, column.sql_type, column.nullable) for column in self.columns]
-        return (*plain, *((column.index, "bytea", column.nullable) for column in self.columns if column.find))
+        plain = [(column.name, column.sql_type, column.sql_nullable) for column in self.columns]
+        return (*plain, *((column.index, "bytea", column.sql_nullable) for column in self.columns if column.find))

@@ -14,10 +14,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final, NoReturn
 
 from aiohttp import web
+from pydantic import Field
 
 from domicile.cells.gateway.grants import Grants
+from domicile.cells.gateway.records import RecordsApi
 from domicile.cells.gateway.reports import Reporter
-from domicile.client import DirectoryClient
+from domicile.cells.gateway.routes import OPEN_FENCE, PARAMETERS, READ_ABROAD, REKEY
+from domicile.cells.gateway.sweeper import Sweeper
+from domicile.client import DirectoryClient, KeyClient, Topology
 from domicile.model import (
     ALIAS_KINDS,
     Conflict,
@@ -32,14 +36,14 @@ from domicile.model import (
     Unavailable,
     UnknownSubject,
 )
-from domicile.model.wire import AbroadRows, FenceRequest, FenceResponse, RekeyRequest
-from domicile.sdk.store import AbroadStore, Fence, FenceStore, open_pool
+from domicile.model.wire import MAX_CONDITIONS, AbroadRows, FenceRequest, FenceResponse, RekeyRequest
+from domicile.sdk.home import Vault
+from domicile.sdk.store import AbroadStore, Fence, FenceStore, RowStore, open_pool
 from domicile.service import PEER, ProcessSettings, Service, ended, json_response, read_body
 from domicile.telemetry import BORDER
 
 FENCES_PATH: Final = "/.domicile/v1/fences/{subject_key}"
 ABROAD_PATH: Final = "/.domicile/v1/abroad/{subject_key}/{table}"
-MAX_CONDITIONS: Final = 16
 MAX_VALUE_BYTES: Final = 256
 MAX_ROWS: Final = 100
 _COLUMN: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")
@@ -88,9 +92,9 @@ class GatewayApi:
         self._grants = grants
 
     def routes(self, service: Service) -> None:
-        service.route("POST", FENCES_PATH, Endpoint.FENCES, self.open_fence)
-        service.route("POST", f"{FENCES_PATH}/rekey", Endpoint.FENCES_REKEY, self.rekey)
-        service.route("GET", ABROAD_PATH, Endpoint.ABROAD_READ, self.read_abroad)
+        service.route("POST", FENCES_PATH, Endpoint.FENCES, self.open_fence, OPEN_FENCE)
+        service.route("POST", f"{FENCES_PATH}/rekey", Endpoint.FENCES_REKEY, self.rekey, REKEY)
+        service.route("GET", ABROAD_PATH, Endpoint.ABROAD_READ, self.read_abroad, READ_ABROAD)
         service.route("*", ABROAD_PATH, Endpoint.ABROAD_READ, self.refuse_abroad)
 
     async def open_fence(self, request: web.Request) -> web.Response:
@@ -158,8 +162,42 @@ class GatewayApi:
         )
 
 
+class GatewaySettings(ProcessSettings):
+    """What a gateway is told beside the common settings."""
+
+    records: bool = Field(
+        default=False,
+        description="whether applications of this cell may put and read records here; it gives this process data keys",
+    )
+
+
 @asynccontextmanager
-async def serve_gateway(settings: ProcessSettings) -> AsyncIterator[None]:
+async def _vault(settings: GatewaySettings, directory: DirectoryClient) -> AsyncIterator[Vault]:
+    """What the record API stores with. Raises InvalidInput, TokenInvalid or Unavailable for no topology."""
+    credentials, identity = settings.credentials, settings.credentials.identity
+    assert identity.cell is not None
+    cache = settings.state / "topology.json"
+    manifest = await Topology(directory, settings.deployment, settings.operator_keys(), cache).load()
+    section = manifest.jurisdictions[identity.jurisdiction].keys
+    keys = KeyClient(
+        credentials,
+        section.service,
+        jurisdiction=identity.jurisdiction,
+        cell=identity.cell,
+        cache_seconds=section.cache_seconds,
+    )
+    pool = await open_pool(
+        credentials, settings.storage, jurisdiction=identity.jurisdiction, cell=identity.cell, user="domicile_app"
+    )
+    try:
+        yield Vault(RowStore(pool, identity.jurisdiction), keys, identity.cell, identity.jurisdiction)
+    finally:
+        pool.terminate()
+        await keys.close()
+
+
+@asynccontextmanager
+async def serve_gateway(settings: GatewaySettings) -> AsyncIterator[None]:
     """The gateway of the certificate's cell, listening inside the context.
 
     Raises InvalidInput for settings that it must not start with. Without its database it is not ready, and says so.
@@ -182,6 +220,7 @@ async def serve_gateway(settings: ProcessSettings) -> AsyncIterator[None]:
                 jurisdiction=identity.jurisdiction,
                 cell=identity.cell,
                 user=user,
+                pooler=settings.storage_pooler,
             )
             stack.callback(pool.terminate)
             pools.append(pool)
@@ -192,7 +231,12 @@ async def serve_gateway(settings: ProcessSettings) -> AsyncIterator[None]:
 
         service = Service(settings, ready)
         GatewayApi(identity, fences, abroad, Grants(directory, identity), directory).routes(service)
+        if settings.records:
+            RecordsApi(await stack.enter_async_context(_vault(settings, directory)), fences).routes(service)
+        service.describe("Domicile gateway", Endpoint.ABROAD_READ, PARAMETERS)
         reporting = asyncio.create_task(Reporter(identity, fences, directory).run())
         stack.push_async_callback(ended, reporting)
+        sweeping = asyncio.create_task(Sweeper(fences).run())
+        stack.push_async_callback(ended, sweeping)
         async with service.listen(settings.address(), service.internal_context([Role.APP, Role.ROUTER])):
             yield

@@ -1,102 +1,99 @@
-"""The key service over HTTP: a cell's application has its own cell's keys unwrapped, and nobody else does.
+"""The key service over HTTP: a cell's application and gateway have its keys unwrapped, and nobody else does.
 
-The matrix lets applications of this jurisdiction in; the cell that a request names must also be the one in the
-caller's certificate, since a sibling cell is no more entitled to a subject's keys than a foreign one.
+The matrix lets those of this jurisdiction in; the cell that a request names must also be the one in the
+caller's certificate, since a sibling cell is no more entitled to a subject's keys than a foreign one. Operators
+rotate key-encryption keys; they are handed no key.
 """
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Final
-
 from aiohttp import web
 
-from domicile.cells.keys.storage import KeyStore
-from domicile.cells.keys.wrapping import KEY_BYTES, KeyEncryptionKey, settle
-from domicile.model import GLOBAL, Address, Endpoint, Forbidden, Identity, InvalidInput, Role
+from domicile.cells.keys.custody import Custody
+from domicile.cells.keys.shreds import Shredder
+from domicile.cells.keys.storage import KeyStore, Name
+from domicile.model import Endpoint, Forbidden
 from domicile.model.wire import (
-    DataKey,
     DataKeyRef,
     DataKeysRequest,
     DataKeysResponse,
     IndexKeyRequest,
     IndexKeyResponse,
+    KekProgresses,
+    KeyDomainRequest,
+    ReceiptKey,
+    ShredRequest,
+    ShredResponse,
 )
-from domicile.service import PEER, ProcessSettings, Service, json_response, read_body
-
-DOMAIN: Final = "default"
-KEK_FILE: Final = "kek.key"
-
-
-def own_cell(peer: Identity, cell: str) -> str:
-    """``cell``, if the caller's certificate is that cell's; else Forbidden."""
-    if peer.cell != cell:
-        raise Forbidden("keys are for the cell that asks, by its certificate")
-    return cell
+from domicile.service import PEER, Service, json_response, read_body
 
 
 class KeyApi:
-    """Handlers over one store and one key-encryption key."""
+    """Handlers over one jurisdiction's keys. ``cache_seconds``: how long who asks may hold a key."""
 
-    def __init__(self, store: KeyStore, kek: KeyEncryptionKey) -> None:
+    def __init__(self, custody: Custody, shredder: Shredder, store: KeyStore, cache_seconds: int) -> None:
+        self._custody = custody
+        self._shredder = shredder
         self._store = store
-        self._kek = kek
+        self._cache_seconds = cache_seconds
 
     def routes(self, service: Service) -> None:
         service.route("POST", "/v1/data-keys", Endpoint.DATA_KEYS, self.data_keys)
         service.route("POST", "/v1/index-keys", Endpoint.DATA_KEYS, self.index_keys)
+        service.route("POST", "/v1/key-domains", Endpoint.DATA_KEYS, self.assign)
+        service.route("POST", "/v1/shreds", Endpoint.KEYS_SHRED, self.shred)
+        service.route("GET", "/v1/receipt-key", Endpoint.KEYS_RECEIPTS, self.receipt_key)
+        service.route("GET", "/v1/keks", Endpoint.KEYS_ROTATE, self.keks)
+        service.route("POST", "/v1/keks/{domain}/rotate", Endpoint.KEYS_ROTATE, self.rotate)
+        service.route("POST", "/v1/keks/{domain}/rewrap", Endpoint.KEYS_ROTATE, self.rewrap)
+
+    async def _own_cell(self, request: web.Request, cell: str, names: list[Name]) -> str:
+        """Who asks, if its certificate is that cell's; else Forbidden, and recorded."""
+        peer = request[PEER]
+        if peer.cell != cell:
+            await self._store.record_refusal(peer.cell or "", names, peer.uri)
+            raise Forbidden("keys are for the cell that asks, by its certificate")
+        return peer.uri
 
     async def data_keys(self, request: web.Request) -> web.Response:
         asked = await read_body(request, DataKeysRequest)
-        cell = own_cell(request[PEER], asked.cell)
-        make = self._make if asked.create else None
-        wrapped = await self._store.data_keys(cell, self._kek.domain, asked.keys, make)
-        keys = []
-        for subject, principal, sealed in wrapped:
-            plain = self._kek.unwrap_data_key(subject, principal, sealed)
-            keys.append(
-                DataKey(subject=subject, principal=principal, key=plain[:KEY_BYTES], index_key=plain[KEY_BYTES:])
-            )
-        return json_response(DataKeysResponse(keys=keys), Cache_Control="no-store")
-
-    def _make(self, reference: DataKeyRef) -> bytes:
-        return self._kek.wrap_data_key(reference.subject, reference.principal, secrets.token_bytes(2 * KEY_BYTES))
+        names = [(key.subject, key.principal) for key in asked.keys]
+        caller = await self._own_cell(request, asked.cell, names)
+        handed = await self._custody.data_keys(asked.cell, names, caller, create=asked.create)
+        answer = DataKeysResponse(
+            keys=handed.keys,
+            withheld=[DataKeyRef(subject=name[0], principal=name[1]) for name in handed.withheld],
+            destroyed=[DataKeyRef(subject=name[0], principal=name[1]) for name in handed.destroyed],
+            cache_seconds=self._cache_seconds,
+        )
+        return json_response(answer, Cache_Control="no-store")
 
     async def index_keys(self, request: web.Request) -> web.Response:
         asked = await read_body(request, IndexKeyRequest)
-        cell = own_cell(request[PEER], asked.cell)
-        wrapped = await self._store.index_key(
-            cell, self._kek.domain, lambda: self._kek.wrap_index_key(cell, secrets.token_bytes(KEY_BYTES))
+        caller = await self._own_cell(request, asked.cell, [])
+        return json_response(
+            IndexKeyResponse(key=await self._custody.index_key(asked.cell, caller)), Cache_Control="no-store"
         )
-        return json_response(IndexKeyResponse(key=self._kek.unwrap_index_key(cell, wrapped)), Cache_Control="no-store")
 
+    async def assign(self, request: web.Request) -> web.Response:
+        asked = await read_body(request, KeyDomainRequest)
+        caller = await self._own_cell(request, asked.cell, [(asked.subject, asked.subject)])
+        await self._custody.assign(asked.cell, asked.subject, asked.domain, caller)
+        return web.Response(status=204)
 
-@asynccontextmanager
-async def serve_keys(settings: ProcessSettings) -> AsyncIterator[None]:
-    """The key service of the certificate's jurisdiction, listening inside the context.
+    async def shred(self, request: web.Request) -> web.Response:
+        asked = await read_body(request, ShredRequest)
+        caller = await self._own_cell(request, asked.cell, [(asked.subject, asked.principal or asked.subject)])
+        return json_response(ShredResponse(receipt=await self._shredder.shred(asked, caller)), Cache_Control="no-store")
 
-    Raises InvalidInput for settings or a key-encryption key that it must not start with, Unavailable for no
-    database.
-    """
-    identity = settings.credentials.identity
-    if identity.role is not Role.KEYS:
-        raise InvalidInput(f"the certificate is for {identity.role}, not {Role.KEYS}", where=str(settings.certificate))
-    if not settings.storage:
-        raise InvalidInput("no database", where="DOMICILE_STORAGE", remedy="name the key store's host:port")
-    async with KeyStore.connect(settings.credentials, [Address(each) for each in settings.storage]) as store:
-        kek: KeyEncryptionKey | None = None
+    async def receipt_key(self, _: web.Request) -> web.Response:
+        return json_response(ReceiptKey(pem=self._shredder.public_pem))
 
-        def settled(recorded: bytes | None) -> bytes:
-            nonlocal kek
-            kek = settle(settings.state / KEK_FILE, identity.jurisdiction, DOMAIN, recorded)
-            return kek.check_value
+    async def keks(self, _: web.Request) -> web.Response:
+        return json_response(KekProgresses(domains=await self._custody.progress()), Cache_Control="no-store")
 
-        await store.prepare(DOMAIN, settled)
-        assert kek is not None
-        service = Service(settings, store.probe)
-        KeyApi(store, kek).routes(service)
-        context = service.internal_context([Role.APP], [identity.jurisdiction, GLOBAL])
-        async with service.listen(settings.address(), context):
-            yield
+    async def rotate(self, request: web.Request) -> web.Response:
+        return json_response(await self._custody.rotate(request.match_info["domain"]), Cache_Control="no-store")
+
+    async def rewrap(self, request: web.Request) -> web.Response:
+        return json_response(await self._custody.rewrap(request.match_info["domain"]), Cache_Control="no-store")

@@ -5,7 +5,7 @@ It is no cell's database: a cell's rows, write-ahead log and backups never hold 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final, NamedTuple, TypeAlias
@@ -15,8 +15,8 @@ import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 
 from domicile.identity import Credentials
-from domicile.model import Address, Forbidden, Role, Unavailable
-from domicile.model.wire import DataKeyRef
+from domicile.model import Address, Conflict, Forbidden, Role, Unavailable
+from domicile.model.manifest import DEFAULT_DOMAIN
 
 DATABASE: Final = "domicile"
 USER: Final = "domicile_keys"
@@ -26,13 +26,43 @@ WAIT_SECONDS: Final = 4.0
 _START_LOCK: Final = 0x646F6D6B  # one number for all processes of this service
 _SQL: Final = {path.stem: path.read_text() for path in (Path(__file__).parent / "sql").glob("*.sql")}
 
+Name: TypeAlias = tuple[UUID, UUID]
+"""(subject, principal), by their internal ids."""
 Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 
 
-class WrappedKey(NamedTuple):
+class DataKeyRow(NamedTuple):
+    """A wrapped data key as it lies here; ``version``: of the key-encryption key of its ``domain``."""
+
     subject: UUID
     principal: UUID
+    cell: str
+    domain: str
+    version: int
     wrapped: bytes
+    check_value: bytes
+
+    @property
+    def name(self) -> Name:
+        return self.subject, self.principal
+
+
+class IndexKeyRow(NamedTuple):
+    """A cell's wrapped index secret."""
+
+    cell: str
+    domain: str
+    version: int
+    wrapped: bytes
+    check_value: bytes
+
+
+class Found(NamedTuple):
+    """What there is of the names asked for. ``domains``: of their subjects."""
+
+    keys: dict[Name, DataKeyRow]
+    destroyed: set[Name]
+    domains: dict[UUID, str]
 
 
 @asynccontextmanager
@@ -93,65 +123,177 @@ class KeyStore:
             yield connection
 
     async def probe(self) -> None:
-        async with self._transaction() as connection:
-            await connection.fetchval(_SQL["find_domain"], "")
+        await self.keks("")
 
-    async def prepare(self, domain: str, settle: Callable[[bytes | None], bytes]) -> None:
-        """Apply the schema and record the domain's check value, one process at a time.
-
-        ``settle`` is given the recorded value, or None for a new domain, and returns the one in force; what it
-        raises ends the start with nothing changed.
-        """
+    async def prepare(self) -> None:
+        """Apply the schema, one process at a time."""
         async with self._transaction() as connection:
             await connection.execute("SELECT pg_advisory_xact_lock($1)", _START_LOCK)
             await connection.execute(_SQL["schema"])
-            recorded: bytes | None = await connection.fetchval(_SQL["find_domain"], domain)
-            check_value = settle(recorded)
-            if recorded is None:
-                await connection.execute(_SQL["add_domain"], domain, check_value)
 
-    async def data_keys(
-        self,
-        cell: str,
-        domain: str,
-        references: Sequence[DataKeyRef],
-        make: Callable[[DataKeyRef], bytes] | None,
-    ) -> list[WrappedKey]:
-        """The wrapped keys of ``cell``, in no order; absent ones are made by ``make``, or left out without it.
+    async def keks(self, domain: str) -> dict[int, bytes]:
+        """The check value of each version of a domain's key-encryption key."""
+        async with self._transaction() as connection:
+            rows = await connection.fetch(_SQL["find_keks"], domain)
+        return {row["version"]: row["check_value"] for row in rows}
 
-        Of two calls that make the same key one wins, and both get that one. Raises Forbidden, with nothing made,
-        where a key belongs to another cell.
+    async def add_kek(self, domain: str, version: int, check_value: bytes) -> None:
+        """Unless the version is there already."""
+        async with self._transaction() as connection:
+            await connection.execute(_SQL["add_kek"], domain, version, check_value)
+
+    async def find(self, cell: str, names: Collection[Name], caller: str, *, default: str | None = None) -> Found:
+        """The wrapped keys of ``cell``; each that is found is in the audit before it is handed out.
+
+        ``default``: the key domain of subjects that are new, which are recorded; without it they are let be.
+        Raises Forbidden, with nothing recorded but the refusal, where a subject belongs to another cell.
         """
-        wanted = {(reference.subject, reference.principal): reference for reference in references}
+        subjects = sorted({subject for subject, _ in names})
         async with self._transaction() as connection:
-            found = await self._find(connection, cell, list(wanted))
-            made: list[asyncpg.Record] = []
-            missing = [name for name in wanted if name not in found]
-            if make is not None and missing:
-                subjects, principals = [name[0] for name in missing], [name[1] for name in missing]
-                wrapped = [make(wanted[name]) for name in missing]
-                made = await connection.fetch(_SQL["add_data_keys"], subjects, principals, wrapped, cell, domain)
-                found |= await self._find(connection, cell, missing)
-            await connection.execute(_SQL["add_audit"], cell, len(found), len(made))
-        return list(found.values())
+            if default is not None:
+                await connection.execute(_SQL["add_subjects"], subjects, cell, default)
+            rows = await connection.fetch(_SQL["find_subjects"], subjects)
+            foreign = any(row["cell"] != cell for row in rows)
+            if not foreign:
+                found = await self._found(connection, names, {row["subject"]: row["domain"] for row in rows})
+                await self._audit(connection, caller, cell, "unwrapped", found.keys)
+                return found
+        await self.record_refusal(cell, names, caller)
+        raise Forbidden("a data key of another cell", where="key store")
 
-    async def _find(
-        self, connection: Connection, cell: str, names: list[tuple[UUID, UUID]]
-    ) -> dict[tuple[UUID, UUID], WrappedKey]:
-        rows = await connection.fetch(_SQL["find_data_keys"], [name[0] for name in names], [name[1] for name in names])
+    async def record_refusal(self, cell: str, names: Collection[Name], caller: str) -> None:
+        async with self._transaction() as connection:
+            await self._audit(connection, caller, cell, "refused", names)
+
+    async def _found(self, connection: Connection, names: Collection[Name], domains: dict[UUID, str]) -> Found:
+        columns = [name[0] for name in names], [name[1] for name in names]
+        rows = [DataKeyRow(*row) for row in await connection.fetch(_SQL["find_data_keys"], *columns)]
+        gone = {(row[0], row[1]) for row in await connection.fetch(_SQL["find_destroyed"], *columns)}
+        return Found({row.name: row for row in rows if row.name not in gone}, gone, domains)
+
+    async def _audit(
+        self,
+        connection: Connection,
+        caller: str,
+        cell: str,
+        action: str,
+        names: Iterable[tuple[UUID | None, UUID | None]],
+    ) -> None:
+        listed = list(names)
+        columns = [name[0] for name in listed], [name[1] for name in listed]
+        await connection.execute(_SQL["add_audit"], caller, cell, action, *columns)
+
+    async def add(self, rows: Sequence[DataKeyRow], caller: str) -> Found:
+        """Keep new keys of known subjects; the ones that there are then, whoever made them.
+
+        A key of somebody whose keys were destroyed in the meantime is not kept.
+        """
+        names = [row.name for row in rows]
+        async with self._transaction() as connection:
+            await connection.execute(_SQL["share_subjects"], sorted({row.subject for row in rows}))
+            before = await self._found(connection, names, {})
+            fresh = [row for row in rows if row.name not in before.destroyed]
+            made = await connection.fetch(
+                _SQL["add_data_keys"],
+                [row.subject for row in fresh],
+                [row.principal for row in fresh],
+                [row.domain for row in fresh],
+                [row.version for row in fresh],
+                [row.wrapped for row in fresh],
+                [row.check_value for row in fresh],
+                rows[0].cell,
+            )
+            found = await self._found(connection, names, {})
+            ours = {(row[0], row[1]) for row in made}
+            await self._audit(connection, caller, rows[0].cell, "made", ours)
+            await self._audit(connection, caller, rows[0].cell, "unwrapped", found.keys.keys() - ours)
+        return found
+
+    async def assign(self, cell: str, subject: UUID, domain: str, caller: str) -> None:
+        """Put a subject into a key domain; harmless to repeat.
+
+        Raises Conflict where it has keys in another already, Forbidden where it belongs to another cell.
+        """
+        async with self._transaction() as connection:
+            await connection.execute(_SQL["add_subjects"], [subject], cell, domain)
+            row = await connection.fetchrow(_SQL["lock_subject"], subject)
+            assert row is not None
+            if row["cell"] != cell:
+                raise Forbidden("a subject of another cell", where="key store")
+            if row["domain"] == domain:
+                return
+            if await connection.fetchval(_SQL["has_keys"], subject):
+                raise Conflict("has keys in another key domain already", remedy="assign it before its first record")
+            await connection.execute(_SQL["set_domain"], subject, domain)
+
+    async def index_key(self, cell: str, caller: str) -> IndexKeyRow | None:
+        """The wrapped index secret of ``cell``, if there is one."""
+        async with self._transaction() as connection:
+            row = await connection.fetchrow(_SQL["find_index_key"], cell)
+            if row is None:
+                return None
+            await self._audit(connection, caller, cell, "unwrapped", [(None, None)])
+        return IndexKeyRow(*row)
+
+    async def add_index_key(self, row: IndexKeyRow, caller: str) -> IndexKeyRow:
+        """Keep a new one; the one that there is then."""
+        async with self._transaction() as connection:
+            made = await connection.fetchval(_SQL["add_index_key"], *row)
+            await self._audit(connection, caller, row.cell, "made" if made else "unwrapped", [(None, None)])
+            kept = await connection.fetchrow(_SQL["find_index_key"], row.cell)
+        assert kept is not None
+        return IndexKeyRow(*kept)
+
+    async def check_owner(self, cell: str, subject: UUID) -> None:
+        """Raises Forbidden where the subject belongs to another cell."""
+        async with self._transaction() as connection:
+            rows = await connection.fetch(_SQL["find_subjects"], [subject])
         if any(row["cell"] != cell for row in rows):
-            raise Forbidden("a data key of another cell", where="key store")
-        keys = (WrappedKey(row["subject"], row["principal"], row["wrapped"]) for row in rows)
-        return {(key.subject, key.principal): key for key in keys}
+            raise Forbidden("a subject of another cell", where="key store")
 
-    async def index_key(self, cell: str, domain: str, make: Callable[[], bytes]) -> bytes:
-        """The wrapped index secret of ``cell``, made by the first call that asks for it."""
+    async def shred(self, cell: str, subject: UUID, principal: UUID | None, caller: str) -> list[UUID]:
+        """Destroy the wrapped key of a principal, or all of a subject's; the principals whose key it was.
+
+        Waits for whoever makes one at that moment. Harmless to repeat. Raises Forbidden where the subject belongs
+        to another cell.
+        """
         async with self._transaction() as connection:
-            wrapped: bytes | None = await connection.fetchval(_SQL["find_index_key"], cell)
-            made = None
-            if wrapped is None:
-                made = await connection.fetchval(_SQL["add_index_key"], cell, domain, make())
-                wrapped = await connection.fetchval(_SQL["find_index_key"], cell)
-            await connection.execute(_SQL["add_audit"], cell, 1, int(made is not None))
-        assert wrapped is not None
-        return wrapped
+            await connection.execute(_SQL["add_subjects"], [subject], cell, DEFAULT_DOMAIN)
+            row = await connection.fetchrow(_SQL["lock_subject"], subject)
+            assert row is not None
+            if row["cell"] != cell:
+                raise Forbidden("a subject of another cell", where="key store")
+            gone = [each[0] for each in await connection.fetch(_SQL["delete_data_keys"], subject, principal)]
+            await connection.execute(_SQL["add_shredded"], subject, gone if principal is None else [principal])
+            if principal is None:
+                await connection.execute(_SQL["destroy_subject"], subject)
+            await self._audit(connection, caller, cell, "shredded", [(subject, each) for each in gone])
+        return [UUID(int=each.int) for each in gone]
+
+    async def stale(self, domain: str, version: int, limit: int) -> tuple[list[DataKeyRow], list[IndexKeyRow]]:
+        """Some of a domain's keys under another version, ``limit`` of each kind at most."""
+        async with self._transaction() as connection:
+            keys = await connection.fetch(_SQL["stale_data_keys"], domain, version, limit)
+            index_keys = await connection.fetch(_SQL["stale_index_keys"], domain, version, limit)
+        return [DataKeyRow(*row) for row in keys], [IndexKeyRow(*row) for row in index_keys]
+
+    async def count_stale(self, domain: str, version: int) -> int:
+        async with self._transaction() as connection:
+            count: int = await connection.fetchval(_SQL["count_stale"], domain, version)
+        return count
+
+    async def rewrap(
+        self,
+        keys: Sequence[tuple[DataKeyRow, int, bytes]],
+        index_keys: Sequence[tuple[IndexKeyRow, int, bytes]],
+    ) -> None:
+        """Put re-wrapped keys (version, value) in the place of the rows that were read, where they still are so."""
+        async with self._transaction() as connection:
+            await connection.executemany(
+                _SQL["rewrap_data_key"],
+                [(row.subject, row.principal, row.wrapped, version, value) for row, version, value in keys],
+            )
+            await connection.executemany(
+                _SQL["rewrap_index_key"],
+                [(row.cell, row.wrapped, version, value) for row, version, value in index_keys],
+            )

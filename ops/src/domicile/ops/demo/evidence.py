@@ -136,6 +136,7 @@ class Evidence:
             "bigint": "1",
             "integer": "1",
             "date": "'1990-01-01'",
+            "timestamp with time zone": "now()",
         }
         values = [own.get(name, by_type.get(kind, "'x'")) for name, kind in columns.items()]
         names = [f'"{name}"' for name in columns]

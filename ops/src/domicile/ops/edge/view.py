@@ -19,6 +19,7 @@ from domicile.model.rules import (
     SUBJECT_SLOT,
     HeaderRule,
     HostIdentityRule,
+    JwtRule,
     PathIdentityRule,
     PathRule,
     TokenRule,
@@ -64,6 +65,7 @@ class View:
     ``routers``: the nearest first; ``public_host``: the name in their public certificates. ``directory``: addresses of
     host:port. ``classes``: which paths are a subject's own, the first that matches holds, and a path that none
     matches is pinned; the nearest router's. ``by_token``: whether requests are routed by the residency token at all.
+    ``sessions``: cookies that carry the application's own.
     ``named_paths``, ``named_hosts``: regular expressions (whole path, whole host in lower case) of requests that name
     their subject another way: for a router, which compares. ``untrusted``: header fields, in lower case, that a router
     would believe from the edge; to be dropped.
@@ -78,6 +80,7 @@ class View:
     directory: tuple[str, ...]
     classes: tuple[PathRule, ...]
     by_token: bool
+    sessions: tuple[str, ...]
     named_paths: tuple[str, ...]
     named_hosts: tuple[str, ...]
     untrusted: tuple[str, ...]
@@ -124,6 +127,7 @@ def view_of(manifest: Manifest, vantage: Identity) -> View:
         directory=tuple(site.address for site in sorted(manifest.directory.sites, key=lambda each: each.zone != zone)),
         classes=tuple(classes_of(rules)),
         by_token=any(isinstance(rule, TokenRule) for rule in written),
+        sessions=tuple(rule.cookie for rule in written if isinstance(rule, JwtRule) and rule.cookie is not None),
         named_paths=tuple(_path(rule) for rule in written if isinstance(rule, PathIdentityRule)),
         named_hosts=tuple(_host(rule) for rule in written if isinstance(rule, HostIdentityRule)),
         untrusted=_believed(router for _, router in routers),

@@ -1,20 +1,35 @@
 """A cell's database: its schema, who may touch what in it, and the only code here that speaks SQL."""
 
 from domicile.sdk.store.abroad import AbroadStore, ShareableRows
-from domicile.sdk.store.fences import Fence, FenceReader, FenceStore
+from domicile.sdk.store.across import AcrossStore
+from domicile.sdk.store.changes import Plan
+from domicile.sdk.store.fences import Fence, FenceReader, FenceStore, RecordedColumn
 from domicile.sdk.store.pool import open_pool
-from domicile.sdk.store.rows import RowStore, StoredRow, Work
-from domicile.sdk.store.schema import apply_schema
+from domicile.sdk.store.port import Condition, NewRow, Once, Operator, Rows, Selection, Store, StoredRow, Work
+from domicile.sdk.store.rows import RowStore
+from domicile.sdk.store.schema import Revision, apply_schema, plan_schema
 
 __all__ = [
     "AbroadStore",
+    "AcrossStore",
+    "Condition",
     "Fence",
     "FenceReader",
     "FenceStore",
+    "NewRow",
+    "Once",
+    "Operator",
+    "Plan",
+    "RecordedColumn",
+    "Revision",
     "RowStore",
+    "Rows",
+    "Selection",
     "ShareableRows",
+    "Store",
     "StoredRow",
     "Work",
     "apply_schema",
     "open_pool",
+    "plan_schema",
 ]

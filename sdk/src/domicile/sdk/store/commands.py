@@ -7,8 +7,10 @@ import importlib
 import json
 import os
 import sys
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import asyncpg
 import typer
@@ -19,16 +21,31 @@ from domicile.model.access import Role
 from domicile.model.errors import DomicileError, InvalidInput
 from domicile.model.manifest import Address
 from domicile.sdk.records import Record
+from domicile.sdk.store.changes import Plan
 from domicile.sdk.store.failures import untold
 from domicile.sdk.store.pool import CONNECT_SECONDS, DATABASE
-from domicile.sdk.store.schema import apply_schema
+from domicile.sdk.store.queries import query
+from domicile.sdk.store.schema import apply_schema, plan_schema
 
-app = typer.Typer(help="Apply record classes to a cell's storage.", no_args_is_help=True)
+app = typer.Typer(help="Bring a cell's storage to what the record classes say.", no_args_is_help=True)
+EXAMPLE = "Example: domicile schema {} shop.records --cell eu-1 --jurisdiction eu"
+
+Module = Annotated[str, typer.Argument(help="the Python module that names the record classes")]
+CellOption = Annotated[str, typer.Option("--cell", help="the cell whose storage DOMICILE_STORAGE is")]
+JurisdictionOption = Annotated[str, typer.Option("--jurisdiction", help="the cell's jurisdiction")]
+Drops = Annotated[
+    list[str] | None, typer.Option("--drop", help="a TABLE, or TABLE.FIELD, whose values may go; may be repeated")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
 
 
 @app.callback()
 def _schema() -> None:
-    """Apply record classes to a cell's storage."""
+    """Bring a cell's storage to what the record classes say.
+
+    The operator's certificate and the storage's address come from DOMICILE_DEPLOYMENT, _CERTIFICATE, _KEY,
+    _AUTHORITIES and _STORAGE.
+    """
 
 
 def records_in(module: str) -> list[type[Record]]:
@@ -57,7 +74,9 @@ def _setting(name: str) -> str:
     return value
 
 
-async def _connect_and_apply(cell: str, jurisdiction: str, records: list[type[Record]]) -> None:
+@asynccontextmanager
+async def _storage(cell: str, jurisdiction: str) -> AsyncIterator[tuple[asyncpg.Connection, str]]:
+    """The cell's storage as its superuser, and who that is by certificate."""
     credentials = Credentials(Path(_setting("CERTIFICATE")), Path(_setting("KEY")), Path(_setting("AUTHORITIES")))
     deployment = _setting("DEPLOYMENT")
     if credentials.identity.deployment != deployment:
@@ -75,34 +94,98 @@ async def _connect_and_apply(cell: str, jurisdiction: str, records: list[type[Re
         )
     )
     try:
-        await apply_schema(connection, cell, jurisdiction, records)
+        yield connection, credentials.identity.uri
     finally:
         await connection.close(timeout=CONNECT_SECONDS)
 
 
-@app.command()
-def apply(
-    module: Annotated[str, typer.Argument(help="the Python module that names the record classes")],
-    cell: Annotated[str, typer.Option(help="the cell whose storage DOMICILE_STORAGE is")],
-    jurisdiction: Annotated[str, typer.Option(help="the cell's jurisdiction")],
-    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
-) -> None:
-    """Create the system schema and a table for each record class; repeating it changes nothing.
-
-    The operator's certificate and the storage's address come from DOMICILE_DEPLOYMENT, _CERTIFICATE, _KEY,
-    _AUTHORITIES and _STORAGE.
-    """
+def _run(command: str, as_json: bool, work: Callable[[], Coroutine[Any, Any, dict[str, Any]]]) -> dict[str, Any]:
+    """What ``work`` has to say; a refusal is one line, and exit status 1."""
     try:
-        records = records_in(module)
-        asyncio.run(_connect_and_apply(cell, jurisdiction, records))
+        said = asyncio.run(work())
     except DomicileError as error:
         if as_json:
             typer.echo(json.dumps({"ok": False, "code": error.code, "detail": str(error)}))
-        typer.echo(f"domicile schema apply: {error}", err=True)
+        typer.echo(f"domicile schema {command}: {error}", err=True)
         raise typer.Exit(1) from None
-    tables = [record.domicile_table.name for record in records]
-    typer.echo(
-        json.dumps({"ok": True, "cell": cell, "tables": tables})
-        if as_json
-        else f"{cell}: {', '.join(tables)} as declared in {module}"
-    )
+    if as_json:
+        typer.echo(json.dumps(said))
+    return said
+
+
+def _spelled(plan: Plan) -> dict[str, Any]:
+    return {
+        "ok": not plan.refusals,
+        "steps": [{"what": step.what, "sql": step.sql, "transaction": not step.outside} for step in plan.steps],
+        "refusals": [refusal._asdict() for refusal in plan.refusals],
+    }
+
+
+@app.command(epilog=EXAMPLE.format("plan"))
+def plan(
+    module: Module, cell: CellOption, jurisdiction: JurisdictionOption, drop: Drops = None, as_json: AsJson = False
+) -> None:
+    """Print the SQL that apply would run, and what it would refuse; change nothing.
+
+    Exit status 1 where something is refused.
+    """
+
+    async def work() -> dict[str, Any]:
+        async with _storage(cell, jurisdiction) as (connection, _):
+            return _spelled(await plan_schema(connection, cell, jurisdiction, records_in(module), drops=drop or ()))
+
+    said = _run("plan", as_json, work)
+    if not as_json:
+        for step in said["steps"]:
+            where = "" if step["transaction"] else " (after the transaction; writers go on)"
+            typer.echo(f"-- {step['what']}{where}\n{step['sql']}\n")
+        if not said["steps"]:
+            typer.echo(f"-- {cell} is as declared in {module}")
+        for refusal in said["refusals"]:
+            typer.echo(f"refused: {refusal['where']} {refusal['what']} ({refusal['remedy']})", err=True)
+    if not said["ok"]:
+        raise typer.Exit(1)
+
+
+@app.command(epilog=EXAMPLE.format("apply"))
+def apply(
+    module: Module, cell: CellOption, jurisdiction: JurisdictionOption, drop: Drops = None, as_json: AsJson = False
+) -> None:
+    """Apply what plan prints; repeating it changes nothing, and nothing is lost without --drop.
+
+    Processes of before the change go on meanwhile and after it.
+    """
+
+    async def work() -> dict[str, Any]:
+        records = records_in(module)
+        async with _storage(cell, jurisdiction) as (connection, who):
+            done = await apply_schema(connection, cell, jurisdiction, records, drops=drop or (), by=who)
+        return {
+            "ok": True,
+            "cell": cell,
+            "tables": [record.domicile_table.name for record in records],
+            "revision": done.id,
+            "digest": done.digest,
+            "steps": [step.what for step in done.plan.steps],
+        }
+
+    said = _run("apply", as_json, work)
+    if not as_json:
+        for step in said["steps"]:
+            typer.echo(f"  {step}")
+        typer.echo(f"{cell}: {', '.join(said['tables'])} as declared in {module}")
+
+
+@app.command(epilog="Example: domicile schema revisions --cell eu-1 --jurisdiction eu")
+def revisions(cell: CellOption, jurisdiction: JurisdictionOption, as_json: AsJson = False) -> None:
+    """Who applied which schema, and when; the last one first."""
+
+    async def work() -> dict[str, Any]:
+        async with _storage(cell, jurisdiction) as (connection, _):
+            rows = await untold(connection.fetch(query("revisions")))
+        return {"ok": True, "revisions": [dict(row) | {"applied_at": row["applied_at"].isoformat()} for row in rows]}
+
+    said = _run("revisions", as_json, work)
+    if not as_json:
+        for row in said["revisions"]:
+            typer.echo(f"{row['id']}  {row['applied_at']}  {row['applied_by']}  {row['digest'][:16]}")

@@ -49,6 +49,10 @@ def _of_sqlstate(state: str) -> DomicileError:
             return Forbidden("synchronous_commit below on", where=_WHERE, remedy="leave it as the role has it")
         case "DM005":
             return FenceRefused("the grant is for another cell, or for another incarnation of it", where=_WHERE)
+        case "DM007":
+            return Conflict("another request was made under this idempotency key", where=_WHERE)
+        case "DM008":
+            return Unavailable("the subject is about to move", where=_WHERE, retry_after=1)
         case "23505":
             return Conflict("such a row exists already", where=_WHERE)
         case "42501":
@@ -57,6 +61,8 @@ def _of_sqlstate(state: str) -> DomicileError:
             return Unavailable("another transaction was in the way", where=_WHERE, retry_after=1)
         case "42P01":
             return InvalidInput("no such table", where=_WHERE, remedy="run `domicile schema apply`")
+        case _ if state[:2] == "42":
+            return InvalidInput(f"the database does not understand the statement (SQLSTATE {state})", where=_WHERE)
         case _ if state[:2] in ("22", "23"):
             return InvalidInput(f"the database does not take such a value (SQLSTATE {state})", where=_WHERE)
         case _ if state[:2] in ("08", "25", "53", "57", "58") or state == "28000":
@@ -84,10 +90,10 @@ def translate(error: BaseException) -> DomicileError:
     return Unavailable(f"cannot be reached ({type(error).__name__})", where=_WHERE)
 
 
-async def untold(action: Awaitable[Result]) -> Result:
-    """Await ``action``, ``WAIT_SECONDS`` at most; what the driver raises becomes ours and stays here."""
+async def untold(action: Awaitable[Result], *, seconds: float | None = WAIT_SECONDS) -> Result:
+    """Await ``action``, ``seconds`` at most; what the driver raises becomes ours and stays here."""
     try:
-        async with asyncio.timeout(WAIT_SECONDS):
+        async with asyncio.timeout(seconds):
             return await action
     except FAILURES as error:
         refusal = translate(error)

@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -23,6 +23,10 @@ from domicile.model.pins import PinGrant
 from domicile.model.wire import FenceReport, FenceState
 from domicile.sdk.store.failures import untold
 from domicile.sdk.store.queries import query
+from domicile.service.commits import transaction
+
+CLOSE_SECONDS: Final = 5.0
+"""How long writers that hold a fence may go on before closing it is given up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,18 @@ class Fence:
     internal_id: UUID
     epoch: int
     state: FenceState
+
+
+class RecordedColumn(NamedTuple):
+    """A field of a class of records. ``kind``: its Python type; None where an older program applied it."""
+
+    name: str
+    field_class: str
+    category: str
+    sealed: bool
+    find: str | None
+    nullable: bool
+    kind: str | None
 
 
 def _fence(row: Any) -> Fence:
@@ -83,6 +99,28 @@ class FenceStore:
         row = await untold(self._pool.fetchrow(query("open_fence"), *arguments))
         return _fence(row)
 
+    async def close(self, key: SubjectKey, epoch: int, *, seconds: float = CLOSE_SECONDS) -> Fence:
+        """Close a fence that is open at ``epoch``: writers are refused at once, and those under way are waited for.
+
+        Raises FenceRefused for a fence that isn't open at it. Raises Unavailable where a writer does not end within
+        ``seconds``; then it stays open, and writers are let in again.
+        """
+        if not await untold(self._pool.fetchval(query("intend"), key, epoch, 2 * seconds)):
+            raise FenceRefused("the fence is not open at this epoch", where="storage")
+        try:
+            row = await untold(self._close(key, epoch, seconds))
+        except BaseException:
+            await untold(self._pool.execute(query("give_up"), key))
+            raise
+        if row is None:
+            raise FenceRefused("the fence is not open at this epoch", where="storage")
+        return _fence(row)
+
+    async def _close(self, key: SubjectKey, epoch: int, seconds: float) -> Any:
+        async with self._pool.acquire() as connection, transaction(connection, seconds):
+            await connection.execute(query("lock_for"), f"{seconds * 1000:.0f}ms")
+            return await connection.fetchrow(query("close_fence"), key, epoch)
+
     async def rekey(self, key: SubjectKey, successor: SubjectKey, alias_keys: dict[AliasKey, AliasKey]) -> Fence:
         """Name a subject by its key under another pepper, its rows too; harmless to repeat.
 
@@ -101,6 +139,16 @@ class FenceStore:
         """No subject is found by a key of this pepper's any more that was its key before; how many were."""
         forgotten: int = await untold(self._pool.fetchval(query("forget_previous"), version))
         return forgotten
+
+    async def columns(self, table: str) -> tuple[RecordedColumn, ...]:
+        """What ``domicile schema apply`` recorded of a table's fields; none for a table of no class."""
+        rows = await untold(self._pool.fetch(query("recorded_columns"), table))
+        return tuple(RecordedColumn(*row) for row in rows)
+
+    async def sweep(self, most: int) -> int:
+        """Delete rows whose time is over (``keep`` of their class), ``most`` of each table; how many those were."""
+        swept: int = await untold(self._pool.fetchval(query("sweep"), most))
+        return swept
 
     async def page(self, after: SubjectKey | None, limit: int) -> list[FenceReport]:
         """The next fences after a key, in the order of their keys, whatever state they are in."""

@@ -8,7 +8,7 @@ COMMIT short; ``STATEMENT_SECONDS`` bounds every other wait from here, and COMMI
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
@@ -21,12 +21,24 @@ from domicile.model.manifest import Address
 DATABASE: Final = "domicile"
 CONNECT_SECONDS: Final = 5.0
 STATEMENT_SECONDS: Final = 10.0
-_SETTINGS: Final = {
-    "application_name": "domicile",
-    "search_path": "public",
-    "lock_timeout": "5s",
-    "idle_in_transaction_session_timeout": "30s",
-}
+CACHED_STATEMENTS: Final = 200
+"""On each connection: a few for each record table."""
+
+
+class AppConnection(asyncpg.Connection):
+    """Nothing is set for longer than a transaction, so there is nothing to reset, and a round trip less."""
+
+    def get_reset_query(self) -> str:
+        return ""
+
+
+def session_options(*, pooler: bool = False) -> dict[str, Any]:
+    """What a pool of asyncpg's is told of its sessions."""
+    return {
+        "connection_class": AppConnection,
+        "server_settings": {"application_name": "domicile"},
+        "statement_cache_size": 0 if pooler else CACHED_STATEMENTS,
+    }
 
 
 async def open_pool(
@@ -37,8 +49,12 @@ async def open_pool(
     cell: str,
     user: str,
     size: int = 8,
+    pooler: bool = False,
 ) -> asyncpg.Pool:
     """A pool of at most ``size`` connections as ``user``; the first one opens with the first statement.
+
+    ``pooler``: there is one in transaction mode before the storage (PgBouncer), so that no statement may be prepared
+    for longer than it runs. What a session needs to have set is set for the role, in ``sql/system.sql``.
 
     ``addresses`` are those of the cell's zones, tried in their order until one takes writes. Raises
     InvalidInput for none of them, or for an authority that isn't there.
@@ -57,7 +73,7 @@ async def open_pool(
         max_size=size,
         timeout=CONNECT_SECONDS,
         command_timeout=STATEMENT_SECONDS,
-        server_settings=_SETTINGS,
+        **session_options(pooler=pooler),
     )
     assert pool is not None
     return pool

@@ -1,4 +1,4 @@
-"""The named statements of ``sql/queries.sql``, and the scripts beside it: SQL is reviewed as SQL."""
+"""The named statements of ``sql/queries.sql`` and ``sql/schema.sql``, and scripts: SQL is reviewed as SQL."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ def script(name: str) -> str:
 
 @cache
 def _queries() -> dict[str, str]:
-    parts = _NAME.split(script("queries"))
-    return {name: text.strip() for name, text in zip(parts[1::2], parts[2::2], strict=True)}
+    found: dict[str, str] = {}
+    for file in ("queries", "schema"):
+        parts = _NAME.split(script(file))
+        found |= {name: text.strip() for name, text in zip(parts[1::2], parts[2::2], strict=True)}
+    return found
 
 
 def query(name: str) -> str:

@@ -1,115 +1,73 @@
-"""Rows of one subject, as ``domicile_app`` reads and writes them: fenced at BEGIN, committed without a cut.
+"""Rows of one subject, as ``domicile_app`` reads and writes them: fenced, and committed without a cut.
 
-- A write holds the subject's fence FOR SHARE from BEGIN on; the trigger on each row asks for it again.
+- A statement that stands alone is one round trip: it finds the subject's fence, and the trigger on each row holds it
+  FOR SHARE before the row is written.
+- A transaction holds the fence from BEGIN on, so that no savepoint's end lets go of it. What has to look at a row
+  before it writes (another version, a deletion) is one: a statement that waits for the fence itself would go by what
+  it saw before it waited.
 - A read takes rows and fence in one snapshot, so that what it answers was current while the fence was open.
-- COMMIT is never cancelled. Whoever is cancelled while it is unanswered leaves the connection behind: it is
-  ended, not used again, and PostgreSQL decides alone. Cancelling it would make it return before its standby
-  has it.
+- What commits is never cancelled (``domicile.service.commits``).
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
-from enum import Enum, auto
-from functools import lru_cache
-from typing import Any, Final
+from itertools import pairwise
+from typing import Any, Final, TypeVar
 from uuid import UUID
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
-from domicile.model.errors import Conflict, FenceRefused, InvalidInput, Unavailable
+from domicile.model.errors import Conflict, FenceRefused, InvalidInput
 from domicile.model.ids import SubjectKey
-from domicile.sdk.store.failures import FAILURES, Renamed, translate, untold
+from domicile.sdk.store import statements
+from domicile.sdk.store.failures import FAILURES, Renamed, untold
+from domicile.sdk.store.port import NewRow, Once, Selection, StoredRow, Work
+from domicile.sdk.store.queries import query
+from domicile.sdk.store.statements import Write
 from domicile.sdk.tables import Table
+from domicile.service.commits import NEVER, commit, roll_back, uncut
 
 COMMIT_SECONDS: Final = 15.0
 Connection = PoolConnectionProxy
+Answer = TypeVar("Answer")
 
 
-@dataclass(frozen=True, slots=True)
-class StoredRow:
-    """A row as it lies: sealed values sealed. ``version`` counts its writes, from 1."""
-
-    id: UUID
-    version: int
-    values: dict[str, Any]
+def begin(key: SubjectKey, epoch: int) -> str:
+    """BEGIN for one subject, fenced. A key is hexadecimal and an epoch a number, so nothing needs quoting."""
+    limits = f"SET LOCAL domicile.subject = '{key}'; SET LOCAL domicile.epoch = '{epoch:d}'"
+    return f"BEGIN; {limits}; SELECT domicile.hold_fence('\\x{key}', {epoch:d})"
 
 
-class Write(Enum):
-    """Whether a row must be absent, may be there, or must be there at a version."""
-
-    NEW = auto()
-    PUT = auto()
-    REPLACE = auto()
-
-
-@lru_cache(maxsize=256)
-def write(table: Table, mode: Write) -> str:
-    """One statement that answers the row's new version, or nothing where the mode does not apply.
-
-    $1 jurisdiction, $2 subject, $3 principal, $4 id, $5 epoch, then the columns, then the version to replace.
-    None of the modes makes an error of a row that is or isn't there, which would fail the transaction.
-    """
-    name = f'public."{table.name}" AS t'
-    columns = {f'"{column}"': f"${number}" for number, (column, _, _) in enumerate(table.stored, start=6)}
-    changes = "epoch = $5, version = t.version + 1, updated_at = clock_timestamp()"
-    changes += "".join(f", {column} = {mark}" for column, mark in columns.items())
-    if mode is Write.REPLACE:
-        return (
-            f"UPDATE {name} SET {changes} WHERE t.jurisdiction = $1 AND t.subject_key = $2 "  # noqa: S608 - checked names
-            f"AND t.principal_key = $3 AND t.id = $4 AND t.version = ${6 + len(columns)} RETURNING t.version"
-        )
-    present = f"UPDATE SET {changes}" if mode is Write.PUT else "NOTHING"
-    names, marks = "".join(f", {column}" for column in columns), "".join(f", {mark}" for mark in columns.values())
-    return (
-        f"INSERT INTO {name} (jurisdiction, subject_key, principal_key, id, epoch{names}) "  # noqa: S608 - the same
-        f"VALUES ($1, $2, $3, $4, $5{marks}) ON CONFLICT (subject_key, id) DO {present} RETURNING t.version"
-    )
-
-
-@lru_cache(maxsize=256)
-def select(table: Table, conditions: tuple[str, ...]) -> str:
-    """Rows and fence in one snapshot; one row without an id where no row matches. $1 is the subject."""
-    columns = "".join(f', r."{column.name}"' for column in table.columns)
-    wheres = "".join(f' AND r."{name}" = ${number}' for number, name in enumerate(conditions, start=2))
-    return (
-        f"SELECT f.subject_key AS fence_key, f.epoch AS fence_epoch, f.state AS fence_state, r.id, r.version{columns} "  # noqa: S608
-        f'FROM domicile.read_fence($1) f LEFT JOIN public."{table.name}" r ON r.subject_key = $1{wheres} '
-        f"ORDER BY r.created_at, r.id"
-    )
-
-
-def limits(key: SubjectKey, epoch: int) -> str:
-    """Whose rows the transaction sees; a key is hexadecimal and an epoch a number, so nothing needs quoting."""
-    return f"SET LOCAL domicile.subject = '{key}'; SET LOCAL domicile.epoch = '{epoch:d}'"
-
-
-def begin(key: SubjectKey, epoch: int, *, writes: bool) -> str:
-    """BEGIN for one subject, fenced."""
-    if not writes:
-        return f"BEGIN READ ONLY; {limits(key, epoch)}"
-    return f"BEGIN; {limits(key, epoch)}; SELECT domicile.hold_fence('\\x{key}', {epoch:d})"
-
-
-async def _begin(connection: Connection, key: SubjectKey, epoch: int, *, writes: bool) -> SubjectKey:
+async def _begin(connection: Connection, key: SubjectKey, epoch: int) -> SubjectKey:
     """The subject's key in this transaction: another than ``key`` where its pepper was rotated meanwhile."""
-    statement = begin(key, epoch, writes=writes)
+    statement = begin(key, epoch)
     while True:
         try:
             await untold(connection.execute(statement))
         except Renamed as renamed:
             key = renamed.key
-            statement = f"ROLLBACK; {begin(key, epoch, writes=writes)}"
+            statement = f"ROLLBACK; {begin(key, epoch)}"
         else:
             return key
 
 
-class Work:
-    """One transaction of one subject."""
+def refused() -> FenceRefused:
+    return FenceRefused("this cell does not hold the subject open at this epoch", where="storage")
+
+
+def another_version(table: Table) -> Conflict:
+    return Conflict("the row is not at the version expected", where=table.name, remedy="read it again")
+
+
+def _written(table: Table, row: NewRow) -> list[Any]:
+    return [row.id, *(row.values[name] for name, _, _ in table.stored)]
+
+
+class _Transaction:
+    """One transaction of one subject, fenced since BEGIN."""
 
     def __init__(self, connection: Connection, jurisdiction: str, key: SubjectKey, epoch: int) -> None:
         self._connection = connection
@@ -117,111 +75,217 @@ class Work:
         self._key = key
         self._epoch = epoch
 
-    async def put(self, table: Table, row: UUID, values: dict[str, Any], version: int | None) -> int:
-        """Write a row, whose principal is the subject, and answer its new version.
-
-        ``version``: the one that must be there (0: none); Conflict where it isn't. None: whatever is there.
-        """
-        arguments: list[Any] = [self._jurisdiction, self._key, self._key, row, self._epoch]
-        arguments += [values[name] for name, _, _ in table.stored]
-        mode = Write.PUT if version is None else Write.REPLACE if version else Write.NEW
-        if mode is Write.REPLACE:
-            arguments.append(version)
-        written = await untold(self._connection.fetchval(write(table, mode), *arguments))
+    async def put(self, table: Table, row: NewRow, version: int | None, once: Once | None = None) -> int:
+        if (said := await self._recall(once)) is not None:
+            return said[0]
+        if version:
+            written = await self._replace(table, row.id, row.values, version)
+        else:
+            mode = Write.PUT if version is None else Write.NEW
+            arguments = (self._jurisdiction, self._key, self._epoch, *_written(table, row))
+            written = await untold(self._connection.fetchval(statements.write(table, mode), *arguments))
         if written is None:
-            raise Conflict("the row is not at the version expected", where=table.name, remedy="read it again")
+            raise another_version(table)
+        await self._remember(once, [written])
         return int(written)
 
-    async def select(self, table: Table, conditions: dict[str, Any]) -> list[StoredRow]:
-        """Rows that equal every condition, in the order of their creation; FenceRefused for a closed fence."""
-        statement, values = select(table, tuple(conditions)), conditions.values()
-        rows = await untold(self._connection.fetch(statement, self._key, *values))
-        while rows and (key := SubjectKey(rows[0]["fence_key"])) != self._key:
-            self._key = key  # the rows are named by it too; they were looked for by the one before
-            await untold(self._connection.execute(limits(key, self._epoch)))
-            rows = await untold(self._connection.fetch(statement, key, *values))
-        if not rows or (rows[0]["fence_state"], rows[0]["fence_epoch"]) != ("open", self._epoch):
-            raise FenceRefused("this cell does not hold the subject open at this epoch", where="storage")
-        return [
-            StoredRow(
-                UUID(int=row["id"].int),
-                row["version"],
-                {column.name: row[column.name] for column in table.columns},
-            )
-            for row in rows
-            if row["id"] is not None
-        ]
+    async def put_many(self, table: Table, rows: Sequence[NewRow], once: Once | None = None) -> list[int]:
+        if (said := await self._recall(once)) is not None:
+            return said
+        statement, arguments = many(table, rows, self._jurisdiction, self._key, self._epoch)
+        found = await untold(self._connection.fetch(statement, *arguments))
+        versions = in_order(rows, found)
+        await self._remember(once, versions)
+        return versions
 
-    async def delete(self, table: Table, row: UUID) -> bool:
-        """Whether there was such a row; a fence that refuses is an error and never False."""
-        statement = f'DELETE FROM public."{table.name}" WHERE subject_key = $1 AND id = $2'  # noqa: S608 - a checked name
-        return bool(await untold(self._connection.execute(statement, self._key, row)) == "DELETE 1")
+    async def update(self, table: Table, id: UUID, changes: Mapping[str, Any], version: int) -> int:  # noqa: A002
+        written = await self._replace(table, id, changes, version)
+        if written is None:
+            raise another_version(table)
+        return int(written)
 
+    async def _replace(self, table: Table, row: UUID, values: Mapping[str, Any], version: int) -> Any:
+        statement = statements.replace(table, tuple(values))
+        arguments = (version, self._key, self._epoch, row, *values.values())
+        return await untold(self._connection.fetchval(statement, *arguments))
 
-async def _commit(connection: Connection) -> None:
-    commit = asyncio.ensure_future(connection.execute("COMMIT", timeout=2 * COMMIT_SECONDS))
-    try:
-        # wait() leaves the task alone when its caller is cancelled
-        await asyncio.wait({commit}, timeout=COMMIT_SECONDS)
-    finally:
-        if not commit.done():
-            commit.add_done_callback(lambda task: task.cancelled() or task.exception())
-            connection.terminate()
-    error = commit.exception() if commit.done() and not commit.cancelled() else TimeoutError()
-    if isinstance(error, asyncpg.PostgresError):
-        raise translate(error)
-    if error is not None:
-        raise Unavailable("COMMIT was not answered: whether it holds is unknown", where="storage")
-    if commit.result() != "COMMIT":
-        raise Conflict("the transaction had failed and was rolled back", where="storage")
+    async def delete(self, table: Table, id: UUID, version: int | None) -> bool:  # noqa: A002
+        done = await untold(self._connection.execute(statements.delete(table), self._key, id, version))
+        if done == "DELETE 1":
+            return True
+        if version is not None and await untold(self._connection.fetchval(statements.there(table), self._key, id)):
+            raise another_version(table)
+        return False
 
+    async def select(self, table: Table, selection: Selection) -> list[StoredRow]:
+        return await untold(selected(self._connection, table, selection, self._key, self._epoch))
 
-async def _roll_back(connection: Connection) -> None:
-    try:
-        await connection.execute("ROLLBACK")
-    except FAILURES:
-        _abandon(connection)
+    async def query(self, statement: str, arguments: Sequence[Any]) -> list[dict[str, Any]]:
+        return [dict(row) for row in await untold(self._connection.fetch(statement, *arguments))]
+
+    async def _recall(self, once: Once | None) -> list[int] | None:
+        if once is None:
+            return None
+        arguments = (self._key, self._epoch, once.key, once.request)
+        said: list[int] | None = await untold(self._connection.fetchval(query("recall"), *arguments))
+        return said
+
+    async def _remember(self, once: Once | None, said: list[int]) -> None:
+        if once is not None:
+            await untold(self._connection.fetchval(query("remember"), self._key, once.key, said))
 
 
-def _abandon(connection: Connection) -> None:
-    """End a connection, unless the pool has taken it back because it was lost."""
-    with suppress(asyncpg.InterfaceError):
-        connection.terminate()
+def many(table: Table, rows: Sequence[NewRow], jurisdiction: str, key: SubjectKey, epoch: int) -> tuple[str, list[Any]]:
+    """The statement for many rows and its arguments: in the order of their ids, which all writers keep. Pure.
+
+    Two writers of the same rows would else wait for each other. Raises InvalidInput for a row that is given twice.
+    """
+    ordered = sorted(rows, key=lambda row: row.id)
+    if any(one.id == other.id for one, other in pairwise(ordered)):
+        raise InvalidInput("one row is given twice", where=table.name, remedy="put the last one of each id")
+    columns = [[row.values[name] for row in ordered] for name, _, _ in table.stored]
+    return statements.write_many(table), [jurisdiction, key, epoch, [row.id for row in ordered], *columns]
+
+
+def in_order(rows: Sequence[NewRow], found: Sequence[asyncpg.Record]) -> list[int]:
+    """The new versions in the order in which rows were given. Raises FenceRefused where none was written."""
+    versions = {row["id"]: row["version"] for row in found}
+    if len(versions) != len(rows):
+        raise refused()
+    return [versions[row.id] for row in rows]
+
+
+async def selected(
+    connection: Connection, table: Table, selection: Selection, key: SubjectKey, epoch: int
+) -> list[StoredRow]:
+    """One statement, in a transaction or alone."""
+    statement = statements.select(
+        table,
+        tuple((condition.column, condition.operator) for condition in selection.conditions),
+        selection.order,
+        descending=selection.descending,
+        limited=selection.limit is not None,
+        after=selection.after is not None,
+    )
+    arguments: list[Any] = [condition.value for condition in selection.conditions]
+    arguments += [value for value in (selection.after, selection.limit) if value is not None]
+    rows = await connection.fetch(statement, key, *arguments)
+    if not rows or (rows[0]["fence_state"], rows[0]["fence_epoch"]) != ("open", epoch):
+        raise refused()
+    if not rows[0]["anchored"]:
+        raise Conflict("the row at which the page before ended is gone", where=table.name, remedy="begin anew")
+    names = [column.name for column in table.columns]
+    return [
+        StoredRow(UUID(int=row["id"].int), row["version"], {name: row[name] for name in names})
+        for row in rows
+        if row["id"] is not None
+    ]
+
+
+class _Alone:
+    """Each call is a transaction of its own: one statement where that is enough."""
+
+    def __init__(self, store: RowStore, key: SubjectKey, epoch: int) -> None:
+        self._store = store
+        self._key = key
+        self._epoch = epoch
+
+    async def put(self, table: Table, row: NewRow, version: int | None, once: Once | None = None) -> int:
+        if version or once is not None:
+            async with self._store.work(self._key, self._epoch) as work:
+                return await work.put(table, row, version, once)
+        statement = statements.write(table, Write.PUT if version is None else Write.NEW)
+        arguments = (self._store.jurisdiction, self._key, self._epoch, *_written(table, row))
+
+        async def attempt(connection: Connection) -> Any:
+            written = connection.fetchval(statement, *arguments, timeout=NEVER)
+            return await uncut(connection, written, COMMIT_SECONDS)
+
+        written = await self._store.alone_with(attempt)
+        if written is None:
+            await self._tell_apart(table)
+        return int(written)
+
+    async def _tell_apart(self, table: Table) -> None:
+        """Zero rows alone say nothing."""
+
+        async def attempt(connection: Connection) -> Any:
+            return await connection.fetchrow(query("read_fence"), self._key)
+
+        if await self._store.alone_with(attempt) is None:
+            raise refused()
+        raise another_version(table)
+
+    async def put_many(self, table: Table, rows: Sequence[NewRow], once: Once | None = None) -> list[int]:
+        if once is not None:
+            async with self._store.work(self._key, self._epoch) as work:
+                return await work.put_many(table, rows, once)
+        statement, arguments = many(table, rows, self._store.jurisdiction, self._key, self._epoch)
+
+        async def attempt(connection: Connection) -> list[asyncpg.Record]:
+            written = connection.fetch(statement, *arguments, timeout=NEVER)
+            return await uncut(connection, written, COMMIT_SECONDS)
+
+        return in_order(rows, await self._store.alone_with(attempt))
+
+    async def update(self, table: Table, id: UUID, changes: Mapping[str, Any], version: int) -> int:  # noqa: A002
+        async with self._store.work(self._key, self._epoch) as work:
+            return await work.update(table, id, changes, version)
+
+    async def delete(self, table: Table, id: UUID, version: int | None) -> bool:  # noqa: A002
+        async with self._store.work(self._key, self._epoch) as work:
+            return await work.delete(table, id, version)
+
+    async def select(self, table: Table, selection: Selection) -> list[StoredRow]:
+        async def attempt(connection: Connection) -> list[StoredRow]:
+            return await selected(connection, table, selection, self._key, self._epoch)
+
+        return await self._store.alone_with(attempt)
 
 
 class RowStore:
-    """Transactions as ``domicile_app`` in one cell."""
+    """``domicile_app`` in one cell. Methods raise Unavailable where the storage can't be reached."""
 
     def __init__(self, pool: asyncpg.Pool, jurisdiction: str) -> None:
         self._pool = pool
-        self._jurisdiction = jurisdiction
+        self.jurisdiction = jurisdiction
+
+    def alone(self, key: SubjectKey, epoch: int) -> _Alone:
+        return _Alone(self, key, epoch)
 
     @asynccontextmanager
-    async def work(self, key: SubjectKey, epoch: int, *, writes: bool) -> AsyncIterator[Work]:
-        """A transaction that commits when its block ends well and is rolled back otherwise.
-
-        Raises FenceRefused where the fence isn't open at ``epoch``, Unavailable where the storage can't be
-        reached, or where a COMMIT was not answered.
-        """
-        if epoch < 1:
-            raise InvalidInput("an epoch is a positive number")
+    async def work(self, key: SubjectKey, epoch: int) -> AsyncIterator[Work]:
+        """Raises FenceRefused where the fence isn't open at ``epoch``, Unavailable where COMMIT was not answered."""
         connection: Connection = await untold(self._pool.acquire())
         try:
             try:
-                key = await _begin(connection, key, epoch, writes=writes)
-                yield Work(connection, self._jurisdiction, key, epoch)
-            except Exception:
-                await _roll_back(connection)
-                raise
+                key = await _begin(connection, key, epoch)
+                yield _Transaction(connection, self.jurisdiction, key, epoch)
             except BaseException:
-                _abandon(connection)
+                await roll_back(connection)
                 raise
-            await _commit(connection)
+            await untold(commit(connection, COMMIT_SECONDS))
+        finally:
+            await self._release(connection)
+
+    async def alone_with(self, attempt: Callable[[Connection], Awaitable[Answer]]) -> Answer:
+        """One statement on a connection of its own; again where the subject was given another key meanwhile."""
+        while True:
+            try:
+                return await untold(self._attempt(attempt))
+            except Renamed:
+                continue
+
+    async def _attempt(self, attempt: Callable[[Connection], Awaitable[Answer]]) -> Answer:
+        connection: Connection = await self._pool.acquire()
+        try:
+            return await attempt(connection)
         finally:
             await self._release(connection)
 
     async def _release(self, connection: Connection) -> None:
         try:
             await self._pool.release(connection)
-        except FAILURES:
-            _abandon(connection)
+        except FAILURES:  # it was lost; why is in the caller's hands
+            with suppress(asyncpg.InterfaceError):  # the pool has taken it back already
+                connection.terminate()

@@ -1,124 +1,236 @@
-"""The schema of a cell, applied by an operator: the system's own, then one table for each record class.
+"""The schema of a cell, planned and applied by an operator: the system's own, then the record classes' tables.
 
-The system's part is ``sql/system.sql``; a record table is written from its class here, since only the class
-knows the columns. Names come from classes that ``describe`` accepted, and are quoted all the same. Applying
-the same classes again changes nothing; a class that no longer fits its table is refused as a whole.
+The system's part is ``sql/system.sql``, which is numbered: a database with a higher number keeps what it has.
+The tables' changes come from ``changes``, and all are known to be possible before the first is made. Each is a
+transaction of its own, since one that held two tables would meet writers who hold them in the other order; it
+gives way to whoever holds its table for long. Indexes of tables that are in use come last, built while writers
+go on, and again where that was cut off. A revision is recorded with who applied it, its digest and statements.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import asyncio
+import hashlib
+import json
+import re
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Final
 
 import asyncpg
 
-from domicile.model.errors import Conflict
+from domicile.model.errors import Conflict, Unavailable
 from domicile.sdk.records import Record
+from domicile.sdk.store.changes import Found, Index, Plan, Refusal, Step, compare, recorded
+from domicile.sdk.store.ddl import literal
 from domicile.sdk.store.failures import untold
 from domicile.sdk.store.queries import query, script
-from domicile.sdk.tables import Column, Table
+from domicile.sdk.tables import Table
+
+LOCK_SECONDS: Final = 15.0
+"""How long another schema change is waited for."""
+ATTEMPTS: Final = 8
+_PAUSE: Final = 0.25
+_GIVE_WAY: Final = "SET LOCAL lock_timeout = '500ms'"  # below deadlock_timeout: writers are never the victims
+_OWNED: Final = "SET LOCAL ROLE domicile_owner"
+_NUMBER: Final = re.compile(r"COMMENT ON SCHEMA domicile IS 'schema (\d+)'")
+_WHERE: Final = "schema"
 
 
-def _quote(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
+@dataclass(frozen=True)
+class Revision:
+    """``digest``: of the classes as applied. ``id`` is None where nothing had to be done."""
+
+    id: int | None
+    digest: str
+    plan: Plan
 
 
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+def system() -> tuple[str, int, str]:
+    """The system schema, its number and its digest."""
+    text = script("system")
+    (number,) = _NUMBER.findall(text)
+    return text, int(number), hashlib.sha256(text.encode()).hexdigest()
 
 
-def create_table(table: Table, jurisdiction: str) -> str:
-    """The statements that make a record table, its trigger, its row security and its grants. Pure."""
-    name = f"public.{_quote(table.name)}"
-    columns = "".join(
-        f"    {_quote(column)} {sql_type}{'' if nullable else ' NOT NULL'},\n"
-        for column, sql_type, nullable in table.stored
-    )
-    indexes = "".join(
-        f"CREATE INDEX ON {name} ({'' if column.find == 'cell' else 'subject_key, '}{_quote(column.index)});\n"
-        for column in table.columns
-        if column.find
-    )
-    abroad = ", ".join(["id", "subject_key", *(_quote(column.name) for column in table.columns if not column.personal)])
-    return f"""
-CREATE TABLE {name} (
-    jurisdiction text NOT NULL CHECK (jurisdiction = {_literal(jurisdiction)}),
-    subject_key bytea NOT NULL,
-    principal_key bytea NOT NULL,
-    id uuid NOT NULL,
-    epoch bigint NOT NULL,
-    version bigint NOT NULL DEFAULT 1,
-{columns}    created_at timestamp with time zone NOT NULL DEFAULT clock_timestamp(),
-    updated_at timestamp with time zone NOT NULL DEFAULT clock_timestamp(),
-    PRIMARY KEY (subject_key, id)
-);
-{indexes}CREATE TRIGGER domicile_check BEFORE INSERT OR UPDATE OR DELETE ON {name}
-    FOR EACH ROW EXECUTE FUNCTION domicile.check_row();
-ALTER TABLE {name} ENABLE ROW LEVEL SECURITY;
-CREATE POLICY domicile_subject ON {name} TO domicile_app, domicile_abroad
-    USING (subject_key = (SELECT decode(current_setting('domicile.subject', true), 'hex')));
-REVOKE ALL ON {name} FROM PUBLIC;
-GRANT SELECT, INSERT, UPDATE, DELETE ON {name} TO domicile_app;
-GRANT SELECT ({abroad}) ON {name} TO domicile_abroad;
-"""  # noqa: S608 - names of classes that were checked
+def digest(tables: Sequence[Table]) -> str:
+    """Of what the classes say, whatever their order."""
+    said = {
+        table.name: [[recorded(column) for column in table.columns], table.indexes, str(table.keep)] for table in tables
+    }
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
-def describe_column(column: Column) -> tuple[Any, ...]:
-    """What ``domicile.columns`` keeps of a column, after the table's name."""
-    return (
-        column.name,
-        "personal" if column.personal else "shareable",
-        column.field.category,
-        column.sealed,
-        column.find,
-        column.sql_type,
-        column.nullable,
-    )
+def _tables(records: Sequence[type[Record]]) -> list[Table]:
+    tables = [record.domicile_table for record in records]
+    if len({table.name for table in tables}) != len(tables):
+        raise Conflict("two record classes name one table", where=_WHERE, remedy="give each its own")
+    return tables
 
 
-async def _apply_table(connection: asyncpg.Connection, table: Table, jurisdiction: str) -> None:
-    wanted = {describe_column(column) for column in table.columns}
-    applied = {tuple(row) for row in await connection.fetch(query("applied_columns"), table.name)}
-    if applied == wanted:
-        return
-    if applied:
+async def _check_cell(connection: asyncpg.Connection, cell: str, jurisdiction: str) -> bool:
+    """Whether the database is this cell's already; raises Conflict for another's."""
+    there = await connection.fetchrow(query("cell"))
+    if there is not None and tuple(there) != (cell, jurisdiction):
         raise Conflict(
-            f"table {table.name} was applied with other columns or classes",
-            where="schema",
-            remedy="give the changed record a table of its own",
+            f"this is cell {there['cell']} of {there['jurisdiction']}, not {cell} of {jurisdiction}",
+            where=_WHERE,
+            remedy="check the address",
         )
-    await connection.execute(create_table(table, jurisdiction))
-    for column in table.columns:
-        await connection.execute(query("note_column"), table.name, *describe_column(column))
+    return there is not None
 
 
-async def _apply(connection: asyncpg.Connection, cell: str, jurisdiction: str, tables: Sequence[Table]) -> None:
+async def _find(connection: asyncpg.Connection) -> Found:
+    columns: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in await connection.fetch(query("applied_columns")):
+        column = json.loads(row["column"])
+        columns.setdefault(row["table_name"], {})[column["column_name"]] = column
+    stored: dict[str, set[str]] = {}
+    for row in await connection.fetch(query("stored_columns")):
+        stored.setdefault(row["table_name"], set()).add(row["column_name"])
+    indexes: dict[str, list[Index]] = {}
+    for row in await connection.fetch(query("applied_indexes")):
+        index = Index(tuple(row["columns"]), row["index_name"], row["valid"])
+        indexes.setdefault(row["table_name"], []).append(index)
+    across = {row["table_name"] for row in await connection.fetch(query("read_across"))}
+    return Found(columns, stored, indexes, across=across)
+
+
+async def _system_step(connection: asyncpg.Connection, *, revisions: bool) -> Step | None:
+    """The system schema, unless this very text, or a later one, was applied last."""
+    text, number, written = system()
+    last = await connection.fetchrow(query("last_revision")) if revisions else None
+    if last is not None and (last["system"] > number or last["system_digest"] == written):
+        return None
+    return Step(f"system schema {number}", text, by_system=True)
+
+
+async def _plan(
+    connection: asyncpg.Connection, cell: str, jurisdiction: str, tables: Sequence[Table], drops: Collection[str]
+) -> Plan:
+    has = await connection.fetchrow(query("has_system"))
+    assert has is not None
+    founded = has["cell"] and await _check_cell(connection, cell, jurisdiction)
+    found = await _find(connection) if has["cell"] else Found()
+    if has["revisions"]:
+        keep = {row["table_name"]: row["keep_seconds"] for row in await connection.fetch(query("applied_tables"))}
+        found = replace(found, keep=keep)
+    first = await _system_step(connection, revisions=has["revisions"])
+    plan = compare(tables, found, jurisdiction, drops)
+    refusals = list(plan.refusals)
+    refusals += [
+        Refusal(name, "is dropped, and is not there or not in question", "leave it out") for name in plan.unused
+    ]
+    steps = [step for step in (first,) if step is not None]
+    if not founded:
+        values = f"{literal(cell)}, {literal(jurisdiction)}"
+        sql = f"INSERT INTO domicile.cell (cell, jurisdiction) VALUES ({values});"  # noqa: S608 - quoted
+        steps.append(Step(f"become {cell} of {jurisdiction}", sql))
+    return replace(plan, steps=(*steps, *plan.steps), refusals=tuple(refusals))
+
+
+@asynccontextmanager
+async def _alone(connection: asyncpg.Connection) -> AsyncIterator[None]:
+    deadline = time.monotonic() + LOCK_SECONDS
+    while not await untold(connection.fetchval(query("schema_lock"))):
+        if time.monotonic() > deadline:
+            raise Unavailable("another schema change is under way", where=_WHERE, remedy="wait for its end")
+        await asyncio.sleep(_PAUSE)
+    try:
+        yield
+    finally:
+        await untold(connection.execute(query("schema_unlock")))
+
+
+async def _require_locks(connection: asyncpg.Connection) -> None:
+    """Raise Conflict where a relation that a session can reach lacks one of its locks, whoever made it."""
+    loose = await connection.fetch(query("loose_tables"))
+    if loose:
+        said = "; ".join(f"{row['table_name']} lacks {', '.join(row['lacks'])}" for row in loose)
+        raise Conflict(said, where=_WHERE, remedy="put the lock back, or take every right on the relation away")
+
+
+async def _take(connection: asyncpg.Connection, step: Step, revise: Callable[[], Awaitable[None]] | None) -> None:
     async with connection.transaction():
-        await connection.execute(query("one_at_a_time"))
-        await connection.execute(script("system"))
-        there = await connection.fetchrow(query("cell"))
-        if there is None:
-            await connection.execute(query("found_cell"), cell, jurisdiction)
-        elif tuple(there) != (cell, jurisdiction):
-            raise Conflict(
-                f"this is cell {there['cell']} of {there['jurisdiction']}, not {cell} of {jurisdiction}",
-                where="schema",
-                remedy="check the address",
-            )
-        for table in tables:
-            await _apply_table(connection, table, jurisdiction)
+        await connection.execute(_GIVE_WAY)
+        await connection.execute(step.sql if step.by_system else f"{_OWNED}; {step.sql}")
+        if revise is not None:
+            await revise()
+        await _require_locks(connection)
+
+
+async def _patiently(take: Callable[[], Awaitable[None]], what: str) -> None:
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return await untold(take())
+        except Unavailable:
+            if attempt == ATTEMPTS:
+                break
+        await asyncio.sleep(_PAUSE * attempt)
+    raise Unavailable(
+        f"somebody holds a table for too long to {what}; what came before it is applied, nothing after it",
+        where=_WHERE,
+        remedy="see pg_stat_activity for what runs longest, and apply again when it has ended",
+    )
+
+
+async def plan_schema(
+    connection: asyncpg.Connection,
+    cell: str,
+    jurisdiction: str,
+    records: Sequence[type[Record]],
+    *,
+    drops: Collection[str] = (),
+) -> Plan:
+    """What ``apply_schema`` would do, and what it would refuse; changes nothing. Raises Conflict for another's cell."""
+    tables = _tables(records)
+
+    async def look() -> Plan:
+        async with connection.transaction(readonly=True):
+            return await _plan(connection, cell, jurisdiction, tables, drops)
+
+    return await untold(look())
 
 
 async def apply_schema(
-    connection: asyncpg.Connection, cell: str, jurisdiction: str, records: Sequence[type[Record]]
-) -> None:
-    """Make this database the storage of ``cell``, with a table for each record class; all of it or nothing.
+    connection: asyncpg.Connection,
+    cell: str,
+    jurisdiction: str,
+    records: Sequence[type[Record]],
+    *,
+    drops: Collection[str] = (),
+    by: str = "",
+) -> Revision:
+    """Make this database the storage of ``cell``, with a table for each record class.
 
-    ``connection`` is a superuser's. Raises Conflict for a database of another cell, for a table that was
-    applied from another shape of its class, and for two classes of one table.
+    ``connection`` is a superuser's. ``drops`` names tables and ``table.field``s whose values may go; ``by``, who
+    applies. Raises Conflict, with nothing changed, for a database of another cell, for changes that would lose
+    something and for two classes of one table; Conflict for a table that has lost a lock; Unavailable where
+    another schema change is under way, or where somebody holds a table for long. Whatever ends it in the middle,
+    applying again goes on from there.
     """
-    tables = [record.domicile_table for record in records]
-    names = [table.name for table in tables]
-    if len(set(names)) != len(names):
-        raise Conflict("two record classes name one table", where="schema", remedy="give each its own")
-    await untold(_apply(connection, cell, jurisdiction, tables))
+    tables = _tables(records)
+    said, number = digest(tables), None
+    async with _alone(connection):
+        plan = await untold(_plan(connection, cell, jurisdiction, tables, drops))
+        if plan.refusals:
+            raise Conflict("; ".join(map(str, plan.refusals)), where=_WHERE)
+
+        async def revise() -> None:
+            nonlocal number
+            statements = [step.sql for step in plan.steps]
+            number = await connection.fetchval(query("add_revision"), by, *system()[1:], said, statements)
+
+        for step in plan.steps:
+            if step.outside:
+                await untold(connection.execute(step.sql), seconds=None)
+            else:
+                first = revise if number is None else None
+                await _patiently(partial(_take, connection, step, first), step.what)
+        if plan.steps and number is None:
+            await untold(revise())
+        await untold(_require_locks(connection))
+    return Revision(number, said, plan)

@@ -1,2 +1,3 @@
--- One call's unwrapping.
-INSERT INTO keys.audit (cell, count, created) VALUES ($1, $2, $3)
+-- What was done with each of these keys.
+INSERT INTO keys.audit (caller, cell, action, subject, principal)
+SELECT $1, $2, $3, subject, principal FROM unnest($4::uuid[], $5::uuid[]) AS done (subject, principal)

@@ -1,2 +1,2 @@
 -- The wrapped secret of a cell's blind indexes.
-SELECT wrapped FROM keys.index_keys WHERE cell = $1
+SELECT cell, domain, version, wrapped, check_value FROM keys.index_keys WHERE cell = $1

@@ -1,37 +1,67 @@
 -- The key service's own store: wrapped keys and who had them unwrapped. Applied at each start, under a lock.
 CREATE SCHEMA IF NOT EXISTS keys;
 
--- One key-encryption key for each domain. It lies outside this database: check_value is a keyed hash that only
--- the right one reproduces, so that a service with a lost or another key refuses to start.
-CREATE TABLE IF NOT EXISTS keys.domains (
-    domain      text PRIMARY KEY,
+-- Versions of the key-encryption keys that the service holds itself. They lie outside this database: check_value is
+-- a keyed hash that only the right one reproduces, so that a service with a lost or another key refuses to start.
+CREATE TABLE IF NOT EXISTS keys.keks (
+    domain      text NOT NULL,
+    version     integer NOT NULL CHECK (version > 0),
     check_value bytea NOT NULL CHECK (octet_length(check_value) = 32),
+    created     timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (domain, version)
+);
+
+-- Whose cell and which key domain a subject is in. Its row is the lock between who makes keys and who destroys them.
+-- destroyed: all of the subject's keys were, and none is made any more.
+CREATE TABLE IF NOT EXISTS keys.subjects (
+    subject   uuid PRIMARY KEY,
+    cell      text NOT NULL,
+    domain    text NOT NULL,
+    created   timestamptz NOT NULL DEFAULT now(),
+    destroyed timestamptz
+);
+
+-- wrapped: data key (32) and index key (32) together, as the domain's holder wrapped them under a version of its
+-- key-encryption key. check_value: a keyed hash that only the right keys reproduce.
+CREATE TABLE IF NOT EXISTS keys.data_keys (
+    subject     uuid NOT NULL REFERENCES keys.subjects,
+    principal   uuid NOT NULL,
+    cell        text NOT NULL,
+    domain      text NOT NULL,
+    version     integer NOT NULL,
+    wrapped     bytea NOT NULL CHECK (octet_length(wrapped) BETWEEN 64 AND 4096),
+    check_value bytea NOT NULL CHECK (octet_length(check_value) = 16),
+    created     timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (subject, principal)
+);
+CREATE INDEX IF NOT EXISTS data_keys_by_version ON keys.data_keys (domain, version);
+
+-- The secret of a cell's blind indexes across subjects.
+CREATE TABLE IF NOT EXISTS keys.index_keys (
+    cell        text PRIMARY KEY,
+    domain      text NOT NULL,
+    version     integer NOT NULL,
+    wrapped     bytea NOT NULL CHECK (octet_length(wrapped) BETWEEN 32 AND 4096),
+    check_value bytea NOT NULL CHECK (octet_length(check_value) = 16),
     created     timestamptz NOT NULL DEFAULT now()
 );
 
--- wrapped: nonce (12), then data key (32) and index key (32) sealed together, and the tag (16).
-CREATE TABLE IF NOT EXISTS keys.data_keys (
+-- Principals whose key was destroyed: it is not made anew.
+CREATE TABLE IF NOT EXISTS keys.shredded (
     subject   uuid NOT NULL,
     principal uuid NOT NULL,
-    cell      text NOT NULL,
-    domain    text NOT NULL REFERENCES keys.domains,
-    wrapped   bytea NOT NULL CHECK (octet_length(wrapped) = 92),
-    created   timestamptz NOT NULL DEFAULT now(),
+    time      timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (subject, principal)
 );
 
--- The secret of a cell's blind indexes across subjects; wrapped: nonce (12), key (32), tag (16).
-CREATE TABLE IF NOT EXISTS keys.index_keys (
-    cell    text PRIMARY KEY,
-    domain  text NOT NULL REFERENCES keys.domains,
-    wrapped bytea NOT NULL CHECK (octet_length(wrapped) = 60),
-    created timestamptz NOT NULL DEFAULT now()
-);
-
--- Which cell had how many keys unwrapped, and how many of them were made for it. No key and no subject.
+-- Each key that was made, handed out, re-wrapped, refused or destroyed: for whom, by its internal ids. No key.
+-- A cell's index secret has no subject.
 CREATE TABLE IF NOT EXISTS keys.audit (
-    time    timestamptz NOT NULL DEFAULT clock_timestamp(),
-    cell    text NOT NULL,
-    count   integer NOT NULL,
-    created integer NOT NULL
+    time      timestamptz NOT NULL DEFAULT clock_timestamp(),
+    caller    text NOT NULL,
+    cell      text NOT NULL,
+    action    text NOT NULL CHECK (action IN ('made', 'unwrapped', 'refused', 'shredded')),
+    subject   uuid,
+    principal uuid
 );
+CREATE INDEX IF NOT EXISTS audit_by_time ON keys.audit (time);

@@ -18,6 +18,22 @@ SELECT subject_key, internal_id, epoch, state FROM domicile.open_fence($1, $2, $
 -- Name a subject ($1) by another key ($2), and its aliases ($3) by others.
 SELECT subject_key, internal_id, epoch, state FROM domicile.rekey_fence($1, $2, $3)
 
+-- name: intend
+-- Say that the fence of a subject ($1), open at epoch $2, is to be closed within so many seconds ($3).
+SELECT domicile.intend($1, $2, $3)
+
+-- name: close_fence
+-- Close the fence of a subject ($1) that is open at epoch $2.
+SELECT subject_key, internal_id, epoch, state FROM domicile.close_fence($1, $2)
+
+-- name: give_up
+-- Forget that the fence of a subject ($1) was to be closed.
+SELECT domicile.give_up($1)
+
+-- name: lock_for
+-- How long this transaction waits for a lock ($1, such as 2s).
+SELECT set_config('lock_timeout', $1, true)
+
 -- name: forget_previous
 -- Forget the keys by which subjects were named under a pepper ($1) before.
 SELECT domicile.forget_previous($1)
@@ -26,34 +42,22 @@ SELECT domicile.forget_previous($1)
 -- Keep that something from jurisdiction $1, role $2 tried kind $3, with verdict $4.
 INSERT INTO domicile.border_events (from_jurisdiction, role, kind, verdict) VALUES ($1, $2, $3, $4)
 
+-- name: note_session
+-- Keep that somebody reads across subjects, for a purpose ($1).
+INSERT INTO domicile.cell_sessions (purpose) VALUES ($1)
+
 -- name: shareable_columns
 -- Every column of a record table ($1).
 SELECT column_name, class, category, sql_type FROM domicile.columns WHERE table_name = $1 ORDER BY column_name
 
+-- name: recorded_columns
+-- What each field of a record table ($1) is, in the order of their names.
+SELECT column_name, class, category, sealed, find, nullable, kind
+FROM domicile.columns WHERE table_name = $1 ORDER BY column_name
+
 -- name: limit_to_subject
 -- Limit the transaction to a subject ($1, hexadecimal).
 SELECT set_config('domicile.subject', $1, true)
-
--- name: cell
--- Which cell this database says that it is.
-SELECT cell, jurisdiction FROM domicile.cell
-
--- name: found_cell
--- Make this database the storage of cell $1 in jurisdiction $2.
-INSERT INTO domicile.cell (cell, jurisdiction) VALUES ($1, $2)
-
--- name: applied_columns
--- What was applied for a table ($1) before.
-SELECT column_name, class, category, sealed, find, sql_type, nullable FROM domicile.columns WHERE table_name = $1
-
--- name: note_column
--- Keep what a column of a record table is.
-INSERT INTO domicile.columns (table_name, column_name, class, category, sealed, find, sql_type, nullable)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
-
--- name: one_at_a_time
--- Schemas are applied one after the other.
-SELECT pg_advisory_xact_lock(hashtext('domicile.schema'))
 
 -- name: fences_after
 -- The next fences after a key ($1), at most $2 of them.
@@ -62,3 +66,15 @@ FROM domicile.fences
 WHERE subject_key > $1
 ORDER BY subject_key
 LIMIT $2
+
+-- name: recall
+-- What was answered to a subject ($1), open at epoch $2, under an idempotency key ($3) for a request ($4).
+SELECT domicile.recall($1, $2, $3, $4)
+
+-- name: remember
+-- Keep what is answered ($3) to a subject ($1) under an idempotency key ($2).
+SELECT domicile.remember($1, $2, $3)
+
+-- name: sweep
+-- Delete rows whose time is over, at most $1 of each table.
+SELECT domicile.sweep($1)

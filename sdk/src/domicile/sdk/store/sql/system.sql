@@ -1,6 +1,7 @@
 -- The system schema of a cell, applied by an operator as superuser; running it again changes nothing.
 -- SQLSTATEs of our own: DM001 fence, DM002 jurisdiction, DM003 identity of a row, DM004 durability, DM005 grant,
--- DM006 another key of the same subject (which one is the DETAIL).
+-- DM006 another key of the same subject (which one is the DETAIL), DM007 an idempotency key of another request,
+-- DM008 a subject that is about to move.
 
 DO $roles$
 DECLARE
@@ -9,11 +10,15 @@ BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'domicile_owner') THEN
         CREATE ROLE domicile_owner NOLOGIN;
     END IF;
-    FOREACH name IN ARRAY ARRAY['domicile_app', 'domicile_gateway', 'domicile_abroad'] LOOP
+    FOREACH name IN ARRAY ARRAY['domicile_app', 'domicile_cell', 'domicile_gateway', 'domicile_abroad'] LOOP
         IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name) THEN
             EXECUTE format('CREATE ROLE %I LOGIN', name);
         END IF;
         EXECUTE format('ALTER ROLE %I SET synchronous_commit = %L', name, 'on');
+        -- of the role, since a pooler in transaction mode passes no settings of a session on
+        EXECUTE format('ALTER ROLE %I SET search_path = public', name);
+        EXECUTE format('ALTER ROLE %I SET lock_timeout = %L', name, '5s');
+        EXECUTE format('ALTER ROLE %I SET idle_in_transaction_session_timeout = %L', name, '30s');
     END LOOP;
     EXECUTE format('REVOKE CREATE, TEMPORARY ON DATABASE %I FROM PUBLIC', current_database());
     -- large objects are bytes at rest that no fence and no row security reaches
@@ -64,6 +69,34 @@ CREATE TABLE IF NOT EXISTS domicile.columns (
     PRIMARY KEY (table_name, column_name)
 );
 
+-- ``kind``: the type of the field in its class; ``default``: the SQL of what older rows hold. Both came later.
+ALTER TABLE domicile.columns ADD COLUMN IF NOT EXISTS kind text;
+ALTER TABLE domicile.columns ADD COLUMN IF NOT EXISTS "default" text;
+
+-- How long the rows of a table are kept after they were first put; tables without a row here keep theirs.
+CREATE TABLE IF NOT EXISTS domicile.retention (
+    table_name   text PRIMARY KEY,
+    keep_seconds bigint NOT NULL CHECK (keep_seconds > 0)
+);
+
+-- Each schema that was applied: by whom (the operator's certificate), which, and by what statements.
+CREATE TABLE IF NOT EXISTS domicile.revisions (
+    id            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    applied_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
+    applied_by    text NOT NULL,
+    system        integer NOT NULL,
+    system_digest text NOT NULL,
+    digest        text NOT NULL,
+    statements    text[] NOT NULL
+);
+
+-- Who read across subjects, and why. No subject is named.
+CREATE TABLE IF NOT EXISTS domicile.cell_sessions (
+    id      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    time    timestamptz NOT NULL DEFAULT clock_timestamp(),
+    purpose text NOT NULL
+);
+
 -- What crossed this cell's border, or tried to. No subject is named.
 CREATE TABLE IF NOT EXISTS domicile.border_events (
     id                bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -72,6 +105,15 @@ CREATE TABLE IF NOT EXISTS domicile.border_events (
     role              text NOT NULL,
     kind              text NOT NULL,
     verdict           text NOT NULL
+);
+
+-- Subjects (by internal id) whose fence somebody is about to close. Writers look at it before they take the fence: they
+-- overlap, and whoever wants it for himself would else wait until none of them writes. It counts until a time, so that
+-- a mover that died holds up nobody for good.
+CREATE TABLE IF NOT EXISTS domicile.intents (
+    subject uuid PRIMARY KEY,
+    epoch   bigint NOT NULL,
+    until   timestamptz NOT NULL
 );
 
 -- Hold a subject's fence open until the transaction ends, or refuse. FOR SHARE needs UPDATE on the fence,
@@ -93,21 +135,82 @@ BEGIN
     IF held.state IS DISTINCT FROM 'open' OR held.epoch IS DISTINCT FROM wanted THEN
         RAISE EXCEPTION 'the fence is not open at this epoch' USING ERRCODE = 'DM001';
     END IF;
+    PERFORM FROM domicile.intents i WHERE i.subject = held.internal_id AND i.until > clock_timestamp();
+    IF FOUND THEN
+        RAISE EXCEPTION 'the subject is about to move' USING ERRCODE = 'DM008';
+    END IF;
 END
 $$;
 
 -- A subject's fence, by its key or the one before, as this statement's snapshot has it; no row where there is none.
-DROP FUNCTION IF EXISTS domicile.read_fence(bytea);
-CREATE FUNCTION domicile.read_fence(subject bytea)
+CREATE OR REPLACE FUNCTION domicile.read_fence(subject bytea)
 RETURNS TABLE (subject_key bytea, internal_id uuid, epoch bigint, state text)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT f.subject_key, f.internal_id, f.epoch, f.state FROM domicile.fences f
     WHERE f.subject_key = subject OR f.previous_key = subject
 $$;
 
+-- The same, and what the caller sees from here to the end of its transaction is this subject's alone. A statement reads
+-- its rows by the key that is answered, so that fence and rows are of one snapshot, and by the name they have in it.
+CREATE OR REPLACE FUNCTION domicile.enter(subject bytea)
+RETURNS TABLE (subject_key bytea, epoch bigint, state text)
+LANGUAGE plpgsql STABLE ROWS 1 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    SELECT f.subject_key, f.epoch, f.state INTO enter.subject_key, epoch, state
+    FROM domicile.fences f WHERE f.subject_key = subject;
+    IF NOT FOUND THEN
+        SELECT f.subject_key, f.epoch, f.state INTO enter.subject_key, epoch, state
+        FROM domicile.fences f WHERE f.previous_key = subject;
+        IF NOT FOUND THEN
+            RETURN;
+        END IF;
+    END IF;
+    PERFORM set_config('domicile.subject', encode(enter.subject_key, 'hex'), true);
+    RETURN NEXT;
+END
+$$;
+
+-- What was answered under an idempotency key. Keys and requests are hashes; subject is an internal id.
+CREATE TABLE IF NOT EXISTS domicile.answers (
+    subject  uuid NOT NULL,
+    key      bytea NOT NULL CHECK (octet_length(key) = 32),
+    request  bytea NOT NULL CHECK (octet_length(request) = 16),
+    answer   bigint[],
+    asked_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (subject, key)
+);
+
+-- The answer under an idempotency key of a subject that is held open; NULL where the request is new and is to be done.
+-- It writes either way: who commits gets an answer that is as durable as this commit, also where the first one's was not.
+CREATE OR REPLACE FUNCTION domicile.recall(subject bytea, wanted bigint, given bytea, digest bytea) RETURNS bigint[]
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    kept domicile.answers;
+BEGIN
+    IF current_setting('synchronous_commit') NOT IN ('on', 'remote_apply') THEN
+        RAISE EXCEPTION 'synchronous_commit is below on' USING ERRCODE = 'DM004';
+    END IF;
+    PERFORM domicile.hold_fence(subject, wanted);
+    INSERT INTO domicile.answers AS a (subject, key, request)
+        SELECT f.internal_id, given, digest FROM domicile.fences f WHERE f.subject_key = recall.subject
+    ON CONFLICT ON CONSTRAINT answers_pkey DO UPDATE SET asked_at = clock_timestamp()
+    RETURNING a.* INTO kept;
+    IF kept.request <> digest THEN
+        RAISE EXCEPTION 'another request was made under this idempotency key' USING ERRCODE = 'DM007';
+    END IF;
+    RETURN kept.answer;
+END
+$$;
+
+-- Keep what is answered under an idempotency key; in the transaction that recalled it.
+CREATE OR REPLACE FUNCTION domicile.remember(subject bytea, given bytea, said bigint[]) RETURNS void
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    UPDATE domicile.answers a SET answer = said FROM domicile.fences f
+    WHERE f.subject_key = remember.subject AND a.subject = f.internal_id AND a.key = given AND a.answer IS NULL
+$$;
+
 -- Open a fence on a grant: none yet, or one at a lower epoch. An open one at the same epoch is answered as it is.
-DROP FUNCTION IF EXISTS domicile.open_fence(bytea, text, text, uuid, bigint, jsonb);
-CREATE FUNCTION domicile.open_fence(
+CREATE OR REPLACE FUNCTION domicile.open_fence(
     subject bytea, granted_cell text, granted_jurisdiction text, granted_incarnation uuid,
     granted_epoch bigint, aliases jsonb
 ) RETURNS TABLE (subject_key bytea, internal_id uuid, epoch bigint, state text)
@@ -140,10 +243,42 @@ BEGIN
 END
 $$;
 
+-- Say that an open fence is about to be closed, for so many seconds at most; committed before it is tried.
+CREATE OR REPLACE FUNCTION domicile.intend(subject bytea, wanted bigint, seconds double precision) RETURNS boolean
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO domicile.intents AS i (subject, epoch, until)
+        SELECT f.internal_id, f.epoch, clock_timestamp() + make_interval(secs => seconds) FROM domicile.fences f
+        WHERE f.subject_key = intend.subject AND f.epoch = wanted AND f.state = 'open'
+    ON CONFLICT ON CONSTRAINT intents_pkey DO UPDATE SET epoch = excluded.epoch, until = excluded.until;
+    RETURN FOUND;
+END
+$$;
+
+-- Close a fence that is open at an epoch, once every writer that holds it has ended, and forget the intent.
+CREATE OR REPLACE FUNCTION domicile.close_fence(subject bytea, wanted bigint)
+RETURNS TABLE (subject_key bytea, internal_id uuid, epoch bigint, state text)
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    WITH closed AS (
+        UPDATE domicile.fences AS f SET state = 'closed'
+        WHERE f.subject_key = subject AND f.epoch = wanted AND f.state = 'open'
+        RETURNING f.subject_key, f.internal_id, f.epoch, f.state
+    ), forgotten AS (DELETE FROM domicile.intents i USING closed c WHERE i.subject = c.internal_id)
+    SELECT * FROM closed
+$$;
+
+-- Forget an intent that did not come to be.
+CREATE OR REPLACE FUNCTION domicile.give_up(subject bytea) RETURNS void
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    DELETE FROM domicile.intents i USING domicile.fences f WHERE f.subject_key = give_up.subject AND i.subject = f.internal_id
+$$;
+
 -- On each record table, before each row: the third lock, which needs neither the SDK nor the guard.
 -- A deletion carries no epoch of its own; the transaction names it in domicile.epoch.
 CREATE OR REPLACE FUNCTION domicile.check_row() RETURNS trigger
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    label text;
 BEGIN
     IF current_setting('synchronous_commit') NOT IN ('on', 'remote_apply') THEN
         RAISE EXCEPTION 'synchronous_commit is below on' USING ERRCODE = 'DM004';
@@ -160,11 +295,18 @@ BEGIN
         IS DISTINCT FROM (OLD.jurisdiction, OLD.subject_key, OLD.principal_key, OLD.id) THEN
         RAISE EXCEPTION 'a row keeps its jurisdiction, subject, principal and key' USING ERRCODE = 'DM003';
     END IF;
-    PERFORM FROM domicile.cell c WHERE c.jurisdiction = NEW.jurisdiction;
+    -- the common case in one look: the label, and the fence open at the row's epoch, which is held from here on
+    SELECT c.jurisdiction INTO label FROM domicile.cell c CROSS JOIN domicile.fences f
+    WHERE f.subject_key = NEW.subject_key AND f.epoch = NEW.epoch AND f.state = 'open'
+      AND NOT EXISTS (SELECT FROM domicile.intents i WHERE i.subject = f.internal_id AND i.until > clock_timestamp())
+    FOR SHARE OF f;
     IF NOT FOUND THEN
+        PERFORM domicile.hold_fence(NEW.subject_key, NEW.epoch);
+        SELECT c.jurisdiction INTO label FROM domicile.cell c;
+    END IF;
+    IF label IS DISTINCT FROM NEW.jurisdiction THEN
         RAISE EXCEPTION 'the row is labelled with another jurisdiction' USING ERRCODE = 'DM002';
     END IF;
-    PERFORM domicile.hold_fence(NEW.subject_key, NEW.epoch);
     RETURN NEW;
 END
 $$;
@@ -204,6 +346,36 @@ BEGIN
 END
 $$;
 
+-- Delete rows whose time is over, at most this many of each table; how many those were. Rows of a subject that is not
+-- open here, or is about to move, are let be: they are swept where it is at home. Others may be sweeping, too.
+CREATE OR REPLACE FUNCTION domicile.sweep(most integer) RETURNS bigint
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    place text;
+    over  record;
+    swept bigint := 0;
+BEGIN
+    FOR place IN SELECT r.table_name FROM domicile.retention r ORDER BY 1 LOOP
+        FOR over IN EXECUTE format(
+            'SELECT t.subject_key, t.id, f.epoch FROM public.%I t JOIN domicile.fences f USING (subject_key)
+             WHERE t.expires_at <= clock_timestamp() AND f.state = ''open'' AND NOT EXISTS (
+                 SELECT FROM domicile.intents i WHERE i.subject = f.internal_id AND i.until > clock_timestamp())
+             ORDER BY t.expires_at LIMIT $1 FOR UPDATE OF t SKIP LOCKED', place) USING most
+        LOOP
+            PERFORM set_config('domicile.epoch', over.epoch::text, true);
+            BEGIN
+                EXECUTE format('DELETE FROM public.%I WHERE subject_key = $1 AND id = $2', place)
+                    USING over.subject_key, over.id;
+                swept := swept + 1;
+            EXCEPTION WHEN SQLSTATE 'DM001' OR SQLSTATE 'DM006' OR SQLSTATE 'DM008' THEN
+                NULL;  -- the subject began to move, or was renamed, since the look at its fence
+            END;
+        END LOOP;
+    END LOOP;
+    RETURN swept;
+END
+$$;
+
 -- Subjects are no longer found by the keys that they had before, of one pepper's version; how many those were.
 CREATE OR REPLACE FUNCTION domicile.forget_previous(version integer) RETURNS bigint
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -215,12 +387,24 @@ $$;
 
 REVOKE ALL ON ALL TABLES IN SCHEMA domicile FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA domicile FROM PUBLIC;
-GRANT USAGE ON SCHEMA domicile TO domicile_app, domicile_gateway, domicile_abroad;
+GRANT USAGE ON SCHEMA domicile TO domicile_app, domicile_cell, domicile_gateway, domicile_abroad;
+GRANT INSERT (purpose) ON domicile.cell_sessions TO domicile_cell;
+GRANT EXECUTE ON FUNCTION domicile.read_fence(bytea) TO domicile_cell;
 GRANT EXECUTE ON FUNCTION domicile.hold_fence(bytea, bigint) TO domicile_app;
 GRANT EXECUTE ON FUNCTION domicile.read_fence(bytea) TO domicile_app, domicile_abroad;
+GRANT EXECUTE ON FUNCTION domicile.enter(bytea) TO domicile_app;
+GRANT EXECUTE ON FUNCTION domicile.recall(bytea, bigint, bytea, bytea) TO domicile_app;
+GRANT EXECUTE ON FUNCTION domicile.remember(bytea, bytea, bigint[]) TO domicile_app;
 GRANT EXECUTE ON FUNCTION domicile.open_fence(bytea, text, text, uuid, bigint, jsonb) TO domicile_gateway;
+GRANT EXECUTE ON FUNCTION domicile.intend(bytea, bigint, double precision) TO domicile_gateway;
+GRANT EXECUTE ON FUNCTION domicile.close_fence(bytea, bigint) TO domicile_gateway;
+GRANT EXECUTE ON FUNCTION domicile.give_up(bytea) TO domicile_gateway;
 GRANT EXECUTE ON FUNCTION domicile.rekey_fence(bytea, bytea, jsonb) TO domicile_gateway;
 GRANT EXECUTE ON FUNCTION domicile.forget_previous(integer) TO domicile_gateway;
+GRANT EXECUTE ON FUNCTION domicile.sweep(integer) TO domicile_gateway;
 GRANT SELECT ON domicile.cell, domicile.fences TO domicile_gateway;
-GRANT SELECT ON domicile.columns TO domicile_abroad;
+GRANT SELECT ON domicile.columns TO domicile_abroad, domicile_gateway;
 GRANT INSERT ON domicile.border_events TO domicile_gateway;
+
+-- the number grows with each change of this file; `schema apply` takes no database back to a lower one
+COMMENT ON SCHEMA domicile IS 'schema 2';

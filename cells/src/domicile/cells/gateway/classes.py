@@ -1,0 +1,44 @@
+"""Classes of records as ``domicile schema apply`` recorded them: a gateway imports no application's code."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Annotated, Any, Final, cast
+
+from pydantic import ConfigDict, create_model
+
+from domicile.model import Conflict, NotFound, Personal, Shareable
+from domicile.sdk import Record
+from domicile.sdk.store import RecordedColumn
+from domicile.sdk.tables import KINDS
+
+_TYPES: Final = {python.__name__: python for python in KINDS}
+
+
+class _Recorded(Record, table="recorded"):
+    """Bytes are base64url in JSON (RFC 4648, section 5)."""
+
+    model_config = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
+
+
+def _field(column: RecordedColumn) -> tuple[Any, Any]:
+    python: Any = _TYPES[column.kind or ""]
+    if column.nullable:
+        python = python | None
+    if column.field_class == "shareable":
+        return Annotated[python, Shareable(column.category)], None if column.nullable else ...
+    find: Any = {"subject": True, "cell": "cell", None: False}[column.find]
+    personal = Personal(column.category, find=find, sealed=column.sealed)
+    return Annotated[python, personal], None if column.nullable else ...
+
+
+@lru_cache(maxsize=256)
+def record_class(table: str, columns: tuple[RecordedColumn, ...]) -> type[Record]:
+    """The class of a table. Raises NotFound for a table of no class, Conflict for one of an older schema."""
+    if not columns:
+        raise NotFound("no such table of records")
+    if any(column.kind not in _TYPES for column in columns):
+        raise Conflict("the table was applied by an older program", remedy="run `domicile schema apply`")
+    fields: dict[str, Any] = {column.name: _field(column) for column in columns}
+    made = create_model("Recorded", __base__=_Recorded, __cls_kwargs__={"table": table}, **fields)
+    return cast("type[Record]", made)

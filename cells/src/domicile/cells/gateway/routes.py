@@ -1,0 +1,34 @@
+"""The gateway's routes as they are described: what goes in, what comes out, what is refused."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from domicile.model import Conflict, FenceRefused, NotFound, UnknownSubject, WrongCell
+from domicile.model.ids import KEY_BYTES
+from domicile.model.wire import AbroadRows, FenceRequest, FenceResponse, RekeyRequest
+from domicile.service import Operation
+
+PARAMETERS: Final[dict[str, dict[str, Any]]] = {
+    "subject_key": {"type": "string", "pattern": f"^[0-9a-f]{{{2 * KEY_BYTES}}}$"},
+    "id": {"type": "string", "format": "uuid"},
+    "table": {"type": "string", "pattern": "^[a-z][a-z0-9_]{0,54}$"},
+}
+OPEN_FENCE: Final = Operation(
+    "Open the subject's fence on a grant that the gateway fetches, or answer the one that is open",
+    {200: FenceResponse},
+    body=FenceRequest,
+    query={"min_epoch": {"type": "string", "pattern": "^[1-9][0-9]{0,17}$"}},
+    refuses=(UnknownSubject, WrongCell, FenceRefused, Conflict),
+)
+REKEY: Final = Operation(
+    "Name a subject by its key under another pepper, here and in the directory",
+    {200: FenceResponse},
+    body=RekeyRequest,
+    refuses=(UnknownSubject, WrongCell, FenceRefused, Conflict),
+)
+READ_ABROAD: Final = Operation(
+    "A subject's rows, shareable columns only; every other query parameter is a column that the rows equal",
+    {200: AbroadRows},
+    refuses=(UnknownSubject, NotFound),
+)

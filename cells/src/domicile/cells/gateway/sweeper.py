@@ -1,0 +1,51 @@
+"""Deletes rows whose class keeps them for a time only, when that is over: here, since this process runs in every cell.
+
+It holds the fence of each subject like any writer, so that what is being moved is left for the cell that it is
+moved to. Several gateways of a cell sweep beside each other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Final, Protocol
+
+from domicile.model import DomicileError
+from domicile.telemetry import log, warn
+
+BEAT_SECONDS: Final = 30.0
+BATCH: Final = 200
+"""Rows of each table in one transaction, which holds their subjects' fences until it ends."""
+
+
+class Rows(Protocol):
+    async def sweep(self, most: int) -> int: ...
+
+
+class Sweeper:
+    """``run`` never ends by itself. ``beat``: seconds between two sweeps at most."""
+
+    def __init__(self, rows: Rows, *, beat: float = BEAT_SECONDS) -> None:
+        self._rows = rows
+        self._beat = beat
+
+    async def run(self) -> None:
+        said = ""
+        while True:
+            try:
+                await self.sweep()
+                said = ""
+            except DomicileError as error:
+                if said != error.code:
+                    warn("rows-not-swept", code=error.code)
+                    said = error.code
+            await asyncio.sleep(random.uniform(0.5, 1) * self._beat)  # noqa: S311 - jitter
+
+    async def sweep(self) -> int:
+        """Until nothing is left whose time is over; how many rows that were. Raises DomicileError."""
+        count = 0
+        while swept := await self._rows.sweep(BATCH):
+            count += swept
+        if count:
+            log("rows-swept", count=count)
+        return count

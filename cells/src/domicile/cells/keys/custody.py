@@ -1,0 +1,180 @@
+"""What is done with keys: made, handed out, re-wrapped, destroyed.
+
+Holders are asked outside of the database's transactions, so that a slow customer holds no connection. In one batch
+each key domain is for itself: what one holder withholds is told, and the others' keys are given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import defaultdict
+from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
+from typing import Final, NamedTuple
+from uuid import UUID
+
+from domicile.cells.keys.guarded import GuardedHolder, check_value
+from domicile.cells.keys.holders import Plain, Wrapped, data_key_context, index_key_context
+from domicile.cells.keys.storage import DataKeyRow, IndexKeyRow, KeyStore, Name
+from domicile.model import InvalidInput, KeyWithheld, NotFound
+from domicile.model.manifest import DEFAULT_DOMAIN
+from domicile.model.wire import DataKey, KekProgress
+
+KEY_BYTES: Final = 32
+REWRAP_BATCH: Final = 200
+
+
+class Handed(NamedTuple):
+    keys: list[DataKey]
+    withheld: list[Name]
+    destroyed: list[Name]
+
+
+class Custody:
+    """One jurisdiction's keys. ``holders`` by key domain; a subject of a domain that has none is withheld."""
+
+    def __init__(self, store: KeyStore, jurisdiction: str, holders: Mapping[str, GuardedHolder]) -> None:
+        self._store = store
+        self._jurisdiction = jurisdiction
+        self._holders = holders
+
+    async def data_keys(self, cell: str, names: Sequence[Name], caller: str, *, create: bool) -> Handed:
+        """Each at most once, in no order; those that were never made, and aren't now, are in no list."""
+        wanted = list(dict.fromkeys(names))
+        found = await self._store.find(cell, wanted, caller, default=DEFAULT_DOMAIN if create else None)
+        rows, destroyed, withheld = dict(found.keys), found.destroyed, set[Name]()
+        fresh: dict[Name, tuple[DataKeyRow, bytes]] = {}
+        missing = [name for name in wanted if name not in rows and name not in destroyed]
+        if create and missing:
+            fresh, withheld = await self._make(cell, missing, found.domains)
+            if fresh:
+                kept = await self._store.add([row for row, _ in fresh.values()], caller)
+                rows |= kept.keys
+                destroyed |= kept.destroyed
+        secrets_of = {name: plain for name, (row, plain) in fresh.items() if rows.get(name) == row}
+        opened, refused = await self._open([row for name, row in rows.items() if name not in secrets_of])
+        secrets_of |= opened
+        keys = [
+            DataKey(subject=name[0], principal=name[1], key=plain[:KEY_BYTES], index_key=plain[KEY_BYTES:])
+            for name, plain in secrets_of.items()
+        ]
+        return Handed(keys, sorted(withheld | refused), sorted(destroyed))
+
+    async def _make(
+        self, cell: str, names: Sequence[Name], domains: Mapping[UUID, str]
+    ) -> tuple[dict[Name, tuple[DataKeyRow, bytes]], set[Name]]:
+        by_domain: dict[str, list[Name]] = defaultdict(list)
+        for name in names:
+            by_domain[domains[name[0]]].append(name)
+        made: dict[Name, tuple[DataKeyRow, bytes]] = {}
+        withheld: set[Name] = set()
+
+        async def one(domain: str, wanted: list[Name]) -> None:
+            plains = [Plain(data_key_context(self._jurisdiction, domain, *name), _fresh(2)) for name in wanted]
+            try:
+                wrapped = await self._holder(domain).wrap(plains)
+            except KeyWithheld:
+                withheld.update(wanted)
+                return
+            for name, plain, key in zip(wanted, plains, wrapped, strict=True):
+                check = check_value(plain.value, plain.context)
+                made[name] = DataKeyRow(*name, cell, domain, key.version, key.value, check), plain.value
+
+        await _each(one(domain, wanted) for domain, wanted in by_domain.items())
+        return made, withheld
+
+    async def _open(self, rows: Collection[DataKeyRow]) -> tuple[dict[Name, bytes], set[Name]]:
+        by_domain: dict[str, list[DataKeyRow]] = defaultdict(list)
+        for row in rows:
+            by_domain[row.domain].append(row)
+        opened: dict[Name, bytes] = {}
+        withheld: set[Name] = set()
+
+        async def one(domain: str, wanted: list[DataKeyRow]) -> None:
+            try:
+                plains = await self._unwrap(domain, wanted)
+            except KeyWithheld:
+                withheld.update(row.name for row in wanted)
+                return
+            opened.update({row.name: plain for row, plain in zip(wanted, plains, strict=True)})
+
+        await _each(one(domain, wanted) for domain, wanted in by_domain.items())
+        return opened, withheld
+
+    def _holder(self, domain: str) -> GuardedHolder:
+        if domain not in self._holders:
+            raise KeyWithheld("no holder of this key domain is configured", where=f"key domain {domain}")
+        return self._holders[domain]
+
+    async def _unwrap(self, domain: str, rows: Sequence[DataKeyRow]) -> list[bytes]:
+        contexts = [data_key_context(self._jurisdiction, domain, *row.name) for row in rows]
+        wrapped = [Wrapped(context, row.version, row.wrapped) for context, row in zip(contexts, rows, strict=True)]
+        return await self._holder(domain).unwrap(wrapped, [row.check_value for row in rows])
+
+    async def _unwrap_index(self, row: IndexKeyRow) -> bytes:
+        context = index_key_context(self._jurisdiction, row.domain, row.cell)
+        wrapped = Wrapped(context, row.version, row.wrapped)
+        return (await self._holder(row.domain).unwrap([wrapped], [row.check_value]))[0]
+
+    async def index_key(self, cell: str, caller: str) -> bytes:
+        """The secret of ``cell``'s blind indexes across subjects, made by the first call that asks for it."""
+        row = await self._store.index_key(cell, caller)
+        if row is None:
+            plain = Plain(index_key_context(self._jurisdiction, DEFAULT_DOMAIN, cell), _fresh(1))
+            (wrapped,) = await self._holder(DEFAULT_DOMAIN).wrap([plain])
+            check = check_value(plain.value, plain.context)
+            fresh = IndexKeyRow(cell, DEFAULT_DOMAIN, wrapped.version, wrapped.value, check)
+            row = await self._store.add_index_key(fresh, caller)
+        return await self._unwrap_index(row)
+
+    async def assign(self, cell: str, subject: UUID, domain: str, caller: str) -> None:
+        if domain not in self._holders:
+            raise InvalidInput(f"no key domain {domain!r} is configured", remedy="name it in the manifest")
+        await self._store.assign(cell, subject, domain, caller)
+
+    async def progress(self, domain: str | None = None) -> list[KekProgress]:
+        """Of every domain, or of one. Raises NotFound for an unknown one, KeyWithheld where its holder is silent."""
+        if domain is not None and domain not in self._holders:
+            raise NotFound(f"no key domain {domain!r}")
+        found = []
+        for name in [domain] if domain is not None else list(self._holders):
+            version = await self._holders[name].version()
+            found.append(KekProgress(domain=name, version=version, left=await self._store.count_stale(name, version)))
+        return found
+
+    async def rotate(self, domain: str) -> KekProgress:
+        """Begin a new version, unless keys are still under another: then that rotation goes on."""
+        (now,) = await self.progress(domain)
+        if not now.left:
+            await self._holders[domain].rotate()
+            (now,) = await self.progress(domain)
+        return now
+
+    async def rewrap(self, domain: str) -> KekProgress:
+        """Re-wrap a batch under the version in force. May run twice at once, and end anywhere: no key is lost."""
+        (now,) = await self.progress(domain)
+        keys, index_keys = await self._store.stale(domain, now.version, REWRAP_BATCH)
+        if keys or index_keys:
+            plains = await self._unwrap(domain, keys) if keys else []
+            plains += [await self._unwrap_index(row) for row in index_keys]
+            contexts = [data_key_context(self._jurisdiction, domain, *row.name) for row in keys]
+            contexts += [index_key_context(self._jurisdiction, domain, row.cell) for row in index_keys]
+            fresh = await self._holders[domain].wrap([Plain(*each) for each in zip(contexts, plains, strict=True)])
+            done = [(key.version, key.value) for key in fresh]
+            await self._store.rewrap(
+                [(row, *new) for row, new in zip(keys, done[: len(keys)], strict=True)],
+                [(row, *new) for row, new in zip(index_keys, done[len(keys) :], strict=True)],
+            )
+        return KekProgress(domain=domain, version=now.version, left=await self._store.count_stale(domain, now.version))
+
+
+def _fresh(keys: int) -> bytes:
+    return secrets.token_bytes(keys * KEY_BYTES)
+
+
+async def _each(calls: Iterable[Awaitable[None]]) -> None:
+    """All of them at once; the first error of ours, if any, when all have ended."""
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result

@@ -1,0 +1,60 @@
+"""Reads across the subjects of a cell, as ``domicile_cell``, which may select and no more; each session is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from uuid import UUID
+
+import asyncpg
+
+from domicile.model.ids import SubjectKey
+from domicile.sdk.store.failures import untold
+from domicile.sdk.store.fences import Fence
+from domicile.sdk.store.port import Condition, Operator, StoredRow
+from domicile.sdk.store.queries import query
+from domicile.sdk.tables import Table
+
+
+@dataclass(frozen=True, slots=True)
+class FoundRow:
+    """A row and whose it is."""
+
+    fence: Fence
+    row: StoredRow
+
+
+@lru_cache(maxsize=128)
+def select(table: Table, compared: tuple[tuple[str, Operator], ...]) -> str:
+    """Rows of subjects that are open here, in the order of creation: what is compared with, then the limit."""
+    columns = "".join(f', t."{column.name}"' for column in table.columns)
+    wheres = "".join(f' AND t."{name}" {operator.value} ${n}' for n, (name, operator) in enumerate(compared, start=1))
+    return (
+        f"SELECT f.subject_key, f.internal_id, f.epoch, f.state, t.id, t.version{columns} "  # noqa: S608 - checked names
+        f'FROM public."{table.name}" AS t CROSS JOIN LATERAL domicile.read_fence(t.subject_key) f '
+        f"WHERE f.state = 'open'{wheres} ORDER BY t.created_at, t.id LIMIT ${len(compared) + 1}"
+    )
+
+
+class AcrossStore:
+    """All methods raise Unavailable where the storage can't be reached."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+
+    async def begin(self, purpose: str) -> None:
+        """Keep that somebody reads across subjects, and why; committed when this returns."""
+        await untold(self._pool.execute(query("note_session"), purpose))
+
+    async def rows(self, table: Table, conditions: Sequence[Condition], limit: int) -> list[FoundRow]:
+        statement = select(table, tuple((condition.column, condition.operator) for condition in conditions))
+        values = [condition.value for condition in conditions]
+        names = [column.name for column in table.columns]
+        return [
+            FoundRow(
+                Fence(SubjectKey(row["subject_key"]), UUID(int=row["internal_id"].int), row["epoch"], row["state"]),
+                StoredRow(UUID(int=row["id"].int), row["version"], {name: row[name] for name in names}),
+            )
+            for row in await untold(self._pool.fetch(statement, *values, limit))
+        ]

@@ -1,0 +1,116 @@
+"""What a home needs of a store of rows: one narrow port, behind PostgreSQL (``rows``) and in memory (``testing``)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final, NamedTuple, Protocol
+from uuid import UUID
+
+from domicile.model.ids import SubjectKey
+from domicile.sdk.tables import Table
+
+CREATED: Final = "created_at"
+"""The order in which rows were first written: of every table, and no field of a record."""
+
+
+class Operator(StrEnum):
+    """How a column is compared with a value."""
+
+    EQUAL = "="
+    AT_LEAST = ">="
+    ABOVE = ">"
+    AT_MOST = "<="
+    BELOW = "<"
+
+
+class Condition(NamedTuple):
+    """``value`` as it lies in the column; for a blind index, the index."""
+
+    column: str
+    operator: Operator
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which rows, in which order: all that meet every condition, NULL last, equal ones by their ids.
+
+    ``after``: the id of the row after which to begin. ``limit``: at most so many; None for all.
+    """
+
+    conditions: tuple[Condition, ...] = ()
+    order: str = CREATED
+    descending: bool = False
+    limit: int | None = None
+    after: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRow:
+    """A row as it lies: sealed values sealed. ``version`` counts its writes, from 1."""
+
+    id: UUID
+    version: int
+    values: Mapping[str, Any]
+
+
+class NewRow(NamedTuple):
+    """A row to be written: each of the table's stored columns by name."""
+
+    id: UUID
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Once:
+    """A request that is carried out once: hashes of its idempotency key (32 bytes) and of itself (16)."""
+
+    key: bytes
+    request: bytes
+
+
+class Rows(Protocol):
+    """One subject's rows at one epoch. Every method raises FenceRefused where the fence isn't open at it."""
+
+    async def put(self, table: Table, row: NewRow, version: int | None, once: Once | None = None) -> int:
+        """Write a row and answer its new version. ``version``: the one that must be there (0: none), else Conflict."""
+        ...
+
+    async def put_many(self, table: Table, rows: Sequence[NewRow], once: Once | None = None) -> list[int]:
+        """Write rows, all of them or none, whatever is there; their new versions in the same order."""
+        ...
+
+    async def update(self, table: Table, id: UUID, changes: Mapping[str, Any], version: int) -> int:  # noqa: A002
+        """Change columns of the row that is at ``version``, else Conflict; the new version."""
+        ...
+
+    async def delete(self, table: Table, id: UUID, version: int | None) -> bool:  # noqa: A002
+        """Whether there was such a row. ``version``: the one that must be there, else Conflict."""
+        ...
+
+    async def select(self, table: Table, selection: Selection) -> list[StoredRow]:
+        """Rows and fence in one snapshot. Raises Conflict where the row to begin after is gone."""
+        ...
+
+
+class Work(Rows, Protocol):
+    """The same, inside a transaction."""
+
+    async def query(self, statement: str, arguments: Sequence[Any]) -> list[dict[str, Any]]:
+        """One statement that was admitted; its rows by column name."""
+        ...
+
+
+class Store(Protocol):
+    """The rows of one cell."""
+
+    def alone(self, key: SubjectKey, epoch: int) -> Rows:
+        """Each call is a transaction of its own."""
+        ...
+
+    def work(self, key: SubjectKey, epoch: int) -> AbstractAsyncContextManager[Work]:
+        """A transaction that commits when its block ends well, and is rolled back otherwise."""
+        ...

@@ -1,0 +1,133 @@
+"""The statements over a record table, as text. Names come from classes that ``describe`` accepted, and are quoted.
+
+Each finds its rows by the key that ``domicile.enter`` answers: the one that the subject has in the statement's own
+snapshot. The function is read in FROM, since PostgreSQL leaves out what no other part refers to. LATERAL with OFFSET 0
+or LIMIT keeps the planner from looking at rows first, when row security does not know the subject yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import Enum, auto
+from functools import lru_cache
+from typing import Final
+
+from domicile.sdk.store.port import CREATED, Operator
+from domicile.sdk.tables import Table
+
+CACHED: Final = 512
+
+
+class Write(Enum):
+    """Whether a row must be absent, or may be there."""
+
+    NEW = auto()
+    PUT = auto()
+
+
+def _target(table: Table) -> str:
+    return f'public."{table.name}" AS t'
+
+
+def _changes(columns: Iterable[str], marks: Iterable[str]) -> str:
+    given = "".join(f', "{column}" = {mark}' for column, mark in zip(columns, marks, strict=True))
+    return f"epoch = $3, version = t.version + 1, updated_at = clock_timestamp(){given}"
+
+
+@lru_cache(maxsize=CACHED)
+def write(table: Table, mode: Write) -> str:
+    """One row: its new version. Nothing where it is there and must not be, and where there is no fence at all.
+
+    $1 jurisdiction, $2 subject, $3 epoch, $4 id, then the columns. That a row is there is no error, which would fail
+    the transaction; a fence that refuses is one, by the trigger.
+    """
+    columns = [column for column, _, _ in table.stored]
+    names = "".join(f', "{column}"' for column in columns)
+    marks = "".join(f", ${number}::{sql_type}" for number, (_, sql_type, _) in enumerate(table.stored, start=5))
+    found = _changes(columns, (f'excluded."{column}"' for column in columns))
+    return (
+        f"INSERT INTO {_target(table)} (jurisdiction, subject_key, principal_key, epoch, id{names}) "  # noqa: S608
+        f"SELECT $1, f.subject_key, f.subject_key, $3, $4{marks} FROM domicile.enter($2) f "
+        f"ON CONFLICT (subject_key, id) DO {f'UPDATE SET {found}' if mode is Write.PUT else 'NOTHING'} "
+        "RETURNING t.version"
+    )
+
+
+@lru_cache(maxsize=CACHED)
+def write_many(table: Table) -> str:
+    """Many rows, each id once: $1 jurisdiction, $2 subject, $3 epoch, $4 ids, then an array for each column."""
+    columns = [column for column, _, _ in table.stored]
+    names = "".join(f', "{column}"' for column in columns)
+    values = "".join(f', u."{column}"' for column in columns)
+    arrays = "".join(f", ${number}::{sql_type}[]" for number, (_, sql_type, _) in enumerate(table.stored, start=5))
+    found = _changes(columns, (f'excluded."{column}"' for column in columns))
+    return (
+        f"INSERT INTO {_target(table)} (jurisdiction, subject_key, principal_key, epoch, id{names}) "  # noqa: S608
+        f"SELECT $1, f.subject_key, f.subject_key, $3, u.id{values} "
+        f"FROM domicile.enter($2) f CROSS JOIN unnest($4::uuid[]{arrays}) AS u (id{names}) "
+        f"ON CONFLICT (subject_key, id) DO UPDATE SET {found} RETURNING t.id, t.version"
+    )
+
+
+@lru_cache(maxsize=CACHED)
+def replace(table: Table, columns: tuple[str, ...]) -> str:
+    """Some columns of a row at a version, in a fenced transaction: $1 version, $2 subject, $3 epoch, $4 id, columns."""
+    types = {column: sql_type for column, sql_type, _ in table.stored}
+    marks = [f"${number}::{types[column]}" for number, column in enumerate(columns, start=5)]
+    return (
+        f"UPDATE {_target(table)} SET {_changes(columns, marks)} "  # noqa: S608 - checked names
+        "WHERE t.subject_key = $2 AND t.id = $4 AND t.version = $1 RETURNING t.version"
+    )
+
+
+def delete(table: Table) -> str:
+    """In a fenced transaction: $1 subject, $2 id, $3 the version that it must have, or NULL."""
+    return (
+        f"DELETE FROM {_target(table)} WHERE t.subject_key = $1 AND t.id = $2 "  # noqa: S608 - the same
+        "AND ($3::bigint IS NULL OR t.version = $3)"
+    )
+
+
+def there(table: Table) -> str:
+    """Whether a row is there: $1 subject, $2 id."""
+    return f"SELECT EXISTS (SELECT FROM {_target(table)} WHERE t.subject_key = $1 AND t.id = $2)"  # noqa: S608
+
+
+@lru_cache(maxsize=CACHED)
+def select(
+    table: Table,
+    compared: tuple[tuple[str, Operator], ...],
+    order: str = CREATED,
+    *,
+    descending: bool = False,
+    limited: bool = False,
+    after: bool = False,
+) -> str:
+    """Rows and fence in one snapshot; one row without an id where no row matches.
+
+    $1 is the subject, then what is compared with, then the id after which to begin, then the limit.
+    ``anchored`` says whether that first id's row is there.
+    """
+    columns = "".join(f', t."{column.name}"' for column in table.columns)
+    wheres = "".join(f' AND t."{name}" {operator.value} ${n}' for n, (name, operator) in enumerate(compared, start=2))
+    next_mark = len(compared) + 2
+    way, beyond = ("DESC", "<") if descending else ("ASC", ">")
+    anchor, anchored = "", "true"
+    if after:
+        anchor = (
+            f'LEFT JOIN LATERAL (SELECT t.id, t."{order}" AS value FROM {_target(table)} '  # noqa: S608
+            f"WHERE t.subject_key = f.subject_key AND t.id = ${next_mark} OFFSET 0) p ON true "
+        )
+        wheres += (
+            f' AND (t."{order}" {beyond} p.value OR (t."{order}" IS NULL AND p.value IS NOT NULL) '
+            f'OR (t."{order}" IS NOT DISTINCT FROM p.value AND t.id {beyond} p.id))'
+        )
+        anchored = "p.id IS NOT NULL"
+        next_mark += 1
+    bound = f"LIMIT ${next_mark}" if limited else "OFFSET 0"
+    return (
+        f"SELECT f.epoch AS fence_epoch, f.state AS fence_state, {anchored} AS anchored, r.* "  # noqa: S608
+        f"FROM domicile.enter($1) f {anchor}LEFT JOIN LATERAL (SELECT t.id, t.version{columns} FROM {_target(table)} "
+        f'WHERE t.subject_key = f.subject_key{wheres} ORDER BY t."{order}" {way} NULLS LAST, t.id {way} {bound}) r '
+        "ON true"
+    )

@@ -1,0 +1,148 @@
+"""A wrapped key opens under its own key-encryption key, for its own owner, and a version is one key for good."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from domicile.cells.keys.holders import Plain, Wrapped, data_key_context, index_key_context
+from domicile.cells.keys.own import KeyEncryptionKey, OwnHolder
+from domicile.model import InvalidInput, Unavailable
+
+ONE, TWO = UUID(int=1), UUID(int=2)
+ALICE, BOB = UUID(int=3), UUID(int=4)
+SECRET, KEYS = b"k" * 32, b"d" * 64
+KEK = KeyEncryptionKey(SECRET, "eu", "default")
+HERS = data_key_context("eu", "default", ONE, ALICE)
+
+
+class Register:
+    """What the key store's database records of versions."""
+
+    def __init__(self) -> None:
+        self.recorded: dict[int, bytes] = {}
+
+    async def keks(self, domain: str) -> Mapping[int, bytes]:
+        return dict(self.recorded)
+
+    async def add_kek(self, domain: str, version: int, check_value: bytes) -> None:
+        self.recorded.setdefault(version, check_value)
+
+
+async def started(folder: Path, register: Register, jurisdiction: str = "eu") -> OwnHolder:
+    holder = OwnHolder(folder, jurisdiction, "default", register)
+    await holder.start()
+    return holder
+
+
+def test_what_was_wrapped_opens_for_its_owner() -> None:
+    wrapped = KEK.wrap(KEYS, HERS)
+    assert KEYS not in wrapped
+    assert KEK.unwrap(wrapped, HERS) == KEYS
+    assert wrapped != KEK.wrap(KEYS, HERS)
+
+
+@pytest.mark.parametrize(
+    "context",
+    [
+        data_key_context("eu", "default", TWO, ALICE),
+        data_key_context("eu", "default", ONE, BOB),
+        data_key_context("us", "default", ONE, ALICE),
+        data_key_context("eu", "customer", ONE, ALICE),
+        data_key_context("eud", "efault", ONE, ALICE),
+        index_key_context("eu", "default", "eu-1"),
+        b"",
+    ],
+)
+def test_another_owner_jurisdiction_or_domain_opens_nothing(context: bytes) -> None:
+    with pytest.raises(Unavailable):
+        KEK.unwrap(KEK.wrap(KEYS, HERS), context)
+
+
+def test_another_key_or_a_damaged_value_opens_nothing() -> None:
+    wrapped = KEK.wrap(KEYS, HERS)
+    with pytest.raises(Unavailable):
+        KeyEncryptionKey(b"x" * 32, "eu", "default").unwrap(wrapped, HERS)
+    for cut in (b"", wrapped[:11], wrapped[:-1], wrapped[:-1] + bytes([wrapped[-1] ^ 1])):
+        with pytest.raises(Unavailable):
+            KEK.unwrap(cut, HERS)
+    checks = {KeyEncryptionKey(SECRET, *scope).check_value for scope in (("eu", "default"), ("us", "default"))}
+    checks |= {KeyEncryptionKey(b"x" * 32, "eu", "default").check_value}
+    assert len(checks) == 3
+
+
+async def test_a_new_domain_gets_a_key_and_keeps_it(tmp_path: Path) -> None:
+    folder, register = tmp_path / "kek", Register()
+    (wrapped,) = await (await started(folder, register)).wrap([Plain(HERS, KEYS)])
+    assert wrapped.version == 1
+    # a start that ended between the file and the database's record of it takes the file up again
+    forgotten = Register()
+    assert await (await started(folder, forgotten)).unwrap([wrapped]) == [KEYS]
+    assert forgotten.recorded == register.recorded
+    assert (folder / "1.key").stat().st_mode & 0o777 == 0o600
+
+
+async def test_a_recorded_version_never_gets_another_key(tmp_path: Path) -> None:
+    register, path = Register(), tmp_path / "1.key"
+    register.recorded[1] = KEK.check_value
+    with pytest.raises(InvalidInput, match="missing"):
+        await started(tmp_path, register)
+    assert not path.exists()
+    path.write_bytes(b"x" * 32)
+    with pytest.raises(InvalidInput, match="not the key-encryption key"):
+        await started(tmp_path, register)
+    path.write_bytes(SECRET)
+    with pytest.raises(InvalidInput, match="not the key-encryption key"):
+        await started(tmp_path, register, "us")
+    await started(tmp_path, register)
+
+
+async def test_a_new_version_wraps_and_the_old_one_still_opens(tmp_path: Path) -> None:
+    register = Register()
+    one = await started(tmp_path, register)
+    two = await started(tmp_path, register)
+    (old,) = await one.wrap([Plain(HERS, KEYS)])
+    assert await one.rotate() == 2
+    # the other process was never told
+    assert await two.version() == 2
+    (new,) = await two.wrap([Plain(HERS, KEYS)])
+    assert (old.version, new.version) == (1, 2)
+    assert await one.unwrap([old, new]) == await two.unwrap([new, old]) == [KEYS, KEYS]
+    with pytest.raises(Unavailable):
+        await one.unwrap([Wrapped(HERS, 2, old.value)])
+
+
+async def test_a_process_without_the_new_version_s_file_says_so(tmp_path: Path) -> None:
+    register = Register()
+    one = await started(tmp_path / "a", register)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "1.key").write_bytes((tmp_path / "a" / "1.key").read_bytes())
+    two = await started(tmp_path / "b", register)
+    await one.rotate()
+    (new,) = await one.wrap([Plain(HERS, KEYS)])
+    with pytest.raises(InvalidInput, match="missing"):
+        await two.unwrap([new])
+    (tmp_path / "b" / "2.key").write_bytes((tmp_path / "a" / "2.key").read_bytes())
+    assert await two.unwrap([new]) == [KEYS]
+
+
+async def test_a_host_with_another_key_of_that_version_does_not_use_it(tmp_path: Path) -> None:
+    register = Register()
+    one = await started(tmp_path / "a", register)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "1.key").write_bytes((tmp_path / "a" / "1.key").read_bytes())
+    two = await started(tmp_path / "b", register)
+    (tmp_path / "b" / "2.key").write_bytes(b"x" * 32)  # begun there at the same time
+    assert await one.rotate() == 2
+    for call in (two.wrap([Plain(HERS, KEYS)]), two.rotate()):
+        with pytest.raises(InvalidInput, match="not the key-encryption key"):
+            await call
+
+
+async def test_rotations_at_once_in_one_process_are_one_after_the_other(tmp_path: Path) -> None:
+    holder = await started(tmp_path, Register())
+    assert list(await asyncio.gather(holder.rotate(), holder.rotate())) == [2, 3]

@@ -1,0 +1,235 @@
+"""The record API as an application in another language sees it: JSON over mutual TLS, under every lock of the SDK's."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import date
+from typing import Annotated, Any
+from uuid import UUID, uuid4
+
+import aiohttp
+import asyncpg
+import pytest
+from domicile_testing import Storage, Trust
+from domicile_testing.cell import Directory, gateway_settings, key_section, key_settings, manifest
+from domicile_testing.generated import session, storm
+
+from domicile.cells.gateway import serve_gateway
+from domicile.cells.keys import serve_keys
+from domicile.identity import Signer, sign_topology
+from domicile.model import Role, SubjectKey
+from domicile.sdk import Personal, Record, Shareable
+from domicile.sdk.store import apply_schema
+
+CANARY = "canary-hans@example.eu"
+FIELDS: dict[str, Any] = {"email": CANARY, "born": "1970-05-17", "photo": "AP_-", "plan": "pro", "seats": 5}
+
+
+class Member(Record, table="members"):
+    email: Annotated[str, Personal("user.contact.email", find=True)]
+    born: Annotated[date, Personal("user.demographic.date_of_birth", sealed=False)]
+    photo: Annotated[bytes | None, Personal("user.biometric")] = None
+    plan: Annotated[str, Shareable("user.account.plan")]
+    seats: Annotated[int | None, Shareable("user.account.plan")] = None
+
+
+@dataclass
+class Client:
+    """Somebody with a certificate."""
+
+    trust: Trust
+    address: str
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        headers: dict[str, str] | None = None,
+        peer: tuple[str, Role, str] = ("eu", Role.APP, "eu-1.par"),
+    ) -> tuple[int, Any]:
+        context = self.trust.credentials(*peer).client("eu", [Role.GATEWAY])
+        async with (
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context)) as session,
+            session.request(method, f"https://{self.address}{path}", json=body, headers=headers) as response,
+        ):
+            text = await response.text()
+            assert response.status < 300 or CANARY not in text
+            assert response.status >= 300 or response.headers["Cache-Control"] == "no-store"
+            return response.status, await response.json(content_type=None) if text else None
+
+
+def written(**changes: Any) -> dict[str, Any]:
+    return {"jurisdiction": "eu", "fields": FIELDS, **changes}
+
+
+@pytest.fixture
+async def subject(cell: asyncpg.Connection) -> SubjectKey:
+    await apply_schema(cell, "eu-1", "eu", [Member])
+    key = SubjectKey(bytes([1]) + uuid4().bytes)
+    await cell.execute("INSERT INTO domicile.fences (subject_key, epoch, state) VALUES ($1, 3, 'open')", key)
+    return key
+
+
+@pytest.fixture
+async def client(
+    trust: Trust, key_storage: Storage, cell_storage: Storage, directory: Directory, subject: SubjectKey
+) -> AsyncIterator[Client]:
+    """An application of ``eu-1``; the gateway keeps its keys at a real key service."""
+    operator = Signer.load_or_create(trust.folder / "operator.key")
+    operators = trust.folder / "operators"
+    operators.mkdir(exist_ok=True)
+    (operators / "operator.pem").write_bytes(operator.public_pem())
+    keys = key_settings(trust, key_storage)
+    settings = gateway_settings(
+        trust, cell_storage.address, directory.address, records=True, operators=operators,
+    )  # fmt: skip
+    (settings.state / "topology.json").unlink(missing_ok=True)
+    topology = manifest(settings.bind, keys.bind).topology()
+    directory.topology = sign_topology(operator, "acme", 1, topology)
+    async with serve_keys(keys, key_section()), serve_gateway(settings):
+        yield Client(trust, settings.bind)
+
+
+def at(subject: SubjectKey, row: object) -> str:
+    return f"/.domicile/v1/records/{subject}/members/{row}"
+
+
+async def test_a_record_lives_and_its_personal_fields_lie_sealed(
+    client: Client, subject: SubjectKey, cell: asyncpg.Connection
+) -> None:
+    row = uuid4()
+    assert await client.ask("PUT", at(subject, row), written(version=0)) == (200, {"id": str(row), "version": 1})
+    document = {"jurisdiction": "eu", "id": str(row), "version": 1, "fields": FIELDS}
+    assert await client.ask("GET", at(subject, row)) == (200, document)
+    stored = await cell.fetchrow("SELECT * FROM members WHERE id = $1", row)
+    assert stored is not None
+    assert (stored["plan"], stored["born"], stored["epoch"]) == ("pro", date(1970, 5, 17), 3)
+    assert CANARY.encode() not in bytes(stored["email"])
+    assert bytes(stored["photo"]) != b"\x00\xff\xfe"
+    changed = written(fields=FIELDS | {"plan": "free"}, version=1)
+    assert (await client.ask("PUT", at(subject, row), changed))[1]["version"] == 2
+    assert (await client.ask("PUT", at(subject, row), changed))[0] == 409
+    for conditions, count in (({"email": CANARY}, 1), ({"email": "x"}, 0), ({"plan": "free", "seats": 5}, 1), ({}, 1)):
+        status, page = await client.ask("POST", at(subject, "find"), {"conditions": conditions})
+        assert (status, len(page["records"])) == (200, count)
+    assert (await client.ask("DELETE", at(subject, row)))[0] == 204
+    assert (await client.ask("DELETE", at(subject, row)))[0] == 404
+    assert (await client.ask("GET", at(subject, row)))[0] == 404
+
+
+async def test_pages_lead_through_all_records(client: Client, subject: SubjectKey) -> None:
+    ids = {str(uuid4()) for _ in range(5)}
+    for row in ids:
+        assert (await client.ask("PUT", at(subject, row), written()))[0] == 200
+    seen: list[str] = []
+    after = None
+    while True:
+        asked = {"size": 2, "order_by": "-created_at", "after": after}
+        status, page = await client.ask("POST", at(subject, "find"), asked)
+        assert status == 200
+        seen += [record["id"] for record in page["records"]]
+        after = page.get("next")
+        if after is None:
+            break
+    assert len(seen) == 5
+    assert set(seen) == ids
+
+
+async def test_each_lock_refuses_by_itself(client: Client, subject: SubjectKey, cell: asyncpg.Connection) -> None:
+    row, stranger = uuid4(), SubjectKey(bytes([1]) + uuid4().bytes)
+    attempts: list[tuple[str, str, Any, int]] = [
+        ("PUT", at(subject, row), written(jurisdiction="us"), 403),
+        ("PUT", at(subject, row), {"fields": FIELDS}, 422),
+        ("PUT", at(subject, row), written(fields=FIELDS | {"extra": CANARY}), 422),
+        ("PUT", at(subject, row), written(fields=FIELDS | {"born": CANARY}), 422),
+        ("PUT", at(subject, row), written(fields=FIELDS | {"jurisdiction": "us"}), 422),
+        ("PUT", at(subject, row), written(fields={"plan": "pro"}), 422),
+        ("PUT", at(subject, "x"), written(), 422),
+        ("PUT", at(stranger, row), written(), 421),
+        ("GET", at(stranger, row), None, 421),
+        ("PUT", f"/.domicile/v1/records/{subject}/fences/{row}", written(), 404),
+        ("POST", at(subject, "find"), {"conditions": {"photo": "AP_-"}}, 422),
+        ("POST", at(subject, "find"), {"conditions": {"nobody": 1}}, 422),
+        ("POST", at(subject, "find"), {"conditions": {"seats": CANARY}}, 422),
+        ("POST", at(subject, "find"), {"conditions": {"seats": None}}, 422),
+        ("POST", at(subject, "find"), {"after": "forged"}, 422),
+    ]
+    for method, path, body, expected in attempts:
+        assert (await client.ask(method, path, body))[0] == expected, (method, path, body)
+    for epoch, expected in (("3", 200), ("2", 421), ("4", 421), ("x", 421)):
+        status, _ = await client.ask("PUT", at(subject, row), written(), headers={"Domicile-Epoch": epoch})
+        assert status == expected
+    await cell.execute("UPDATE domicile.fences SET state = 'closed' WHERE subject_key = $1", subject)
+    for method, body in (("PUT", written()), ("GET", None), ("DELETE", None)):
+        assert (await client.ask(method, at(subject, row), body))[0] == 421
+    assert await cell.fetchval("SELECT count(*) FROM members WHERE subject_key = $1", subject) == 1
+
+
+@pytest.mark.parametrize(
+    "peer",
+    [
+        ("us", Role.APP, "us-1.iad"),
+        ("us", Role.APP, "eu-1.par"),
+        ("eu", Role.APP, "eu-2.par"),
+        ("eu", Role.ROUTER, "fra"),
+        ("eu", Role.OPERATOR, "root"),
+        ("eu", Role.GATEWAY, "eu-1.par"),
+    ],
+)
+async def test_nobody_else_is_answered(client: Client, subject: SubjectKey, peer: tuple[str, Role, str]) -> None:
+    row = uuid4()
+    assert (await client.ask("PUT", at(subject, row), written()))[0] == 200
+    for method, body in (("GET", None), ("PUT", written()), ("DELETE", None)):
+        try:
+            status, problem = await client.ask(method, at(subject, row), body, peer=peer)
+        except (aiohttp.ClientError, ssl.SSLError):
+            continue  # refused in the handshake
+        assert (status, problem["code"]) == (403, "forbidden")
+    assert (await client.ask("GET", at(subject, row)))[1]["version"] == 1
+
+
+async def test_abroad_sees_no_more_than_before(client: Client, subject: SubjectKey) -> None:
+    row = uuid4()
+    await client.ask("PUT", at(subject, row), written())
+    path = f"/.domicile/v1/abroad/{subject}/members"
+    status, answer = await client.ask("GET", path, peer=("us", Role.APP, "us-1.iad"))
+    assert (status, answer["rows"]) == (200, [{"id": str(row), "plan": "pro", "seats": 5}])
+    assert CANARY not in str(answer)
+
+
+async def test_it_is_off_unless_it_is_asked_for(trust: Trust, gateway: str, subject: SubjectKey) -> None:
+    assert (await Client(trust, gateway).ask("GET", at(subject, uuid4())))[0] == 404
+
+
+# the gateway's beats draw their jitter in another thread meanwhile
+@pytest.mark.filterwarnings("ignore:Do not use the `random` module")
+async def test_generated_requests_are_answered_as_described(client: Client, subject: SubjectKey) -> None:
+    status, document = 0, {}
+    context = client.trust.credentials("eu", Role.APP, "eu-1.par").client("eu", [Role.GATEWAY])
+    async with (
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context)) as http,
+        http.get(f"https://{client.address}/openapi.json") as response,
+    ):
+        status, document = response.status, await response.json()
+    assert status == 200
+    records = {path: methods for path, methods in document["paths"].items() if "/records/" in path}
+    assert sorted(method for methods in records.values() for method in methods) == ["delete", "get", "post", "put"]
+    for methods in records.values():  # the subject and the table are real ones, so that more than the path is tried
+        for operation in methods.values():
+            for parameter in operation["parameters"]:
+                known = {"subject_key": str(subject), "table": "members"}.get(parameter["name"])
+                if known:
+                    parameter["schema"] = {"const": known}
+    credentials = client.trust.credentials("eu", Role.APP, "eu-1.par")
+
+    def session_for(_: str, __: str) -> Any:
+        return session(credentials, "eu")
+
+    described_paths = {**document, "paths": records}
+    assert await asyncio.to_thread(storm, client.address, described_paths, session_for, 20) > 60
+    assert isinstance(UUID((await client.ask("PUT", at(subject, uuid4()), written()))[1]["id"]), UUID)

@@ -1,0 +1,92 @@
+"""Reading across the subjects of a cell: by its own role, for a purpose that is kept, and nothing but reading."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated
+from uuid import uuid4
+
+import asyncpg
+import pytest
+from domicile_testing import Storage
+
+from domicile.model import Role, SubjectKey
+from domicile.sample import Note, Profile
+from domicile.sdk import InvalidInput, Personal, Range, Record, Residency, Shareable, UnsupportedQuery
+from domicile.sdk.store import apply_schema
+
+Somebody = Callable[[], tuple[str, SubjectKey]]
+
+
+class Account(Record, table="accounts"):
+    number: Annotated[str, Personal("user.financial.account_number", find="cell")]
+    name: Annotated[str, Personal("user.name", find=True)]
+    plan: Annotated[str, Shareable("user.account.plan")]
+
+
+@pytest.fixture(autouse=True)
+async def _schema(eu_root: asyncpg.Connection) -> None:
+    await apply_schema(eu_root, "eu-1", "eu", [Profile, Note, Account])
+    await eu_root.execute("DELETE FROM domicile.cell_sessions")
+
+
+async def test_records_of_any_subject_are_found_and_lead_to_its_home(
+    residency: Residency, somebody: Somebody, eu_root: asyncpg.Connection
+) -> None:
+    homes = [await residency.claim(somebody()[0], residence="DE") for _ in range(3)]
+    plan = f"plan-{uuid4()}"
+    for number, home in enumerate(homes):
+        await home.put(home.new(Account, number=f"{plan}/{number}", name="Ann", plan=plan))
+    async with residency.cell(purpose="support:T-1042") as cell:
+        (found,) = await cell.find(Account, number=f"{plan}/1")
+        assert (found.home.subject_key, found.record.name) == (homes[1].subject_key, "Ann")
+        changed = await found.home.update(found.record, name="Beth")
+        assert changed.version == 2
+        assert [each.record.name for each in await cell.find(Account, plan=plan)] == ["Ann", "Beth", "Ann"]
+        assert len(await cell.find(Account, limit=2, plan=Range(at_least=plan, at_most=plan))) == 2
+        assert await cell.find(Account, number="nobody's") == []
+        await eu_root.execute(
+            "UPDATE domicile.fences SET state = 'closed' WHERE subject_key = $1", homes[0].subject_key
+        )
+        assert len(await cell.find(Account, plan=plan)) == 2, "who has moved away is not shown"
+        for wrong in ({"name": "Ann"}, {"nick": "x"}, {"plan": None}):
+            with pytest.raises(UnsupportedQuery):
+                await cell.find(Account, **wrong)
+    kept = await eu_root.fetch("SELECT purpose FROM domicile.cell_sessions")
+    assert [row["purpose"] for row in kept] == ["support:T-1042"]
+
+
+@pytest.mark.parametrize("purpose", ["", "because Ann called", "anna@example.eu", "x" * 101, "a\nb"])
+async def test_a_purpose_is_a_code(residency: Residency, eu_root: asyncpg.Connection, purpose: str) -> None:
+    with pytest.raises(InvalidInput):
+        async with residency.cell(purpose=purpose):
+            pass
+    assert await eu_root.fetchval("SELECT count(*) FROM domicile.cell_sessions") == 0
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE accounts SET plan = 'x'",
+        "DELETE FROM accounts",
+        "INSERT INTO accounts (plan) VALUES ('x')",
+        "SELECT * FROM accounts FOR UPDATE",
+        "SELECT * FROM domicile.fences",
+        "SELECT * FROM domicile.cell_sessions",
+        "DELETE FROM domicile.cell_sessions",
+        "UPDATE domicile.cell_sessions SET purpose = 'x'",
+        "INSERT INTO domicile.cell_sessions (purpose, time) VALUES ('x', '1970-01-01')",
+        "SELECT domicile.hold_fence('\\x00', 1)",
+        "SELECT domicile.recall('\\x00', 1, '\\x00', '\\x00')",
+    ],
+)
+async def test_its_role_reads_and_does_nothing_else(eu: Storage, statement: str) -> None:
+    connection = await asyncpg.connect(
+        host=eu.host, port=eu.port, user="domicile_cell", database="domicile", ssl=eu.context(Role.APP, "eu-1.fra")
+    )
+    try:
+        await connection.fetch("SELECT plan FROM accounts")
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.execute(statement)
+    finally:
+        await connection.close()

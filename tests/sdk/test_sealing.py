@@ -1,0 +1,65 @@
+"""A sealed value opens in its own place, under its own key, and nowhere else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from uuid import UUID
+
+import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from hypothesis import given
+from hypothesis import strategies as st
+
+from domicile.model.errors import DomicileError
+from domicile.sdk.sealing import Sealer
+
+ROW, OTHER = UUID(int=1), UUID(int=2)
+KEY = AESGCM(b"k" * 32)
+HERS = Sealer("eu-1", "eu", UUID(int=3), UUID(int=4), KEY)
+VALUE = b'"a value"'
+PLACE = ("profiles", "email", ROW)
+
+
+def test_what_was_sealed_opens_in_its_place() -> None:
+    sealed = HERS.seal(*PLACE, VALUE)
+    assert VALUE not in sealed
+    assert sealed != HERS.seal(*PLACE, VALUE)
+    assert HERS.open(*PLACE, sealed) == VALUE
+
+
+@pytest.mark.parametrize(
+    ("sealer", "place"),
+    [
+        (HERS, ("notes", "email", ROW)),
+        (HERS, ("profiles", "name", ROW)),
+        (HERS, ("profiles", "email", OTHER)),
+        (HERS, ("profile", "semail", ROW)),
+        (replace(HERS, principal=OTHER), PLACE),
+        (replace(HERS, subject=OTHER), PLACE),
+        (replace(HERS, subject=HERS.principal, principal=HERS.subject), PLACE),
+        (replace(HERS, cell="eu-2"), PLACE),
+        (replace(HERS, jurisdiction="us"), PLACE),
+        (replace(HERS, key=AESGCM(b"x" * 32)), PLACE),
+    ],
+    ids="table column row spelling principal subject exchanged cell jurisdiction key".split(),
+)
+def test_in_another_place_it_does_not_open(sealer: Sealer, place: tuple[str, str, UUID]) -> None:
+    sealed = HERS.seal(*PLACE, VALUE)
+    with pytest.raises(DomicileError, match="does not belong"):
+        sealer.open(*place, sealed)
+
+
+@given(st.data())
+def test_altered_anywhere_it_does_not_open(data: st.DataObject) -> None:
+    sealed = HERS.seal(*PLACE, VALUE)
+    position = data.draw(st.integers(0, len(sealed) - 1))
+    flipped = sealed[position] ^ data.draw(st.integers(1, 255))
+    altered = sealed[:position] + bytes([flipped]) + sealed[position + 1 :]
+    with pytest.raises(DomicileError):
+        HERS.open(*PLACE, altered)
+
+
+@given(st.binary(max_size=64))
+def test_what_is_no_sealed_value_is_refused(raw: bytes) -> None:
+    with pytest.raises(DomicileError):
+        HERS.open(*PLACE, raw)
