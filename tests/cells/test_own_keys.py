@@ -116,12 +116,17 @@ async def test_a_new_version_wraps_and_the_old_one_still_opens(tmp_path: Path) -
         await one.unwrap([Wrapped(HERS, 2, old.value)])
 
 
-async def test_a_process_without_the_new_version_s_file_says_so(tmp_path: Path) -> None:
+async def on_two_hosts(folder: Path) -> tuple[OwnHolder, OwnHolder]:
+    """Over one register, each with the first version's file in a folder of its own: ``a`` and ``b``."""
     register = Register()
-    one = await started(tmp_path / "a", register)
-    (tmp_path / "b").mkdir()
-    (tmp_path / "b" / "1.key").write_bytes((tmp_path / "a" / "1.key").read_bytes())
-    two = await started(tmp_path / "b", register)
+    one = await started(folder / "a", register)
+    (folder / "b").mkdir()
+    (folder / "b" / "1.key").write_bytes((folder / "a" / "1.key").read_bytes())
+    return one, await started(folder / "b", register)
+
+
+async def test_a_process_without_the_new_version_s_file_says_so(tmp_path: Path) -> None:
+    one, two = await on_two_hosts(tmp_path)
     await one.rotate()
     (new,) = await one.wrap([Plain(HERS, KEYS)])
     with pytest.raises(InvalidInput, match="missing"):
@@ -131,11 +136,7 @@ async def test_a_process_without_the_new_version_s_file_says_so(tmp_path: Path) 
 
 
 async def test_a_host_with_another_key_of_that_version_does_not_use_it(tmp_path: Path) -> None:
-    register = Register()
-    one = await started(tmp_path / "a", register)
-    (tmp_path / "b").mkdir()
-    (tmp_path / "b" / "1.key").write_bytes((tmp_path / "a" / "1.key").read_bytes())
-    two = await started(tmp_path / "b", register)
+    one, two = await on_two_hosts(tmp_path)
     (tmp_path / "b" / "2.key").write_bytes(b"x" * 32)  # begun there at the same time
     assert await one.rotate() == 2
     for call in (two.wrap([Plain(HERS, KEYS)]), two.rotate()):

@@ -23,7 +23,7 @@ from domicile.cells.keys.holders import Plain, Wrapped
 from domicile.cells.keys.transit import TransitHolder, read_token
 from domicile.identity import public_server
 from domicile.model import InvalidInput, KeyWithheld
-from domicile.model.manifest import TransitKey
+from domicile.model.key_domains import TransitKey
 
 TOKEN = "hvs.a-token"
 ONE, TWO = Plain(b"context one", b"k" * 64), Plain(b"context two", b"l" * 64)

@@ -4,102 +4,42 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, contextmanager
 from ipaddress import ip_network
-from typing import Any
-from uuid import UUID, uuid4
 
 import aiohttp
 import pytest
 from aiohttp import web
-from domicile_testing import Trust, free_port
+from domicile_testing import Trust
+from domicile_testing.peers import (
+    INSIDE,
+    KEY,
+    PIN,
+    answering,
+    dead,
+    manifest_at,
+    peer,
+    refused,
+    serving,
+    silent,
+)
 
-from domicile.client import DirectoryClient, GatewayClient, JailedResolver, KeyClient, Peer, Topology
-from domicile.client import keys as keys_module
+from domicile.client import DirectoryClient, GatewayClient, JailedResolver
 from domicile.client.http import MAX_ANSWER_BYTES, error_from
-from domicile.identity import Signer, sign_topology
 from domicile.model import (
     Conflict,
     CrossBorderAccess,
     DomicileError,
     Forbidden,
     InvalidInput,
-    KeyDestroyed,
-    KeyWithheld,
-    Manifest,
     NotFound,
     Pin,
     Role,
     SubjectKey,
-    TokenInvalid,
     Unavailable,
     UnknownSubject,
     WrongCell,
-    parse_manifest,
 )
-from domicile.model.wire import DataKey, DataKeysRequest, DataKeysResponse, IndexKeyResponse
 from domicile.service import problem_response
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-KEY = SubjectKey(b"\1" * 17)
-OWN = UUID(int=7)
-PIN = Pin(subject_key=KEY, jurisdiction="eu", cell="eu-1", epoch=3)
-INSIDE = [ip_network("127.0.0.0/24")]
-
-
-@asynccontextmanager
-async def serving(
-    trust: Trust, handler: Handler, jurisdiction: str = "global", role: Role = Role.DIRECTORY, name: str = "fra"
-) -> AsyncIterator[str]:
-    """A process of ours whose every path is answered by ``handler``; yields its address."""
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", handler)
-    runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
-    await runner.setup()
-    context = trust.credentials(jurisdiction, role, name).server(["eu", "us", "global"], [Role.APP])
-    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context)
-    await site.start()
-    assert isinstance(site._server, asyncio.Server)
-    try:
-        yield f"127.0.0.1:{site._server.sockets[0].getsockname()[1]}"
-    finally:
-        await runner.cleanup()
-
-
-def answering(body: str | bytes = b"ok", status: int = 200, **headers: str) -> Handler:
-    async def handle(_: web.Request) -> web.Response:
-        raw = body.encode() if isinstance(body, str) else body
-        return web.Response(status=status, body=raw, headers=headers)
-
-    return handle
-
-
-@contextmanager
-def silent() -> Any:
-    """An address where connections are taken by the system, and nobody ever speaks."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        yield f"127.0.0.1:{listener.getsockname()[1]}"
-
-
-def dead() -> str:
-    return f"127.0.0.1:{free_port()}"
-
-
-def peer(trust: Trust, *addresses: str, **more: Any) -> Peer:
-    caller = trust.credentials("eu", Role.APP, "eu-1.fra")
-    settings: dict[str, Any] = {"jurisdiction": "global", "role": Role.DIRECTORY, "deadline": 5} | more
-    return Peer(caller, addresses, **settings)
-
-
-async def refused(
-    client: Peer, kind: type[DomicileError] = Unavailable, method: str = "GET", **more: Any
-) -> DomicileError:
-    async with client:
-        with pytest.raises(kind) as caught:
-            await client.call(method, "/v1/x", **more)
-    assert type(caught.value) is kind
-    return caught.value
 
 
 async def test_an_answer_is_read(trust: Trust) -> None:
@@ -433,27 +373,6 @@ async def test_closing_ends_what_is_under_way(trust: Trust) -> None:
             await waiting
 
 
-def manifest_at(gateway: str, keys: str = "127.0.0.1:9") -> Manifest:
-    zone = {
-        "country": "DE",
-        "network": "127.0.0.0/24",
-        "app": "127.0.0.1:1",
-        "gateway": gateway,
-        "storage": "127.0.0.1:3",
-    }
-    return parse_manifest(
-        {
-            "version": 1,
-            "deployment": "acme",
-            "directory": {"sites": [{"zone": "fra", "country": "DE", "address": "127.0.0.1:4"}]},
-            "jurisdictions": {"eu": {"countries": ["DE"], "public_host": "eu.x", "keys": {"service": [keys]}}},
-            "cells": {
-                "eu-1": {"jurisdiction": "eu", "zones": {"fra": zone}, "accept": ["single-zone", "shared-witness"]}
-            },
-        }
-    )
-
-
 async def test_a_table_and_its_conditions_cannot_become_another_path(trust: Trust) -> None:
     seen = []
 
@@ -477,287 +396,3 @@ async def test_a_gateway_of_a_sibling_cell_is_not_spoken_to(trust: Trust) -> Non
         with pytest.raises(Unavailable, match="cannot be reached"):
             await client.abroad(KEY, "profiles", {})
         await client.close()
-
-
-# --- keys
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-class KeyService:
-    """Counts what it is asked; ``shredded`` keys are gone."""
-
-    def __init__(self) -> None:
-        self.asked = 0
-        self.shredded = False
-
-    async def answer(self, request: web.Request) -> web.Response:
-        self.asked += 1
-        if request.path == "/v1/index-keys":
-            return web.Response(body=IndexKeyResponse(key=bytes(32)).model_dump_json())
-        body = DataKeysRequest.model_validate_json(await request.read())
-        secret = self.asked.to_bytes(32, "big")
-        keys = [] if self.shredded else [
-            DataKey(subject=key.subject, principal=key.principal, key=secret, index_key=secret) for key in body.keys
-        ]  # fmt: skip
-        return web.Response(body=DataKeysResponse(keys=keys).model_dump_json())
-
-
-@pytest.fixture
-async def key_service(trust: Trust) -> AsyncIterator[tuple[KeyService, KeyClient, Clock]]:
-    service, clock = KeyService(), Clock()
-    async with serving(trust, service.answer, "eu", Role.KEYS) as address:
-        client = KeyClient(
-            trust.credentials("eu", Role.APP, "eu-1.fra"),
-            [address],
-            jurisdiction="eu",
-            cell="eu-1",
-            cache_seconds=60,
-            networks=INSIDE,
-            clock=clock,
-        )
-        yield service, client, clock
-        await client.close()
-
-
-async def test_a_data_key_is_held_for_its_time_and_not_longer(key_service: tuple[KeyService, KeyClient, Clock]) -> None:
-    service, client, clock = key_service
-    subject = uuid4()
-    first = await client.data_key(subject, OWN, create=True)
-    clock.now += 59.9
-    assert await client.data_key(subject, OWN) == first
-    assert service.asked == 1
-    clock.now += 0.1
-    assert await client.data_key(subject, OWN) != first
-    assert service.asked == 2
-    service.shredded = True
-    clock.now += 60
-    with pytest.raises(NotFound):
-        await client.data_key(subject, OWN)
-    assert not client._cache
-
-
-async def test_keys_past_their_time_do_not_stay_in_memory(key_service: tuple[KeyService, KeyClient, Clock]) -> None:
-    _, client, clock = key_service
-    await client.data_key(UUID(int=1), OWN)
-    clock.now += 30
-    await client.data_key(UUID(int=2), OWN)
-    clock.now += 30
-    await client.data_key(UUID(int=2), OWN)
-    assert list(client._cache) == [(UUID(int=2), OWN)]
-
-
-async def test_the_cache_is_bounded_in_number(
-    key_service: tuple[KeyService, KeyClient, Clock], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    service, client, _ = key_service
-    monkeypatch.setattr(keys_module, "MAX_CACHED", 3)
-    for number in range(5):
-        await client.data_key(UUID(int=number), OWN)
-    assert [subject.int for subject, _ in client._cache] == [2, 3, 4]
-    await client.data_key(UUID(int=4), OWN)
-    assert service.asked == 5
-    await client.data_key(UUID(int=0), OWN)
-    assert service.asked == 6
-
-
-async def test_another_principal_has_another_key(key_service: tuple[KeyService, KeyClient, Clock]) -> None:
-    service, client, _ = key_service
-    await client.data_key(UUID(int=1), OWN)
-    await client.data_key(UUID(int=1), UUID(int=8))
-    assert service.asked == 2
-
-
-async def test_the_cells_index_key_is_held_for_its_time(key_service: tuple[KeyService, KeyClient, Clock]) -> None:
-    service, client, clock = key_service
-    assert await client.cell_index_key() == await client.cell_index_key() == bytes(32)
-    assert service.asked == 1
-    clock.now += 60
-    await client.cell_index_key()
-    assert service.asked == 2
-
-
-async def test_closing_forgets_every_key(key_service: tuple[KeyService, KeyClient, Clock]) -> None:
-    _, client, _ = key_service
-    await client.data_key(UUID(int=1), OWN)
-    await client.cell_index_key()
-    await client.close()
-    assert not client._cache
-    assert client._index is None
-
-
-async def test_a_batch_is_one_call_and_each_absence_has_its_error(trust: Trust) -> None:
-    asked: list[int] = []
-
-    async def answer(request: web.Request) -> web.Response:
-        body = DataKeysRequest.model_validate_json(await request.read())
-        asked.append(len(body.keys))
-        given = [
-            DataKey(
-                subject=key.subject,
-                principal=key.principal,
-                key=key.subject.int.to_bytes(32, "big"),
-                index_key=bytes(32),
-            )
-            for key in body.keys
-            if key.subject.int < 2000
-        ]
-        return web.Response(
-            body=DataKeysResponse(
-                keys=given,
-                withheld=[key for key in body.keys if key.subject.int == 2001],
-                destroyed=[key for key in body.keys if key.subject.int == 2002],
-                cache_seconds=5,
-            ).model_dump_json()
-        )
-
-    now = [0.0]
-    async with serving(trust, answer, "eu", Role.KEYS) as address:
-        client = KeyClient(
-            trust.credentials("eu", Role.APP, "eu-1.fra"),
-            [address],
-            jurisdiction="eu",
-            cell="eu-1",
-            cache_seconds=60,
-            clock=lambda: now[0],
-        )
-        names = [(UUID(int=number), UUID(int=1)) for number in range(1, 1200)]
-        keys = await client.data_keys(names + names[:3])
-        assert [key.key for key in keys[:2]] == [number.to_bytes(32, "big") for number in (1, 2)]
-        assert keys[-3:] == keys[:3]
-        assert asked == [1000, 199]
-        now[0] = 4.9
-        assert await client.data_keys(names[:5]) == keys[:5]
-        assert asked == [1000, 199]
-        now[0] = 5.0  # the service's bound is the shorter one
-        await client.data_key(*names[0])
-        assert asked == [1000, 199, 1]
-        for number, kind in ((2001, KeyWithheld), (2002, KeyDestroyed), (2003, NotFound)):
-            with pytest.raises(kind):
-                await client.data_keys([names[0], (UUID(int=number), UUID(int=1))])
-        await client.close()
-
-
-def test_a_key_service_outside_the_networks_is_refused(trust: Trust) -> None:
-    with pytest.raises(InvalidInput, match="outside the networks"):
-        KeyClient(trust.credentials("eu", Role.APP, "eu-1.fra"), ["10.0.0.1:1"], jurisdiction="eu", cell="eu-1",
-                  cache_seconds=60, networks=INSIDE)  # fmt: skip
-
-
-# --- topology
-
-
-@pytest.fixture
-def operator(tmp_path: Any) -> Signer:
-    return Signer.load_or_create(tmp_path / "operator.key")
-
-
-@asynccontextmanager
-async def topology_from(
-    trust: Trust, operator: Signer, tmp_path: Any, handler: Handler | None
-) -> AsyncIterator[Topology]:
-    async def load(addresses: list[str]) -> AsyncIterator[Topology]:
-        client = DirectoryClient(trust.credentials("eu", Role.APP, "eu-1.fra"), addresses, deadline=2)
-        yield Topology(client, "acme", [operator.public_pem()], tmp_path / "state" / "topology.json")
-        await client.close()
-
-    if handler is None:
-        async for topology in load([dead()]):
-            yield topology
-    else:
-        async with serving(trust, handler) as address:
-            async for topology in load([address]):
-                yield topology
-
-
-def document(signer: Signer, revision: int, public_host: str = "eu.x") -> Handler:
-    topology = manifest_at("127.0.0.1:2").topology()
-    topology["jurisdictions"]["eu"]["public_host"] = public_host
-    return answering(sign_topology(signer, "acme", revision, topology).model_dump_json())
-
-
-async def test_a_topology_is_kept_and_started_from_without_the_directory(
-    trust: Trust, operator: Signer, tmp_path: Any
-) -> None:
-    async with topology_from(trust, operator, tmp_path, document(operator, 3)) as topology:
-        loaded = await topology.load()
-    assert (tmp_path / "state" / "topology.json").stat().st_mode & 0o777 == 0o600
-    async with topology_from(trust, operator, tmp_path, None) as topology:
-        assert await topology.load() == loaded
-
-
-async def test_a_newer_revision_replaces_the_one_on_disk_and_an_older_one_is_refused(
-    trust: Trust, operator: Signer, tmp_path: Any
-) -> None:
-    for revision, host in ((3, "three.x"), (4, "four.x")):
-        async with topology_from(trust, operator, tmp_path, document(operator, revision, host)) as topology:
-            assert (await topology.load()).jurisdictions["eu"].public_host == host
-    async with topology_from(trust, operator, tmp_path, document(operator, 3, "three.x")) as topology:
-        with pytest.raises(InvalidInput, match="revision 3, below 4 seen before"):
-            await topology.load()
-    async with topology_from(trust, operator, tmp_path, None) as topology:
-        assert (await topology.load()).jurisdictions["eu"].public_host == "four.x"
-
-
-async def test_a_topology_by_a_stranger_is_refused_wherever_it_comes_from(
-    trust: Trust, operator: Signer, tmp_path: Any
-) -> None:
-    stranger = Signer.load_or_create(tmp_path / "stranger.key")
-    async with topology_from(trust, operator, tmp_path, document(stranger, 9)) as topology:
-        with pytest.raises(TokenInvalid):
-            await topology.load()
-    assert not (tmp_path / "state" / "topology.json").exists()
-    async with topology_from(trust, stranger, tmp_path, document(stranger, 9)) as topology:
-        await topology.load()
-    async with topology_from(trust, operator, tmp_path, None) as topology:
-        with pytest.raises(TokenInvalid):
-            await topology.load()
-    # a file that anybody could have put there holds no revision back
-    async with topology_from(trust, operator, tmp_path, document(operator, 1, "one.x")) as topology:
-        assert (await topology.load()).jurisdictions["eu"].public_host == "one.x"
-
-
-async def test_a_broken_file_is_as_good_as_none(trust: Trust, operator: Signer, tmp_path: Any) -> None:
-    (tmp_path / "state").mkdir()
-    (tmp_path / "state" / "topology.json").write_bytes(b"\xff{")
-    async with topology_from(trust, operator, tmp_path, document(operator, 1)) as topology:
-        await topology.load()
-        assert topology.cached() is not None
-
-
-@pytest.mark.parametrize("reachable", [True, False])
-async def test_with_neither_it_waits_and_then_says_what_to_do(
-    trust: Trust, operator: Signer, tmp_path: Any, reachable: bool
-) -> None:
-    async def handle(_: web.Request) -> web.Response:
-        return problem_response(NotFound("no topology yet"))
-
-    async with topology_from(trust, operator, tmp_path, handle if reachable else None) as topology:
-        with pytest.raises(Unavailable, match="domicile apply"):
-            await topology.load(patience=0.1)
-
-
-async def test_a_first_revision_is_waited_for(trust: Trust, operator: Signer, tmp_path: Any) -> None:
-    asked = 0
-
-    async def handle(request: web.Request) -> web.StreamResponse:
-        nonlocal asked
-        asked += 1
-        return problem_response(NotFound("not yet")) if asked < 3 else await document(operator, 1)(request)
-
-    async with topology_from(trust, operator, tmp_path, handle) as topology:
-        assert (await topology.load()).deployment == "acme"
-    assert asked == 3
-
-
-async def test_a_signed_topology_that_is_no_manifest_is_refused(trust: Trust, operator: Signer, tmp_path: Any) -> None:
-    handler = answering(sign_topology(operator, "acme", 1, {"version": 1}).model_dump_json())
-    async with topology_from(trust, operator, tmp_path, handler) as topology:
-        with pytest.raises(InvalidInput, match="topology revision 1"):
-            await topology.load()
-    assert not (tmp_path / "state" / "topology.json").exists()

@@ -31,8 +31,8 @@ FACADES = {
         log place_of render_metrics warn
     """,
     "domicile.service": """
-        MAX_BODY_BYTES PEER Addresses Operation ProcessSettings Service ended json_response load_settings
-        problem_middleware problem_of problem_response read_body run where_invalid
+        MAX_BODY_BYTES PEER Addresses Operation ProcessSettings Service cannot_listen ended json_response load_settings
+        operator_keys_in problem_middleware problem_of problem_response read_body repeated run where_invalid
     """,
 }
 

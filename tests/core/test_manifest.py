@@ -2,93 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import json
-from collections.abc import Callable
-from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from domicile_testing.good_manifest import DATA, GOOD, REMOVE, changed
+from domicile_testing.manifests import problems_of
 
-from domicile.model import Manifest, ManifestError, Travellers, load_manifest, parse_manifest, read_yaml
+from domicile.model import Travellers, load_manifest, parse_manifest
 from domicile.model.manifest import Address, Operators
 from domicile.model.rules import PathRule
-
-GOOD = """
-version: 1
-deployment: acme
-directory: {sites: [{zone: fra, country: DE, address: "127.20.1.1:7000"}]}
-jurisdictions:
-  eu:
-    countries: [AT, DE, FR, NL, NO]
-    public_host: eu.acme.example
-    keys: {service: ["127.10.1.9:7300"]}
-  us:
-    countries: [US]
-    travellers: hairpin
-    public_host: us.acme.example:8443
-    collector: https://collector.us.acme.example
-    keys: {service: ["keys.us.internal:7300"], cache_seconds: 60}
-cells:
-  eu-1:
-    jurisdiction: eu
-    zones:
-      fra: {country: DE, network: 127.10.1.0/24, app: "127.10.1.1:1", gateway: "127.10.1.1:2", storage: "127.10.1.1:3"}
-      par: {country: FR, network: 127.10.2.0/24, app: "127.10.2.1:1", gateway: "127.10.2.1:2", storage: "127.10.2.1:3"}
-    witness: {zone: ams, country: NL}
-  us-1:
-    jurisdiction: us
-    weight: 50
-    state: draining
-    zones:
-      iad: {country: US, network: "fd00:1::/64", app: "[fd00:1::1]:1", gateway: "[fd00:1::1]:2", storage: "db.iad:3"}
-      pdx: {country: US, network: 127.30.2.0/24, app: "127.30.2.1:1", gateway: "127.30.2.1:2", storage: "127.30.2.1:3"}
-    witness: {zone: ord, country: US}
-routers:
-  muc:
-    country: DE
-    public: "127.10.1.5:443"
-    internal: "127.10.1.5:7443"
-    trusted_peers: [127.0.0.0/8]
-    rules: [{path: /signup, class: unpinned}, {path: "/support/*", class: unpinned}]
-operators: {keys: [operators/a.pem]}
-identity: {jwks: trust/jwks.json, issuer: sample.acme, audience: acme}
-secrets: {pepper: /run/secrets/pepper}
-"""
-DATA: dict[str, Any] = read_yaml(GOOD)  # type: ignore[assignment]
-REMOVE = "(absent)"
-
-
-def changed(*changes: tuple[str, object]) -> dict[str, Any]:
-    """GOOD with values put at (or taken from) slash-separated paths; a number is an index."""
-    data = copy.deepcopy(DATA)
-    for path, value in changes:
-        *steps, last = path.split("/")
-        place: Any = data
-        for step in steps:
-            place = place[int(step)] if isinstance(place, list) else place[step]
-        if value is REMOVE:
-            del place[last]
-        elif isinstance(place, list):
-            place[int(last)] = value
-        else:
-            place[last] = value
-    return data
-
-
-def problems(data: object) -> list[tuple[str, str]]:
-    with pytest.raises(ManifestError) as caught:
-        parse_manifest(data)
-    return [(problem.path, problem.reason) for problem in caught.value.problems]
-
-
-def yaml_problems(text: str) -> list[tuple[str, str]]:
-    with pytest.raises(ManifestError) as caught:
-        load_manifest(text, source="domicile.yaml")
-    assert str(caught.value).startswith("domicile.yaml: ")
-    assert "\n" not in str(caught.value)
-    return [(problem.path, problem.reason) for problem in caught.value.problems]
 
 
 def test_a_good_manifest_loads_with_its_defaults() -> None:
@@ -386,48 +308,48 @@ RULES: list[tuple[str, object, str, str]] = [
 
 @pytest.mark.parametrize(("path", "value", "where", "reason"), RULES, ids=lambda v: str(v)[:40])
 def test_each_refusal_has_its_path_and_its_reason(path: str, value: object, where: str, reason: str) -> None:
-    assert problems(changed((path, value))) == [(where, reason)]
+    assert problems_of(changed((path, value))) == [(where, reason)]
 
 
 @pytest.mark.parametrize("key", ["Eu-1", "eu_1", "", "1eu", "eu--1", "a" * 33])
 def test_a_cells_name_is_a_name(key: str) -> None:
     data = changed()
     data["cells"][key] = data["cells"].pop("eu-1")
-    assert [path for path, _ in problems(data)] == [f"cells.{key}"]
+    assert [path for path, _ in problems_of(data)] == [f"cells.{key}"]
 
 
 def test_a_jurisdictions_name_fits_the_head_of_a_sealed_value() -> None:
     data = changed(("cells/eu-1/jurisdiction", "europeunion-long"))
     data["jurisdictions"]["europeunion-long"] = data["jurisdictions"].pop("eu")
-    assert [path for path, _ in problems(data)] == ["jurisdictions.europeunion-long", "cells.eu-1.jurisdiction"]
+    assert [path for path, _ in problems_of(data)] == ["jurisdictions.europeunion-long", "cells.eu-1.jurisdiction"]
 
 
 def test_the_directorys_own_domain_is_no_jurisdiction() -> None:
     data = changed(("cells/us-1/jurisdiction", "global"))
     data["jurisdictions"]["global"] = data["jurisdictions"].pop("us")
-    assert problems(data) == [("jurisdictions.global", "'global' is the directory's own trust domain")]
+    assert problems_of(data) == [("jurisdictions.global", "'global' is the directory's own trust domain")]
 
 
 def test_a_directory_site_is_listed_once() -> None:
     sites = [*DATA["directory"]["sites"], {"zone": "fra", "country": "DE", "address": "127.20.2.1:1"}]
-    assert problems(changed(("directory/sites", sites))) == [("directory.sites[1].zone", "fra is listed twice")]
+    assert problems_of(changed(("directory/sites", sites))) == [("directory.sites[1].zone", "fra is listed twice")]
 
 
 def test_a_cell_of_a_jurisdiction_that_is_not_there() -> None:
-    assert problems(changed(("cells/eu-1/jurisdiction", "jp"))) == [
+    assert problems_of(changed(("cells/eu-1/jurisdiction", "jp"))) == [
         ("jurisdictions.eu.keys.service[0]", "127.10.1.9:7300 lies in no zone of eu"),
         ("cells.eu-1.jurisdiction", "unknown jurisdiction 'jp'"),
     ]
 
 
 def test_a_zone_lies_in_one_country_wherever_it_is_named() -> None:
-    assert problems(changed(("directory/sites/0/country", "FR"))) == [
+    assert problems_of(changed(("directory/sites/0/country", "FR"))) == [
         ("cells.eu-1.zones.fra.country", "zone fra lies in DE here and in FR at directory.sites[0]"),
     ]
 
 
 def test_a_jurisdiction_without_a_zone_has_no_place_for_its_keys() -> None:
-    assert problems(changed(("cells/us-1", REMOVE), ("jurisdictions/us/keys/service", ["127.30.1.1:1"]))) == [
+    assert problems_of(changed(("cells/us-1", REMOVE), ("jurisdictions/us/keys/service", ["127.30.1.1:1"]))) == [
         ("jurisdictions.us.keys.service[0]", "127.30.1.1:1 lies in no zone of us")
     ]
 
@@ -441,14 +363,14 @@ def test_a_jurisdiction_without_a_zone_has_no_place_for_its_keys() -> None:
      "127.1:80", "2130706433:80", "0x7f.1:80", "0x7f000001:80", "127.10.1.300:80", "a" * 64 + ":80", "https://h:80"],
 )  # fmt: skip
 def test_what_is_no_address_is_refused(address: str) -> None:
-    ((path, reason),) = problems(changed(("cells/eu-1/zones/fra/app", address)))
+    ((path, reason),) = problems_of(changed(("cells/eu-1/zones/fra/app", address)))
     assert path == "cells.eu-1.zones.fra.app"
     assert reason.startswith(f"{address!r} is not host:port")
 
 
 @pytest.mark.parametrize("address", [8080, None, ["a:1"], True])
 def test_an_address_is_text(address: object) -> None:
-    assert problems(changed(("cells/eu-1/zones/fra/app", address))) == [
+    assert problems_of(changed(("cells/eu-1/zones/fra/app", address))) == [
         ("cells.eu-1.zones.fra.app", "input should be a valid string")
     ]
 
@@ -457,7 +379,7 @@ def test_an_address_is_text(address: object) -> None:
     "host", ["", "eu acme", "eu/acme", "https://eu", "eu\r\nX: y", "eu?x", "u@eu", "eu:", "eu:0", "é.eu"]
 )
 def test_what_is_no_public_host_is_refused(host: str) -> None:
-    ((path, reason),) = problems(changed(("jurisdictions/eu/public_host", host)))
+    ((path, reason),) = problems_of(changed(("jurisdictions/eu/public_host", host)))
     assert path == "jurisdictions.eu.public_host"
     assert reason == f"{host!r} is not a host name, with or without a port"
 
@@ -479,7 +401,7 @@ def test_all_problems_are_reported_at_once() -> None:
         ("jurisdictions/us/countries", ["US", "NL"]),
         ("routers/muc/country", "JP"),
     )
-    assert {path for path, _ in problems(spanning)} == {
+    assert {path for path, _ in problems_of(spanning)} == {
         "jurisdictions.us.countries[1]",
         "cells.eu-1.zones.par.country",
         "cells.eu-1.witness",
@@ -487,7 +409,7 @@ def test_all_problems_are_reported_at_once() -> None:
         "routers.muc.country",
     }
     shapes = changed(("version", 9), ("deployment", REMOVE), ("cells/eu-1/wait", 1), ("cells/us-1/state", "ajar"))
-    assert [path for path, _ in problems(shapes)] == ["version", "deployment", "cells.eu-1.wait", "cells.us-1.state"]
+    assert [path for path, _ in problems_of(shapes)] == ["version", "deployment", "cells.eu-1.wait", "cells.us-1.state"]
 
 
 @pytest.mark.parametrize(
@@ -503,7 +425,7 @@ def test_an_accepted_risk_loads_and_says_what_is_lost(
 ) -> None:
     weaker = [(f"cells/eu-1/{path}", value) for path, value in changes]
     other = ({"single-zone", "shared-witness"} - {accept}).pop()
-    assert len(problems(changed(*weaker, ("cells/eu-1/accept", [other])))) == 1
+    assert len(problems_of(changed(*weaker, ("cells/eu-1/accept", [other])))) == 1
     assert parse_manifest(changed(*weaker, ("cells/eu-1/accept", [accept]))).losses() == [lost]
 
 
@@ -542,113 +464,3 @@ def test_a_manifest_is_not_changed_after_it_loaded() -> None:
 
 
 # --- YAML
-
-
-def test_a_duplicate_key_is_refused_with_its_line() -> None:
-    text = GOOD.replace("deployment: acme", "deployment: acme\ndeployment: acme2")
-    ((path, reason),) = yaml_problems(text)
-    assert path == "line 4, column 1"
-    assert 'duplicate key "deployment"' in reason
-
-
-@pytest.mark.parametrize(
-    ("text", "path", "reason"),
-    [
-        ("a: [", "line 1, column 5", "not valid YAML"),
-        ("a: b: c", "line 1, column 5", "not valid YAML"),
-        ("a: 1\n\tb: 2", "line 2, column 1", "not valid YAML"),
-        ("a: *b", "line 1, column 4", "undefined alias"),
-        ("--- 1\n--- 2", "line 2, column 1", "not valid YAML"),
-        ("a: !!python/object/apply:os.system [id]", "line 1, column 4", "not valid YAML"),
-        ("a: !!int x", "(top)", "not valid YAML"),
-        ("a: 2020-99-99", "(top)", "not valid YAML"),
-        ("\0", "(top)", "not valid YAML"),
-        ("\ud800", "(top)", "not valid YAML"),
-        ("[" * 50_000, "(top)", "not valid YAML"),
-        ("{a: " * 5_000, "(top)", "not valid YAML"),
-        ("#" * (1 << 20) + "\n", "(top)", "larger than 1048576 bytes"),
-        ("#" + "é" * (1 << 19) + "\n", "(top)", "larger than 1048576 bytes"),
-        ("", "(top)", "not a mapping of keys"),
-        ("- version: 1", "(top)", "not a mapping of keys"),
-        ("acme", "(top)", "not a mapping of keys"),
-        ("42", "(top)", "not a mapping of keys"),
-    ],
-    ids=lambda v: repr(v)[:30],
-)
-def test_what_is_no_yaml_or_no_mapping(text: str, path: str, reason: str) -> None:
-    ((where, why),) = yaml_problems(text)
-    assert where == path
-    assert reason in why
-
-
-def test_old_yaml_where_norway_is_false_is_refused() -> None:
-    assert yaml_problems("%YAML 1.1\n---" + GOOD) == [
-        ("jurisdictions.eu.countries[4]", "input should be a valid string")
-    ]
-
-
-@pytest.mark.parametrize("key", ["1", "null", "2026-01-01", "[a, b]", "true"])
-def test_a_key_is_text(key: str) -> None:
-    assert len(yaml_problems(f"{GOOD}? {key}\n: 1\n")) == 1
-
-
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.floats(allow_nan=False),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
-    max_leaves=5,
-)
-
-
-def paths(data: object, prefix: str = "") -> list[str]:
-    found = [prefix] if prefix else []
-    items: list[tuple[object, object]] = []
-    if isinstance(data, dict):
-        items = list(data.items())
-    elif isinstance(data, list):
-        items = list(enumerate(data))
-    for key, value in items:
-        found += paths(value, f"{prefix}/{key}" if prefix else str(key))
-    return found
-
-
-@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow], deadline=None)
-@given(st.sampled_from(paths(DATA)), VALUES)
-def test_any_value_anywhere_loads_or_is_refused_with_a_path(path: str, value: object) -> None:
-    try:
-        manifest = parse_manifest(changed((path, value)))
-    except ManifestError as error:
-        refused = error.problems
-    else:
-        assert parse_manifest(manifest.topology()).topology() == manifest.topology()
-        return
-    assert refused
-    assert all(problem.path and problem.reason for problem in refused)
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.text(max_size=60))
-def test_any_text_is_refused_as_a_manifest(text: str) -> None:
-    with pytest.raises(ManifestError):
-        load_manifest(text)
-
-
-@pytest.mark.parametrize(
-    "loader", [lambda: parse_manifest(None), lambda: parse_manifest([]), lambda: parse_manifest("x")]
-)
-def test_other_data_is_no_manifest(loader: Callable[[], Manifest]) -> None:
-    with pytest.raises(ManifestError, match="not a mapping of keys"):
-        loader()
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "a: &a [*a]",
-        "a: &a {b: *a}",
-        "".join(f"x{n}: &x{n} [{', '.join([f'*x{n - 1}'] * 20 if n else ['1'])}]\n" for n in range(9)),
-        "[" * 40 + "]" * 40,
-    ],
-)
-def test_anchors_that_repeat_without_end_are_refused_at_once(text: str) -> None:
-    with pytest.raises(ManifestError, match="nested or repeated beyond any manifest"):
-        read_yaml(text)

@@ -9,9 +9,8 @@ from typing import Any
 
 import psutil
 import pytest
-from domicile_testing.edges import KINDS, Edge, Kind
+from domicile_testing.edges import KINDS, Edge, Kind, require
 from domicile_testing.routing import World, routing_world
-from loadtests.cases import Unmeasured
 
 
 def _behind_edges(data: dict[str, Any]) -> None:
@@ -32,10 +31,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 def kind(request: pytest.FixtureRequest) -> Kind:
     """A recipe whose program is here, and that can do what the test asks for."""
     found = KINDS[request.param]
-    try:
-        found.program()
-    except Unmeasured as error:
-        pytest.skip(str(error))
+    require(found.program)
     name = getattr(request.function, "__name__", "")
     if name in found.cannot:
         pytest.skip(f"{request.param}: {found.cannot[name]}")

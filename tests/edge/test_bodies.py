@@ -10,7 +10,7 @@ from http import HTTPStatus
 import pytest
 from aiohttp import web
 from domicile_testing.edges import Edge
-from domicile_testing.routing import World, pin
+from domicile_testing.routing import World, asked_for_body, pin, two_events
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 
@@ -76,16 +76,7 @@ async def test_answers_without_a_body_stay_without(edge: Edge, world: World) -> 
 
 async def test_events_arrive_while_the_answer_is_still_open(edge: Edge, world: World) -> None:
     more = asyncio.Event()
-
-    async def events(request: web.BaseRequest) -> web.StreamResponse:
-        stream = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-        await stream.prepare(request)
-        await stream.write(b"data: 1\n\n")
-        await more.wait()
-        await stream.write(b"data: 2\n\n")
-        return stream
-
-    world.answers(events)
+    world.answers(two_events(more))
     async with edge.of(ALICE) as client, client.get("/events") as response:
         assert await response.content.readany() == b"data: 1\n\n"
         more.set()
@@ -109,20 +100,6 @@ async def test_an_early_answer_does_not_wait_for_the_rest_of_the_body(edge: Edge
         done.set()
 
 
-async def exchanged(edge: Edge, head: bytes, body: bytes) -> bytes:
-    """What is answered; the body is sent when it is asked for."""
-    reader, writer = await asyncio.open_connection(
-        edge.address.host, edge.address.port, ssl=edge.world.public_context("eu")
-    )
-    writer.write(head)
-    answer = await reader.readuntil(b"\r\n\r\n")
-    if answer.startswith(b"HTTP/1.1 100"):
-        writer.write(body)
-        answer += await reader.read()
-    writer.close()
-    return answer
-
-
 @pytest.mark.parametrize(("whose", "last"), [("eu-2", b"200"), ("us-1", b"307")])
 async def test_a_body_is_asked_for_by_whoever_takes_it(edge: Edge, world: World, whose: str, last: bytes) -> None:
     """Who decides on the head alone answers before ``100 Continue``."""
@@ -132,7 +109,7 @@ async def test_a_body_is_asked_for_by_whoever_takes_it(edge: Edge, world: World,
         f"POST /notes HTTP/1.1\r\nHost: eu.acme.example\r\nDomicile-Token: {token}\r\n"
         "Content-Length: 10\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n"
     )
-    answer = await exchanged(edge, head.encode(), b"0123456789")
+    answer = await asked_for_body(edge.address, world.public_context("eu"), head.encode(), b"0123456789")
     statuses = [line.split()[1] for line in answer.split(b"\r\n") if line.startswith(b"HTTP/1.1 ")]
     assert statuses == ([b"100", last] if whose == "eu-2" else [last])
     assert [seen.body for seen in world.seen] == ([b"0123456789"] if whose == "eu-2" else [])

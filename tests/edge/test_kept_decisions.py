@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +65,17 @@ async def warm(edge: Edge, client: aiohttp.ClientSession, headers: dict[str, str
     assert edge.world.seen[-1].place.startswith("eu-1")
 
 
-async def test_the_known_are_served_without_a_router_and_of_the_others_nobody(world: World, kind: Kind) -> None:
-    async with AsyncExitStack() as stack:
-        router = await stack.enter_async_context(AsyncExitStack())
+@asynccontextmanager
+async def before(world: World, kind: Kind) -> AsyncIterator[tuple[AsyncExitStack, Edge, aiohttp.ClientSession]]:
+    """A router that can be ended, by ``aclose`` of the first, with the edge before it and a client."""
+    async with AsyncExitStack() as router:
         await router.enter_async_context(world.router("fra"))
-        edge = await stack.enter_async_context(kind.run(world, "fra"))
-        client = await stack.enter_async_context(edge.client())
+        async with kind.run(world, "fra") as edge, edge.client() as client:
+            yield router, edge, client
+
+
+async def test_the_known_are_served_without_a_router_and_of_the_others_nobody(world: World, kind: Kind) -> None:
+    async with before(world, kind) as (router, edge, client):
         known = proofs(edge)
         for headers in known.values():
             await warm(edge, client, headers)
@@ -165,11 +170,7 @@ async def test_what_cannot_be_sent_twice_is_503_and_nothing_of_it_is_on_disk(
 
 
 async def test_a_decision_ends_with_its_proof(world: World, kind: Kind) -> None:
-    async with AsyncExitStack() as stack:
-        router = await stack.enter_async_context(AsyncExitStack())
-        await router.enter_async_context(world.router("fra"))
-        edge = await stack.enter_async_context(kind.run(world, "fra"))
-        client = await stack.enter_async_context(edge.client())
+    async with before(world, kind) as (router, edge, client):
         short = {"Authorization": f"Bearer {world.jwt('alice', exp=int(time.time()) + 3)}"}
         for headers in (short, world.bearer("alice")):
             await warm(edge, client, headers)

@@ -11,9 +11,8 @@ import grpc
 import httpx
 import pytest
 from aiohttp import web
-from domicile_testing.edges import Edge, envoy_edge
+from domicile_testing.edges import Edge, envoy_edge, require
 from domicile_testing.routing import HOSTS, World, pin, subject
-from loadtests.cases import Unmeasured
 from loadtests.programs import envoy
 
 from domicile.model import Role
@@ -27,10 +26,7 @@ SERVING = b"\x08\x01"
 
 @pytest.fixture(autouse=True)
 def _placed(world: World) -> None:
-    try:
-        envoy()
-    except Unmeasured as error:
-        pytest.skip(str(error))
+    require(envoy)
     world.directory.place(ALICE)
 
 

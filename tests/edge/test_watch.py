@@ -19,12 +19,12 @@ from domicile_testing.edges import (
     Edge,
     envoy_command,
     equipment,
+    require,
     started,
     trusted_signer,
     view,
 )
 from domicile_testing.routing import World, pin
-from loadtests.cases import Unmeasured
 from loadtests.programs import envoy
 
 from domicile.identity import Signer
@@ -42,10 +42,7 @@ QUICK = TUNING.model_copy(
 
 @pytest.fixture(autouse=True)
 def _placed(world: World) -> None:
-    try:
-        envoy()
-    except Unmeasured as error:
-        pytest.skip(str(error))
+    require(envoy)
     world.directory.place(ALICE, BOB)
 
 

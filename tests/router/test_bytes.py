@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import aiohttp
 import pytest
 from aiohttp import web
-from domicile_testing.routing import World, pin
+from domicile_testing.routing import World, pin, two_events
 from multidict import CIMultiDict
 
 
@@ -94,16 +94,7 @@ async def test_redirects_and_cookies_of_the_application_are_the_clients(world: W
 
 async def test_events_arrive_while_the_answer_is_still_open(world: World) -> None:
     more = asyncio.Event()
-
-    async def events(request: web.BaseRequest) -> web.StreamResponse:
-        stream = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-        await stream.prepare(request)
-        await stream.write(b"data: 1\n\n")
-        await more.wait()
-        await stream.write(b"data: 2\n\n")
-        return stream
-
-    world.answers(events)
+    world.answers(two_events(more))
     async with world.router() as client, client.get("/events", headers=world.bearer("alice")) as response:
         assert await response.content.readany() == b"data: 1\n\n"
         more.set()

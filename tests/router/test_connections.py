@@ -3,82 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from email.utils import parsedate_to_datetime
 
 import pytest
 from aiohttp import web
 from domicile_testing.conditions import until, until_still
+from domicile_testing.dialling import OK, answer_of, dialled, head_of, request, scripted
 from domicile_testing.requests import OTHERWISE, REFUSED
 from domicile_testing.routing import World, pin
-
-Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
 @pytest.fixture(autouse=True)
 def _placed(world: World) -> None:
     world.directory.place(pin("alice", "eu-2"))
-
-
-@asynccontextmanager
-async def dialled(world: World) -> AsyncIterator[Streams]:
-    """A connection to the public listener."""
-    host, _, port = world.manifest.routers["fra"].public.rpartition(":")
-    reader, writer = await asyncio.open_connection(host, int(port), ssl=world.public_context("eu"))
-    try:
-        async with asyncio.timeout(20):
-            yield reader, writer
-    finally:
-        writer.transport.abort()
-
-
-@asynccontextmanager
-async def scripted(world: World, script: Script) -> AsyncIterator[None]:
-    """The application of alice's home, as a script for each connection."""
-    place = world.app("eu-2.ams")
-    await place.stop()
-    host, _, port = place.address.rpartition(":")
-    running: set[asyncio.Task[None]] = set()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        running.add(task)
-        try:
-            await script(reader, writer)
-        except (asyncio.IncompleteReadError, ConnectionError, ssl.SSLError):
-            pass
-        finally:
-            running.discard(task)
-            writer.transport.abort()
-
-    server = await asyncio.start_server(serve, host, int(port), ssl=place.context)
-    try:
-        yield
-    finally:
-        server.close()
-        for task in running:
-            task.cancel()
-
-
-def request(world: World, first: str = "GET /notes", *fields: str, body: bytes = b"") -> bytes:
-    lines = [f"{first} HTTP/1.1", "Host: a", f"Authorization: Bearer {world.jwt('alice')}", *fields, "", ""]
-    return "\r\n".join(lines).encode() + body
-
-
-async def head_of(reader: asyncio.StreamReader) -> bytes:
-    return await reader.readuntil(b"\r\n\r\n")
-
-
-async def answer_of(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
-    """Head and body of an answer with a length."""
-    head = await head_of(reader)
-    length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
-    return head, await reader.readexactly(int(length.partition(b":")[2]))
 
 
 async def test_what_is_refused_is_a_problem_document_and_ends_the_connection(world: World) -> None:
@@ -395,74 +333,6 @@ async def test_an_answer_that_has_no_one_meaning_is_502(world: World, answer: by
             head, body = await answer_of(reader)
             assert head.startswith(b"HTTP/1.1 502 ")
             assert b"answer-lost" in body
-
-
-async def test_an_idle_connection_that_the_home_closed_costs_no_request(world: World) -> None:
-    connections = 0
-
-    async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal connections
-        connections += 1
-        await head_of(reader)
-        writer.write(OK)
-        await head_of(reader)  # the next request comes, and the connection goes
-
-    async with scripted(world, once), world.router(), dialled(world) as (reader, writer):
-        for _ in range(3):
-            writer.write(request(world))
-            assert (await answer_of(reader))[1] == b"ok"
-    assert connections == 3
-
-
-async def test_connections_to_a_home_are_used_again(world: World) -> None:
-    connections = 0
-
-    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal connections
-        connections += 1
-        while True:
-            await head_of(reader)
-            writer.write(OK)
-
-    async with scripted(world, script), world.router(), dialled(world) as (reader, writer):
-        for _ in range(5):
-            writer.write(request(world))
-            assert (await answer_of(reader))[1] == b"ok"
-    assert connections == 1
-
-
-async def test_a_home_with_all_its_connections_in_use_is_waited_for_and_then_503(world: World) -> None:
-    release = asyncio.Event()
-
-    async def slow(_: web.BaseRequest) -> web.StreamResponse:
-        await release.wait()
-        return web.Response(text="ok")
-
-    world.answers(slow)
-    async with world.router(connections=1, connect_seconds=0.3), dialled(world) as one, dialled(world) as two:
-        one[1].write(request(world))
-        await world.app("eu-2.ams").arrived.wait()
-        two[1].write(request(world))
-        head, _ = await answer_of(two[0])
-        assert head.startswith(b"HTTP/1.1 503 ")
-        assert b"Retry-After" in head
-        two[1].write(request(world))
-        release.set()
-        assert (await answer_of(one[0]))[1] == b"ok"
-        assert (await answer_of(two[0]))[1] == b"ok", "it got the connection that the other was done with"
-
-
-async def test_whoever_waits_for_a_connection_is_told_at_once_that_none_can_be_made(world: World) -> None:
-    await world.app("eu-2.ams").stop()
-
-    async def refused() -> bytes:
-        async with dialled(world) as (reader, writer):
-            writer.write(request(world))
-            return (await answer_of(reader))[0]
-
-    async with world.router(connections=1, connect_seconds=60), asyncio.timeout(20):
-        heads = await asyncio.gather(*(refused() for _ in range(8)))
-    assert all(head.startswith(b"HTTP/1.1 503 ") for head in heads)
 
 
 async def test_more_clients_than_may_be_are_turned_away_until_one_goes(world: World) -> None:

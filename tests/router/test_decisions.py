@@ -15,23 +15,22 @@ import pytest
 import requests
 from domicile_testing import generated
 from domicile_testing.directories import NAMES
-from domicile_testing.routing import World, pin, routing_world, subject
+from domicile_testing.routing import TRAVELLER_PATHS, World, pin, routing_world, subject
 from yarl import URL
 
 from domicile.identity import Signer
 from domicile.model import GLOBAL, Endpoint, Identity, PinState, Role, may
+from domicile.model.wire import DECIDE_ANSWER_PATH as ANSWER
+from domicile.model.wire import DECIDE_ROUTE_PATH as ROUTE
 from domicile.model.wire import TOKEN_COOKIE
-from domicile.router.decisions import ANSWER, DECISION_SECONDS, METHODS, ROUTE, kept_for
+from domicile.router.decisions import DECISION_SECONDS, METHODS, kept_for
 from domicile.router.serve import serve
 
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     def change(data: dict[str, Any]) -> None:
-        data["jurisdictions"]["eu"]["traveller_paths"] = [
-            {"path": "/export/*", "travellers": "refuse"},
-            {"path": "/live/*", "travellers": "hairpin"},
-        ]
+        data["jurisdictions"]["eu"]["traveller_paths"] = TRAVELLER_PATHS
         for router in data["routers"].values():
             tenant = {"by": "header", "name": "X-Tenant", "networks": ["127.0.0.0/8"]}
             router["rules"] += [{"by": "jwt"}, {"by": "jwt", "cookie": "session"}, tenant, {"by": "token"}]

@@ -15,7 +15,7 @@ from typing import Any
 import aiohttp
 import pytest
 from domicile_testing.directories import NAMES
-from domicile_testing.routing import HOSTS, World, pin, routing_world, subject
+from domicile_testing.routing import HOSTS, TRAVELLER_PATHS, World, pin, routing_world, subject
 from ruamel.yaml import YAML
 
 from domicile.client import RouterClient
@@ -29,10 +29,7 @@ URL = "https://eu.acme.example/notes?q=1"
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     def change(data: dict[str, Any]) -> None:
-        data["jurisdictions"]["eu"]["traveller_paths"] = [
-            {"path": "/export/*", "travellers": "refuse"},
-            {"path": "/live/*", "travellers": "hairpin"},
-        ]
+        data["jurisdictions"]["eu"]["traveller_paths"] = TRAVELLER_PATHS
         tenant = {"by": "header", "name": "X-Tenant", "networks": ["10.0.0.0/8"]}
         for router in data["routers"].values():
             router["rules"] += [{"by": "jwt"}, tenant, {"by": "token"}]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,9 @@ from typing import Any
 import aiohttp
 import pytest
 from domicile_testing.conditions import until_ready
-from domicile_testing.routing import World, pin, routing_world, subject
+from domicile_testing.routing import World, asked_for_body, pin, routing_world, subject
 
-from domicile.model import Role
+from domicile.model import Address, Role
 
 
 async def test_redirect_names_the_homes_host_and_keeps_path_and_query(world: World) -> None:
@@ -46,21 +45,12 @@ async def test_100_continue_is_said_when_the_body_is_wanted(world: World) -> Non
 
 
 async def expect_continue(world: World, name: str, body: bytes) -> bytes:
-    """What a client reads that sends ``body`` only once it was told to."""
-    router = world.manifest.routers["fra"]
-    host, _, port = router.public.rpartition(":")
-    reader, writer = await asyncio.open_connection(host, int(port), ssl=world.public_context("eu"))
     head = (
         f"POST /notes HTTP/1.1\r\nHost: eu.acme.example\r\nAuthorization: Bearer {world.jwt(name)}\r\n"
         "Content-Length: 10\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n"
     )
-    writer.write(head.encode())
-    answer = await reader.readuntil(b"\r\n\r\n")
-    if answer.startswith(b"HTTP/1.1 100"):
-        writer.write(body)
-        answer += await reader.read()
-    writer.close()
-    return answer
+    router = Address(world.manifest.routers["fra"].public)
+    return await asked_for_body(router, world.public_context("eu"), head.encode(), body)
 
 
 async def test_refuse_is_451_and_says_who_blocks(tmp_path: Path) -> None:

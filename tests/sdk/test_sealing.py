@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Annotated
 from uuid import UUID
 
 import pytest
@@ -11,13 +12,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from domicile.model.errors import DomicileError
+from domicile.model.wire import DataKey
+from domicile.sdk import Personal, Record
+from domicile.sdk.codec import Codec
 from domicile.sdk.sealing import Sealer
+from domicile.sdk.store import StoredRow
 
 ROW, OTHER = UUID(int=1), UUID(int=2)
 KEY = AESGCM(b"k" * 32)
 HERS = Sealer("eu-1", "eu", UUID(int=3), UUID(int=4), KEY)
 VALUE = b'"a value"'
 PLACE = ("profiles", "email", ROW)
+
+
+class Person(Record, table="sealed_people"):
+    email: Annotated[str, Personal("user.contact.email")]
 
 
 def test_what_was_sealed_opens_in_its_place() -> None:
@@ -63,3 +72,32 @@ def test_altered_anywhere_it_does_not_open(data: st.DataObject) -> None:
 def test_what_is_no_sealed_value_is_refused(raw: bytes) -> None:
     with pytest.raises(DomicileError):
         HERS.open(*PLACE, raw)
+
+
+async def test_one_key_makes_one_cipher_however_often_the_client_answers_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[bytes] = []
+    keys = {"secret": b"k" * 32}
+
+    class Client:
+        async def data_key(self, subject: UUID, principal: UUID, *, create: bool = False) -> DataKey:
+            return DataKey(subject=subject, principal=principal, key=keys["secret"], index_key=b"i" * 32)
+
+        async def cell_index_key(self) -> bytes:
+            raise AssertionError
+
+    def cipher(secret: bytes) -> AESGCM:
+        made.append(secret)
+        return AESGCM(secret)
+
+    monkeypatch.setattr("domicile.sdk.codec.AESGCM", cipher)
+    codec = Codec(Client(), "eu-1", "eu", UUID(int=3))
+    person = Person(jurisdiction="eu", id=ROW, email="a@example.eu")
+    rows = [await codec.row(person) for _ in range(3)]
+    assert made == [b"k" * 32]
+    assert (await codec.record(Person, StoredRow(ROW, 1, rows[0].values))).email == person.email
+    assert made == [b"k" * 32]
+    keys["secret"] = b"n" * 32
+    await codec.row(person)
+    assert made == [b"k" * 32, b"n" * 32]

@@ -28,7 +28,7 @@ from domicile.model import (
     WrongCell,
     parse_manifest,
 )
-from domicile.model.manifest import KeySection
+from domicile.model.key_domains import KeySection
 from domicile.model.wire import JWKS, GrantRequest, GrantResponse, SigningKey, TopologyDocument
 from domicile.service import PEER, Service, json_response, read_body
 from domicile_testing.certificates import DEPLOYMENT, Trust

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
+from loadtests.cases import Unmeasured
 from loadtests.programs import envoy, haproxy, nginx, nginx_module
 
 from domicile.client import DirectoryClient
@@ -98,6 +100,14 @@ def trusted_signer(world: World, name: str = "edge-tokens") -> Signer:
     signer = Signer.load_or_create(world.folder / f"{name}.key")
     world.directory.keys[signer.kid] = signer.public("residency")
     return signer
+
+
+def require(program: Callable[[], object]) -> None:
+    """Skip the test, with the reason, where a program is not here."""
+    try:
+        program()
+    except Unmeasured as error:
+        pytest.skip(str(error))
 
 
 async def reachable(address: str, ended: Callable[[], bool], *, seconds: float = 20) -> None:

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 import aiohttp
@@ -26,6 +26,7 @@ from multidict import CIMultiDictProxy
 from domicile.identity import Signer, sign_topology, write_private
 from domicile.model import (
     GLOBAL,
+    Address,
     Endpoint,
     Manifest,
     Pepper,
@@ -140,6 +141,38 @@ class Seen:
 
 async def _echo(request: web.BaseRequest) -> web.StreamResponse:
     return web.json_response({"served": True})
+
+
+def two_events(more: asyncio.Event) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
+    """Answers with one server-sent event, and with the second one when ``more`` is set."""
+
+    async def events(request: web.BaseRequest) -> web.StreamResponse:
+        stream = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await stream.prepare(request)
+        await stream.write(b"data: 1\n\n")
+        await more.wait()
+        await stream.write(b"data: 2\n\n")
+        return stream
+
+    return events
+
+
+async def asked_for_body(address: Address, context: ssl.SSLContext, head: bytes, body: bytes) -> bytes:
+    """What a client reads that sends ``body`` only once it was told to."""
+    reader, writer = await asyncio.open_connection(address.host, address.port, ssl=context)
+    writer.write(head)
+    answer = await reader.readuntil(b"\r\n\r\n")
+    if answer.startswith(b"HTTP/1.1 100"):
+        writer.write(body)
+        answer += await reader.read()
+    writer.close()
+    return answer
+
+
+TRAVELLER_PATHS: Final = [
+    {"path": "/export/*", "travellers": "refuse"},
+    {"path": "/live/*", "travellers": "hairpin"},
+]
 
 
 @dataclass

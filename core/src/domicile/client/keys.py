@@ -19,6 +19,7 @@ from domicile.identity import Credentials
 from domicile.model.access import Role
 from domicile.model.addresses import Network
 from domicile.model.errors import KeyDestroyed, KeyWithheld, NotFound
+from domicile.model.manifest import Manifest
 from domicile.model.wire import (
     MAX_BATCH,
     DataKey,
@@ -73,6 +74,15 @@ class KeyClient:
         self._index: tuple[float, int] | None = None
         if not self._slots.locked:
             warn("key-memory-not-locked")
+
+    @classmethod
+    def of_cell(cls, credentials: Credentials, manifest: Manifest, cell: str) -> KeyClient:
+        """For a process of ``cell``: the key service of its jurisdiction, within the manifest's bound."""
+        jurisdiction = manifest.cells[cell].jurisdiction
+        section = manifest.jurisdictions[jurisdiction].keys
+        return cls(
+            credentials, section.service, jurisdiction=jurisdiction, cell=cell, cache_seconds=section.cache_seconds
+        )
 
     async def close(self) -> None:
         while self._cache:

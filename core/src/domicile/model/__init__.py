@@ -42,7 +42,6 @@ from domicile.model.manifest import (
     Zone,
     load_manifest,
     parse_manifest,
-    read_yaml,
 )
 from domicile.model.pins import (
     PIN_GRANT_SECONDS,
@@ -54,6 +53,7 @@ from domicile.model.pins import (
     ResidencyToken,
     TokenType,
 )
+from domicile.model.yaml_text import read_yaml
 
 __all__ = [
     "ALIAS_KINDS",

@@ -1,8 +1,7 @@
 """The manifest: the one place where topology and policy are written, and everything that it refuses.
 
 Shapes are pydantic models; rules that span several places are checked afterwards, all of them, so that one
-load names every problem with its YAML path. Files refuse unknown keys and duplicate ones.
-YAML is read as version 1.2, where Norway's ``NO`` is a country and not ``false``.
+load names every problem with its YAML path. Files refuse unknown keys. Their text is read by ``yaml_text``.
 """
 
 from __future__ import annotations
@@ -14,8 +13,6 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, ValidationError
 from pydantic_core import ErrorDetails
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from domicile.model.addresses import Address as Address
 from domicile.model.addresses import AddressField as AddressField
@@ -23,6 +20,7 @@ from domicile.model.addresses import Network as Network
 from domicile.model.addresses import NetworkField, PublicHost, inside, literal, may_listen
 from domicile.model.errors import ManifestError, ManifestProblem
 from domicile.model.ids import RESERVED_JURISDICTIONS, CellName, Country, JurisdictionName, Name, ZoneName
+from domicile.model.key_domains import KeySection, check_key_domains, over_tls
 from domicile.model.rules import ApplicationIdentity as ApplicationIdentity
 from domicile.model.rules import (
     NextRules,
@@ -36,19 +34,9 @@ from domicile.model.rules import (
     rule_problems,
 )
 from domicile.model.rules import Travellers as Travellers
+from domicile.model.yaml_text import read_yaml
 
-DEFAULT_DOMAIN: Final = "default"
-"""The key domain of whoever has no other; the key service holds its key-encryption key."""
-MAX_MANIFEST_BYTES: Final = 1 << 20
-MAX_MANIFEST_DEPTH: Final = 32
-MAX_MANIFEST_VALUES: Final = 200_000
 _STRICTEST_FIRST: Final = (Travellers.REFUSE, Travellers.REDIRECT, Travellers.HAIRPIN)
-
-
-def _over_tls(text: str) -> str:
-    if not text.startswith("https://") or not urlsplit(text).hostname:
-        raise ValueError("is reached over https://, at a host")
-    return text
 
 
 class CellState(StrEnum):
@@ -86,34 +74,6 @@ class DirectorySection(Strict):
     witness: Witness | None = None
 
 
-class TransitKey(Strict):
-    """A key of a Vault's or OpenBao's transit engine: ``address`` (https), where it is mounted, its name."""
-
-    address: Annotated[str, AfterValidator(_over_tls)]
-    mount: Name = "transit"
-    key: Name
-
-
-class KeyDomain(Strict):
-    """Who holds the key-encryption key of a domain, and where: a customer's ``holder``, or a ``transit`` key."""
-
-    country: Country
-    holder: list[AddressField] = Field(default_factory=list, max_length=8)
-    transit: TransitKey | None = None
-
-
-class KeySection(Strict):
-    """``service``: addresses of the jurisdiction's key service; ``cache_seconds``: how long a data key may be
-    held in memory, which is also how long a shredded key can outlive its destruction; ``backup_days``: how long
-    the last backup of the key store that still holds a shredded key may live; ``domains``: key-encryption keys
-    that the service doesn't hold itself."""
-
-    service: list[AddressField] = Field(min_length=1)
-    domains: dict[Name, KeyDomain] = Field(default_factory=dict)
-    cache_seconds: int = Field(default=300, ge=1, le=3600, strict=True)
-    backup_days: int = Field(default=30, ge=0, le=3650, strict=True)
-
-
 class Jurisdiction(Strict):
     """``traveller_paths``: the first that matches a path takes the place of ``travellers`` there.
 
@@ -125,7 +85,7 @@ class Jurisdiction(Strict):
     travellers: Travellers = Travellers.REDIRECT
     traveller_paths: list[TravellerPath] = Field(default_factory=list, max_length=256)
     public_host: PublicHost
-    collector: Annotated[str, AfterValidator(_over_tls)] | None = None
+    collector: Annotated[str, AfterValidator(over_tls)] | None = None
     collector_networks: list[NetworkField] = Field(default_factory=list, max_length=64)
     keys: KeySection
 
@@ -252,21 +212,6 @@ def _outside(address: str, network: Network) -> bool:
     return ip is not None and ip not in network
 
 
-def _check_key_domains(path: str, jurisdiction: Jurisdiction) -> Iterator[ManifestProblem]:
-    """A key-encryption key is held in the jurisdiction, by exactly one holder; ``default`` is the service's own."""
-    for name, domain in jurisdiction.keys.domains.items():
-        if name == DEFAULT_DOMAIN:
-            yield ManifestProblem(f"{path}.{name}", "the service holds this one itself", "choose another name")
-        if domain.country not in jurisdiction.countries:
-            yield ManifestProblem(
-                f"{path}.{name}.country",
-                f"{domain.country} lies outside the jurisdiction",
-                "a key-encryption key stays where its data is",
-            )
-        if bool(domain.holder) == (domain.transit is not None):
-            yield ManifestProblem(f"{path}.{name}", "has not one holder", "name holder, or transit")
-
-
 def _check_jurisdictions(manifest: Manifest) -> Iterator[ManifestProblem]:
     owner: dict[str, str] = {}
     for name, jurisdiction in manifest.jurisdictions.items():
@@ -289,7 +234,7 @@ def _check_jurisdictions(manifest: Manifest) -> Iterator[ManifestProblem]:
                     f"{address} lies in no zone of {name}",
                     f"use an address in the network of one of {name}'s zones",
                 )
-        yield from _check_key_domains(f"{path}.keys.domains", jurisdiction)
+        yield from check_key_domains(f"{path}.keys.domains", jurisdiction.keys, jurisdiction.countries)
     hosts: dict[str, str] = {}
     for name, jurisdiction in manifest.jurisdictions.items():
         if (other := hosts.setdefault(jurisdiction.public_host, name)) != name:
@@ -533,35 +478,6 @@ def parse_manifest(data: object, *, source: str = "manifest") -> Manifest:
     if problems := check(manifest):
         raise ManifestError(problems, source=source)
     return manifest
-
-
-def _check_size(data: object, depth: int = 0, seen: int = 0) -> int:
-    """How many values there are, anchors written out. Raises ValueError for more than any manifest has."""
-    seen += 1
-    if depth > MAX_MANIFEST_DEPTH or seen > MAX_MANIFEST_VALUES:
-        raise ValueError("nested or repeated beyond any manifest (an anchor inside itself?)")
-    children = data.values() if isinstance(data, dict) else data if isinstance(data, list) else ()
-    for child in children:
-        seen = _check_size(child, depth + 1, seen)
-    return seen
-
-
-def read_yaml(text: str, *, source: str = "manifest") -> object:
-    """Plain data from YAML 1.2 text; raises ManifestError with line and column, or for a duplicate key."""
-    if len(text.encode("utf-8", "surrogatepass")) > MAX_MANIFEST_BYTES:
-        raise ManifestError([ManifestProblem("(top)", f"larger than {MAX_MANIFEST_BYTES} bytes")], source=source)
-    try:
-        data: object = YAML(typ="safe", pure=True).load(text)
-        _check_size(data)
-        return data
-    except MarkedYAMLError as error:
-        mark = error.problem_mark
-        place = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "(top)"
-        reason = (error.problem or "not YAML").splitlines()[0]
-        raise ManifestError([ManifestProblem(place, f"not valid YAML: {reason}")], source=source) from None
-    except (YAMLError, ValueError, RecursionError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ManifestError([ManifestProblem("(top)", f"not valid YAML: {reason}")], source=source) from None
 
 
 def load_manifest(text: str, *, source: str = "manifest") -> Manifest:

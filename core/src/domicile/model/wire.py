@@ -29,6 +29,8 @@ STATUS_HEADER: Final = "Domicile-Status"
 TOKEN_COOKIE: Final = "__Host-domicile"
 HEADER_PREFIX: Final = "domicile-"
 RESIDENCY_KEYS_PATH: Final = "/v1/jwks/residency"
+DECIDE_ROUTE_PATH: Final = "/v1/decide/route"
+DECIDE_ANSWER_PATH: Final = "/v1/decide/answer"
 """Of the directory: the keys of residency tokens alone. By the whole set, a verifier that does not look at ``typ``
 would take a pin grant for a token."""
 

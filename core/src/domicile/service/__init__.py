@@ -2,9 +2,9 @@
 
 from domicile.service.openapi import Operation
 from domicile.service.problems import problem_middleware, problem_of, problem_response, where_invalid
-from domicile.service.runner import MAX_BODY_BYTES, PEER, Service, json_response, read_body, run
-from domicile.service.settings import Addresses, ProcessSettings, load_settings
-from domicile.service.tasks import ended
+from domicile.service.runner import MAX_BODY_BYTES, PEER, Service, cannot_listen, json_response, read_body, run
+from domicile.service.settings import Addresses, ProcessSettings, load_settings, operator_keys_in
+from domicile.service.tasks import ended, repeated
 
 __all__ = [
     "MAX_BODY_BYTES",
@@ -13,13 +13,16 @@ __all__ = [
     "Operation",
     "ProcessSettings",
     "Service",
+    "cannot_listen",
     "ended",
     "json_response",
     "load_settings",
+    "operator_keys_in",
     "problem_middleware",
     "problem_of",
     "problem_response",
     "read_body",
+    "repeated",
     "run",
     "where_invalid",
 ]

@@ -78,6 +78,12 @@ async def _measure(request: web.Request, handler: Handler) -> web.StreamResponse
         DURATION.labels(name).observe(elapsed)
 
 
+def cannot_listen(
+    address: Address, error: OSError, remedy: str = "free the port, or bind another with DOMICILE_BIND"
+) -> InvalidInput:
+    return InvalidInput(f"cannot listen: {error.strerror or 'address unusable'}", where=str(address), remedy=remedy)
+
+
 class Service:
     """One process's HTTP service: ``route`` declares, ``listen`` serves."""
 
@@ -179,11 +185,7 @@ class Service:
             try:
                 await site.start()
             except OSError as error:
-                raise InvalidInput(
-                    f"cannot listen: {error.strerror or 'address unusable'}",
-                    where=str(address),
-                    remedy="free the port, or bind another with DOMICILE_BIND",
-                ) from None
+                raise cannot_listen(address, error) from None
             log("listening", address=str(address), role=str(self.identity.role))
             yield
         finally:

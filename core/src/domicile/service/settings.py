@@ -11,16 +11,19 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, TypeVar
+from typing import Annotated, Final, TypeVar
 
 from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
+from domicile.client import DirectoryClient, Topology
 from domicile.identity import Credentials
 from domicile.model.errors import DomicileError, InvalidInput
 from domicile.model.ids import Name, Peppers
 from domicile.model.manifest import Address, AddressField
+
+TOPOLOGY_FILE: Final = "topology.json"
 
 
 def _split(value: object) -> object:
@@ -30,6 +33,17 @@ def _split(value: object) -> object:
 def _refused(name: str, path: Path, error: OSError | UnicodeDecodeError) -> InvalidInput:
     reason = (error.strerror if isinstance(error, OSError) else None) or "not text"
     return InvalidInput(f"cannot be read: {reason.lower()}", where=str(path), remedy=f"see DOMICILE_{name}")
+
+
+def operator_keys_in(folder: Path) -> list[bytes]:
+    """The public keys (PEM) of the operators whose topologies are believed. Raises InvalidInput for none."""
+    try:
+        keys = [path.read_bytes() for path in sorted(folder.glob("*.pem"))]
+    except OSError as error:
+        raise _refused("OPERATORS", folder, error) from None
+    if not keys:
+        raise InvalidInput("holds no key (*.pem)", where=str(folder), remedy="see DOMICILE_OPERATORS")
+    return keys
 
 
 Addresses = Annotated[list[AddressField], NoDecode, BeforeValidator(_split)]
@@ -84,13 +98,11 @@ class ProcessSettings(BaseSettings):
     def operator_keys(self) -> list[bytes]:
         if self.operators is None:
             raise InvalidInput("no operators' keys", where="DOMICILE_OPERATORS", remedy="name their folder")
-        try:
-            keys = [path.read_bytes() for path in sorted(self.operators.glob("*.pem"))]
-        except OSError as error:
-            raise _refused("OPERATORS", self.operators, error) from None
-        if not keys:
-            raise InvalidInput("holds no key (*.pem)", where=str(self.operators), remedy="see DOMICILE_OPERATORS")
-        return keys
+        return operator_keys_in(self.operators)
+
+    def topology(self, directory: DirectoryClient) -> Topology:
+        """The manifest as this process takes it, kept in its own folder. Raises InvalidInput for no operators' keys."""
+        return Topology(directory, self.deployment, self.operator_keys(), self.state / TOPOLOGY_FILE)
 
 
 Settings = TypeVar("Settings", bound=ProcessSettings)

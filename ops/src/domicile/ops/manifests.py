@@ -9,7 +9,8 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from domicile.model.errors import InvalidInput
-from domicile.model.manifest import MAX_MANIFEST_BYTES, Manifest, load_manifest, parse_manifest, read_yaml
+from domicile.model.manifest import Manifest, load_manifest, parse_manifest
+from domicile.model.yaml_text import MAX_MANIFEST_BYTES, read_yaml
 from domicile.ops.layout import Layout
 from domicile.ops.ports import choose_ports
 

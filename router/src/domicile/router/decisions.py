@@ -18,7 +18,15 @@ from aiohttp import web
 
 from domicile.model import Conflict, DomicileError, Endpoint, Forbidden, NotFound, Pin, PinState, Role
 from domicile.model.errors import CrossBorderAccess, IdentitiesDisagree, Misdirected, Unauthenticated
-from domicile.model.wire import CELL_HEADER, DECISION_HEADER, EPOCH_HEADER, STATUS_HEADER, SUBJECT_KEY_HEADER
+from domicile.model.wire import (
+    CELL_HEADER,
+    DECIDE_ANSWER_PATH,
+    DECIDE_ROUTE_PATH,
+    DECISION_HEADER,
+    EPOCH_HEADER,
+    STATUS_HEADER,
+    SUBJECT_KEY_HEADER,
+)
 from domicile.router.atlas import Atlas
 from domicile.router.decide import Decision, Forward, Hairpin, Listener, Redirect, Refuse, decide
 from domicile.router.front import Asked, Front
@@ -30,8 +38,6 @@ from domicile.router.target import path_of, read_target
 from domicile.service import Operation, Service
 from domicile.telemetry import REFUSALS
 
-ROUTE: Final = "/v1/decide/route"
-ANSWER: Final = "/v1/decide/answer"
 DECISION_SECONDS: Final = 60
 """For how long a decision may be kept at most: a session that was withdrawn, or a move whose 421 nobody saw, counts
 for no longer than this behind an edge."""
@@ -152,14 +158,14 @@ def _as_answer(decided: Decided) -> web.Response:
 
 FORMS: Final = (
     _Form(
-        ROUTE,
+        DECIDE_ROUTE_PATH,
         f"Where a request goes: 200 and the cell to forward it to, or 204 for a router to do it ({STATUS_HEADER} and"
         " Location: what that one would answer)",
         {200: None, 204: None},
         _as_route,
     ),
     _Form(
-        ANSWER,
+        DECIDE_ANSWER_PATH,
         "What becomes of a request: 200 where it goes on (to the cell that is named, else to a router), or the answer"
         " that the client is to get",
         {200: None, 307: None},

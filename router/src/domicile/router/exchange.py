@@ -3,6 +3,9 @@
 Driven by what the two connections report; nothing waits unless something has to be waited for. Nothing is
 decompressed, followed, cached or stored. A client that goes away cancels the request at the home; a home that goes
 away in the middle of an answer closes the client's connection, since a cut answer must not look like a whole one.
+
+It is one object for all of that, and a few lines longer than a module should be: each further object would be made
+for every request.
 """
 
 from __future__ import annotations
@@ -83,6 +86,7 @@ class Exchange:
 
     def __init__(self, front: Front, client: Downstream, head: RequestHead) -> None:
         self.method = head.method
+        self._decision = None  # here too: compiled, a default of None is none
         self._front = front
         self._client = client
         self._head = head

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from domicile.model import Address, InvalidInput, Manifest, Role
+from domicile.model import Address, Manifest, Role
 from domicile.model.wire import MAX_HEAD_BYTES
 from domicile.router.decide import Listener
 from domicile.router.downstream import Clients, Downstream
@@ -20,7 +20,7 @@ from domicile.router.files import raise_limit, share_out
 from domicile.router.front import Front
 from domicile.router.internal import Handler, Internal
 from domicile.router.splice import Splicer, foreign_hosts
-from domicile.service import Service, ended
+from domicile.service import Service, cannot_listen, ended
 from domicile.telemetry import log, warn
 
 HANDSHAKE_SECONDS: Final = 10.0
@@ -113,11 +113,7 @@ def _bound(address: Address, *, shared: bool) -> socket.socket:
             bound.close()
             raise
     except OSError as error:
-        raise InvalidInput(
-            f"cannot listen: {error.strerror or 'address unusable'}",
-            where=str(address),
-            remedy="free the port, or name another address",
-        ) from None
+        raise cannot_listen(address, error, "free the port, or name another address") from None
     return bound
 
 

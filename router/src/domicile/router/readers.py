@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from typing import Final, Protocol
 from urllib.parse import unquote
@@ -107,11 +108,11 @@ class Reader(Protocol):
         ...
 
 
-class _Seen:
+class _Seen(ABC):
     """A reader that has all that it needs in the request."""
 
-    def glance(self, evidence: Evidence) -> Proof | None:
-        raise NotImplementedError
+    @abstractmethod
+    def glance(self, evidence: Evidence) -> Proof | None: ...
 
     async def read(self, evidence: Evidence) -> Proof | None:
         return self.glance(evidence)

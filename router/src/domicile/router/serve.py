@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from domicile.client import DirectoryClient, Topology
+from domicile.client import DirectoryClient
 from domicile.identity import Keyring, public_server
 from domicile.model import Address, Identity, InvalidInput, Manifest, Peppers, Role, Router, Unavailable
 from domicile.model.addresses import literal
@@ -102,8 +102,7 @@ async def serve(settings: RouterSettings, counts: Counts | None = None) -> Async
     async with AsyncExitStack() as stack:
         directory = DirectoryClient(credentials, settings.directory)
         stack.push_async_callback(directory.close)
-        topology = Topology(directory, settings.deployment, settings.operator_keys(), settings.state / "topology.json")
-        manifest = await topology.load()
+        manifest = await settings.topology(directory).load()
         place = place_of(manifest, service.identity)
         _trace(stack, manifest, service.identity, settings)
         replica = Replica(settings.state / "pins.lmdb", settings.replica_bytes)

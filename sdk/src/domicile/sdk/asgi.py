@@ -29,7 +29,7 @@ from domicile.model.wire import GUARD_HEADER, PROBLEM_TYPE
 from domicile.sdk.guarding import READY_PATH, Gate, Refusal, asks_for_health, country_in
 from domicile.sdk.home import Home
 from domicile.sdk.residency import Residency
-from domicile.service import ProcessSettings, load_settings
+from domicile.service import ProcessSettings, cannot_listen, load_settings
 from domicile.service import run as run_service
 from domicile.service.problems import problem_of
 from domicile.telemetry import render_metrics
@@ -241,11 +241,7 @@ def _listener(settings: ProcessSettings) -> Iterator[socket.socket]:
         try:
             listener.bind((address.host, address.port))
         except OSError as error:
-            raise InvalidInput(
-                f"cannot listen: {error.strerror or 'address unusable'}",
-                where=str(address),
-                remedy="free the port, or bind another with DOMICILE_BIND",
-            ) from None
+            raise cannot_listen(address, error) from None
         listener.listen()
         yield listener
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 from uuid import UUID, uuid4
@@ -180,7 +180,7 @@ class Records(ABC):
         selection = Selection(wanted, order, descending, limit=size + 1)
         secret = await self._codec.cursor_secret()
         begin = None if after is None else finding.row_of(secret, subject, table, selection, after)
-        found = await self._select(kind, Selection(wanted, order, descending, size + 1, begin))
+        found = await self._select(kind, replace(selection, after=begin))
         if len(found) <= size:
             return Page(found, None)
         return Page(found[:size], finding.cursor_after(secret, subject, table, selection, found[size - 1].id))

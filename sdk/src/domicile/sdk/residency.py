@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Final, NoReturn
+from typing import NoReturn
 
-from domicile.client import DirectoryClient, GatewayClient, KeyClient, Topology
+from domicile.client import DirectoryClient, GatewayClient, KeyClient
 from domicile.model.access import Identity, Role
 from domicile.model.errors import (
     CrossBorderAccess,
@@ -32,8 +32,6 @@ from domicile.sdk.store import AcrossStore, Fence, FenceReader, RowStore, open_p
 from domicile.sdk.tickets import key_of
 from domicile.service import ProcessSettings, load_settings
 from domicile.telemetry import BORDER, warn
-
-TOPOLOGY_FILE: Final = "topology.json"
 
 
 def check_place(identity: Identity, manifest: Manifest, bind: str, storage: Sequence[str]) -> str:
@@ -101,8 +99,7 @@ class Residency:
         async with AsyncExitStack() as stack:
             directory = DirectoryClient(credentials, settings.directory)
             stack.push_async_callback(directory.close)
-            cache = settings.state / TOPOLOGY_FILE
-            manifest = await Topology(directory, settings.deployment, settings.operator_keys(), cache).load()
+            manifest = await settings.topology(directory).load()
             cell = check_place(identity, manifest, settings.bind, settings.storage)
             zones = manifest.cells[cell].zones
             nearest = sorted(zones, key=lambda zone: zone != identity.zone)
@@ -119,14 +116,7 @@ class Residency:
             ]
             stack.callback(pool.terminate)
             stack.callback(across.terminate)
-            section = manifest.jurisdictions[identity.jurisdiction].keys
-            keys = KeyClient(
-                credentials,
-                section.service,
-                jurisdiction=identity.jurisdiction,
-                cell=cell,
-                cache_seconds=section.cache_seconds,
-            )
+            keys = KeyClient.of_cell(credentials, manifest, cell)
             stack.push_async_callback(keys.close)
             gateways = {name: GatewayClient(credentials, manifest, name) for name in manifest.cells}
             for gateway in gateways.values():

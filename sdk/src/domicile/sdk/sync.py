@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 from uuid import UUID
@@ -51,6 +51,18 @@ class Loop:
         self._thread.join()
         self._loop.close()
 
+    @contextmanager
+    def within(self, context: AbstractAsyncContextManager[Answer]) -> Iterator[Answer]:
+        """An asynchronous context, entered and left on the loop; what is raised in the block goes through it."""
+        entered = self.run(_awaited(context.__aenter__()))
+        try:
+            yield entered
+        except BaseException as error:
+            if not self.run(_awaited(context.__aexit__(type(error), error, error.__traceback__))):
+                raise
+        else:
+            self.run(_awaited(context.__aexit__(None, None, None)))
+
     def run(self, coroutine: Coroutine[Any, Any, Answer]) -> Answer:
         """What interrupts the wait cancels the coroutine."""
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
@@ -59,6 +71,10 @@ class Loop:
         except BaseException:
             future.cancel()
             raise
+
+
+async def _awaited(step: Awaitable[Answer]) -> Answer:
+    return await step
 
 
 class Records:
@@ -150,15 +166,8 @@ class Home(Records):
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
-        context = self._home.transaction()
-        transaction = self._loop.run(_entered(context.__aenter__()))
-        try:
+        with self._loop.within(self._home.transaction()) as transaction:
             yield Transaction(self._loop, transaction)
-        except BaseException as error:
-            if not self._loop.run(_entered(context.__aexit__(type(error), error, error.__traceback__))):
-                raise
-        else:
-            self._loop.run(_entered(context.__aexit__(None, None, None)))
 
     def load(
         self, records: Iterable[Record], *, batch: int = 1_000, progress: Callable[[int], None] = lambda done: None
@@ -167,10 +176,6 @@ class Home(Records):
 
     def ticket(self) -> str:
         return self._home.ticket()
-
-
-async def _entered(step: Any) -> Any:
-    return await step
 
 
 class Abroad:
@@ -219,13 +224,8 @@ class Residency:
     @classmethod
     @contextmanager
     def connect(cls, settings: ProcessSettings | None = None) -> Iterator[Residency]:
-        with Loop() as loop:
-            context = AsynchronousResidency.connect(settings)
-            residency = loop.run(_entered(context.__aenter__()))
-            try:
-                yield cls(loop, residency)
-            finally:
-                loop.run(_entered(context.__aexit__(None, None, None)))
+        with Loop() as loop, loop.within(AsynchronousResidency.connect(settings)) as residency:
+            yield cls(loop, residency)
 
     @property
     def cell_name(self) -> str:
@@ -233,12 +233,8 @@ class Residency:
 
     @contextmanager
     def cell(self, *, purpose: str) -> Iterator[CellSession]:
-        context = self._residency.cell(purpose=purpose)
-        session = self._loop.run(_entered(context.__aenter__()))
-        try:
+        with self._loop.within(self._residency.cell(purpose=purpose)) as session:
             yield CellSession(self._loop, session)
-        finally:
-            self._loop.run(_entered(context.__aexit__(None, None, None)))
 
     @property
     def jurisdiction(self) -> str:

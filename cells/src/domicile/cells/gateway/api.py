@@ -21,7 +21,7 @@ from domicile.cells.gateway.records import RecordsApi
 from domicile.cells.gateway.reports import Reporter
 from domicile.cells.gateway.routes import OPEN_FENCE, PARAMETERS, READ_ABROAD, REKEY
 from domicile.cells.gateway.sweeper import Sweeper
-from domicile.client import DirectoryClient, KeyClient, Topology
+from domicile.client import DirectoryClient, KeyClient
 from domicile.model import (
     ALIAS_KINDS,
     Conflict,
@@ -176,18 +176,15 @@ async def _vault(settings: GatewaySettings, directory: DirectoryClient) -> Async
     """What the record API stores with. Raises InvalidInput, TokenInvalid or Unavailable for no topology."""
     credentials, identity = settings.credentials, settings.credentials.identity
     assert identity.cell is not None
-    cache = settings.state / "topology.json"
-    manifest = await Topology(directory, settings.deployment, settings.operator_keys(), cache).load()
-    section = manifest.jurisdictions[identity.jurisdiction].keys
-    keys = KeyClient(
+    manifest = await settings.topology(directory).load()
+    keys = KeyClient.of_cell(credentials, manifest, identity.cell)
+    pool = await open_pool(
         credentials,
-        section.service,
+        settings.storage,
         jurisdiction=identity.jurisdiction,
         cell=identity.cell,
-        cache_seconds=section.cache_seconds,
-    )
-    pool = await open_pool(
-        credentials, settings.storage, jurisdiction=identity.jurisdiction, cell=identity.cell, user="domicile_app"
+        user="domicile_app",
+        pooler=settings.storage_pooler,
     )
     try:
         yield Vault(RowStore(pool, identity.jurisdiction), keys, identity.cell, identity.jurisdiction)

@@ -6,13 +6,12 @@ beat whether it is needed, whatever happens, so that a restored directory needs 
 
 from __future__ import annotations
 
-import asyncio
-import random
 from typing import Final, Protocol
 
-from domicile.model import Conflict, DomicileError, Identity, SubjectKey
+from domicile.model import Conflict, Identity, SubjectKey
 from domicile.model.wire import MAX_BATCH, FenceReport, FencesReport, ReconciliationDocument
-from domicile.telemetry import log, warn
+from domicile.service import repeated
+from domicile.telemetry import log
 
 BEAT_SECONDS: Final = 5.0
 
@@ -42,16 +41,7 @@ class Reporter:
         self._forgotten: set[int] = set()
 
     async def run(self) -> None:
-        said = ""
-        while True:
-            try:
-                await self.report_if_asked()
-                said = ""
-            except DomicileError as error:
-                if said != error.code:
-                    warn("fences-not-reported", code=error.code)
-                    said = error.code
-            await asyncio.sleep(random.uniform(0.5, 1) * self._beat)  # noqa: S311 - jitter
+        await repeated(self.report_if_asked, self._beat, "fences-not-reported")
 
     async def report_if_asked(self) -> None:
         """Raises DomicileError where it could not be told whole; the next time begins with the first fence."""

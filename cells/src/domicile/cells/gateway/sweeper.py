@@ -6,12 +6,10 @@ moved to. Several gateways of a cell sweep beside each other.
 
 from __future__ import annotations
 
-import asyncio
-import random
 from typing import Final, Protocol
 
-from domicile.model import DomicileError
-from domicile.telemetry import log, warn
+from domicile.service import repeated
+from domicile.telemetry import log
 
 BEAT_SECONDS: Final = 30.0
 BATCH: Final = 200
@@ -30,16 +28,7 @@ class Sweeper:
         self._beat = beat
 
     async def run(self) -> None:
-        said = ""
-        while True:
-            try:
-                await self.sweep()
-                said = ""
-            except DomicileError as error:
-                if said != error.code:
-                    warn("rows-not-swept", code=error.code)
-                    said = error.code
-            await asyncio.sleep(random.uniform(0.5, 1) * self._beat)  # noqa: S311 - jitter
+        await repeated(self.sweep, self._beat, "rows-not-swept")
 
     async def sweep(self) -> int:
         """Until nothing is left whose time is over; how many rows that were. Raises DomicileError."""

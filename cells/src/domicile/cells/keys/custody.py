@@ -17,7 +17,7 @@ from domicile.cells.keys.guarded import GuardedHolder, check_value
 from domicile.cells.keys.holders import Plain, Wrapped, data_key_context, index_key_context
 from domicile.cells.keys.storage import DataKeyRow, IndexKeyRow, KeyStore, Name
 from domicile.model import InvalidInput, KeyWithheld, NotFound
-from domicile.model.manifest import DEFAULT_DOMAIN
+from domicile.model.key_domains import DEFAULT_DOMAIN
 from domicile.model.wire import DataKey, KekProgress
 
 KEY_BYTES: Final = 32

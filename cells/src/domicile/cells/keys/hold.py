@@ -73,12 +73,8 @@ class HolderApi:
         return json_response(HeldKeysResponse(keys=keys), Cache_Control="no-store")
 
 
-@asynccontextmanager
-async def serve_holder(settings: ProcessSettings) -> AsyncIterator[None]:
-    """The key holder of the domain that the certificate names, listening inside the context.
-
-    Raises InvalidInput for settings, or a key-encryption key, that it must not start with.
-    """
+async def _started(settings: ProcessSettings) -> OwnHolder:
+    """Of the domain that the certificate names. Raises InvalidInput."""
     identity = settings.credentials.identity
     if identity.role is not Role.HOLDER or identity.cell is None:
         raise InvalidInput(
@@ -88,12 +84,22 @@ async def serve_holder(settings: ProcessSettings) -> AsyncIterator[None]:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     holder = OwnHolder(folder, identity.jurisdiction, identity.cell, FolderRegister(folder))
     await holder.start()
+    return holder
+
+
+@asynccontextmanager
+async def serve_holder(settings: ProcessSettings) -> AsyncIterator[None]:
+    """The key holder of the domain that the certificate names, listening inside the context.
+
+    Raises InvalidInput for settings, or a key-encryption key, that it must not start with.
+    """
+    holder = await _started(settings)
 
     async def ready() -> None: ...
 
     service = Service(settings, ready)
     HolderApi(holder, settings.state / CUT_FILE).routes(service)
-    context = service.internal_context([Role.KEYS], [identity.jurisdiction])
+    context = service.internal_context([Role.KEYS], [settings.credentials.identity.jurisdiction])
     async with service.listen(settings.address(), context):
         yield
 
@@ -110,12 +116,4 @@ def switch(settings: ProcessSettings, *, cut: bool) -> None:
 
 async def begin_version(settings: ProcessSettings) -> int:
     """A new version of the customer's key-encryption key, which a running holder takes up by itself."""
-    identity = settings.credentials.identity
-    if identity.role is not Role.HOLDER or identity.cell is None:
-        raise InvalidInput(
-            f"the certificate is for {identity.role}, not {Role.HOLDER}", where=str(settings.certificate)
-        )
-    folder = settings.state / KEK_FOLDER
-    holder = OwnHolder(folder, identity.jurisdiction, identity.cell, FolderRegister(folder))
-    await holder.start()
-    return await holder.rotate()
+    return await (await _started(settings)).rotate()

@@ -17,13 +17,12 @@ from domicile.cells.keys.own import OwnHolder
 from domicile.cells.keys.shreds import Shredder
 from domicile.cells.keys.storage import KeyStore
 from domicile.cells.keys.transit import TransitHolder, read_token
-from domicile.client import DirectoryClient, Topology
+from domicile.client import DirectoryClient
 from domicile.model import GLOBAL, Address, InvalidInput, Role
-from domicile.model.manifest import DEFAULT_DOMAIN, KeySection
+from domicile.model.key_domains import DEFAULT_DOMAIN, KeySection
 from domicile.service import ProcessSettings, Service
 
 KEK_FOLDER: Final = "kek"
-TOPOLOGY_FILE: Final = "topology.json"
 
 
 class KeySettings(ProcessSettings):
@@ -38,8 +37,7 @@ class KeySettings(ProcessSettings):
 async def _section(settings: KeySettings, jurisdiction: str) -> KeySection:
     directory = DirectoryClient(settings.credentials, settings.directory)
     try:
-        topology = Topology(directory, settings.deployment, settings.operator_keys(), settings.state / TOPOLOGY_FILE)
-        manifest = await topology.load()
+        manifest = await settings.topology(directory).load()
     finally:
         await directory.close()
     if jurisdiction not in manifest.jurisdictions:

@@ -17,7 +17,7 @@ from uuid import UUID
 from domicile.cells.keys.storage import KeyStore
 from domicile.identity import Signer
 from domicile.model import Identity, InvalidInput, TokenType
-from domicile.model.manifest import KeySection
+from domicile.model.key_domains import KeySection
 from domicile.model.wire import ShredReceipt, ShredRequest
 from domicile.telemetry import warn
 

@@ -16,7 +16,7 @@ from asyncpg.connect_utils import SessionAttribute
 
 from domicile.identity import Credentials
 from domicile.model import Address, Conflict, Forbidden, Role, Unavailable
-from domicile.model.manifest import DEFAULT_DOMAIN
+from domicile.model.key_domains import DEFAULT_DOMAIN
 
 DATABASE: Final = "domicile"
 USER: Final = "domicile_keys"
@@ -209,18 +209,26 @@ class KeyStore:
             await self._audit(connection, caller, rows[0].cell, "unwrapped", found.keys.keys() - ours)
         return found
 
+    async def _held_alone(self, connection: Connection, cell: str, subject: UUID, default: str) -> str:
+        """The key domain of a subject, which nobody else changes until the transaction ends; ``default`` for a new one.
+
+        Raises Forbidden where it belongs to another cell.
+        """
+        await connection.execute(_SQL["add_subjects"], [subject], cell, default)
+        row = await connection.fetchrow(_SQL["lock_subject"], subject)
+        assert row is not None
+        if row["cell"] != cell:
+            raise Forbidden("a subject of another cell", where="key store")
+        domain: str = row["domain"]
+        return domain
+
     async def assign(self, cell: str, subject: UUID, domain: str, caller: str) -> None:
         """Put a subject into a key domain; harmless to repeat.
 
         Raises Conflict where it has keys in another already, Forbidden where it belongs to another cell.
         """
         async with self._transaction() as connection:
-            await connection.execute(_SQL["add_subjects"], [subject], cell, domain)
-            row = await connection.fetchrow(_SQL["lock_subject"], subject)
-            assert row is not None
-            if row["cell"] != cell:
-                raise Forbidden("a subject of another cell", where="key store")
-            if row["domain"] == domain:
+            if await self._held_alone(connection, cell, subject, domain) == domain:
                 return
             if await connection.fetchval(_SQL["has_keys"], subject):
                 raise Conflict("has keys in another key domain already", remedy="assign it before its first record")
@@ -258,11 +266,7 @@ class KeyStore:
         to another cell.
         """
         async with self._transaction() as connection:
-            await connection.execute(_SQL["add_subjects"], [subject], cell, DEFAULT_DOMAIN)
-            row = await connection.fetchrow(_SQL["lock_subject"], subject)
-            assert row is not None
-            if row["cell"] != cell:
-                raise Forbidden("a subject of another cell", where="key store")
+            await self._held_alone(connection, cell, subject, DEFAULT_DOMAIN)
             gone = [each[0] for each in await connection.fetch(_SQL["delete_data_keys"], subject, principal)]
             await connection.execute(_SQL["add_shredded"], subject, gone if principal is None else [principal])
             if principal is None:

@@ -20,7 +20,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from domicile.cells.keys.holders import Plain, Wrapped
 from domicile.model import InvalidInput, KeyWithheld
-from domicile.model.manifest import TransitKey
+from domicile.model.key_domains import TransitKey
 
 MAX_ANSWER_BYTES: Final = 4 << 20
 TOKEN_HEADER: Final = "X-Vault-Token"

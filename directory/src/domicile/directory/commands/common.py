@@ -22,6 +22,7 @@ from domicile.directory.topology import PublishedTopology
 from domicile.identity import Credentials
 from domicile.model import Address, DomicileError, InvalidInput
 from domicile.model.manifest import AddressField
+from domicile.service import operator_keys_in
 
 JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object")]
 Result = TypeVar("Result")
@@ -58,10 +59,7 @@ def second_zone() -> SecondZone:
 
 def published_topology() -> PublishedTopology:
     """What reads a topology that one of the operators in DOMICILE_OPERATORS has signed."""
-    folder = Path(setting("OPERATORS"))
-    keys = [path.read_bytes() for path in sorted(folder.glob("*.pem"))]
-    if not keys:
-        raise InvalidInput("holds no key (*.pem)", where=str(folder), remedy="see DOMICILE_OPERATORS")
+    keys = operator_keys_in(Path(setting("OPERATORS")))
     return PublishedTopology(setting("DEPLOYMENT"), keys)
 
 

@@ -24,7 +24,6 @@ from domicile.ops.edge.commands import (
 from domicile.ops.edge.haproxy.watch import Watcher
 from domicile.ops.edge.nginx import Memory, Tuning, configuration
 from domicile.ops.edge.source import Source
-from domicile.ops.edge.view import view_of
 from domicile.ops.layout import Layout
 from domicile.ops.output import refusals
 
@@ -48,8 +47,7 @@ def nginx_command(
     with refusals():
         source = Source.found(Layout.at(state), zone)
         equipment = equipment_of(source, listen, public_certificate, public_key, router_authority)
-        view = view_of(asyncio.run(source.manifest()), source.vantage)
-        sys.stdout.write(configuration(view, equipment, memory, tuning=Tuning(modules=modules)))
+        sys.stdout.write(configuration(asyncio.run(source.view()), equipment, memory, tuning=Tuning(modules=modules)))
 
 
 def haproxy_command(
@@ -76,8 +74,7 @@ def haproxy_command(
             raise InvalidInput("says where clients come in", where="--listen", remedy="such as 0.0.0.0:443; or --watch")
         else:
             equipment = equipment_of(source, listen, public_certificate, public_key, router_authority)
-            view = view_of(asyncio.run(source.manifest()), source.vantage)
-            for name, text in haproxy.files(view, equipment, folder).items():
+            for name, text in haproxy.files(asyncio.run(source.view()), equipment, folder).items():
                 write_private(folder / name, text.encode())
             typer.echo(f"{folder / 'haproxy.cfg'}; keep its map with --watch", err=True)
 

@@ -14,7 +14,6 @@ from domicile.model.errors import InvalidInput
 from domicile.ops.edge.envoy import Health, Recipe, follow, static
 from domicile.ops.edge.equipment import Equipment, Pair
 from domicile.ops.edge.source import Source, read_address
-from domicile.ops.edge.view import view_of
 from domicile.ops.layout import Layout
 from domicile.ops.output import refusals
 
@@ -91,8 +90,7 @@ def envoy_command(
             admin=None if admin is None else read_address(admin, "--admin"),
         )
         if watch is None:
-            view = view_of(asyncio.run(source.manifest()), source.vantage)
-            typer.echo(static(view, equipment, recipe), nl=False)
+            typer.echo(static(asyncio.run(source.view()), equipment, recipe), nl=False)
             return
         logging.getLogger("domicile").addHandler(logging.NullHandler())  # what is logged is told in a line
         asyncio.run(_following(source, equipment, watch, recipe))

@@ -47,6 +47,10 @@ class Equipment:
     def address(self) -> Address:
         return Address(self.listen)
 
+    @property
+    def own_pair(self) -> Pair:
+        return Pair(self.own.certificate.absolute(), self.own.key.absolute())
+
     def authority(self, jurisdiction: str) -> Path:
         """The certificates that sign a jurisdiction's processes."""
         return self.own.authorities.absolute() / f"{jurisdiction}.pem"

@@ -21,8 +21,10 @@ from domicile.model.errors import InvalidInput
 from domicile.model.manifest import Address, AddressField, Manifest, parse_manifest
 from domicile.model.wire import TopologyDocument
 from domicile.ops.edge.equipment import Pair
+from domicile.ops.edge.view import View, view_of
 from domicile.ops.layout import Layout
 from domicile.ops.manifests import load_file
+from domicile.service import operator_keys_in
 
 _ADDRESS: Final[TypeAdapter[str]] = TypeAdapter(AddressField)
 _VARIABLES: Final = ("CERTIFICATE", "KEY", "AUTHORITIES", "DIRECTORY", "OPERATORS")
@@ -90,15 +92,16 @@ class Source:
 
     def operator_keys(self) -> list[bytes]:
         """Raises InvalidInput for a folder without one."""
-        keys = [path.read_bytes() for path in sorted(self.operators.glob("*.pem"))]
-        if not keys:
-            raise InvalidInput("holds no key (*.pem)", where=str(self.operators), remedy="see DOMICILE_OPERATORS")
-        return keys
+        return operator_keys_in(self.operators)
 
     def read(self, document: TopologyDocument) -> Manifest:
         """A topology that one of the operators signed. Raises TokenInvalid, InvalidInput, ManifestError."""
         topology = verify_topology(document, self.vantage.deployment, self.operator_keys())
         return parse_manifest(topology, source=f"topology revision {document.revision}")
+
+    async def view(self) -> View:
+        """As the published topology has it for this edge. Raises as ``manifest`` and ``view_of``."""
+        return view_of(await self.manifest(), self.vantage)
 
     async def manifest(self) -> Manifest:
         """As it is published now. Raises Unavailable, NotFound, TokenInvalid."""

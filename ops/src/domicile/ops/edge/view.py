@@ -29,6 +29,10 @@ from domicile.model.rules import (
 
 GATEWAY_PATHS: Final = "/.domicile/"
 """Prefix of the paths that are no application's. An edge leaves them to a router."""
+SLASH: Final = r"(?:[/\\]|%2[Ff]|%5[Cc])"
+"""What a server may take for a slash, as a regular expression that every proxy's engine reads alike."""
+DOTS: Final = rf"{SLASH}(?:\.|%2[Ee]){{1,2}}"
+"""The beginning of a dot segment, in any spelling: a router refuses a path that has one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from domicile.model.errors import (
     WrongJurisdiction,
 )
 from domicile.model.ids import SubjectKey
+from domicile.sdk.store.port import another_request, refused
 
 WAIT_SECONDS: Final = 20.0
 _WHERE: Final = "storage"
@@ -40,7 +41,7 @@ Result = TypeVar("Result")
 def _of_sqlstate(state: str) -> DomicileError:
     match state:
         case "DM001":
-            return FenceRefused("this cell does not hold the subject open at this epoch", where=_WHERE)
+            return refused()
         case "DM002":
             return WrongJurisdiction("a row's label is not the jurisdiction of this cell", where=_WHERE)
         case "DM003":
@@ -50,7 +51,7 @@ def _of_sqlstate(state: str) -> DomicileError:
         case "DM005":
             return FenceRefused("the grant is for another cell, or for another incarnation of it", where=_WHERE)
         case "DM007":
-            return Conflict("another request was made under this idempotency key", where=_WHERE)
+            return another_request()
         case "DM008":
             return Unavailable("the subject is about to move", where=_WHERE, retry_after=1)
         case "23505":

@@ -1,4 +1,7 @@
-"""What a home needs of a store of rows: one narrow port, behind PostgreSQL (``rows``) and in memory (``testing``)."""
+"""What a home needs of a store of rows: one narrow port, behind PostgreSQL (``rows``) and in memory (``testing``).
+
+What both refuse, they refuse in the same words.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from enum import StrEnum
 from typing import Any, Final, NamedTuple, Protocol
 from uuid import UUID
 
+from domicile.model.errors import Conflict, FenceRefused, InvalidInput
 from domicile.model.ids import SubjectKey
 from domicile.sdk.tables import Table
 
@@ -114,3 +118,48 @@ class Store(Protocol):
     def work(self, key: SubjectKey, epoch: int) -> AbstractAsyncContextManager[Work]:
         """A transaction that commits when its block ends well, and is rolled back otherwise."""
         ...
+
+
+class Alone:
+    """Each call is a transaction of its own; a store may have a shorter way for some of them."""
+
+    def __init__(self, store: Store, key: SubjectKey, epoch: int) -> None:
+        self._store = store
+        self._key = key
+        self._epoch = epoch
+
+    async def put(self, table: Table, row: NewRow, version: int | None, once: Once | None = None) -> int:
+        async with self._store.work(self._key, self._epoch) as work:
+            return await work.put(table, row, version, once)
+
+    async def put_many(self, table: Table, rows: Sequence[NewRow], once: Once | None = None) -> list[int]:
+        async with self._store.work(self._key, self._epoch) as work:
+            return await work.put_many(table, rows, once)
+
+    async def update(self, table: Table, id: UUID, changes: Mapping[str, Any], version: int) -> int:  # noqa: A002
+        async with self._store.work(self._key, self._epoch) as work:
+            return await work.update(table, id, changes, version)
+
+    async def delete(self, table: Table, id: UUID, version: int | None) -> bool:  # noqa: A002
+        async with self._store.work(self._key, self._epoch) as work:
+            return await work.delete(table, id, version)
+
+
+def refused() -> FenceRefused:
+    return FenceRefused("this cell does not hold the subject open at this epoch", where="storage")
+
+
+def another_version(table: Table) -> Conflict:
+    return Conflict("the row is not at the version expected", where=table.name, remedy="read it again")
+
+
+def another_request() -> Conflict:
+    return Conflict("another request was made under this idempotency key", where="storage")
+
+
+def given_twice(table: Table) -> InvalidInput:
+    return InvalidInput("one row is given twice", where=table.name, remedy="put the last one of each id")
+
+
+def gone(table: Table) -> Conflict:
+    return Conflict("the row at which the page before ended is gone", where=table.name, remedy="begin anew")

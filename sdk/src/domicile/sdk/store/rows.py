@@ -20,11 +20,21 @@ from uuid import UUID
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
-from domicile.model.errors import Conflict, FenceRefused, InvalidInput
 from domicile.model.ids import SubjectKey
 from domicile.sdk.store import statements
 from domicile.sdk.store.failures import FAILURES, Renamed, untold
-from domicile.sdk.store.port import NewRow, Once, Selection, StoredRow, Work
+from domicile.sdk.store.port import (
+    Alone,
+    NewRow,
+    Once,
+    Selection,
+    StoredRow,
+    Work,
+    another_version,
+    given_twice,
+    gone,
+    refused,
+)
 from domicile.sdk.store.queries import query
 from domicile.sdk.store.statements import Write
 from domicile.sdk.tables import Table
@@ -52,14 +62,6 @@ async def _begin(connection: Connection, key: SubjectKey, epoch: int) -> Subject
             statement = f"ROLLBACK; {begin(key, epoch)}"
         else:
             return key
-
-
-def refused() -> FenceRefused:
-    return FenceRefused("this cell does not hold the subject open at this epoch", where="storage")
-
-
-def another_version(table: Table) -> Conflict:
-    return Conflict("the row is not at the version expected", where=table.name, remedy="read it again")
 
 
 def _written(table: Table, row: NewRow) -> list[Any]:
@@ -142,7 +144,7 @@ def many(table: Table, rows: Sequence[NewRow], jurisdiction: str, key: SubjectKe
     """
     ordered = sorted(rows, key=lambda row: row.id)
     if any(one.id == other.id for one, other in pairwise(ordered)):
-        raise InvalidInput("one row is given twice", where=table.name, remedy="put the last one of each id")
+        raise given_twice(table)
     columns = [[row.values[name] for row in ordered] for name, _, _ in table.stored]
     return statements.write_many(table), [jurisdiction, key, epoch, [row.id for row in ordered], *columns]
 
@@ -173,7 +175,7 @@ async def selected(
     if not rows or (rows[0]["fence_state"], rows[0]["fence_epoch"]) != ("open", epoch):
         raise refused()
     if not rows[0]["anchored"]:
-        raise Conflict("the row at which the page before ended is gone", where=table.name, remedy="begin anew")
+        raise gone(table)
     names = [column.name for column in table.columns]
     return [
         StoredRow(UUID(int=row["id"].int), row["version"], {name: row[name] for name in names})
@@ -182,18 +184,14 @@ async def selected(
     ]
 
 
-class _Alone:
-    """Each call is a transaction of its own: one statement where that is enough."""
+class _Alone(Alone):
+    """One statement where that is enough."""
 
-    def __init__(self, store: RowStore, key: SubjectKey, epoch: int) -> None:
-        self._store = store
-        self._key = key
-        self._epoch = epoch
+    _store: RowStore
 
     async def put(self, table: Table, row: NewRow, version: int | None, once: Once | None = None) -> int:
         if version or once is not None:
-            async with self._store.work(self._key, self._epoch) as work:
-                return await work.put(table, row, version, once)
+            return await super().put(table, row, version, once)
         statement = statements.write(table, Write.PUT if version is None else Write.NEW)
         arguments = (self._store.jurisdiction, self._key, self._epoch, *_written(table, row))
 
@@ -218,8 +216,7 @@ class _Alone:
 
     async def put_many(self, table: Table, rows: Sequence[NewRow], once: Once | None = None) -> list[int]:
         if once is not None:
-            async with self._store.work(self._key, self._epoch) as work:
-                return await work.put_many(table, rows, once)
+            return await super().put_many(table, rows, once)
         statement, arguments = many(table, rows, self._store.jurisdiction, self._key, self._epoch)
 
         async def attempt(connection: Connection) -> list[asyncpg.Record]:
@@ -227,14 +224,6 @@ class _Alone:
             return await uncut(connection, written, COMMIT_SECONDS)
 
         return in_order(rows, await self._store.alone_with(attempt))
-
-    async def update(self, table: Table, id: UUID, changes: Mapping[str, Any], version: int) -> int:  # noqa: A002
-        async with self._store.work(self._key, self._epoch) as work:
-            return await work.update(table, id, changes, version)
-
-    async def delete(self, table: Table, id: UUID, version: int | None) -> bool:  # noqa: A002
-        async with self._store.work(self._key, self._epoch) as work:
-            return await work.delete(table, id, version)
 
     async def select(self, table: Table, selection: Selection) -> list[StoredRow]:
         async def attempt(connection: Connection) -> list[StoredRow]:

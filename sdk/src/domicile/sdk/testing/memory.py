@@ -17,12 +17,12 @@ from itertools import count
 from typing import Any
 from uuid import UUID, uuid4
 
-from domicile.model.errors import Conflict, FenceRefused, InvalidInput, NotFound, UnsupportedQuery
+from domicile.model.errors import NotFound, UnsupportedQuery
 from domicile.model.ids import KEY_BYTES, SubjectKey
 from domicile.model.wire import DataKey
 from domicile.sdk.home import Home, Vault
 from domicile.sdk.store import Condition, Fence, NewRow, Once, Operator, Rows, Selection, StoredRow, Work
-from domicile.sdk.store.port import CREATED
+from domicile.sdk.store.port import CREATED, Alone, another_request, another_version, given_twice, gone, refused
 from domicile.sdk.tables import Table
 
 _COMPARED: Mapping[Operator, Callable[[Any, Any], bool]] = {
@@ -99,7 +99,7 @@ class MemoryStore:
     def subject(self, key: SubjectKey, epoch: int) -> _Subject:
         held = self._subjects.get(key)
         if held is None or (held.fence.state, held.fence.epoch) != ("open", epoch):
-            raise FenceRefused("this cell does not hold the subject open at this epoch", where="storage")
+            raise refused()
         return held
 
     def now(self) -> int:
@@ -136,7 +136,7 @@ class _Transaction:
     def _recall(self, once: Once | None) -> list[int] | None:
         request, answer = self._subject().answers.get(once.key, (None, None)) if once else (None, None)
         if once is not None and request is not None and request != once.request:
-            raise Conflict("another request was made under this idempotency key", where="storage")
+            raise another_request()
         return answer
 
     def _remember(self, once: Once | None, said: list[int]) -> None:
@@ -149,7 +149,7 @@ class _Transaction:
         rows = self._rows(table)
         held = rows.get(row.id)
         if version is not None and version != (held.version if held else 0):
-            raise _another_version(table)
+            raise another_version(table)
         written = _Held((held.version if held else 0) + 1, held.created if held else self._store.now(), {**row.values})
         rows[row.id] = written
         self._remember(once, [written.version])
@@ -159,7 +159,7 @@ class _Transaction:
         if (said := self._recall(once)) is not None:
             return said
         if len({row.id for row in rows}) < len(rows):
-            raise InvalidInput("one row is given twice", where=table.name, remedy="put the last one of each id")
+            raise given_twice(table)
         versions = [await self.put(table, row, None) for row in rows]
         self._remember(once, versions)
         return versions
@@ -167,7 +167,7 @@ class _Transaction:
     async def update(self, table: Table, id: UUID, changes: Mapping[str, Any], version: int) -> int:  # noqa: A002
         held = self._rows(table).get(id)
         if held is None or held.version != version:
-            raise _another_version(table)
+            raise another_version(table)
         held.values |= changes
         held.version += 1
         return held.version
@@ -177,7 +177,7 @@ class _Transaction:
         if id not in rows:
             return False
         if version is not None and rows[id].version != version:
-            raise _another_version(table)
+            raise another_version(table)
         del rows[id]
         return True
 
@@ -202,7 +202,7 @@ class _Transaction:
         if selection.after is not None:
             after = selection.after
             if after not in rows:
-                raise Conflict("the row at which the page before ended is gone", where=table.name, remedy="begin anew")
+                raise gone(table)
             found = [name for name in found if compare(name, after) > 0]
         found.sort(key=cmp_to_key(compare))
         columns = [column.name for column in table.columns]
@@ -220,33 +220,8 @@ def _meets(name: UUID, held: _Held, condition: Condition) -> bool:
     return value is not None and _COMPARED[condition.operator](value, condition.value)
 
 
-def _another_version(table: Table) -> Conflict:
-    return Conflict("the row is not at the version expected", where=table.name, remedy="read it again")
-
-
-class _Alone:
-    """Each call is a transaction of its own."""
-
-    def __init__(self, store: MemoryStore, key: SubjectKey, epoch: int) -> None:
-        self._store = store
-        self._key = key
-        self._epoch = epoch
-
-    async def put(self, table: Table, row: NewRow, version: int | None, once: Once | None = None) -> int:
-        async with self._store.work(self._key, self._epoch) as work:
-            return await work.put(table, row, version, once)
-
-    async def put_many(self, table: Table, rows: Sequence[NewRow], once: Once | None = None) -> list[int]:
-        async with self._store.work(self._key, self._epoch) as work:
-            return await work.put_many(table, rows, once)
-
-    async def update(self, table: Table, id: UUID, changes: Mapping[str, Any], version: int) -> int:  # noqa: A002
-        async with self._store.work(self._key, self._epoch) as work:
-            return await work.update(table, id, changes, version)
-
-    async def delete(self, table: Table, id: UUID, version: int | None) -> bool:  # noqa: A002
-        async with self._store.work(self._key, self._epoch) as work:
-            return await work.delete(table, id, version)
+class _Alone(Alone):
+    _store: MemoryStore
 
     async def select(self, table: Table, selection: Selection) -> list[StoredRow]:
         return await _Transaction(self._store, self._key, self._epoch).select(table, selection)

@@ -27,7 +27,7 @@ from domicile.ops.edge.envoy.proto import Message, extension, socket, typed
 from domicile.ops.edge.envoy.recipe import Recipe
 from domicile.ops.edge.envoy.routes import ROUTES, routes
 from domicile.ops.edge.equipment import Equipment
-from domicile.ops.edge.view import View
+from domicile.ops.edge.view import EdgeCell, View
 
 BOOTSTRAP: Final = "envoy.json"
 LISTENERS: Final = "listeners.json"
@@ -104,8 +104,7 @@ def dynamic(view: View, equipment: Equipment, folder: Path, recipe: Recipe | Non
     tuning = recipe.tuning
     endpoints: dict[str, str] = {}
 
-    def endpoints_of(name: str, cell_name: str | None = None) -> Message:
-        cell = next((each for each in view.cells if each.name == cell_name), None)
+    def endpoints_of(name: str, cell: EdgeCell | None = None) -> Message:
         if has_names(view, cell):
             return written(name, view, cell)
         file = f"{ENDPOINTS}/{name}.json"
@@ -113,7 +112,7 @@ def dynamic(view: View, equipment: Equipment, folder: Path, recipe: Recipe | Non
         endpoints[file] = resources("config.endpoint.v3.ClusterLoadAssignment", [found])
         return discovered(_source(folder / file))
 
-    found = [cell_cluster(view, equipment, cell, recipe, endpoints_of(cell.name, cell.name)) for cell in view.cells]
+    found = [cell_cluster(view, equipment, cell, recipe, endpoints_of(cell.name, cell)) for cell in view.cells]
     found.append(router_cluster(view, equipment, tuning, endpoints_of(ROUTERS)))
     found += _others(view, equipment, recipe)
     followed = {"rds": {"route_config_name": ROUTES, "config_source": _source(folder / ROUTE_TABLE)}}

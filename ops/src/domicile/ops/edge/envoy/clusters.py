@@ -8,6 +8,7 @@ who it should be end in the handshake, whatever address the topology gave.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from domicile.model.access import Identity, Role
@@ -15,7 +16,7 @@ from domicile.model.addresses import literal
 from domicile.ops.edge.envoy.headers import to_cells, to_routers
 from domicile.ops.edge.envoy.proto import Message, certificate, extension, seconds, socket, tls, typed
 from domicile.ops.edge.envoy.recipe import Health, Recipe, Tuning
-from domicile.ops.edge.equipment import Equipment, Pair
+from domicile.ops.edge.equipment import Equipment
 from domicile.ops.edge.view import EdgeCell, View
 
 ROUTERS: Final = "domicile-routers"
@@ -34,10 +35,6 @@ _ALL_TO_THE_FIRST: Final = 100_000
 """Percent: the next priority is used when nothing of the one before is left, and never for a share of it."""
 
 
-def own_pair(equipment: Equipment) -> Pair:
-    return Pair(equipment.own.certificate.absolute(), equipment.own.key.absolute())
-
-
 def _validated(authority: str, matchers: list[Message]) -> Message:
     return {"trusted_ca": {"filename": authority}, "match_typed_subject_alt_names": matchers}
 
@@ -45,7 +42,7 @@ def _validated(authority: str, matchers: list[Message]) -> Message:
 def _mutual(equipment: Equipment, authority: str, prefix: str, protocols: list[str]) -> Message:
     """TLS 1.3 with the edge's own certificate, to processes whose identity begins with ``prefix``."""
     common = {
-        "tls_certificates": [certificate(own_pair(equipment))],
+        "tls_certificates": [certificate(equipment.own_pair)],
         "validation_context": _validated(authority, [{"san_type": "URI", "matcher": {"prefix": prefix}}]),
         "tls_params": {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"},
         "alpn_protocols": protocols,
@@ -176,16 +173,23 @@ def router_cluster(view: View, equipment: Equipment, tuning: Tuning, endpoints: 
     }
 
 
+def _have_names(addresses: Iterable[str]) -> bool:
+    return any(literal(address) is None for address in addresses)
+
+
 def has_names(view: View, cell: EdgeCell | None) -> bool:
     """Whether an address of a cluster is a name, which Envoy then resolves again and again."""
-    addresses = [zone.address for zone in cell.zones] if cell is not None else []
-    return any(literal(address) is None for address in [*addresses, *(router.public for router in view.routers)])
+    zones = cell.zones if cell is not None else ()
+    return _have_names([zone.address for zone in zones] + [router.public for router in view.routers])
+
+
+def _fixed(load_assignment: Message, *, named: bool) -> Message:
+    return {"type": "STRICT_DNS" if named else "STATIC", "load_assignment": load_assignment}
 
 
 def written(name: str, view: View, cell: EdgeCell | None = None) -> Message:
     """Endpoints that are part of the cluster."""
-    kind = "STRICT_DNS" if has_names(view, cell) else "STATIC"
-    return {"type": kind, "load_assignment": assignment(name, view, cell)}
+    return _fixed(assignment(name, view, cell), named=has_names(view, cell))
 
 
 def discovered(source: Message) -> Message:
@@ -196,32 +200,30 @@ def discovered(source: Message) -> Message:
 def decider_cluster(view: View, equipment: Equipment, tuning: Tuning) -> Message:
     """The routers' internal listeners, where decisions are asked for, over mutual TLS."""
     addresses = [router.internal for router in view.routers]
-    named = any(literal(address) is None for address in addresses)
     endpoints = [
         {"priority": number, "lb_endpoints": [{"endpoint": {"address": socket(address)}}]}
         for number, address in enumerate(addresses)
     ]
     prefix = f"spiffe://{view.deployment}/{view.jurisdiction}/{Role.ROUTER}/"
     authority = str(equipment.authority(view.jurisdiction))
+    found = {
+        "cluster_name": DECIDERS,
+        "endpoints": endpoints,
+        "policy": {"overprovisioning_factor": _ALL_TO_THE_FIRST},
+    }
     return _base(DECIDERS, tuning) | {
-        "type": "STRICT_DNS" if named else "STATIC",
         "transport_socket": _mutual(equipment, authority, prefix, ["http/1.1"]),
         "outlier_detection": _ejecting(),
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
-        "load_assignment": {
-            "cluster_name": DECIDERS,
-            "endpoints": endpoints,
-            "policy": {"overprovisioning_factor": _ALL_TO_THE_FIRST},
-        },
+        **_fixed(found, named=_have_names(addresses)),
     }
 
 
 def directory_cluster(view: View, equipment: Equipment, tuning: Tuning) -> Message:
     """For the key set, over mutual TLS."""
-    named = any(literal(address) is None for address in view.directory)
     endpoints = [{"endpoint": {"address": socket(address)}} for address in view.directory]
+    found = {"cluster_name": DIRECTORY, "endpoints": [{"lb_endpoints": endpoints}]}
     return _base(DIRECTORY, tuning) | {
-        "type": "STRICT_DNS" if named else "STATIC",
         "transport_socket": _mutual(equipment, str(equipment.directory_authority), view.directory_prefix, ["http/1.1"]),
-        "load_assignment": {"cluster_name": DIRECTORY, "endpoints": [{"lb_endpoints": endpoints}]},
+        **_fixed(found, named=_have_names(view.directory)),
     }

@@ -8,7 +8,15 @@ from typing import Final
 
 from domicile.identity.tokens import LEEWAY_SECONDS
 from domicile.model.errors import Unavailable
-from domicile.model.wire import GUARD_HEADER, PROBLEM_TYPE, RESIDENCY_KEYS_PATH, TOKEN_COOKIE, TOKEN_HEADER, Problem
+from domicile.model.wire import (
+    DECIDE_ANSWER_PATH,
+    GUARD_HEADER,
+    PROBLEM_TYPE,
+    RESIDENCY_KEYS_PATH,
+    TOKEN_COOKIE,
+    TOKEN_HEADER,
+    Problem,
+)
 from domicile.ops.edge.envoy.clusters import BUFFER_BYTES, DECIDERS, DIRECTORY
 from domicile.ops.edge.envoy.headers import CLAIMS, early, remembered, to_clients
 from domicile.ops.edge.envoy.proto import Message, certificate, extension, seconds, socket, tls
@@ -24,7 +32,6 @@ MAX_STREAMS: Final = 100
 _OF_CONNECTIONS: Final = (
     "connection", "content-length", "expect", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade",
 )  # fmt: skip
-DECIDE_PATH: Final = "/v1/decide/answer"
 _KEYS_TIMEOUT_SECONDS: Final = 3.0
 
 
@@ -104,7 +111,7 @@ def _decisions(tuning: Tuning) -> Message:
     uri = {"uri": f"https://{DECIDERS}", "cluster": DECIDERS, "timeout": seconds(tuning.connect_seconds)}
     service = {
         "server_uri": uri,
-        "path_prefix": DECIDE_PATH,
+        "path_prefix": DECIDE_ANSWER_PATH,
         "authorization_response": {
             "allowed_upstream_headers": {"patterns": [{"exact": name.lower()} for name in CLAIMS.values()]}
         },

@@ -15,12 +15,11 @@ from domicile.model.wire import CELL_HEADER, EPOCH_HEADER, GUARD_HEADER, SUBJECT
 from domicile.ops.edge.envoy.clusters import ROUTERS
 from domicile.ops.edge.envoy.proto import Message, extension, matching, seconds
 from domicile.ops.edge.envoy.recipe import Recipe, Tuning
-from domicile.ops.edge.view import GATEWAY_PATHS, View
+from domicile.ops.edge.view import DOTS, GATEWAY_PATHS, SLASH, View
 
 ROUTES: Final = "domicile"
 SAFE_METHODS: Final = "GET|HEAD|OPTIONS"
-_SLASH: Final = r"(?:[/\\]|%2[Ff]|%5[Cc])"
-_AMBIGUOUS: Final = rf"[^?]*(?:{_SLASH}(?:\.|%2[Ee]){{1,2}}(?:{_SLASH}.*|\?.*)?|(?:%00|%25|\\).*)"
+_AMBIGUOUS: Final = rf"[^?]*(?:{DOTS}(?:{SLASH}.*|\?.*)?|(?:%00|%25|\\).*)"
 """A path with dot segments in any spelling, an encoded NUL, a backslash, or encoded twice: a router refuses it."""
 _SEVERAL_READINGS: Final = r"[^?]*(?:%|;|//).*"
 

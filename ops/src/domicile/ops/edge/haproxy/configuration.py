@@ -18,6 +18,7 @@ from typing import Final
 from domicile.model.access import Identity, Role
 from domicile.model.wire import (
     CELL_HEADER,
+    DECIDE_ROUTE_PATH,
     EPOCH_HEADER,
     GUARD_HEADER,
     HEADER_PREFIX,
@@ -27,20 +28,18 @@ from domicile.model.wire import (
     Problem,
 )
 from domicile.ops.edge.equipment import Equipment, Pair
-from domicile.ops.edge.view import GATEWAY_PATHS, EdgeCell, View
+from domicile.ops.edge.view import DOTS, GATEWAY_PATHS, SLASH, EdgeCell, View
 
 CONFIGURATION: Final = "haproxy.cfg"
 SUBJECTS: Final = "subjects.map"
 DOUBTS: Final = "doubts.map"
 SOCKET: Final = "admin.sock"
-DECIDE: Final = "/v1/decide/route"
 _LUA: Final = "identify.lua"
 _OWN: Final = "own.pem"
 _PUBLIC: Final = "public.pem"
 _ASK: Final = "ask.sock"
 _RETRY_SECONDS: Final = 2
-_SLASH: Final = r"(?:[/\\]|%2[Ff]|%5[Cc])"
-_AMBIGUOUS: Final = rf"{_SLASH}(?:\.|%2[Ee]){{1,2}}(?:{_SLASH}|$)|%00|\\|%5[Cc]"
+_AMBIGUOUS: Final = rf"{DOTS}(?:{SLASH}|$)|%00|\\|%5[Cc]"
 """A path with dot segments in any spelling, an encoded NUL or a backslash: a router refuses it."""
 _OF_PROXIES: Final = "^(x-forwarded-.*|forwarded|x-real-ip|via|tracestate|te|trailer|keep-alive|proxy-.*)$"
 
@@ -60,7 +59,7 @@ class Tuning:
 
 def files(view: View, equipment: Equipment, folder: Path, *, tuning: Tuning = Tuning()) -> dict[str, str]:
     """By name, all for one absolute ``folder``: paths of sockets and maps are written down. Two of them hold keys."""
-    held = {_OWN: _joined(Pair(equipment.own.certificate, equipment.own.key))}
+    held = {_OWN: _joined(equipment.own_pair)}
     if equipment.public is not None:
         held[_PUBLIC] = _joined(equipment.public)
     return {
@@ -80,7 +79,12 @@ def _joined(pair: Pair) -> str:
 def _lua(view: View, folder: Path, tuning: Tuning) -> str:
     text = resources(__package__).joinpath(_LUA).read_text()
     cookies = ", ".join(f'["{name}"] = true' for name in (TOKEN_COOKIE, *view.sessions))
-    filled = {"COOKIES": cookies, "ASK": str(folder / _ASK), "MOST": str(tuning.remembered), "DECIDE": DECIDE}
+    filled = {
+        "COOKIES": cookies,
+        "ASK": str(folder / _ASK),
+        "MOST": str(tuning.remembered),
+        "DECIDE": DECIDE_ROUTE_PATH,
+    }
     for name, value in filled.items():
         text = text.replace(f"@{name}@", value)
     return text

@@ -18,6 +18,7 @@ from typing import Final
 from domicile.model.access import Identity, Role
 from domicile.model.wire import (
     CELL_HEADER,
+    DECIDE_ROUTE_PATH,
     EPOCH_HEADER,
     HEADER_PREFIX,
     PROBLEM_TYPE,
@@ -31,7 +32,6 @@ from domicile.ops.edge.nginx.blocks import block, line, mapped
 from domicile.ops.edge.nginx.requests import IN_MEMORY_BYTES, passed_on, paths, proofs
 from domicile.ops.edge.view import View
 
-DECIDE: Final = "/v1/decide/route"
 _ASKED: Final = "/.domicile/edge/decide"
 """Nobody outside reaches it; gateway paths are no application's."""
 _RETRY_SECONDS: Final = 2
@@ -109,11 +109,8 @@ def _http(view: View, equipment: Equipment, memory: Memory, tuning: Tuning) -> I
 def _places(view: View) -> Iterable[str]:
     """Upstreams and names of the cells; a cell that isn't written down here has none, and is a router's."""
     for cell in view.cells:
-        servers = [
-            f"server {zone.address} max_fails=1 fail_timeout=2s{' backup' if number else ''};"
-            for number, zone in enumerate(cell.zones)
-        ]
-        yield from block(f"upstream domicile_{cell.name}", [*servers, "keepalive 64;"])
+        zones = [zone.address for zone in cell.zones]
+        yield from block(f"upstream domicile_{cell.name}", [*_servers(zones), "keepalive 64;"])
     routers = [each.public for each in view.routers]
     yield from block("upstream domicile_routers", [*_servers(routers), "keepalive 64;"])
     deciders = [each.internal for each in view.routers]
@@ -216,7 +213,7 @@ def _first(*, cache: bool) -> Iterable[str]:
 def _question(view: View, *, cache: bool) -> Iterable[str]:
     """Of the request nothing goes there but what it is decided by."""
     yield "internal;"
-    yield f"proxy_pass https://domicile_deciders{DECIDE}$request_uri;"
+    yield f"proxy_pass https://domicile_deciders{DECIDE_ROUTE_PATH}$request_uri;"
     yield "proxy_method $domicile_method;"
     yield "proxy_pass_request_body off;"
     yield "proxy_pass_request_headers off;"

@@ -12,12 +12,11 @@ from typing import Final
 
 from domicile.model.wire import TOKEN_COOKIE
 from domicile.ops.edge.nginx.blocks import mapped
-from domicile.ops.edge.view import GATEWAY_PATHS, View
+from domicile.ops.edge.view import DOTS, GATEWAY_PATHS, SLASH, View
 
 IN_MEMORY_BYTES: Final = 65_536
 """Of a body that can be sent a second time: what a router keeps for a replay, too."""
-_SLASH: Final = r"(?:[/\\]|%2[Ff]|%5[Cc])"
-_AMBIGUOUS: Final = rf"~^[^?]*(?:{_SLASH}(?:\.|%2[Ee]){{1,2}}(?:{_SLASH}|\?|$)|%00|\\|%5[Cc])"
+_AMBIGUOUS: Final = rf"~^[^?]*(?:{DOTS}(?:{SLASH}|\?|$)|%00|\\|%5[Cc])"
 """A path with dot segments in any spelling, an encoded NUL or a backslash: a router refuses it."""
 _OTHERWISE_READ: Final = r"~^[^?]*(?:[%;]|//)"
 """A path that a server may read as another one, which may name a subject."""
