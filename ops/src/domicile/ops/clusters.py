@@ -17,6 +17,8 @@ from domicile.ops.postgres import REPLICATION_USER, REWIND_USER, SUPERUSER
 
 MAX_LAG_BYTES: Final = 1 << 20
 RAFT, REST = "raft", "rest"
+PATRONI_USER: Final = "domicile"
+"""Who may ask Patroni for changes, by password and certificate."""
 SECRETS: Final = (RAFT, REST, REPLICATION_USER, REWIND_USER)
 
 
@@ -71,7 +73,7 @@ def node_settings(
             **pair,
             "cafile": str(authority),
             "verify_client": "required",
-            "authentication": {"username": "domicile", "password": secrets[REST]},
+            "authentication": {"username": PATRONI_USER, "password": secrets[REST]},
         },
         "ctl": {**pair, "cacert": str(authority)},
         "raft": _raft(cluster, node.raft, node.folder, secrets),
