@@ -19,7 +19,7 @@ from domicile.ops.layout import Layout
 from domicile.ops.record import ProcessRecord
 
 PATRONI: Final = "patroni"
-SWITCHOVER_SECONDS: Final = 40.0
+ORDER_SECONDS: Final = 40.0
 RUNNING, STOPPED, UNREADY = "running", "stopped", "unready"
 
 
@@ -68,21 +68,20 @@ class Prober:
         except (OSError, TimeoutError, aiohttp.ClientError, ValueError):
             return None
 
-    async def hand_over(self, record: ProcessRecord, password: str, leader: str, candidate: str) -> None:
-        """Ask a cluster's Patroni for a switchover. Raises Unavailable with what it says where it does not make one."""
-        body = {"leader": leader, "candidate": candidate}
+    async def order(self, record: ProcessRecord, password: str, path: str, body: dict[str, str]) -> None:
+        """Tell a Patroni to do something. Raises Unavailable with what it says where it does not."""
         own = aiohttp.BasicAuth(PATRONI_USER, password)
         connector = aiohttp.TCPConnector(ssl=self._context(record, Role.STORAGE), force_close=True)
-        timeout = aiohttp.ClientTimeout(total=SWITCHOVER_SECONDS)
+        timeout = aiohttp.ClientTimeout(total=ORDER_SECONDS)
         try:
             async with (
                 aiohttp.ClientSession(connector=connector, timeout=timeout, trust_env=False) as session,
-                session.post(f"https://{record.address}/switchover", json=body, auth=own) as answer,
+                session.post(f"https://{record.address}{path}", json=body, auth=own) as answer,
             ):
                 if answer.status != 200:
-                    raise Unavailable(f"no switchover: {await answer.text()}", where=record.name)
+                    raise Unavailable(f"{path} was refused: {await answer.text()}", where=record.name)
         except (OSError, TimeoutError, aiohttp.ClientError) as error:
-            raise Unavailable(f"no answer to a switchover: {type(error).__name__}", where=record.name) from None
+            raise Unavailable(f"{path} was not answered: {type(error).__name__}", where=record.name) from None
 
     def _context(self, record: ProcessRecord, role: Role) -> ssl.SSLContext:
         kind = (record.jurisdiction, role)

@@ -3,6 +3,10 @@
 Who answers goes before who asks: databases, directory, key services, gateways, applications, routers; one part at a
 time. Of a cluster: the witness, the standby and its door, a switchover, then the former leader and its door; the
 cluster is whole again before each step. The order is written for people in docs/upgrade.md.
+
+COMMIT waits for the standby, so its absence has to be short. A Patroni that is told to stop stops its server too, and
+takes some ten seconds to bring it back; one that is killed leaves it streaming, and the next one takes it over. Only
+then is the server restarted, by its Patroni, within a second or two.
 """
 
 from __future__ import annotations
@@ -25,7 +29,9 @@ class Rolled(Protocol):
     @property
     def specs(self) -> dict[str, ProcessSpec]: ...
 
-    async def restart_part(self, name: str) -> float: ...
+    async def restart_part(self, name: str, *, at_once: bool = False) -> float: ...
+
+    async def restart_server(self, name: str) -> None: ...
 
     async def nodes(self, cluster: str) -> list[dict[str, Any]]: ...
 
@@ -69,9 +75,12 @@ async def roll(world: Rolled, tell: Callable[[str, str], None]) -> None:
         standby = next(str(node["zone"]) for node in nodes if node["zone"] != leader)
         await again(next(spec.name for spec in specs if spec.cluster == cluster and spec.role != PATRONI))
         for zone in (standby, leader):
-            for name in node_of(specs, cluster, zone):
-                await again(name)
-                await world.settle(cluster)
+            patroni, door = node_of(specs, cluster, zone)
+            tell(patroni, f"ready after {await world.restart_part(patroni, at_once=True):.1f} s")
+            await world.restart_server(patroni)
+            await world.settle(cluster)
+            await again(door)
+            await world.settle(cluster)
             if zone == standby:
                 await world.hand_over(cluster, leader, standby)
                 tell(cluster, f"{standby} leads")

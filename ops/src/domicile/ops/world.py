@@ -343,10 +343,12 @@ class World:
             except TimeoutError:
                 continue
 
-    async def end_part(self, name: str) -> None:
-        """End one process on purpose and wait for it; it isn't reported as lost."""
+    async def end_part(self, name: str, *, at_once: bool = False) -> None:
+        """End one process on purpose, ``at_once`` by SIGKILL, and wait for it; it isn't reported as lost."""
         self._reported.add(name)
         self._ended.pop(name, None)
+        if at_once:
+            self._children[name].kill()
         await asyncio.to_thread(self._end, [self.specs[name]])
 
     async def start_part(self, name: str) -> None:
@@ -356,10 +358,10 @@ class World:
         await self._until_ready(self.specs[name])
         self._write("running")
 
-    async def restart_part(self, name: str) -> float:
+    async def restart_part(self, name: str, *, at_once: bool = False) -> float:
         """End a process if it runs, start it; after how many seconds it was ready."""
         started = time.monotonic()
-        await self.end_part(name)
+        await self.end_part(name, at_once=at_once)
         await self.start_part(name)
         return time.monotonic() - started
 
@@ -383,8 +385,13 @@ class World:
     async def hand_over(self, cluster: str, leader: str, candidate: str) -> None:
         """Make ``candidate`` lead; returns when the other follows it. Raises Unavailable."""
         spec = next(each for each in self._specs if each.cluster == cluster and each.zone == leader)
-        await self._prober.hand_over(self._records[spec.name], spec.secrets[REST], leader, candidate)
+        body = {"leader": leader, "candidate": candidate}
+        await self._prober.order(self._records[spec.name], spec.secrets[REST], "/switchover", body)
         await self.settle(cluster)
+
+    async def restart_server(self, name: str) -> None:
+        """Have a node's Patroni restart its PostgreSQL. Raises Unavailable."""
+        await self._prober.order(self._records[name], self.specs[name].secrets[REST], "/restart", {})
 
     def stop(self) -> None:
         """End every process, services before their storage, and forget the record."""
