@@ -21,6 +21,7 @@ from domicile.model.addresses import NetworkField, PublicHost, inside, literal, 
 from domicile.model.errors import ManifestError, ManifestProblem
 from domicile.model.ids import RESERVED_JURISDICTIONS, CellName, Country, JurisdictionName, Name, ZoneName
 from domicile.model.key_domains import KeySection, check_key_domains, over_tls
+from domicile.model.leases import Lease, check_lease
 from domicile.model.rules import ApplicationIdentity as ApplicationIdentity
 from domicile.model.rules import (
     NextRules,
@@ -78,7 +79,7 @@ class Jurisdiction(Strict):
     """``traveller_paths``: the first that matches a path takes the place of ``travellers`` there.
 
     ``collector_networks``: those that the collector's name may resolve into; without any, wherever no other
-    jurisdiction has a zone.
+    jurisdiction has a zone. ``lease``: where its database clusters keep who leads, if not among themselves.
     """
 
     countries: list[Country] = Field(min_length=1)
@@ -88,6 +89,7 @@ class Jurisdiction(Strict):
     collector: Annotated[str, AfterValidator(over_tls)] | None = None
     collector_networks: list[NetworkField] = Field(default_factory=list, max_length=64)
     keys: KeySection
+    lease: Lease | None = None
 
     def travellers_on(self, path: str) -> Travellers:
         """What holds on a path: of its readings, the strictest's."""
@@ -235,6 +237,9 @@ def _check_jurisdictions(manifest: Manifest) -> Iterator[ManifestProblem]:
                     f"use an address in the network of one of {name}'s zones",
                 )
         yield from check_key_domains(f"{path}.keys.domains", jurisdiction.keys, jurisdiction.countries)
+        voters = [cell.witness for cell in manifest.cells_of(name).values() if cell.witness is not None]
+        inner = networks + [voter.network for voter in voters if voter.network is not None]
+        yield from check_lease(f"{path}.lease", jurisdiction.lease, inner)
     hosts: dict[str, str] = {}
     for name, jurisdiction in manifest.jurisdictions.items():
         if (other := hosts.setdefault(jurisdiction.public_host, name)) != name:

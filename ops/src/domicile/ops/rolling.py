@@ -73,7 +73,8 @@ async def roll(world: Rolled, tell: Callable[[str, str], None]) -> None:
             raise Unavailable("is not whole", where=cluster, remedy="`domicile status` shows its nodes")
         leader = next(str(node["zone"]) for node in nodes if node["role"] == "leader")
         standby = next(str(node["zone"]) for node in nodes if node["zone"] != leader)
-        await again(next(spec.name for spec in specs if spec.cluster == cluster and spec.role != PATRONI))
+        for witness in (spec.name for spec in specs if spec.cluster == cluster and spec.role != PATRONI):
+            await again(witness)
         for zone in (standby, leader):
             patroni, door = node_of(specs, cluster, zone)
             tell(patroni, f"ready after {await world.restart_part(patroni, at_once=True):.1f} s")
