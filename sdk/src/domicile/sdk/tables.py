@@ -35,7 +35,9 @@ SYSTEM_COLUMNS: Final = frozenset(
         "expires_at",
     }
 )
-_CONFIG: Final = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64", hide_input_in_errors=True)
+_CONFIG: Final = ConfigDict(
+    ser_json_bytes="base64", val_json_bytes="base64", ser_json_inf_nan="constants", hide_input_in_errors=True
+)
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,11 @@ class Table:
     @cached_property
     def by_name(self) -> dict[str, Column]:
         return {column.name: column for column in self.columns}
+
+    def kind_of(self, order: str) -> Kind:
+        """The type of what rows are ordered by: a column, or the time of their creation."""
+        column = self.by_name.get(order)
+        return KINDS[datetime] if column is None else column.kind
 
     @cached_property
     def stored(self) -> tuple[tuple[str, str, bool], ...]:

@@ -32,7 +32,6 @@ from domicile.sdk.store.port import (
     Work,
     another_version,
     given_twice,
-    gone,
     refused,
 )
 from domicile.sdk.store.queries import query
@@ -170,17 +169,18 @@ async def selected(
         after=selection.after is not None,
     )
     arguments: list[Any] = [condition.value for condition in selection.conditions]
-    arguments += [value for value in (selection.after, selection.limit) if value is not None]
+    if selection.after is not None:
+        arguments += [selection.after.value, selection.after.id]
+    if selection.limit is not None:
+        arguments.append(selection.limit)
     rows = await connection.fetch(statement, key, *arguments)
-    if not rows or (rows[0]["fence_state"], rows[0]["fence_epoch"]) != ("open", epoch):
+    if not rows or rows[0][:2] != (epoch, "open"):
         raise refused()
-    if not rows[0]["anchored"]:
-        raise gone(table)
     names = [column.name for column in table.columns]
     return [
-        StoredRow(UUID(int=row["id"].int), row["version"], {name: row[name] for name in names})
+        StoredRow(UUID(int=row[2].int), row[3], dict(zip(names, row[5:], strict=True)), row[4])
         for row in rows
-        if row["id"] is not None
+        if row[2] is not None
     ]
 
 
