@@ -50,12 +50,21 @@ def begin(key: SubjectKey, epoch: int) -> str:
     return f"BEGIN; {limits}; SELECT domicile.hold_fence('\\x{key}', {epoch:d})"
 
 
+async def _asked(method: Callable[..., Awaitable[Answer]], statement: str, *arguments: Any) -> Answer:
+    """A pool's connection that was lost meanwhile refuses the call itself: here, where the refusal is translated."""
+
+    async def asked() -> Answer:
+        return await method(statement, *arguments)
+
+    return await untold(asked())
+
+
 async def _begin(connection: Connection, key: SubjectKey, epoch: int) -> SubjectKey:
     """The subject's key in this transaction: another than ``key`` where its pepper was rotated meanwhile."""
     statement = begin(key, epoch)
     while True:
         try:
-            await untold(connection.execute(statement))
+            await _asked(connection.execute, statement)
         except Renamed as renamed:
             key = renamed.key
             statement = f"ROLLBACK; {begin(key, epoch)}"
@@ -84,7 +93,7 @@ class _Transaction:
         else:
             mode = Write.PUT if version is None else Write.NEW
             arguments = (self._jurisdiction, self._key, self._epoch, *_written(table, row))
-            written = await untold(self._connection.fetchval(statements.write(table, mode), *arguments))
+            written = await _asked(self._connection.fetchval, statements.write(table, mode), *arguments)
         if written is None:
             raise another_version(table)
         await self._remember(once, [written])
@@ -94,7 +103,7 @@ class _Transaction:
         if (said := await self._recall(once)) is not None:
             return said
         statement, arguments = many(table, rows, self._jurisdiction, self._key, self._epoch)
-        found = await untold(self._connection.fetch(statement, *arguments))
+        found = await _asked(self._connection.fetch, statement, *arguments)
         versions = in_order(rows, found)
         await self._remember(once, versions)
         return versions
@@ -108,13 +117,13 @@ class _Transaction:
     async def _replace(self, table: Table, row: UUID, values: Mapping[str, Any], version: int) -> Any:
         statement = statements.replace(table, tuple(values))
         arguments = (version, self._key, self._epoch, row, *values.values())
-        return await untold(self._connection.fetchval(statement, *arguments))
+        return await _asked(self._connection.fetchval, statement, *arguments)
 
     async def delete(self, table: Table, id: UUID, version: int | None) -> bool:  # noqa: A002
-        done = await untold(self._connection.execute(statements.delete(table), self._key, id, version))
+        done = await _asked(self._connection.execute, statements.delete(table), self._key, id, version)
         if done == "DELETE 1":
             return True
-        if version is not None and await untold(self._connection.fetchval(statements.there(table), self._key, id)):
+        if version is not None and await _asked(self._connection.fetchval, statements.there(table), self._key, id):
             raise another_version(table)
         return False
 
@@ -122,18 +131,18 @@ class _Transaction:
         return await untold(selected(self._connection, table, selection, self._key, self._epoch))
 
     async def query(self, statement: str, arguments: Sequence[Any]) -> list[dict[str, Any]]:
-        return [dict(row) for row in await untold(self._connection.fetch(statement, *arguments))]
+        return [dict(row) for row in await _asked(self._connection.fetch, statement, *arguments)]
 
     async def _recall(self, once: Once | None) -> list[int] | None:
         if once is None:
             return None
         arguments = (self._key, self._epoch, once.key, once.request)
-        said: list[int] | None = await untold(self._connection.fetchval(query("recall"), *arguments))
+        said: list[int] | None = await _asked(self._connection.fetchval, query("recall"), *arguments)
         return said
 
     async def _remember(self, once: Once | None, said: list[int]) -> None:
         if once is not None:
-            await untold(self._connection.fetchval(query("remember"), self._key, once.key, said))
+            await _asked(self._connection.fetchval, query("remember"), self._key, once.key, said)
 
 
 def many(table: Table, rows: Sequence[NewRow], jurisdiction: str, key: SubjectKey, epoch: int) -> tuple[str, list[Any]]:
