@@ -15,6 +15,7 @@ import asyncpg
 import pytest
 from domicile_testing import Trust
 from domicile_testing.homes import Surroundings
+from domicile_testing.logged import logged
 
 from domicile.model import Role, SubjectKey
 from domicile.sdk import Record, Residency, asgi
@@ -109,10 +110,22 @@ async def test_what_a_handler_raises_is_answered_by_the_guard(
     around.directory.pin(other, "eu-2")
     around.directory.pin(german)
     answers = {}
-    for who in (user, sibling, CANARY * 30):
-        body = {"user": who, "residence": "DE"}
-        async with client.post("/signup", json=body, allow_redirects=False) as answer:
-            answers[who] = (answer.status, answer.headers, await answer.text())
+    with logged() as lines:
+        for who in (user, sibling, CANARY * 30):
+            body = {"user": who, "residence": "DE"}
+            async with client.post("/signup", json=body, allow_redirects=False) as answer:
+                answers[who] = (answer.status, answer.headers, await answer.text())
+        for line in (f"{CANARY}\0", f"{CANARY}\udcff"):  # what no text column and no text takes
+            raw = f"{line}\n".encode("utf-8", "surrogateescape")
+            async with client.post("/lines", data=raw, headers=named(german)) as answer:
+                assert CANARY not in await answer.text()
+                answers[line] = (answer.status, answer.headers, "")
+        async with client.get(f"/lines?{CANARY}={CANARY}", headers={"X": CANARY}) as answer:
+            assert CANARY not in await answer.text()
+    assert (answers[f"{CANARY}\0"][0], answers[f"{CANARY}\udcff"][0]) == (201, 500)
+    assert lines.getvalue().count("\n") >= 2, "refusals were logged"
+    for shown in (CANARY, user, sibling):
+        assert shown not in lines.getvalue()
     assert (answers[user][0], answers[user][1]["Location"]) == (307, "https://us.example/signup")
     assert (answers[sibling][0], answers[sibling][1]["Domicile-Guard"]) == (421, "wrong-cell")
     assert answers[CANARY * 30][0] == 422
