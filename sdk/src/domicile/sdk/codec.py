@@ -53,7 +53,7 @@ class Codec:
 
     def _sealer(self, key: DataKey) -> Sealer:
         """Kept for as long as the key service's client answers with an equal key, which it makes anew each time."""
-        if self._opened is None or self._opened[0] != key:
+        if self._opened is None or (self._opened[0] is not key and self._opened[0] != key):
             sealer = Sealer(self.cell, self.jurisdiction, key.subject, key.principal, AESGCM(key.key))
             self._opened = (key, sealer)
         return self._opened[1]
