@@ -301,3 +301,9 @@ class KeyStore:
                 _SQL["rewrap_index_key"],
                 [(row.cell, row.wrapped, version, value) for row, version, value in index_keys],
             )
+
+    async def prune_audit(self, days: int, limit: int) -> int:
+        """Forget ``limit`` entries of the audit at most that are older than ``days``, the oldest first; how many."""
+        async with self._transaction() as connection:
+            gone: int = await connection.fetchval(_SQL["prune_audit"], days, limit)
+        return gone
