@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import aiohttp
 
 from domicile.identity import Credentials
 from domicile.model.access import GLOBAL, Role
+from domicile.model.errors import InvalidInput
 from domicile.model.manifest import Address
 from domicile.ops.layout import Layout
 from domicile.ops.record import ProcessRecord
@@ -20,6 +22,16 @@ RUNNING, STOPPED, UNREADY = "running", "stopped", "unready"
 def operator(layout: Layout, jurisdiction: str = GLOBAL) -> Credentials:
     folder = layout.operator(jurisdiction)
     return Credentials(folder / "cert.pem", folder / "key.pem", layout.authorities)
+
+
+def operator_given(layout: Layout, jurisdiction: str) -> Credentials:
+    """Those of DOMICILE_CERTIFICATE, _KEY and _AUTHORITIES, else the state folder's. Raises InvalidInput."""
+    given = [os.environ.get(f"DOMICILE_{name}") for name in ("CERTIFICATE", "KEY", "AUTHORITIES")]
+    if any(given):
+        if not all(given):
+            raise InvalidInput("only some are set", where="DOMICILE_CERTIFICATE, _KEY, _AUTHORITIES", remedy="set all")
+        return Credentials(*(Path(each or "") for each in given))
+    return operator(layout, jurisdiction)
 
 
 class Prober:

@@ -11,6 +11,7 @@ from domicile.ops.commands import apply_command, check_command, demo_command, do
 from domicile.ops.edge.asking import haproxy_command, nginx_command
 from domicile.ops.edge.commands import app as edge
 from domicile.ops.edge.examine import examine_command
+from domicile.ops.erase import erase_command, receipt_command
 from domicile.ops.explain import explain_command
 
 GROUP: Final = "domicile.commands"
@@ -29,6 +30,8 @@ app.command("demo")(demo_command)
 app.command("check")(check_command)
 app.command("apply")(apply_command)
 app.command("explain")(explain_command)
+app.command("erase")(erase_command)
+app.command("receipt")(receipt_command)
 app.add_typer(edge, name="edge")
 edge.command("nginx")(nginx_command)
 edge.command("haproxy")(haproxy_command)

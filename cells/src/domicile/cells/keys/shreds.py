@@ -49,10 +49,11 @@ class Shredder:
         return self._signer.public_pem().decode()
 
     async def shred(self, asked: ShredRequest, caller: str) -> str:
-        """Destroy, and sign what was destroyed. Who repeats it gets a receipt about what was left to destroy."""
+        """Destroy, and sign what is destroyed. Who repeats it, as after an interruption, gets the same said."""
         await self._store.check_owner(asked.cell, asked.subject)  # before it is noted for every start to come
         await asyncio.to_thread(self._note, asked)
-        gone = await self._store.shred(asked.cell, asked.subject, asked.principal, caller)
+        await self._store.shred(asked.cell, asked.subject, asked.principal, caller)
+        gone = await self._store.shredded(asked.subject, asked.principal)
         now = int(self._clock())
         receipt = ShredReceipt(
             iss=self._identity.deployment,
@@ -65,6 +66,7 @@ class Shredder:
             iat=now,
             caches_until=now + self._section.cache_seconds,
             backups_until=now + self._section.backup_days * DAY,
+            deleted=asked.deleted,
         )
         return self._signer.sign(receipt.model_dump(mode="json"), TokenType.SHRED_RECEIPT)
 
@@ -80,7 +82,7 @@ class Shredder:
     def _note(self, asked: ShredRequest) -> None:
         descriptor = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         with os.fdopen(descriptor, "ab") as stream:
-            stream.write(asked.model_dump_json().encode() + b"\n")
+            stream.write(asked.model_dump_json(exclude={"deleted"}).encode() + b"\n")
             stream.flush()
             os.fsync(stream.fileno())
 

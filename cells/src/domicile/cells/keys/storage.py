@@ -272,6 +272,12 @@ class KeyStore:
             await self._audit(connection, caller, cell, "shredded", [(subject, each) for each in gone])
         return [UUID(int=each.int) for each in gone]
 
+    async def shredded(self, subject: UUID, principal: UUID | None) -> list[UUID]:
+        """The principals of a subject whose keys were destroyed, or the one that is named, if its was."""
+        async with self._transaction() as connection:
+            rows = await connection.fetch(_SQL["find_shredded"], subject, principal)
+        return [UUID(int=row[0].int) for row in rows]
+
     async def stale(self, domain: str, version: int, limit: int) -> tuple[list[DataKeyRow], list[IndexKeyRow]]:
         """Some of a domain's keys under another version, ``limit`` of each kind at most."""
         async with self._transaction() as connection:
