@@ -52,8 +52,7 @@ class Shredder:
         """Destroy, and sign what is destroyed. Who repeats it, as after an interruption, gets the same said."""
         await self._store.check_owner(asked.cell, asked.subject)  # before it is noted for every start to come
         await asyncio.to_thread(self._note, asked)
-        await self._store.shred(asked.cell, asked.subject, asked.principal, caller)
-        gone = await self._store.shredded(asked.subject, asked.principal)
+        shredded = await self._store.shred(asked.cell, asked.subject, asked.principal, caller)
         now = int(self._clock())
         receipt = ShredReceipt(
             iss=self._identity.deployment,
@@ -61,7 +60,7 @@ class Shredder:
             store=self._identity.uri,
             cell=asked.cell,
             subject=asked.subject,
-            principals=sorted(gone),
+            principals=sorted(shredded.principals),
             whole_subject=asked.principal is None,
             iat=now,
             caches_until=now + self._section.cache_seconds,
@@ -74,7 +73,7 @@ class Shredder:
         """What was noted and is there all the same: an interrupted shred, or a restored store; how many keys."""
         again = 0
         for asked in self._noted():
-            again += len(await self._store.shred(asked.cell, asked.subject, asked.principal, self._identity.uri))
+            again += (await self._store.shred(asked.cell, asked.subject, asked.principal, self._identity.uri)).now
         if again:
             warn("keys-destroyed-again", count=again)
         return again

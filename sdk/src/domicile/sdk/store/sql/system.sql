@@ -407,7 +407,7 @@ CREATE INDEX IF NOT EXISTS erasures_under_way ON domicile.erasures (id) WHERE re
 -- fence locked. Counts add up where a principal is shredded again, and the receipt is then to be made anew.
 CREATE OR REPLACE FUNCTION domicile.delete_rows(held domicile.fences, whose uuid, about bytea, named integer)
 RETURNS domicile.erasures
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     place text;
     count bigint;
