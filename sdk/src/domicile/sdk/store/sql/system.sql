@@ -462,7 +462,9 @@ BEGIN
     RETURN NEXT domicile.delete_rows(
         held, NULL, NULL, (SELECT count(*)::integer FROM jsonb_object_keys(held.alias_keys)));
     DELETE FROM domicile.answers a WHERE a.subject = held.internal_id;
-    UPDATE domicile.fences AS f SET state = 'retired', internal_id = gen_random_uuid(), alias_keys = '{}'
+    -- at the tombstone's epoch, so that a directory that has lost the tombstone gets it back from here
+    UPDATE domicile.fences AS f
+    SET state = 'retired', epoch = f.epoch + 1, internal_id = gen_random_uuid(), alias_keys = '{}'
     WHERE f.subject_key = held.subject_key;
 END
 $$;
