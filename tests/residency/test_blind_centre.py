@@ -177,7 +177,7 @@ async def test_of_somebody_who_was_erased_a_tombstone_is_left(world: LocalWorld,
         return address
 
     def check() -> int:
-        return domicile("receipt", str(receipt), "--deployment", manifest.deployment).returncode
+        return domicile("audit", "receipt", str(receipt), "--deployment", manifest.deployment).returncode
 
     async with Browser(manifest, Layout.at(world.state)) as browser:
 

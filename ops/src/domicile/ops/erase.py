@@ -68,7 +68,7 @@ def receipt_command(
 ) -> None:
     """Check a receipt about an erasure or a shred, without any network, and tell what it says.
 
-    Example: domicile receipt alice.receipt --deployment acme
+    Example: domicile audit receipt alice.receipt --deployment acme
     """
     with refusals(as_json=json_output):
         public = (key or receipt.with_name(f"{receipt.name}.pem")).read_bytes()
