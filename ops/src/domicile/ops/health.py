@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import ssl
 from base64 import b64encode
 from pathlib import Path
@@ -13,7 +14,7 @@ import aiohttp
 
 from domicile.identity import Credentials
 from domicile.model.access import GLOBAL, Role
-from domicile.model.errors import Unavailable
+from domicile.model.errors import InvalidInput, Unavailable
 from domicile.model.manifest import Address
 from domicile.ops.clusters import PATRONI_USER
 from domicile.ops.layout import Layout
@@ -27,6 +28,16 @@ RUNNING, STOPPED, UNREADY = "running", "stopped", "unready"
 def operator(layout: Layout, jurisdiction: str = GLOBAL) -> Credentials:
     folder = layout.operator(jurisdiction)
     return Credentials(folder / "cert.pem", folder / "key.pem", layout.authorities)
+
+
+def operator_given(layout: Layout, jurisdiction: str) -> Credentials:
+    """Those of DOMICILE_CERTIFICATE, _KEY and _AUTHORITIES, else the state folder's. Raises InvalidInput."""
+    given = [os.environ.get(f"DOMICILE_{name}") for name in ("CERTIFICATE", "KEY", "AUTHORITIES")]
+    if any(given):
+        if not all(given):
+            raise InvalidInput("only some are set", where="DOMICILE_CERTIFICATE, _KEY, _AUTHORITIES", remedy="set all")
+        return Credentials(*(Path(each or "") for each in given))
+    return operator(layout, jurisdiction)
 
 
 class Prober:
