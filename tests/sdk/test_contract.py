@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
-from typing import Any, cast
+from typing import cast
 from uuid import UUID
 
 import pytest
@@ -13,7 +13,7 @@ from domicile_testing.contract import CHECKS
 
 from domicile.model import SubjectKey
 from domicile.ops.testing import Cell
-from domicile.sdk import Conflict, FenceRefused, Home
+from domicile.sdk import Conflict, FenceRefused, Forbidden, Home
 from domicile.sdk.store import NewRow, Once, Rows, Selection, Store, StoredRow, Work
 from domicile.sdk.tables import Table
 
@@ -41,8 +41,8 @@ class Broken:
     async def put_many(self, table: Table, rows: Sequence[NewRow], once: Once | None = None) -> list[int]:
         return await self.rows.put_many(table, rows, once)
 
-    async def update(self, table: Table, id: UUID, changes: Mapping[str, Any], version: int) -> int:  # noqa: A002
-        return await self.rows.update(table, id, changes, version)
+    async def update(self, table: Table, row: NewRow, version: int) -> int:
+        return await self.rows.update(table, row, version)
 
     async def delete(self, table: Table, id: UUID, version: int | None) -> bool:  # noqa: A002
         return await self.rows.delete(table, id, version)
@@ -72,9 +72,9 @@ class WritesOneByOne(Broken):
 
 
 class UpdatesAnyVersion(Broken):
-    async def update(self, table: Table, id: UUID, changes: Mapping[str, Any], version: int) -> int:  # noqa: A002
+    async def update(self, table: Table, row: NewRow, version: int) -> int:
         with suppress(Conflict):
-            return await self.rows.update(table, id, changes, version)
+            return await self.rows.update(table, row, version)
         return version + 1
 
 
@@ -115,6 +115,25 @@ class ForgetsTheOrder(Selecting):
 class ForgetsWhereItWas(Selecting):
     def changed(self, selection: Selection) -> Selection:
         return replace(selection, after=None)
+
+
+class ForgetsWhomAPutIsAbout(Broken):
+    async def put(self, table: Table, row: NewRow, version: int | None, once: Once | None = None) -> int:
+        return await self.rows.put(table, row._replace(principal=None), version, once)
+
+
+class ForgetsWhomRowsAreAbout(Broken):
+    async def select(self, table: Table, selection: Selection) -> list[StoredRow]:
+        return [replace(row, principal=None) for row in await self.rows.select(table, selection)]
+
+
+class PutsInAnothersPlace(Broken):
+    async def put(self, table: Table, row: NewRow, version: int | None, once: Once | None = None) -> int:
+        try:
+            return await self.rows.put(table, row, version, once)
+        except Forbidden:
+            await self.rows.delete(table, row.id, None)
+            return await self.rows.put(table, row, version, once)
 
 
 class ForgetsTheFence(Broken):
@@ -169,6 +188,9 @@ ROWS = [
     ForgetsTheDirection,
     ForgetsTheOrder,
     ForgetsWhereItWas,
+    ForgetsWhomAPutIsAbout,
+    ForgetsWhomRowsAreAbout,
+    PutsInAnothersPlace,
     ForgetsTheFence,
 ]
 MUTANTS: dict[str, Callable[[Store], Store]] = {

@@ -13,7 +13,7 @@ import pytest
 from pydantic import BaseModel
 
 from domicile.sample import Profile
-from domicile.sdk import InvalidInput, ModelError, Personal, Record, Shareable
+from domicile.sdk import InvalidInput, ModelError, Personal, Principal, Record, Shareable
 from domicile.sdk.store.ddl import create_table
 from domicile.sdk.tables import KINDS
 
@@ -80,6 +80,31 @@ def column_like_an_index() -> None:
         email_index: Annotated[str, Shareable("user.account.plan")]
 
 
+def principal_by_name() -> None:
+    class Bad(Record, table="bads"):
+        sender: Annotated[str, Principal("user.unique_id")]
+
+
+def principal_and_personal() -> None:
+    class Bad(Record, table="bads"):
+        sender: Annotated[UUID, Principal("user.unique_id"), Personal("user.unique_id")]
+
+
+def principal_by_default() -> None:
+    class Bad(Record, table="bads"):
+        sender: Annotated[UUID, Principal("user.unique_id")] = UUID(int=1)
+
+
+def two_principals() -> None:
+    class Bad(Record, table="bads"):
+        sender: Annotated[UUID, Principal("user.unique_id")]
+        receiver: Annotated[UUID | None, Principal("user.unique_id")] = None
+
+
+def principal_of_no_category() -> None:
+    Principal("sender")
+
+
 @pytest.mark.parametrize(
     ("define", "where", "what"),
     [
@@ -95,6 +120,11 @@ def column_like_an_index() -> None:
         (table_with_a_quote, "Bad", "names no table"),
         (system_column, "Bad.subject_key", "no column"),
         (column_like_an_index, "Bad.email_index", "no column"),
+        (principal_by_name, "Bad.sender", "not a UUID"),
+        (principal_and_personal, "Bad.sender", "classified as something else"),
+        (principal_by_default, "Bad.sender", "by default"),
+        (two_principals, "Bad", "two principals"),
+        (principal_of_no_category, "", "data category"),
     ],
 )
 def test_a_class_that_does_not_say_what_it_holds_is_refused(define: Callable[[], None], where: str, what: str) -> None:

@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Final, Protocol
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -46,6 +46,10 @@ class Cell(Protocol):
         """The subject moves away: from now on everything is refused."""
         ...
 
+    async def shred(self, home: Home, principal: UUID | None = None) -> None:
+        """The data key of a principal of the subject's is destroyed; without one, all of the subject's."""
+        ...
+
 
 class MemoryCell:
     def __init__(self) -> None:
@@ -57,6 +61,9 @@ class MemoryCell:
 
     async def close(self, home: Home) -> None:
         self._store.close(home.subject_key)
+
+    async def shred(self, home: Home, principal: UUID | None = None) -> None:
+        self._keys.shred(home, principal)
 
 
 class PostgresCell:
@@ -81,6 +88,9 @@ class PostgresCell:
     async def close(self, home: Home) -> None:
         async with local.superuser(self._folder) as root:
             await root.execute("UPDATE domicile.fences SET state = 'closed' WHERE subject_key = $1", home.subject_key)
+
+    async def shred(self, home: Home, principal: UUID | None = None) -> None:
+        self._keys.shred(home, principal)
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ from domicile.model.wire import MAX_BATCH
 from domicile.sdk.codec import Codec
 from domicile.sdk.records import Record
 from domicile.sdk.sealing import blind_index
-from domicile.sdk.store.port import CREATED, Condition, Operator, Selection
-from domicile.sdk.tables import Column, Table
+from domicile.sdk.store.port import CREATED, Condition, Operator, Selection, stored_principal
+from domicile.sdk.tables import PRINCIPAL, Column, Table
 
 R = TypeVar("R", bound=Record)
 CURSOR: Final = "domicile/cursor/1"
@@ -83,6 +83,12 @@ async def conditions_on(codec: Codec, kind: type[Record], wanted: Mapping[str, A
     for name, value in wanted.items():
         if isinstance(value, Range):
             conditions += [Condition(name, operator, bound) for operator, bound in _bounds(kind, name, value)]
+            continue
+        if (about := kind.domicile_table.about) is not None and name == about.name:
+            if not isinstance(value, UUID):
+                raise InvalidInput("a principal is a UUID", where=f"{kind.__name__}.{name}", remedy="home.internal_id")
+            principal = None if codec.is_subject(value) else stored_principal(value)
+            conditions.append(Condition(PRINCIPAL, Operator.EQUAL, principal))
             continue
         where, column = _column(kind, name)
         if column.sealed and column.find is None:

@@ -87,6 +87,9 @@ class Records(ABC):
     async def put(self, record: Record, *, version: int | None = None, idempotency_key: str | None = None) -> int:
         """Store a record, or replace the one with its id; answers the row's version, which starts at 1.
 
+        Raises Forbidden for a record that replaces one about somebody else, KeyDestroyed where the key of whom it is
+        about was destroyed.
+
         ``version``: the one that must be there, 0 for none; Conflict otherwise. ``idempotency_key``: a call that is
         repeated under it for the same record writes nothing and answers what was answered first; for another record
         it raises Conflict. Raises WrongJurisdiction, before any connection is used, for a record that isn't labelled
@@ -119,22 +122,27 @@ class Records(ABC):
         """Write some fields of a record that was read, and answer it as it is then.
 
         Raises Conflict where the row has another version than the record, InvalidInput for a record that was not
-        read, for ``id`` and ``jurisdiction``, and for values that don't fit.
+        read, for ``id``, ``jurisdiction`` and a principal, and for values that don't fit; KeyDestroyed where a field
+        of it was destroyed.
         """
         self._codec.require_home(record)
         kind, table = type(record), record.domicile_table
+        self._codec.require_whole(record)
         if record.version == 0:
             raise InvalidInput("a record that was not read has no version", where=kind.__name__, remedy="put() it")
         if not changes or not changes.keys() <= table.by_name.keys():
             raise InvalidInput("changes are fields of the record, at least one", where=kind.__name__)
         checked = kind(**{**dict(record), **changes})
         columns = {table.by_name[name]: getattr(checked, name) for name in changes}
-        values = await self._codec.encode(table, record.id, columns)
-        checked._version = await self._rows.update(table, record.id, values, record.version)
+        row = await self._codec.encode(table, record.id, columns, self._codec.principal(record))
+        checked._version = await self._rows.update(table, row, record.version)
         return checked
 
     async def get(self, kind: type[R], id: UUID) -> R | None:  # noqa: A002 - the field's name
-        """The record with this id, or None. Raises NotFound where its key was destroyed."""
+        """The record with this id, or None. Raises NotFound where the subject's key was destroyed.
+
+        Where the key of somebody else was whom the record is about, its sealed fields are ``Destroyed``.
+        """
         found = await self._select(kind, Selection((Condition("id", Operator.EQUAL, id),)))
         return found[0] if found else None
 
@@ -191,6 +199,7 @@ class Records(ABC):
 
     async def _select(self, kind: type[R], selection: Selection) -> list[R]:
         rows = await self._rows.select(kind.domicile_table, selection)
+        await self._codec.prepare(rows)
         return [await self._codec.record(kind, row) for row in rows]
 
 

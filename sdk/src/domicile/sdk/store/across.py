@@ -12,9 +12,10 @@ import asyncpg
 from domicile.model.ids import SubjectKey
 from domicile.sdk.store.failures import untold
 from domicile.sdk.store.fences import Fence
-from domicile.sdk.store.port import Condition, Operator, StoredRow
+from domicile.sdk.store.port import Condition, Operator, StoredRow, principal_of
 from domicile.sdk.store.queries import query
-from domicile.sdk.tables import Table
+from domicile.sdk.store.statements import compare, who
+from domicile.sdk.tables import PRINCIPAL, Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +30,9 @@ class FoundRow:
 def select(table: Table, compared: tuple[tuple[str, Operator], ...]) -> str:
     """Rows of subjects that are open here, in the order of creation: what is compared with, then the limit."""
     columns = "".join(f', t."{column.name}"' for column in table.columns)
-    wheres = "".join(f' AND t."{name}" {operator.value} ${n}' for n, (name, operator) in enumerate(compared, start=1))
+    wheres = "".join(f" AND {compare(name, operator, n)}" for n, (name, operator) in enumerate(compared, start=1))
     return (
-        f"SELECT f.subject_key, f.internal_id, f.epoch, f.state, t.id, t.version{columns} "  # noqa: S608 - checked names
+        f"SELECT f.subject_key, f.internal_id, f.epoch, f.state, t.id, t.version, {who()}{columns} "  # noqa: S608 - checked names
         f'FROM public."{table.name}" AS t CROSS JOIN LATERAL domicile.read_fence(t.subject_key) f '
         f"WHERE f.state = 'open'{wheres} ORDER BY t.created_at, t.id LIMIT ${len(compared) + 1}"
     )
@@ -54,7 +55,12 @@ class AcrossStore:
         return [
             FoundRow(
                 Fence(SubjectKey(row["subject_key"]), UUID(int=row["internal_id"].int), row["epoch"], row["state"]),
-                StoredRow(UUID(int=row["id"].int), row["version"], {name: row[name] for name in names}),
+                StoredRow(
+                    UUID(int=row["id"].int),
+                    row["version"],
+                    {name: row[name] for name in names},
+                    principal_of(row[PRINCIPAL]),
+                ),
             )
             for row in await untold(self._pool.fetch(statement, *values, limit))
         ]

@@ -22,7 +22,7 @@ from domicile.model.errors import (
     WrongJurisdiction,
 )
 from domicile.model.ids import SubjectKey
-from domicile.sdk.store.port import another_request, refused
+from domicile.sdk.store.port import another_request, kept_for_life, refused
 
 WAIT_SECONDS: Final = 20.0
 _WHERE: Final = "storage"
@@ -45,7 +45,7 @@ def _of_sqlstate(state: str) -> DomicileError:
         case "DM002":
             return WrongJurisdiction("a row's label is not the jurisdiction of this cell", where=_WHERE)
         case "DM003":
-            return Forbidden("a row keeps its subject, principal, key and jurisdiction for life", where=_WHERE)
+            return kept_for_life()
         case "DM004":
             return Forbidden("synchronous_commit below on", where=_WHERE, remedy="leave it as the role has it")
         case "DM005":

@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import pairwise
 from typing import Any, Final, TypeVar
@@ -33,11 +33,13 @@ from domicile.sdk.store.port import (
     another_version,
     given_twice,
     gone,
+    principal_of,
     refused,
+    stored_principal,
 )
 from domicile.sdk.store.queries import query
 from domicile.sdk.store.statements import Write
-from domicile.sdk.tables import Table
+from domicile.sdk.tables import PRINCIPAL, Table
 from domicile.service.commits import NEVER, commit, roll_back, uncut
 
 COMMIT_SECONDS: Final = 15.0
@@ -65,7 +67,7 @@ async def _begin(connection: Connection, key: SubjectKey, epoch: int) -> Subject
 
 
 def _written(table: Table, row: NewRow) -> list[Any]:
-    return [row.id, *(row.values[name] for name, _, _ in table.stored)]
+    return [row.id, stored_principal(row.principal), *(row.values[name] for name, _, _ in table.stored)]
 
 
 class _Transaction:
@@ -81,7 +83,7 @@ class _Transaction:
         if (said := await self._recall(once)) is not None:
             return said[0]
         if version:
-            written = await self._replace(table, row.id, row.values, version)
+            written = await self._replace(table, row, version)
         else:
             mode = Write.PUT if version is None else Write.NEW
             arguments = (self._jurisdiction, self._key, self._epoch, *_written(table, row))
@@ -100,15 +102,16 @@ class _Transaction:
         await self._remember(once, versions)
         return versions
 
-    async def update(self, table: Table, id: UUID, changes: Mapping[str, Any], version: int) -> int:  # noqa: A002
-        written = await self._replace(table, id, changes, version)
+    async def update(self, table: Table, row: NewRow, version: int) -> int:
+        written = await self._replace(table, row, version)
         if written is None:
             raise another_version(table)
         return int(written)
 
-    async def _replace(self, table: Table, row: UUID, values: Mapping[str, Any], version: int) -> Any:
-        statement = statements.replace(table, tuple(values))
-        arguments = (version, self._key, self._epoch, row, *values.values())
+    async def _replace(self, table: Table, row: NewRow, version: int) -> Any:
+        statement = statements.replace(table, tuple(row.values))
+        who = stored_principal(row.principal)
+        arguments = (version, self._key, self._epoch, row.id, who, *row.values.values())
         return await untold(self._connection.fetchval(statement, *arguments))
 
     async def delete(self, table: Table, id: UUID, version: int | None) -> bool:  # noqa: A002
@@ -146,7 +149,8 @@ def many(table: Table, rows: Sequence[NewRow], jurisdiction: str, key: SubjectKe
     if any(one.id == other.id for one, other in pairwise(ordered)):
         raise given_twice(table)
     columns = [[row.values[name] for row in ordered] for name, _, _ in table.stored]
-    return statements.write_many(table), [jurisdiction, key, epoch, [row.id for row in ordered], *columns]
+    ids, who = [row.id for row in ordered], [stored_principal(row.principal) for row in ordered]
+    return statements.write_many(table), [jurisdiction, key, epoch, ids, who, *columns]
 
 
 def in_order(rows: Sequence[NewRow], found: Sequence[asyncpg.Record]) -> list[int]:
@@ -178,7 +182,9 @@ async def selected(
         raise gone(table)
     names = [column.name for column in table.columns]
     return [
-        StoredRow(UUID(int=row["id"].int), row["version"], {name: row[name] for name in names})
+        StoredRow(
+            UUID(int=row["id"].int), row["version"], {name: row[name] for name in names}, principal_of(row[PRINCIPAL])
+        )
         for row in rows
         if row["id"] is not None
     ]

@@ -24,7 +24,7 @@ import asyncpg
 
 from domicile.model.errors import Conflict, Unavailable
 from domicile.sdk.records import Record
-from domicile.sdk.store.changes import Found, Index, Plan, Refusal, Step, compare, recorded
+from domicile.sdk.store.changes import Found, Index, Plan, Refusal, Step, compare, recorded, recorded_about
 from domicile.sdk.store.ddl import literal
 from domicile.sdk.store.failures import untold
 from domicile.sdk.store.queries import query, script
@@ -59,7 +59,13 @@ def system() -> tuple[str, int, str]:
 def digest(tables: Sequence[Table]) -> str:
     """Of what the classes say, whatever their order."""
     said = {
-        table.name: [[recorded(column) for column in table.columns], table.indexes, str(table.keep)] for table in tables
+        table.name: [
+            [recorded(column) for column in table.columns],
+            table.indexes,
+            str(table.keep),
+            *([recorded_about(table.about)] if table.about is not None else []),
+        ]
+        for table in tables
     }
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 

@@ -17,13 +17,23 @@ from itertools import count
 from typing import Any
 from uuid import UUID, uuid4
 
-from domicile.model.errors import NotFound, UnsupportedQuery
+from domicile.model.errors import KeyDestroyed, NotFound, UnsupportedQuery
 from domicile.model.ids import KEY_BYTES, SubjectKey
 from domicile.model.wire import DataKey
 from domicile.sdk.home import Home, Vault
 from domicile.sdk.store import Condition, Fence, NewRow, Once, Operator, Rows, Selection, StoredRow, Work
-from domicile.sdk.store.port import CREATED, Alone, another_request, another_version, given_twice, gone, refused
-from domicile.sdk.tables import Table
+from domicile.sdk.store.port import (
+    CREATED,
+    Alone,
+    another_request,
+    another_version,
+    given_twice,
+    gone,
+    kept_for_life,
+    refused,
+    stored_principal,
+)
+from domicile.sdk.tables import PRINCIPAL, Table
 
 _COMPARED: Mapping[Operator, Callable[[Any, Any], bool]] = {
     Operator.EQUAL: lambda held, value: held == value,
@@ -35,28 +45,34 @@ _COMPARED: Mapping[Operator, Callable[[Any, Any], bool]] = {
 
 
 class MemoryKeys:
-    """A key service. ``shred`` is what an erasure does to a subject's key."""
+    """A key service. ``shred`` is what an erasure does to a subject's keys, or to one principal's."""
 
     def __init__(self) -> None:
         self._keys: dict[tuple[UUID, UUID], DataKey] = {}
+        self._destroyed: set[tuple[UUID, UUID | None]] = set()
         self._index = os.urandom(32)
 
     async def data_key(self, subject: UUID, principal: UUID, *, create: bool = False) -> DataKey:
         name = (subject, principal)
+        if not self._destroyed.isdisjoint({name, (subject, None)}):
+            raise KeyDestroyed("the data key was destroyed: what it sealed opens no more")
         if name not in self._keys:
             if not create:
-                raise NotFound("no data key: shredded, or never made")
+                raise NotFound("no data key was made")
             self._keys[name] = DataKey(
                 subject=subject, principal=principal, key=os.urandom(32), index_key=os.urandom(32)
             )
         return self._keys[name]
 
+    async def data_keys(self, names: Sequence[tuple[UUID, UUID]], *, create: bool = False) -> list[DataKey]:
+        return [await self.data_key(*name, create=create) for name in names]
+
     async def cell_index_key(self) -> bytes:
         return self._index
 
-    def shred(self, home: Home) -> None:
-        """No sealed value of the home's subject opens from now on."""
-        self._keys = {name: key for name, key in self._keys.items() if name[0] != home.internal_id}
+    def shred(self, home: Home, principal: UUID | None = None) -> None:
+        """No sealed value of the home's subject opens from now on; with a principal, none that is about that one."""
+        self._destroyed.add((home.internal_id, principal))
 
 
 @dataclass
@@ -64,6 +80,7 @@ class _Held:
     version: int
     created: int
     values: dict[str, Any]
+    principal: UUID | None
 
 
 @dataclass
@@ -150,7 +167,10 @@ class _Transaction:
         held = rows.get(row.id)
         if version is not None and version != (held.version if held else 0):
             raise another_version(table)
-        written = _Held((held.version if held else 0) + 1, held.created if held else self._store.now(), {**row.values})
+        if held is not None and held.principal != row.principal:
+            raise another_version(table) if version else kept_for_life()
+        created = held.created if held else self._store.now()
+        written = _Held((held.version if held else 0) + 1, created, {**row.values}, row.principal)
         rows[row.id] = written
         self._remember(once, [written.version])
         return written.version
@@ -164,11 +184,11 @@ class _Transaction:
         self._remember(once, versions)
         return versions
 
-    async def update(self, table: Table, id: UUID, changes: Mapping[str, Any], version: int) -> int:  # noqa: A002
-        held = self._rows(table).get(id)
-        if held is None or held.version != version:
+    async def update(self, table: Table, row: NewRow, version: int) -> int:
+        held = self._rows(table).get(row.id)
+        if held is None or (held.version, held.principal) != (version, row.principal):
             raise another_version(table)
-        held.values |= changes
+        held.values |= row.values
         held.version += 1
         return held.version
 
@@ -207,7 +227,12 @@ class _Transaction:
         found.sort(key=cmp_to_key(compare))
         columns = [column.name for column in table.columns]
         return [
-            StoredRow(name, rows[name].version, {column: rows[name].values[column] for column in columns})
+            StoredRow(
+                name,
+                rows[name].version,
+                {column: rows[name].values[column] for column in columns},
+                rows[name].principal,
+            )
             for name in found[: selection.limit]
         ]
 
@@ -216,6 +241,8 @@ class _Transaction:
 
 
 def _meets(name: UUID, held: _Held, condition: Condition) -> bool:
+    if condition.column == PRINCIPAL:
+        return bool(stored_principal(held.principal) == condition.value)
     value = name if condition.column == "id" else held.values[condition.column]
     return value is not None and _COMPARED[condition.operator](value, condition.value)
 

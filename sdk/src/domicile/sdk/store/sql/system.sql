@@ -73,6 +73,12 @@ CREATE TABLE IF NOT EXISTS domicile.columns (
 ALTER TABLE domicile.columns ADD COLUMN IF NOT EXISTS kind text;
 ALTER TABLE domicile.columns ADD COLUMN IF NOT EXISTS "default" text;
 
+-- ``principal``: which field says whom a row is about; it lies in principal_key, whatever it is called.
+DO $classes$ BEGIN
+    ALTER TABLE domicile.columns DROP CONSTRAINT IF EXISTS columns_class_check;
+    ALTER TABLE domicile.columns ADD CONSTRAINT columns_class_check CHECK (class IN ('personal', 'shareable', 'principal'));
+END $classes$;
+
 -- How long the rows of a table are kept after they were first put; tables without a row here keep theirs.
 CREATE TABLE IF NOT EXISTS domicile.retention (
     table_name   text PRIMARY KEY,
@@ -304,6 +310,11 @@ BEGIN
         PERFORM domicile.hold_fence(NEW.subject_key, NEW.epoch);
         SELECT c.jurisdiction INTO label FROM domicile.cell c;
     END IF;
+    -- a principal is the subject, or a random id of the application's after a byte that no pepper has
+    IF NEW.principal_key <> NEW.subject_key
+        AND (octet_length(NEW.principal_key) <> 17 OR get_byte(NEW.principal_key, 0) <> 0) THEN
+        RAISE EXCEPTION 'the row is about nobody that could be named' USING ERRCODE = 'DM003';
+    END IF;
     IF label IS DISTINCT FROM NEW.jurisdiction THEN
         RAISE EXCEPTION 'the row is labelled with another jurisdiction' USING ERRCODE = 'DM002';
     END IF;
@@ -407,4 +418,4 @@ GRANT SELECT ON domicile.columns TO domicile_abroad, domicile_gateway;
 GRANT INSERT ON domicile.border_events TO domicile_gateway;
 
 -- the number grows with each change of this file; `schema apply` takes no database back to a lower one
-COMMENT ON SCHEMA domicile IS 'schema 2';
+COMMENT ON SCHEMA domicile IS 'schema 3';
