@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 from uuid import UUID
 
 import pytest
@@ -14,8 +14,8 @@ from domicile_testing.contract import CHECKS
 from domicile.model import SubjectKey
 from domicile.ops.testing import Cell
 from domicile.sdk import Conflict, FenceRefused, Forbidden, Home
-from domicile.sdk.store import NewRow, Once, Rows, Selection, Store, StoredRow, Work
-from domicile.sdk.tables import Table
+from domicile.sdk.store import Condition, NewRow, Once, Rows, Selection, Store, StoredRow, Work
+from domicile.sdk.tables import ReferenceTable, Table
 
 
 @pytest.fixture(params=["domicile_memory", "domicile_postgres"])
@@ -149,6 +149,9 @@ class BrokenStore:
         self._store = store
         self._flaw = flaw
 
+    async def look_up(self, table: ReferenceTable, conditions: Sequence[Condition]) -> list[dict[str, Any]]:
+        return await self._store.look_up(table, conditions)
+
     def alone(self, key: SubjectKey, epoch: int) -> Rows:
         return self._flaw(self._store.alone(key, epoch))
 
@@ -164,6 +167,16 @@ class CommitsAtOnce(BrokenStore):
         async with self._store.work(key, epoch):
             pass
         yield cast("Work", self._store.alone(key, epoch))
+
+
+class LooksUpAnything(BrokenStore):
+    async def look_up(self, table: ReferenceTable, conditions: Sequence[Condition]) -> list[dict[str, Any]]:
+        return await self._store.look_up(table, conditions[1:])
+
+
+class LooksUpInAnyOrder(BrokenStore):
+    async def look_up(self, table: ReferenceTable, conditions: Sequence[Condition]) -> list[dict[str, Any]]:
+        return (await self._store.look_up(table, conditions))[::-1]
 
 
 class OneForAll(BrokenStore):
@@ -195,6 +208,8 @@ ROWS = [
 ]
 MUTANTS: dict[str, Callable[[Store], Store]] = {
     **{flaw.__name__: lambda store, flaw=flaw: BrokenStore(store, flaw) for flaw in ROWS},  # type: ignore[misc]
+    "LooksUpAnything": lambda store: LooksUpAnything(store, lambda rows: rows),
+    "LooksUpInAnyOrder": lambda store: LooksUpInAnyOrder(store, lambda rows: rows),
     "CommitsAtOnce": lambda store: CommitsAtOnce(store, lambda rows: rows),
     "OneForAll": lambda store: OneForAll(store, lambda rows: rows),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import date
+from decimal import Decimal
 from typing import Annotated, Any
 from uuid import UUID, uuid4
 
@@ -22,7 +23,9 @@ from domicile.sdk import (
     Principal,
     Range,
     Record,
+    Reference,
     Shareable,
+    UnsupportedQuery,
 )
 
 
@@ -40,6 +43,13 @@ class Message(Record, table="messages"):
     name: Annotated[str, Personal("user.name", find=True)]
     text: Annotated[str | None, Personal("user.content.private")] = None
     length: Annotated[int, Shareable("user.content.length")] = 0
+
+
+class TaxRate(Reference, table="tax_rates", key=("country", "since")):
+    country: Annotated[str, Shareable("system.operations")]
+    since: Annotated[date, Shareable("system.operations")]
+    percent: Annotated[Decimal, Shareable("system.operations")]
+    note: Annotated[str | None, Shareable("system.operations")] = None
 
 
 Check = Callable[[Cell, Callable[[Home], Home]], Awaitable[None]]
@@ -279,3 +289,30 @@ async def loses_what_is_about_a_person_whose_key_was_destroyed_and_nothing_else(
     assert [each.name for each in await other.all(Message)] == ["there"]
     assert await home.delete(Message, gone.id)
     assert await home.put(message(home, bert, "b2")) == 1
+
+
+def rates(*given: tuple[str, int, str]) -> list[TaxRate]:
+    return [TaxRate(country=name, since=date(year, 1, 1), percent=Decimal(rate)) for name, year, rate in given]
+
+
+@_check
+async def looks_up_what_belongs_to_nobody(home: Home, other: Home, cell: Cell) -> None:
+    first, a, b, c = rates(("DE", 2020, "16"), ("DE", 2007, "19"), ("FR", 2014, "20"), ("Ab", 2020, "5.50"))
+    await cell.fill(TaxRate, [a, first])
+    assert await home.look_up(TaxRate) == await other.look_up(TaxRate) == [a, first]
+    await cell.fill(TaxRate, [b, first, c, a])
+    assert await home.look_up(TaxRate) == [c, a, first, b]
+    assert await home.look_up(TaxRate, country="DE") == [a, first]
+    assert await home.look_up(TaxRate, country="DE", since=Range(above=date(2007, 1, 1))) == [first]
+    assert await home.look_up(TaxRate, percent=Decimal("5.5"), country="Ab") == [c]
+    assert await home.look_up(TaxRate, note="x") == []
+    async with home.transaction() as transaction:
+        assert await transaction.look_up(TaxRate, country="FR") == [b]
+    for wanted in ({"country": None}, {"nobody": 1}, {"since": Range()}):
+        with pytest.raises(UnsupportedQuery):
+            await home.look_up(TaxRate, **wanted)
+    with pytest.raises(InvalidInput):
+        await home.look_up(TaxRate, since="2020-01-01")
+    with pytest.raises(InvalidInput):
+        await cell.fill(TaxRate, [a, b, a])
+    assert len(await home.look_up(TaxRate)) == 4

@@ -38,6 +38,7 @@ from domicile.sdk.even import evenly
 from domicile.sdk.finding import Page, Range
 from domicile.sdk.home import Home, Transaction
 from domicile.sdk.records import Record
+from domicile.sdk.references import Reference
 from domicile.sdk.residency import Residency
 
 __all__ = [
@@ -61,6 +62,7 @@ __all__ = [
     "Principal",
     "Range",
     "Record",
+    "Reference",
     "Residency",
     "Shareable",
     "Transaction",

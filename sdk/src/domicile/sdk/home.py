@@ -22,7 +22,8 @@ from domicile.sdk.admission import admitted
 from domicile.sdk.codec import Codec, Keys
 from domicile.sdk.finding import Page
 from domicile.sdk.records import Record
-from domicile.sdk.store import Condition, Fence, Operator, Rows, Selection, Store, Work
+from domicile.sdk.references import Ref, Reference
+from domicile.sdk.store import Condition, Fence, Lookups, Operator, Rows, Selection, Store, Work
 from domicile.sdk.tickets import ticket_of
 
 if TYPE_CHECKING:
@@ -76,6 +77,10 @@ class Records(ABC):
     @property
     @abstractmethod
     def _rows(self) -> Rows: ...
+
+    @property
+    @abstractmethod
+    def _lookups(self) -> Lookups: ...
 
     def new(self, kind: type[R], **fields: Any) -> R:
         """A record labelled with this home's jurisdiction, with a random ``id`` unless one is given.
@@ -197,10 +202,22 @@ class Records(ABC):
         """Delete the record with this id; whether there was one. ``version``: what it must have, else Conflict."""
         return await self._rows.delete(kind.domicile_table, id, version)
 
+    async def look_up(self, kind: type[Ref], **conditions: Any) -> list[Ref]:
+        """Rows of a table that belongs to no subject and that meet every condition, in the order of their key.
+
+        A condition is a value to equal, or a ``Range``; none is all rows. Raises UnsupportedQuery, InvalidInput.
+        """
+        return await look_up(self._lookups, kind, conditions)
+
     async def _select(self, kind: type[R], selection: Selection) -> list[R]:
         rows = await self._rows.select(kind.domicile_table, selection)
         await self._codec.prepare(rows)
         return [await self._codec.record(kind, row) for row in rows]
+
+
+async def look_up(lookups: Lookups, kind: type[Ref], conditions: Mapping[str, Any]) -> list[Ref]:
+    wanted = finding.look_up_by(kind, conditions)
+    return [kind.of_row(row) for row in await lookups.look_up(kind.domicile_reference, wanted)]
 
 
 class Transaction(Records):
@@ -214,16 +231,25 @@ class Transaction(Records):
     def _rows(self) -> Rows:
         return self._work
 
+    @property
+    def _lookups(self) -> Lookups:
+        return self._work
+
     @overload
     async def sql(self, statement: str | ClauseElement, *arguments: Any) -> list[dict[str, Any]]: ...
 
     @overload
     async def sql(self, statement: str | ClauseElement, *arguments: Any, into: type[R]) -> list[R]: ...
 
+    @overload
+    async def sql(self, statement: str | ClauseElement, *arguments: Any, into: type[Ref]) -> list[Ref]: ...
+
     async def sql(
-        self, statement: str | ClauseElement, *arguments: Any, into: type[R] | None = None
-    ) -> list[dict[str, Any]] | list[R]:
-        """One SELECT or DELETE over the subject's own rows: text with ``$1``, ``$2``..., or SQLAlchemy Core.
+        self, statement: str | ClauseElement, *arguments: Any, into: type[Record] | type[Reference] | None = None
+    ) -> Sequence[Any]:
+        """One SELECT over the subject's own rows and references, or one DELETE of its rows.
+
+        The statement is text with ``$1``, ``$2``..., or SQLAlchemy Core.
 
         Rows come as dicts, in which sealed values stay sealed, or as records of ``into``, whose every column must be
         selected. Raises UnsupportedQuery for any other statement or function, and for a question about a sealed
@@ -231,7 +257,11 @@ class Transaction(Records):
         """
         text, values = admitted(statement, arguments)
         rows = await self._work.query(text, values)
-        return rows if into is None else [await self._codec.record_of(into, row) for row in rows]
+        if into is None:
+            return rows
+        if issubclass(into, Reference):
+            return [into.of_row(row) for row in rows]
+        return [await self._codec.record_of(into, row) for row in rows]
 
 
 class Home(Records):
@@ -243,6 +273,10 @@ class Home(Records):
     @property
     def _rows(self) -> Rows:
         return self._vault.rows.alone(self.subject_key, self.epoch)
+
+    @property
+    def _lookups(self) -> Lookups:
+        return self._vault.rows
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:

@@ -176,7 +176,8 @@ def _abouts(record: type[Record]) -> list[About]:
     return found
 
 
-def _column(where: str, name: str, info: FieldInfo) -> Column:
+def column_of(where: str, name: str, info: FieldInfo) -> Column:
+    """The column of a classified field; raises ModelError that names it and the remedy."""
     check_name(where, name)
     classes = [entry for entry in info.metadata if isinstance(entry, Personal | Shareable)]
     if len(classes) != 1:
@@ -230,7 +231,7 @@ def describe(record: type[Record], table: str, indexes: tuple[str, ...] = (), ke
     about = next(iter(_abouts(record)), None)
     not_columns = {*_OWN, about.name} if about else {*_OWN}
     columns = tuple(
-        _column(f"{name}.{field}", field, info)
+        column_of(f"{name}.{field}", field, info)
         for field, info in record.model_fields.items()
         if field not in not_columns
     )

@@ -63,6 +63,10 @@ class Kind:
             raise InvalidInput("a time without a zone", remedy="use datetime.now(UTC)")
         return checked
 
+    def plain(self, value: Any) -> Any:
+        """A value as a driver answers it, as one of this type itself."""
+        return UUID(int=value.int) if self.python is UUID and value is not None else value
+
     def dump(self, value: Any) -> bytes:
         """The one spelling of a value, as JSON."""
         checked = self.check(value)
@@ -176,3 +180,16 @@ class Table:
         """(name, SQL type, nullable) of every column that a row carries beside the system's own."""
         plain = [(column.name, column.sql_type, column.sql_nullable) for column in self.columns]
         return (*plain, *((column.index, "bytea", column.sql_nullable) for column in self.columns if column.find))
+
+
+@dataclass(frozen=True, eq=False)
+class ReferenceTable:
+    """A table that belongs to no subject. ``key``: the columns that tell its rows apart."""
+
+    name: str
+    columns: tuple[Column, ...]
+    key: tuple[str, ...]
+
+    @cached_property
+    def by_name(self) -> dict[str, Column]:
+        return {column.name: column for column in self.columns}

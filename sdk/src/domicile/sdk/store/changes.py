@@ -65,7 +65,8 @@ class Index:
 class Found:
     """A cell's database: by table, each field as it was recorded, and what is there beside the record.
 
-    ``across``: the tables that the role for looks across subjects may read.
+    ``across``: the tables that the role for looks across subjects may read. ``references``: of tables that belong
+    to no subject, each field as it was recorded.
     """
 
     columns: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
@@ -73,6 +74,7 @@ class Found:
     indexes: Mapping[str, Collection[Index]] = field(default_factory=dict)
     keep: Mapping[str, int] = field(default_factory=dict)
     across: Collection[str] = ()
+    references: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
 
 
 def recorded(column: Column) -> dict[str, Any]:
@@ -105,22 +107,10 @@ def recorded_about(about: About) -> dict[str, Any]:
     }
 
 
-def _sql(value: str | bool | None) -> str:
-    if value is None:
-        return "NULL"
-    return str(value).lower() if isinstance(value, bool) else ddl.literal(value)
-
-
 def note(table: str, field: Column | About) -> str:
     """The statement that records a field; for one that is recorded, what may change of it."""
     said = recorded_about(field) if isinstance(field, About) else recorded(field)
-    row = {"table_name": table, **said}
-    changes = ", ".join(f'"{name}" = excluded."{name}"' for name in row if name not in ("table_name", "column_name"))
-    names, values = ", ".join(map(ddl.quote, row)), ", ".join(map(_sql, row.values()))
-    return (
-        f"INSERT INTO domicile.columns ({names}) VALUES ({values})\n"  # noqa: S608 - quoted
-        f"ON CONFLICT (table_name, column_name) DO UPDATE SET {changes};"
-    )
+    return ddl.upsert("domicile.columns", {"table_name": table, **said}, key=("table_name", "column_name"))
 
 
 def _forget(table: str, field: str) -> str:

@@ -22,7 +22,7 @@ from domicile.model.errors import (
     WrongJurisdiction,
 )
 from domicile.model.ids import SubjectKey
-from domicile.sdk.store.port import another_request, kept_for_life, refused
+from domicile.sdk.store.port import another_request, kept_for_life, no_table, refused
 
 WAIT_SECONDS: Final = 20.0
 _WHERE: Final = "storage"
@@ -61,7 +61,7 @@ def _of_sqlstate(state: str) -> DomicileError:
         case "40001" | "40P01" | "55P03":
             return Unavailable("another transaction was in the way", where=_WHERE, retry_after=1)
         case "42P01":
-            return InvalidInput("no such table", where=_WHERE, remedy="run `domicile schema apply`")
+            return no_table()
         case _ if state[:2] == "42":
             return InvalidInput(f"the database does not understand the statement (SQLSTATE {state})", where=_WHERE)
         case _ if state[:2] in ("22", "23"):

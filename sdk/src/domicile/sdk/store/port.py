@@ -14,7 +14,7 @@ from uuid import UUID
 
 from domicile.model.errors import Conflict, DomicileError, FenceRefused, Forbidden, InvalidInput
 from domicile.model.ids import SubjectKey
-from domicile.sdk.tables import Table
+from domicile.sdk.tables import ReferenceTable, Table
 
 CREATED: Final = "created_at"
 """The order in which rows were first written: of every table, and no field of a record."""
@@ -84,6 +84,14 @@ class Once:
     request: bytes
 
 
+class Lookups(Protocol):
+    """What belongs to no subject, and needs no fence."""
+
+    async def look_up(self, table: ReferenceTable, conditions: Sequence[Condition]) -> list[dict[str, Any]]:
+        """Rows that meet every condition, in the order of their key. Raises InvalidInput where there is no table."""
+        ...
+
+
 class Rows(Protocol):
     """One subject's rows at one epoch. Every method raises FenceRefused where the fence isn't open at it."""
 
@@ -111,7 +119,7 @@ class Rows(Protocol):
         ...
 
 
-class Work(Rows, Protocol):
+class Work(Rows, Lookups, Protocol):
     """The same, inside a transaction."""
 
     async def query(self, statement: str, arguments: Sequence[Any]) -> list[dict[str, Any]]:
@@ -119,7 +127,7 @@ class Work(Rows, Protocol):
         ...
 
 
-class Store(Protocol):
+class Store(Lookups, Protocol):
     """The rows of one cell."""
 
     def alone(self, key: SubjectKey, epoch: int) -> Rows:
@@ -158,6 +166,10 @@ class Alone:
 
 def refused() -> FenceRefused:
     return FenceRefused("this cell does not hold the subject open at this epoch", where="storage")
+
+
+def no_table() -> InvalidInput:
+    return InvalidInput("no such table", where="storage", remedy="run `domicile schema apply`")
 
 
 def kept_for_life() -> Forbidden:

@@ -21,10 +21,11 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from domicile.model.ids import SubjectKey
-from domicile.sdk.store import statements
+from domicile.sdk.store import references, statements
 from domicile.sdk.store.failures import FAILURES, Renamed, untold
 from domicile.sdk.store.port import (
     Alone,
+    Condition,
     NewRow,
     Once,
     Selection,
@@ -39,7 +40,7 @@ from domicile.sdk.store.port import (
 )
 from domicile.sdk.store.queries import query
 from domicile.sdk.store.statements import Write
-from domicile.sdk.tables import PRINCIPAL, Table
+from domicile.sdk.tables import PRINCIPAL, ReferenceTable, Table
 from domicile.service.commits import NEVER, commit, roll_back, uncut
 
 COMMIT_SECONDS: Final = 15.0
@@ -127,6 +128,9 @@ class _Transaction:
 
     async def query(self, statement: str, arguments: Sequence[Any]) -> list[dict[str, Any]]:
         return [dict(row) for row in await untold(self._connection.fetch(statement, *arguments))]
+
+    async def look_up(self, table: ReferenceTable, conditions: Sequence[Condition]) -> list[dict[str, Any]]:
+        return await self.query(references.select(table, conditions), [each.value for each in conditions])
 
     async def _recall(self, once: Once | None) -> list[int] | None:
         if once is None:
@@ -262,6 +266,10 @@ class RowStore:
             await untold(commit(connection, COMMIT_SECONDS))
         finally:
             await self._release(connection)
+
+    async def look_up(self, table: ReferenceTable, conditions: Sequence[Condition]) -> list[dict[str, Any]]:
+        statement, values = references.select(table, conditions), [each.value for each in conditions]
+        return [dict(row) for row in await untold(self._pool.fetch(statement, *values))]
 
     async def alone_with(self, attempt: Callable[[Connection], Awaitable[Answer]]) -> Answer:
         """One statement on a connection of its own; again where the subject was given another key meanwhile."""

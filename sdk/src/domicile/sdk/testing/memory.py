@@ -21,7 +21,8 @@ from domicile.model.errors import KeyDestroyed, NotFound, UnsupportedQuery
 from domicile.model.ids import KEY_BYTES, SubjectKey
 from domicile.model.wire import DataKey
 from domicile.sdk.home import Home, Vault
-from domicile.sdk.store import Condition, Fence, NewRow, Once, Operator, Rows, Selection, StoredRow, Work
+from domicile.sdk.references import Ref
+from domicile.sdk.store import Condition, Fence, NewRow, Once, Operator, Rows, Selection, StoredRow, Work, references
 from domicile.sdk.store.port import (
     CREATED,
     Alone,
@@ -30,10 +31,11 @@ from domicile.sdk.store.port import (
     given_twice,
     gone,
     kept_for_life,
+    no_table,
     refused,
     stored_principal,
 )
-from domicile.sdk.tables import PRINCIPAL, Table
+from domicile.sdk.tables import PRINCIPAL, ReferenceTable, Table
 
 _COMPARED: Mapping[Operator, Callable[[Any, Any], bool]] = {
     Operator.EQUAL: lambda held, value: held == value,
@@ -96,6 +98,7 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self._subjects: dict[SubjectKey, _Subject] = {}
+        self._references: dict[str, list[dict[str, Any]]] = {}
         self._clock = count(1)
 
     def open(self, key: SubjectKey, epoch: int = 1) -> Fence:
@@ -112,6 +115,19 @@ class MemoryStore:
         """As when the subject moves away: from now on everything is refused."""
         held = self._subjects[key]
         held.fence = Fence(key, held.fence.internal_id, held.fence.epoch, "closed")
+
+    def fill(self, kind: type[Ref], rows: Sequence[Ref]) -> None:
+        """As a load by an operator: these are the table's rows from now on."""
+        table = kind.domicile_reference
+        names = [column.name for column in table.columns]
+        self._references[table.name] = [dict(zip(names, row, strict=True)) for row in references.checked(table, rows)]
+
+    async def look_up(self, table: ReferenceTable, conditions: Sequence[Condition]) -> list[dict[str, Any]]:
+        if table.name not in self._references:
+            raise no_table()
+        rows = self._references[table.name]
+        found = [dict(row) for row in rows if all(_compared(row[each.column], each) for each in conditions)]
+        return sorted(found, key=lambda row: tuple(row[name] for name in table.key))
 
     def subject(self, key: SubjectKey, epoch: int) -> _Subject:
         held = self._subjects.get(key)
@@ -236,6 +252,9 @@ class _Transaction:
             for name in found[: selection.limit]
         ]
 
+    async def look_up(self, table: ReferenceTable, conditions: Sequence[Condition]) -> list[dict[str, Any]]:
+        return await self._store.look_up(table, conditions)
+
     async def query(self, statement: str, arguments: Sequence[Any]) -> list[dict[str, Any]]:
         raise UnsupportedQuery("SQL on a home in memory", remedy="the fixture domicile_postgres")
 
@@ -244,6 +263,10 @@ def _meets(name: UUID, held: _Held, condition: Condition) -> bool:
     if condition.column == PRINCIPAL:
         return bool(stored_principal(held.principal) == condition.value)
     value = name if condition.column == "id" else held.values[condition.column]
+    return _compared(value, condition)
+
+
+def _compared(value: Any, condition: Condition) -> bool:
     return value is not None and _COMPARED[condition.operator](value, condition.value)
 
 

@@ -85,6 +85,27 @@ CREATE TABLE IF NOT EXISTS domicile.retention (
     keep_seconds bigint NOT NULL CHECK (keep_seconds > 0)
 );
 
+-- What each column of each table is that belongs to no subject. No role but the owner writes these tables.
+CREATE TABLE IF NOT EXISTS domicile.reference_columns (
+    table_name  text NOT NULL,
+    column_name text NOT NULL,
+    category    text NOT NULL CHECK (category ~ '^system(\.|$)'),
+    sql_type    text NOT NULL,
+    nullable    boolean NOT NULL,
+    "default"   text,
+    key_place   integer,
+    PRIMARY KEY (table_name, column_name)
+);
+
+-- Which rows each of them was given last: equal digests are equal tables, in whatever cell.
+CREATE TABLE IF NOT EXISTS domicile.reference_loads (
+    table_name text PRIMARY KEY,
+    digest     text NOT NULL,
+    rows       bigint NOT NULL,
+    loaded_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    loaded_by  text NOT NULL
+);
+
 -- Each schema that was applied: by whom (the operator's certificate), which, and by what statements.
 CREATE TABLE IF NOT EXISTS domicile.revisions (
     id            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
