@@ -51,7 +51,7 @@ async def test_a_dead_or_silent_database_is_unavailable(
     if how is signal.SIGKILL:
         await asyncio.to_thread(storage.server.wait, 10)
     try:
-        for method, path, body, role in (
+        asked = [
             ("GET", f"/v1/pins/{key}", None, Role.ROUTER),
             ("PUT", f"/v1/pins/{key}", {"residence": "DE"}, Role.APP),
             ("PUT", f"/v1/pins/{any_key()}", {"residence": "US"}, Role.APP),
@@ -60,9 +60,14 @@ async def test_a_dead_or_silent_database_is_unavailable(
             ("GET", "/v1/topology", None, Role.ROUTER),
             ("GET", "/.well-known/jwks.json", None, Role.ROUTER),
             ("GET", "/readyz", None, Role.OPERATOR),
+        ]
+        for answer in await asyncio.gather(
+            *(
+                directory.ask(method, path, body, jurisdiction=GLOBAL if role is Role.OPERATOR else "eu", role=role)
+                for method, path, body, role in asked
+            )
         ):
-            jurisdiction = GLOBAL if role is Role.OPERATOR else "eu"
-            check_unavailable(await directory.ask(method, path, body, jurisdiction=jurisdiction, role=role))
+            check_unavailable(answer)
         assert (await directory.ask("GET", "/healthz", jurisdiction=GLOBAL, role=Role.OPERATOR)).status == 200
     finally:
         if how is signal.SIGSTOP:

@@ -16,7 +16,7 @@ import pytest
 from domicile_testing.worlds import COMMAND, clean_environment, running_world
 from ruamel.yaml import YAML
 
-pytestmark = [pytest.mark.system, pytest.mark.xdist_group("pepper")]
+pytestmark = [pytest.mark.system, pytest.mark.full, pytest.mark.xdist_group("pepper")]
 USERS = {"anna": "DE", "bert": "FR", "carl": "US"}
 RESIDENCES = USERS | {"dora": "DE"}
 

@@ -65,6 +65,7 @@ def test_apply_of_the_same_topology_makes_no_new_revision(world: LocalWorld) -> 
     assert first.stdout == second.stdout == "published as revision 1\n"
 
 
+@pytest.mark.full
 def test_two_worlds_run_beside_each_other(world: LocalWorld, tmp_path: Path) -> None:
     with running_world(tmp_path / "other") as other:
         assert other.status()[0] == 0
