@@ -315,4 +315,7 @@ async def looks_up_what_belongs_to_nobody(home: Home, other: Home, cell: Cell) -
         await home.look_up(TaxRate, since="2020-01-01")
     with pytest.raises(InvalidInput):
         await cell.fill(TaxRate, [a, b, a])
+    with pytest.raises(InvalidInput, match=r"row 2 .* \(email\)") as refusal:
+        await cell.fill(TaxRate, [a, b.model_copy(update={"note": "ask canary@example.eu"})])
+    assert "canary" not in str(refusal.value)
     assert len(await home.look_up(TaxRate)) == 4
