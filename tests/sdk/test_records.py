@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID, uuid4
 
 import pytest
 from pydantic import BaseModel
 
+import domicile.sdk
 from domicile.sample import Profile
 from domicile.sdk import InvalidInput, ModelError, Personal, Principal, Record, Shareable
 from domicile.sdk.store.ddl import create_table
@@ -147,6 +150,16 @@ def test_a_record_shows_no_personal_value() -> None:
         assert "1912" not in text
         assert "free" in text
     assert "<personal user.contact.email>" in repr(record)
+
+
+def test_the_classes_on_the_applications_page_are_accepted() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "application.md").read_text()
+    _, *blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names = {**vars(domicile.sdk), "Annotated": Annotated, "Decimal": Decimal, "UUID": UUID, "__name__": __name__}
+    for block in blocks:
+        exec(block, names)
+    assert {"Message", "Plan"} <= names.keys()
+    assert names["Message"].domicile_table.about.name == "sender"
 
 
 class Envelope(BaseModel):
