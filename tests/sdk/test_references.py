@@ -244,6 +244,7 @@ LOOSE = {
     "GRANT UPDATE (price) ON plans TO domicile_app": "the fence trigger",
     "GRANT DELETE ON plans TO PUBLIC": "the fence trigger",
     "GRANT TRUNCATE ON plans TO domicile_cell": "the fence trigger",
+    "CREATE ROLE writers; CREATE ROLE somebody LOGIN IN ROLE writers; GRANT UPDATE ON plans TO writers": "the fence",
     "GRANT SELECT ON plans TO domicile_abroad": "the rights of each role",
     "ALTER TABLE plans OWNER TO domicile_app": "the owner that nobody logs in as",
     "ALTER TABLE plans ADD COLUMN email text": "a class that says what each column is",

@@ -134,9 +134,11 @@ WITH reachable AS (
         CASE WHEN r.relkind <> 'r' THEN 'being a table' END,
         CASE WHEN r.relowner <> 'domicile_owner'::regrole THEN 'the owner that nobody logs in as' END,
         CASE WHEN EXISTS (
-                SELECT FROM unnest(ARRAY['domicile_app', 'domicile_abroad', 'domicile_gateway', 'domicile_cell']) AS role
-                WHERE has_table_privilege(role, r.oid, 'INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER')
-                   OR has_any_column_privilege(role, r.oid, 'INSERT, UPDATE, REFERENCES')
+                SELECT FROM pg_roles role
+                WHERE role.rolcanlogin AND NOT role.rolsuper AND (
+                    has_table_privilege(role.oid, r.oid, 'INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER')
+                    OR has_any_column_privilege(role.oid, r.oid, 'INSERT, UPDATE, REFERENCES')
+                )
              ) THEN 'the fence trigger, and can be written without it' END,
         CASE WHEN EXISTS (
                 SELECT FROM unnest(ARRAY['domicile_abroad', 'domicile_gateway', 'domicile_cell']) AS role
