@@ -56,13 +56,14 @@ class Codec:
             return await self._keys.cell_index_key()
         return (await self.key(create=create)).index_key
 
-    async def cursor_secret(self) -> bytes:
-        return await self._keys.cell_index_key()
+    async def cursor_secret(self, *, personal: bool) -> bytes:
+        """``personal``: of a cursor that holds a personal value, which ends with the subject's own key."""
+        return (await self.key(create=True)).index_key if personal else await self._keys.cell_index_key()
 
     def _sealer(self, key: DataKey) -> Sealer:
         """Kept for as long as the key service's client answers with an equal key, which it makes anew each time."""
         held = self._sealers.get(key.principal)
-        if held is not None and held[0] == key:
+        if held is not None and (held[0] is key or held[0] == key):
             return held[1]
         if len(self._sealers) >= MAX_SEALERS:
             self._sealers.clear()
@@ -201,5 +202,7 @@ class Codec:
             )
         others = about <= row.keys() and row["subject_key"] != row[PRINCIPAL]
         principal = principal_of(row[PRINCIPAL]) if others else None
-        stored = StoredRow(UUID(int=row["id"].int), row["version"], {name: row[name] for name in names}, principal)
+        stored = StoredRow(
+            UUID(int=row["id"].int), row["version"], {name: row[name] for name in names}, principal=principal
+        )
         return await self.record(kind, stored)

@@ -15,7 +15,7 @@ from domicile.sdk.store.fences import Fence
 from domicile.sdk.store.port import Condition, Operator, StoredRow, principal_of
 from domicile.sdk.store.queries import query
 from domicile.sdk.store.statements import compare, who
-from domicile.sdk.tables import PRINCIPAL, Table
+from domicile.sdk.tables import Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,11 @@ class FoundRow:
 
 @lru_cache(maxsize=128)
 def select(table: Table, compared: tuple[tuple[str, Operator], ...]) -> str:
-    """Rows of subjects that are open here, in the order of creation: what is compared with, then the limit."""
+    """Rows of subjects that are open here, in the order of creation: what is compared with, then the limit.
+
+    The fence, then the row's id, version and principal, then the table's columns: read by their places, as in
+    ``statements``.
+    """
     columns = "".join(f', t."{column.name}"' for column in table.columns)
     wheres = "".join(f" AND {compare(name, operator, n)}" for n, (name, operator) in enumerate(compared, start=1))
     return (
@@ -54,12 +58,12 @@ class AcrossStore:
         names = [column.name for column in table.columns]
         return [
             FoundRow(
-                Fence(SubjectKey(row["subject_key"]), UUID(int=row["internal_id"].int), row["epoch"], row["state"]),
+                Fence(SubjectKey(row[0]), UUID(int=row[1].int), row[2], row[3]),
                 StoredRow(
-                    UUID(int=row["id"].int),
-                    row["version"],
-                    {name: row[name] for name in names},
-                    principal_of(row[PRINCIPAL]),
+                    UUID(int=row[4].int),
+                    row[5],
+                    dict(zip(names, row[7:], strict=True)),
+                    principal=principal_of(row[6]),
                 ),
             )
             for row in await untold(self._pool.fetch(statement, *values, limit))

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import asyncpg
 import typer
+from asyncpg.connect_utils import SessionAttribute
 
 from domicile.identity import Credentials
 from domicile.model.access import Role
@@ -63,11 +64,15 @@ async def _storage(cell: str, jurisdiction: str) -> AsyncIterator[tuple[asyncpg.
         raise InvalidInput(f"the certificate is not for deployment {deployment}", where="DOMICILE_CERTIFICATE")
     cell = checked(Name, cell, "--cell", "eu-1")
     jurisdiction = checked(JurisdictionName, jurisdiction, "--jurisdiction", "eu")
-    address = Address(checked(AddressField, _setting("STORAGE"), "DOMICILE_STORAGE", "127.10.1.1:5432"))
+    places = [
+        Address(checked(AddressField, each.strip(), "DOMICILE_STORAGE", "127.10.1.1:5432"))
+        for each in _setting("STORAGE").split(",")
+    ]
     connection = await untold(
         asyncpg.connect(
-            host=address.host,
-            port=address.port,
+            host=[place.host for place in places],
+            port=[place.port for place in places],
+            target_session_attrs=SessionAttribute.primary,
             user="postgres",
             database=DATABASE,
             ssl=credentials.client(jurisdiction, [Role.STORAGE], cell=cell),
