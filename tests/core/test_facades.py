@@ -9,10 +9,10 @@ import pytest
 FACADES = {
     "domicile.model": """
         ALIAS_KINDS COUNTRIES GLOBAL MATRIX PIN_GRANT_SECONDS RESIDENCY_TOKEN_SECONDS Address AliasKey Cell
-        CellState Conflict CrossBorderAccess DomicileError Endpoint FenceRefused FieldClass Forbidden
+        CellState Conflict CrossBorderAccess Destroyed DomicileError Endpoint FenceRefused FieldClass Forbidden
         IdentitiesDisagree Identity InvalidInput Jurisdiction KeyDestroyed KeyWithheld Manifest ManifestError
         ManifestProblem Misdirected ModelError NotFound Pepper Peppers Personal Pin PinGrant PinState Position
-        ResidencyToken Risk Role Router Rule Scope Shareable SubjectKey TokenInvalid TokenType TooLarge
+        Principal ResidencyToken Risk Role Router Rule Scope Shareable SubjectKey TokenInvalid TokenType TooLarge
         TooMany Travellers Unauthenticated Unavailable UnknownSubject UnsupportedQuery Withheld WrongCell
         WrongJurisdiction Zone by_code load_manifest may normalise_alias parse_manifest read_yaml require
     """,

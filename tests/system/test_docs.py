@@ -75,7 +75,7 @@ def test_the_page_on_the_router(tmp_path: Path) -> None:
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the page drives its application with curl, which is not here")
 def test_the_page_on_writing_an_application(tmp_path: Path) -> None:
     page = (DOCS / "application.md").read_text()
-    (program,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    program, *_ = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     (drive,) = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
     assert len([line for line in program.splitlines() if line and not line.startswith(("import", "from"))]) <= 40
     (tmp_path / "journal.py").write_text(program)

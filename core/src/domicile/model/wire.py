@@ -417,12 +417,16 @@ class RecordVersion(Frozen):
 
 
 class RecordDocument(Frozen):
-    """A record of a subject at home, with its personal fields."""
+    """A record of a subject at home, with its personal fields.
+
+    ``destroyed``: fields that are not among them, since the key of the person whom they are about was destroyed.
+    """
 
     jurisdiction: JurisdictionName
     id: UUID
     version: int
     fields: dict[str, Any] = Field(repr=False)
+    destroyed: list[str] | None = None
 
 
 class RecordQuery(Frozen):

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, Protocol, TypeVar
 from uuid import UUID
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from domicile.model.errors import InvalidInput, UnsupportedQuery, WrongJurisdiction
+from domicile.model.errors import InvalidInput, KeyDestroyed, UnsupportedQuery, WrongJurisdiction
+from domicile.model.fields import Destroyed
 from domicile.model.wire import DataKey
 from domicile.sdk.records import Record
 from domicile.sdk.sealing import Sealer, blind_index
-from domicile.sdk.store.port import NewRow, Once, StoredRow
-from domicile.sdk.tables import Column, Table
+from domicile.sdk.store.port import NewRow, Once, StoredRow, principal_of
+from domicile.sdk.tables import PRINCIPAL, Column, Table
 
 R = TypeVar("R", bound=Record)
 MAX_KEY_BYTES: Final = 256
+MAX_SEALERS: Final = 1_000
 
 
 class Keys(Protocol):
@@ -25,21 +28,27 @@ class Keys(Protocol):
 
     async def data_key(self, subject: UUID, principal: UUID, *, create: bool = False) -> DataKey: ...
 
+    async def data_keys(self, names: Sequence[tuple[UUID, UUID]], *, create: bool = False) -> list[DataKey]: ...
+
     async def cell_index_key(self) -> bytes: ...
 
 
 class Codec:
-    """Of one subject, which is its own principal. ``internal_id`` names it to the key service."""
+    """Of one subject. ``internal_id`` names it to the key service: as subject, and as the principal of its own rows.
+
+    A principal is None where that is the subject. Blind indexes are under the subject's secret, whoever a row is about.
+    """
 
     def __init__(self, keys: Keys, cell: str, jurisdiction: str, internal_id: UUID) -> None:
         self.cell = cell
         self.jurisdiction = jurisdiction
         self._keys = keys
         self._internal_id = internal_id
-        self._opened: tuple[DataKey, Sealer] | None = None
+        self._sealers: dict[UUID, tuple[DataKey, Sealer]] = {}
+        self._destroyed: set[UUID] = set()
 
-    async def key(self, *, create: bool = False) -> DataKey:
-        return await self._keys.data_key(self._internal_id, self._internal_id, create=create)
+    async def key(self, principal: UUID | None = None, *, create: bool = False) -> DataKey:
+        return await self._keys.data_key(self._internal_id, principal or self._internal_id, create=create)
 
     async def secret(self, column: Column, *, create: bool = False) -> bytes:
         """Under which the column's blind index is. Raises NotFound for a subject that never had a key."""
@@ -53,10 +62,29 @@ class Codec:
 
     def _sealer(self, key: DataKey) -> Sealer:
         """Kept for as long as the key service's client answers with an equal key, which it makes anew each time."""
-        if self._opened is None or (self._opened[0] is not key and self._opened[0] != key):
-            sealer = Sealer(self.cell, self.jurisdiction, key.subject, key.principal, AESGCM(key.key))
-            self._opened = (key, sealer)
-        return self._opened[1]
+        held = self._sealers.get(key.principal)
+        if held is not None and (held[0] is key or held[0] == key):
+            return held[1]
+        if len(self._sealers) >= MAX_SEALERS:
+            self._sealers.clear()
+        sealer = Sealer(self.cell, self.jurisdiction, key.subject, key.principal, AESGCM(key.key))
+        self._sealers[key.principal] = (key, sealer)
+        return sealer
+
+    def principal(self, record: Record) -> UUID | None:
+        """Who a record is about, where that is not the subject."""
+        about = record.domicile_table.about
+        named: UUID | None = None if about is None else getattr(record, about.name)
+        return None if named == self._internal_id else named
+
+    def is_subject(self, principal: UUID) -> bool:
+        return principal == self._internal_id
+
+    def require_whole(self, record: Record) -> None:
+        """Raises KeyDestroyed for a record that was read after a key of it was gone."""
+        if record.destroyed:
+            where = f"{record.domicile_table.name}.{min(record.destroyed)}"
+            raise KeyDestroyed("was destroyed, and is not written again", where=where, remedy="delete the record")
 
     def require_home(self, record: Record) -> None:
         """Raises WrongJurisdiction for a record that isn't labelled with the home's."""
@@ -69,12 +97,15 @@ class Codec:
 
     async def row(self, record: Record) -> NewRow:
         """The whole record as it is stored."""
+        self.require_whole(record)
         table = record.domicile_table
         columns = {column: getattr(record, column.name) for column in table.columns}
-        return NewRow(record.id, await self.encode(table, record.id, columns))
+        return await self.encode(table, record.id, columns, self.principal(record))
 
-    async def encode(self, table: Table, row: UUID, columns: Mapping[Column, Any]) -> dict[str, Any]:
-        """Values as they lie at rest, blind indexes among them."""
+    async def encode(
+        self, table: Table, row: UUID, columns: Mapping[Column, Any], principal: UUID | None = None
+    ) -> NewRow:
+        """Values as they lie at rest, blind indexes among them. Raises KeyDestroyed where the principal's key was."""
         values: dict[str, Any] = {}
         sealer: Sealer | None = None
         for column, value in columns.items():
@@ -84,7 +115,7 @@ class Codec:
             if value is None or not column.sealed:
                 values[column.name] = None if value is None else column.clear(value)
             else:
-                sealer = sealer or self._sealer(await self.key(create=True))
+                sealer = sealer or self._sealer(await self.key(principal, create=True))
                 spelled = column.kind.dump(value)
                 values[column.name] = sealer.seal(table.name, column.name, row, spelled)
             if column.find is not None:
@@ -93,7 +124,7 @@ class Codec:
                     if spelled is None
                     else blind_index(await self.secret(column, create=True), table.name, column.name, spelled)
                 )
-        return values
+        return NewRow(row, values, principal)
 
     async def once(self, records: Iterable[Record], idempotency_key: str) -> Once:
         """What the store keeps of a request: neither its key nor its values can be read from it.
@@ -106,6 +137,8 @@ class Codec:
         secret = (await self.key(create=True)).index_key
         request = hashlib.sha256()
         for record in records:
+            principal = self.principal(record)
+            request.update(b"" if principal is None else principal.bytes)
             for column in record.domicile_table.columns:
                 value = getattr(record, column.name)
                 spelled = b"" if value is None else column.kind.dump(value)
@@ -113,11 +146,33 @@ class Codec:
         key = hashlib.blake2b(raw, key=secret, digest_size=32, person=b"domicile/once").digest()
         return Once(key, blind_index(secret, "", "", request.digest()))
 
+    async def prepare(self, rows: Iterable[StoredRow]) -> None:
+        """Have the keys of many people's rows unwrapped in one call."""
+        others = {row.principal for row in rows} - {None}
+        if len(others) > 1:
+            with suppress(KeyDestroyed):  # whose it is turns out row by row
+                await self._keys.data_keys([(self._internal_id, each) for each in others if each is not None])
+
+    async def _opener(self, principal: UUID | None) -> Sealer | None:
+        """None where the key of another than the subject was destroyed."""
+        if principal in self._destroyed:
+            return None
+        try:
+            return self._sealer(await self.key(principal))
+        except KeyDestroyed:
+            if principal is None:
+                raise
+        self._destroyed.add(principal)
+        return None
+
     async def record(self, kind: type[R], row: StoredRow) -> R:
-        """Raises NotFound where the key was destroyed, DomicileError for a value that is not in its place."""
+        """Raises NotFound where the subject's key was destroyed, DomicileError for a value that is not in its place."""
         table = kind.domicile_table
         values = dict(row.values)
         sealer: Sealer | None = None
+        if table.about is not None:
+            subject = None if table.about.nullable else self._internal_id
+            values[table.about.name] = row.principal or subject
         for column in table.columns:
             raw = values[column.name]
             if raw is None:
@@ -125,8 +180,11 @@ class Codec:
                     values[column.name] = column.default  # written before there was such a field
                 continue
             if column.sealed:
-                sealer = sealer or self._sealer(await self.key())
-                values[column.name] = column.kind.load(sealer.open(table.name, column.name, row.id, raw))
+                sealer = sealer or await self._opener(row.principal)
+                if sealer is None:
+                    values[column.name] = Destroyed(column.field.category)
+                else:
+                    values[column.name] = column.kind.load(sealer.open(table.name, column.name, row.id, raw))
             elif column.kind.python is UUID:
                 values[column.name] = UUID(int=raw.int)
         return kind._stored({"jurisdiction": self.jurisdiction, "id": row.id, **values}, row.version)
@@ -134,11 +192,17 @@ class Codec:
     async def record_of(self, kind: type[R], row: Mapping[str, Any]) -> R:
         """From a row of raw SQL; raises UnsupportedQuery where it lacks a column of the class."""
         names = [column.name for column in kind.domicile_table.columns]
-        if missing := sorted({"id", "version", *names} - row.keys()):
+        about = {"subject_key", PRINCIPAL}
+        needed = {"id", "version", *names} | (about if kind.domicile_table.about is not None else set())
+        if missing := sorted(needed - row.keys()):
             raise UnsupportedQuery(
                 f"a result without {', '.join(missing)}",
                 where=kind.__name__,
                 remedy=f"select {kind.domicile_table.name}.*",
             )
-        stored = StoredRow(UUID(int=row["id"].int), row["version"], {name: row[name] for name in names})
+        others = about <= row.keys() and row["subject_key"] != row[PRINCIPAL]
+        principal = principal_of(row[PRINCIPAL]) if others else None
+        stored = StoredRow(
+            UUID(int=row["id"].int), row["version"], {name: row[name] for name in names}, principal=principal
+        )
         return await self.record(kind, stored)

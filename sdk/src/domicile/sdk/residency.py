@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 from uuid import UUID
 
 from domicile.client import DirectoryClient, GatewayClient, KeyClient
@@ -28,7 +28,8 @@ from domicile.model.pins import Pin, PinState
 from domicile.model.wire import ClaimRequest, ErasureResponse
 from domicile.sdk.abroad import Abroad
 from domicile.sdk.cell import CellSession
-from domicile.sdk.home import Home, Vault
+from domicile.sdk.home import Home, Vault, look_up
+from domicile.sdk.references import Ref
 from domicile.sdk.store import AcrossStore, Fence, FenceReader, RowStore, open_pool
 from domicile.sdk.tickets import key_of
 from domicile.service import ProcessSettings, load_settings
@@ -231,6 +232,10 @@ class Residency:
         Raises InvalidInput for a purpose that is no code such as ``support:T-1042``, and Unavailable.
         """
         yield await CellSession.begin(self._vault, self._across, purpose)
+
+    async def look_up(self, kind: type[Ref], **conditions: Any) -> list[Ref]:
+        """As ``home.look_up``, for whom there is no home yet."""
+        return await look_up(self._vault.rows, kind, conditions)
 
     async def resolve_alias(self, kind: str, value: str) -> SubjectKey:
         """Whose alias this is, in whatever cell; raises UnknownSubject for nobody's."""

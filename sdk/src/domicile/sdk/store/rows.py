@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import pairwise
 from typing import Any, Final, TypeVar
@@ -21,10 +21,11 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from domicile.model.ids import SubjectKey
-from domicile.sdk.store import statements
+from domicile.sdk.store import references, statements
 from domicile.sdk.store.failures import FAILURES, Renamed, untold
 from domicile.sdk.store.port import (
     Alone,
+    Condition,
     NewRow,
     Once,
     Selection,
@@ -32,11 +33,13 @@ from domicile.sdk.store.port import (
     Work,
     another_version,
     given_twice,
+    principal_of,
     refused,
+    stored_principal,
 )
 from domicile.sdk.store.queries import query
 from domicile.sdk.store.statements import Write
-from domicile.sdk.tables import Table
+from domicile.sdk.tables import ReferenceTable, Table
 from domicile.service.commits import NEVER, commit, roll_back, uncut
 
 COMMIT_SECONDS: Final = 15.0
@@ -73,7 +76,7 @@ async def _begin(connection: Connection, key: SubjectKey, epoch: int) -> Subject
 
 
 def _written(table: Table, row: NewRow) -> list[Any]:
-    return [row.id, *(row.values[name] for name, _, _ in table.stored)]
+    return [row.id, stored_principal(row.principal), *(row.values[name] for name, _, _ in table.stored)]
 
 
 class _Transaction:
@@ -89,7 +92,7 @@ class _Transaction:
         if (said := await self._recall(once)) is not None:
             return said[0]
         if version:
-            written = await self._replace(table, row.id, row.values, version)
+            written = await self._replace(table, row, version)
         else:
             mode = Write.PUT if version is None else Write.NEW
             arguments = (self._jurisdiction, self._key, self._epoch, *_written(table, row))
@@ -108,15 +111,16 @@ class _Transaction:
         await self._remember(once, versions)
         return versions
 
-    async def update(self, table: Table, id: UUID, changes: Mapping[str, Any], version: int) -> int:  # noqa: A002
-        written = await self._replace(table, id, changes, version)
+    async def update(self, table: Table, row: NewRow, version: int) -> int:
+        written = await self._replace(table, row, version)
         if written is None:
             raise another_version(table)
         return int(written)
 
-    async def _replace(self, table: Table, row: UUID, values: Mapping[str, Any], version: int) -> Any:
-        statement = statements.replace(table, tuple(values))
-        arguments = (version, self._key, self._epoch, row, *values.values())
+    async def _replace(self, table: Table, row: NewRow, version: int) -> Any:
+        statement = statements.replace(table, tuple(row.values))
+        who = stored_principal(row.principal)
+        arguments = (version, self._key, self._epoch, row.id, who, *row.values.values())
         return await _asked(self._connection.fetchval, statement, *arguments)
 
     async def delete(self, table: Table, id: UUID, version: int | None) -> bool:  # noqa: A002
@@ -132,6 +136,9 @@ class _Transaction:
 
     async def query(self, statement: str, arguments: Sequence[Any]) -> list[dict[str, Any]]:
         return [dict(row) for row in await _asked(self._connection.fetch, statement, *arguments)]
+
+    async def look_up(self, table: ReferenceTable, conditions: Sequence[Condition]) -> list[dict[str, Any]]:
+        return await self.query(references.select(table, conditions), [each.value for each in conditions])
 
     async def _recall(self, once: Once | None) -> list[int] | None:
         if once is None:
@@ -154,7 +161,8 @@ def many(table: Table, rows: Sequence[NewRow], jurisdiction: str, key: SubjectKe
     if any(one.id == other.id for one, other in pairwise(ordered)):
         raise given_twice(table)
     columns = [[row.values[name] for row in ordered] for name, _, _ in table.stored]
-    return statements.write_many(table), [jurisdiction, key, epoch, [row.id for row in ordered], *columns]
+    ids, who = [row.id for row in ordered], [stored_principal(row.principal) for row in ordered]
+    return statements.write_many(table), [jurisdiction, key, epoch, ids, who, *columns]
 
 
 def in_order(rows: Sequence[NewRow], found: Sequence[asyncpg.Record]) -> list[int]:
@@ -187,7 +195,7 @@ async def selected(
         raise refused()
     names = [column.name for column in table.columns]
     return [
-        StoredRow(UUID(int=row[2].int), row[3], dict(zip(names, row[5:], strict=True)), row[4])
+        StoredRow(UUID(int=row[2].int), row[3], dict(zip(names, row[6:], strict=True)), row[4], principal_of(row[5]))
         for row in rows
         if row[2] is not None
     ]
@@ -265,6 +273,10 @@ class RowStore:
             await untold(commit(connection, COMMIT_SECONDS))
         finally:
             await self._release(connection)
+
+    async def look_up(self, table: ReferenceTable, conditions: Sequence[Condition]) -> list[dict[str, Any]]:
+        statement, values = references.select(table, conditions), [each.value for each in conditions]
+        return [dict(row) for row in await untold(self._pool.fetch(statement, *values))]
 
     async def alone_with(self, attempt: Callable[[Connection], Awaitable[Answer]]) -> Answer:
         """One statement on a connection of its own; again where the subject was given another key meanwhile."""

@@ -13,9 +13,11 @@ from functools import lru_cache
 from typing import Final
 
 from domicile.sdk.store.port import CREATED, Operator
-from domicile.sdk.tables import Table
+from domicile.sdk.tables import PRINCIPAL, Table
 
 CACHED: Final = 512
+_KEPT: Final = f"{PRINCIPAL} = excluded.{PRINCIPAL}"
+"""For the trigger to see, which refuses another."""
 
 
 class Write(Enum):
@@ -25,8 +27,20 @@ class Write(Enum):
     PUT = auto()
 
 
+def compare(column: str, operator: Operator, mark: int) -> str:
+    """A condition on a row ``t`` of the fence ``f``."""
+    if column == PRINCIPAL:
+        return f"t.{PRINCIPAL} {operator.value} coalesce(${mark}::bytea, f.subject_key)"
+    return f't."{column}" {operator.value} ${mark}'
+
+
 def _target(table: Table) -> str:
     return f'public."{table.name}" AS t'
+
+
+def who() -> str:
+    """Who a row ``t`` is about, where that is not the subject of the fence ``f``."""
+    return f"nullif(t.{PRINCIPAL}, f.subject_key) AS {PRINCIPAL}"
 
 
 def _changes(columns: Iterable[str], marks: Iterable[str]) -> str:
@@ -38,45 +52,49 @@ def _changes(columns: Iterable[str], marks: Iterable[str]) -> str:
 def write(table: Table, mode: Write) -> str:
     """One row: its new version. Nothing where it is there and must not be, and where there is no fence at all.
 
-    $1 jurisdiction, $2 subject, $3 epoch, $4 id, then the columns. That a row is there is no error, which would fail
-    the transaction; a fence that refuses is one, by the trigger.
+    $1 jurisdiction, $2 subject, $3 epoch, $4 id, $5 principal, then the columns. That a row is there is no error, which
+    would fail the transaction; a fence that refuses is one, by the trigger.
     """
     columns = [column for column, _, _ in table.stored]
     names = "".join(f', "{column}"' for column in columns)
-    marks = "".join(f", ${number}::{sql_type}" for number, (_, sql_type, _) in enumerate(table.stored, start=5))
+    marks = "".join(f", ${number}::{sql_type}" for number, (_, sql_type, _) in enumerate(table.stored, start=6))
     found = _changes(columns, (f'excluded."{column}"' for column in columns))
     return (
         f"INSERT INTO {_target(table)} (jurisdiction, subject_key, principal_key, epoch, id{names}) "  # noqa: S608
-        f"SELECT $1, f.subject_key, f.subject_key, $3, $4{marks} FROM domicile.enter($2) f "
-        f"ON CONFLICT (subject_key, id) DO {f'UPDATE SET {found}' if mode is Write.PUT else 'NOTHING'} "
+        f"SELECT $1, f.subject_key, coalesce($5::bytea, f.subject_key), $3, $4{marks} FROM domicile.enter($2) f "
+        f"ON CONFLICT (subject_key, id) DO {f'UPDATE SET {_KEPT}, {found}' if mode is Write.PUT else 'NOTHING'} "
         "RETURNING t.version"
     )
 
 
 @lru_cache(maxsize=CACHED)
 def write_many(table: Table) -> str:
-    """Many rows, each id once: $1 jurisdiction, $2 subject, $3 epoch, $4 ids, then an array for each column."""
+    """Many rows, each id once: $1 jurisdiction, $2 subject, $3 epoch, $4 ids, $5 principals, then an array for each."""
     columns = [column for column, _, _ in table.stored]
     names = "".join(f', "{column}"' for column in columns)
     values = "".join(f', u."{column}"' for column in columns)
-    arrays = "".join(f", ${number}::{sql_type}[]" for number, (_, sql_type, _) in enumerate(table.stored, start=5))
+    arrays = "".join(f", ${number}::{sql_type}[]" for number, (_, sql_type, _) in enumerate(table.stored, start=6))
     found = _changes(columns, (f'excluded."{column}"' for column in columns))
     return (
         f"INSERT INTO {_target(table)} (jurisdiction, subject_key, principal_key, epoch, id{names}) "  # noqa: S608
-        f"SELECT $1, f.subject_key, f.subject_key, $3, u.id{values} "
-        f"FROM domicile.enter($2) f CROSS JOIN unnest($4::uuid[]{arrays}) AS u (id{names}) "
-        f"ON CONFLICT (subject_key, id) DO UPDATE SET {found} RETURNING t.id, t.version"
+        f"SELECT $1, f.subject_key, coalesce(u.principal, f.subject_key), $3, u.id{values} "
+        f"FROM domicile.enter($2) f CROSS JOIN unnest($4::uuid[], $5::bytea[]{arrays}) AS u (id, principal{names}) "
+        f"ON CONFLICT (subject_key, id) DO UPDATE SET {_KEPT}, {found} RETURNING t.id, t.version"
     )
 
 
 @lru_cache(maxsize=CACHED)
 def replace(table: Table, columns: tuple[str, ...]) -> str:
-    """Some columns of a row at a version, in a fenced transaction: $1 version, $2 subject, $3 epoch, $4 id, columns."""
+    """Some columns of a row at a version, in a fenced transaction.
+
+    $1 version, $2 subject, $3 epoch, $4 id, $5 principal, then the columns.
+    """
     types = {column: sql_type for column, sql_type, _ in table.stored}
-    marks = [f"${number}::{types[column]}" for number, column in enumerate(columns, start=5)]
+    marks = [f"${number}::{types[column]}" for number, column in enumerate(columns, start=6)]
     return (
         f"UPDATE {_target(table)} SET {_changes(columns, marks)} "  # noqa: S608 - checked names
-        "WHERE t.subject_key = $2 AND t.id = $4 AND t.version = $1 RETURNING t.version"
+        f"WHERE t.subject_key = $2 AND t.id = $4 AND t.version = $1 AND t.{PRINCIPAL} = coalesce($5::bytea, $2) "
+        "RETURNING t.version"
     )
 
 
@@ -105,14 +123,14 @@ def select(
 ) -> str:
     """Rows and fence in one snapshot; one row without an id where no row matches.
 
-    The fence's epoch and state, the row's id, version and the value that it is ordered by, then the table's columns:
-    read by their places, since a class may call a column whatever it likes.
+    The fence's epoch and state, the row's id, version, the value that it is ordered by and its principal, then the
+    table's columns: read by their places, since a class may call a column whatever it likes.
 
     $1 is the subject, then what is compared with, then the value and the id of the place after which to begin, then
     the limit.
     """
     columns = "".join(f', t."{column.name}"' for column in table.columns)
-    wheres = "".join(f' AND t."{name}" {operator.value} ${n}' for n, (name, operator) in enumerate(compared, start=2))
+    wheres = "".join(f" AND {compare(name, operator, n)}" for n, (name, operator) in enumerate(compared, start=2))
     next_mark = len(compared) + 2
     way, beyond = ("DESC", "<") if descending else ("ASC", ">")
     if after:
@@ -125,7 +143,7 @@ def select(
     bound = f"LIMIT ${next_mark}" if limited else "OFFSET 0"
     return (
         "SELECT f.epoch, f.state, r.* FROM domicile.enter($1) f LEFT JOIN LATERAL ("  # noqa: S608
-        f'SELECT t.id, t.version, t."{order}"{columns} FROM {_target(table)} '
+        f'SELECT t.id, t.version, t."{order}", {who()}{columns} FROM {_target(table)} '
         f'WHERE t.subject_key = f.subject_key{wheres} ORDER BY t."{order}" {way} NULLS LAST, t.id {way} {bound}) r '
         "ON true"
     )

@@ -78,10 +78,37 @@ CREATE TABLE IF NOT EXISTS domicile.columns (
 ALTER TABLE domicile.columns ADD COLUMN IF NOT EXISTS kind text;
 ALTER TABLE domicile.columns ADD COLUMN IF NOT EXISTS "default" text;
 
+-- ``principal``: which field says whom a row is about; it lies in principal_key, whatever it is called.
+DO $classes$ BEGIN
+    ALTER TABLE domicile.columns DROP CONSTRAINT IF EXISTS columns_class_check;
+    ALTER TABLE domicile.columns ADD CONSTRAINT columns_class_check CHECK (class IN ('personal', 'shareable', 'principal'));
+END $classes$;
+
 -- How long the rows of a table are kept after they were first put; tables without a row here keep theirs.
 CREATE TABLE IF NOT EXISTS domicile.retention (
     table_name   text PRIMARY KEY,
     keep_seconds bigint NOT NULL CHECK (keep_seconds > 0)
+);
+
+-- What each column of each table is that belongs to no subject. No role but the owner writes these tables.
+CREATE TABLE IF NOT EXISTS domicile.reference_columns (
+    table_name  text NOT NULL,
+    column_name text NOT NULL,
+    category    text NOT NULL CHECK (category ~ '^system(\.|$)'),
+    sql_type    text NOT NULL,
+    nullable    boolean NOT NULL,
+    "default"   text,
+    key_place   integer,
+    PRIMARY KEY (table_name, column_name)
+);
+
+-- Which rows each of them was given last: equal digests are equal tables, in whatever cell.
+CREATE TABLE IF NOT EXISTS domicile.reference_loads (
+    table_name text PRIMARY KEY,
+    digest     text NOT NULL,
+    rows       bigint NOT NULL,
+    loaded_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    loaded_by  text NOT NULL
 );
 
 -- Each schema that was applied: by whom (the operator's certificate), which, and by what statements.
@@ -309,6 +336,11 @@ BEGIN
     IF NOT FOUND THEN
         PERFORM domicile.hold_fence(NEW.subject_key, NEW.epoch);
         SELECT c.jurisdiction INTO label FROM domicile.cell c;
+    END IF;
+    -- a principal is the subject, or a random id of the application's after a byte that no pepper has
+    IF NEW.principal_key <> NEW.subject_key
+        AND (octet_length(NEW.principal_key) <> 17 OR get_byte(NEW.principal_key, 0) <> 0) THEN
+        RAISE EXCEPTION 'the row is about nobody that could be named' USING ERRCODE = 'DM003';
     END IF;
     IF label IS DISTINCT FROM NEW.jurisdiction THEN
         RAISE EXCEPTION 'the row is labelled with another jurisdiction' USING ERRCODE = 'DM002';
