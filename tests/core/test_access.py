@@ -29,6 +29,7 @@ ALLOWED: dict[Endpoint, dict[Role, str]] = {
         R.APP: "any",
         R.GATEWAY: "any",
         R.KEYS: "any",
+        R.BACKUP: "any",
         R.OPERATOR: "any",
         R.LOAD: "any",
     },
@@ -41,6 +42,7 @@ ALLOWED: dict[Endpoint, dict[Role, str]] = {
     E.DATA_KEYS: {R.APP: "jurisdiction", R.GATEWAY: "jurisdiction"},
     E.KEYS_SHRED: {R.APP: "jurisdiction"},
     E.KEYS_ROTATE: {R.OPERATOR: "jurisdiction"},
+    E.BACKUP_KEYS: {R.BACKUP: "jurisdiction"},
     E.KEYS_RECEIPTS: {R.APP: "jurisdiction", R.OPERATOR: "jurisdiction"},
     E.HELD_KEYS: {R.KEYS: "jurisdiction"},
     E.FENCES: {R.APP: "cell"},
@@ -55,6 +57,7 @@ ALLOWED: dict[Endpoint, dict[Role, str]] = {
     E.CELL_STORAGE: {R.APP: "cell", R.GATEWAY: "cell", R.OPERATOR: "jurisdiction"},
     E.KEY_STORAGE: {R.KEYS: "jurisdiction", R.OPERATOR: "jurisdiction"},
     E.DIRECTORY_STORAGE: {R.DIRECTORY: "jurisdiction", R.OPERATOR: "jurisdiction"},
+    E.BACKUP_STREAM: {R.BACKUP: "jurisdiction"},
 }
 CALLEE = Identity("acme", "eu", R.STORAGE, "eu-1.fra")
 DISTANCES = {

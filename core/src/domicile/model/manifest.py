@@ -18,6 +18,7 @@ from domicile.model.addresses import Address as Address
 from domicile.model.addresses import AddressField as AddressField
 from domicile.model.addresses import Network as Network
 from domicile.model.addresses import NetworkField, PublicHost, inside, literal, may_listen
+from domicile.model.backups import BackupTarget, check_apart, check_target
 from domicile.model.errors import ManifestError, ManifestProblem
 from domicile.model.ids import RESERVED_JURISDICTIONS, CellName, Country, JurisdictionName, Name, ZoneName
 from domicile.model.key_domains import KeySection, check_key_domains, over_tls
@@ -60,6 +61,7 @@ class DirectorySite(Strict):
 
 class DirectorySection(Strict):
     sites: list[DirectorySite] = Field(min_length=1)
+    backups: BackupTarget | None = None
 
 
 class Jurisdiction(Strict):
@@ -76,6 +78,7 @@ class Jurisdiction(Strict):
     collector: Annotated[str, AfterValidator(over_tls)] | None = None
     collector_networks: list[NetworkField] = Field(default_factory=list, max_length=64)
     keys: KeySection
+    backups: BackupTarget | None = None
 
     def travellers_on(self, path: str) -> Travellers:
         """What holds on a path: of its readings, the strictest's."""
@@ -385,6 +388,28 @@ def _check_addresses(manifest: Manifest) -> Iterator[ManifestProblem]:
             )
 
 
+def _check_backups(manifest: Manifest) -> Iterator[ManifestProblem]:
+    """Backups of a key store end before the receipts about its shredded keys say so."""
+    targets: dict[str, BackupTarget] = {}
+    if manifest.directory.backups is not None:
+        targets["directory.backups"] = manifest.directory.backups
+        places = {site.country for site in manifest.directory.sites}
+        yield from check_target("directory.backups", "the directory's sites", manifest.directory.backups, places)
+    for name, jurisdiction in manifest.jurisdictions.items():
+        if (target := jurisdiction.backups) is None:
+            continue
+        path = f"jurisdictions.{name}.backups"
+        targets[path] = target
+        yield from check_target(path, name, target, jurisdiction.countries)
+        if target.keep_days * 24 + target.every_hours > jurisdiction.keys.backup_days * 24:
+            yield ManifestProblem(
+                f"{path}.keep_days",
+                f"a backup of the key store would live for {target.keep_days} days and {target.every_hours} hours",
+                f"receipts say {jurisdiction.keys.backup_days} days, see keys.backup_days",
+            )
+    yield from check_apart(targets)
+
+
 def _check_rules(manifest: Manifest) -> Iterator[ManifestProblem]:
     identity = manifest.identity
     if identity is not None and identity.outage_seconds < identity.refresh_seconds:
@@ -419,6 +444,7 @@ def check(manifest: Manifest) -> list[ManifestProblem]:
     problems += _check_directory_and_routers(manifest)
     problems += _check_outposts(manifest)
     problems += _check_addresses(manifest)
+    problems += _check_backups(manifest)
     problems += _check_rules(manifest)
     return problems
 

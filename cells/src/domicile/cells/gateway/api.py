@@ -19,6 +19,7 @@ from pydantic import Field
 from domicile.cells.gateway.grants import Grants
 from domicile.cells.gateway.records import RecordsApi
 from domicile.cells.gateway.reports import Reporter
+from domicile.cells.gateway.restores import Settler
 from domicile.cells.gateway.routes import OPEN_FENCE, PARAMETERS, READ_ABROAD, REKEY
 from domicile.cells.gateway.sweeper import Sweeper
 from domicile.client import DirectoryClient, KeyClient
@@ -228,12 +229,15 @@ async def serve_gateway(settings: GatewaySettings) -> AsyncIterator[None]:
             await fences.incarnation()
 
         service = Service(settings, ready)
-        GatewayApi(identity, fences, abroad, Grants(directory, identity), directory).routes(service)
+        grants = Grants(directory, identity)
+        GatewayApi(identity, fences, abroad, grants, directory).routes(service)
         if settings.records:
             RecordsApi(await stack.enter_async_context(_vault(settings, directory)), fences).routes(service)
         service.describe("Domicile gateway", Endpoint.ABROAD_READ, PARAMETERS)
         reporting = asyncio.create_task(Reporter(identity, fences, directory).run())
         stack.push_async_callback(ended, reporting)
+        settling = asyncio.create_task(Settler(identity, fences, directory, grants).run())
+        stack.push_async_callback(ended, settling)
         sweeping = asyncio.create_task(Sweeper(fences).run())
         stack.push_async_callback(ended, sweeping)
         async with service.listen(settings.address(), service.internal_context([Role.APP, Role.ROUTER])):

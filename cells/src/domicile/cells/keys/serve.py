@@ -84,6 +84,6 @@ async def serve_keys(settings: KeySettings, section: KeySection | None = None) -
         service = Service(settings, store.probe)
         custody = Custody(store, identity.jurisdiction, holders)
         KeyApi(custody, shredder, store, section.cache_seconds).routes(service)
-        context = service.internal_context([Role.APP, Role.GATEWAY], [identity.jurisdiction, GLOBAL])
+        context = service.internal_context([Role.APP, Role.GATEWAY, Role.BACKUP], [identity.jurisdiction, GLOBAL])
         async with service.listen(settings.address(), context):
             yield
