@@ -244,7 +244,12 @@ RULES: list[tuple[str, object, str, str]] = [
     ("cells/eu-1/weight", True, "cells.eu-1.weight", "input should be a valid integer"),
     ("cells/eu-1/weight", "100", "cells.eu-1.weight", "input should be a valid integer"),
     ("cells/eu-1/state", "opened", "cells.eu-1.state", "input should be 'open', 'draining' or 'closed'"),
-    ("cells/eu-1/accept", ["everything"], "cells.eu-1.accept[0]", "input should be 'single-zone' or 'shared-witness'"),
+    (
+        "cells/eu-1/accept",
+        ["everything"],
+        "cells.eu-1.accept[0]",
+        "input should be 'single-zone', 'shared-witness' or 'unreplicated-writes'",
+    ),
     ("cells/eu-1/zones", {}, "cells.eu-1.zones", "dictionary should have at least 1 item after validation, not 0"),
     (
         "cells/eu-1/zones/fra/network",

@@ -41,6 +41,10 @@ async def test_the_right_certificate_logs_in_as_its_own_user(storage: Storage) -
         ("eu", Role.ROUTER, "fra", "domicile_keys"),
         ("us", Role.KEYS, "iad", "domicile_keys"),
         ("global", Role.OPERATOR, "root", "postgres"),
+        # a standby of another cell, of another jurisdiction, and one that asks for more than a copy
+        ("eu", Role.STORAGE, "eu-1.par", "domicile_replication"),
+        ("us", Role.STORAGE, "iad", "domicile_replication"),
+        ("eu", Role.STORAGE, "par", "postgres"),
     ],
 )
 async def test_another_role_user_or_jurisdiction_is_refused(

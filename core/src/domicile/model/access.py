@@ -129,6 +129,7 @@ class Endpoint(StrEnum):
     KEY_STORAGE = "storage.keys"
     DIRECTORY_STORAGE = "storage.directory"
     BACKUP_STREAM = "storage.backup"
+    REPLICATION = "storage.replication"
 
 
 class Scope(StrEnum):
@@ -137,6 +138,7 @@ class Scope(StrEnum):
     ANY = "any jurisdiction"
     JURISDICTION = "the same jurisdiction"
     CELL = "the same cell"
+    STORE = "the same cell, key store or directory"
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +199,7 @@ MATRIX: Final[dict[Endpoint, Rule]] = {
     Endpoint.KEY_STORAGE: _rule(Scope.JURISDICTION, Role.KEYS),
     Endpoint.DIRECTORY_STORAGE: _rule(Scope.JURISDICTION, Role.DIRECTORY),
     Endpoint.BACKUP_STREAM: _rule(Scope.JURISDICTION, Role.BACKUP),
+    Endpoint.REPLICATION: _rule(Scope.STORE, Role.STORAGE),
 }
 """The matrix. An operator of the storage's own jurisdiction may open any storage: it applies schemas; and any operator
 may ask whoever it reaches whether it is ready."""
@@ -219,6 +222,8 @@ def may(caller: Identity, callee: Identity, endpoint: Endpoint) -> bool:
         return True
     if caller.jurisdiction != callee.jurisdiction:
         return False
+    if rule.scope is Scope.STORE:
+        return caller.cell == callee.cell
     return rule.scope is Scope.JURISDICTION or (caller.cell is not None and caller.cell == callee.cell)
 
 

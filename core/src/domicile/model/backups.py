@@ -33,13 +33,24 @@ class BackupTarget(Strict):
     every_hours: int = Field(default=24, ge=1, le=24 * 31, strict=True)
 
 
-def check_target(path: str, name: str, target: BackupTarget, countries: Collection[str]) -> Iterator[ManifestProblem]:
-    """A target lies where its data is."""
+def check_target(
+    path: str, name: str, target: BackupTarget, countries: Collection[str], receipt_days: int | None = None
+) -> Iterator[ManifestProblem]:
+    """A target lies where its data is.
+
+    ``receipt_days``: how long a shredded key may live in a backup of its key store, as receipts say.
+    """
     if target.country not in countries:
         yield ManifestProblem(
             f"{path}.country",
             f"{target.country} lies outside {name}",
             "a backup is a copy of the data, and stays where its data is",
+        )
+    if receipt_days is not None and target.keep_days * 24 + target.every_hours > receipt_days * 24:
+        yield ManifestProblem(
+            f"{path}.keep_days",
+            f"a backup of the key store would live for {target.keep_days} days and {target.every_hours} hours",
+            f"receipts say {receipt_days} days, see keys.backup_days",
         )
 
 

@@ -51,6 +51,7 @@ class Risk(StrEnum):
 
     SINGLE_ZONE = "single-zone"
     SHARED_WITNESS = "shared-witness"
+    UNREPLICATED_WRITES = "unreplicated-writes"
 
 
 class DirectorySite(Strict):
@@ -59,9 +60,20 @@ class DirectorySite(Strict):
     address: AddressField
 
 
+class Witness(Strict):
+    """``network``: where its process listens; only a world with standbys (`domicile up --ha`) needs it."""
+
+    zone: ZoneName
+    country: Country
+    network: NetworkField | None = None
+
+
 class DirectorySection(Strict):
+    """``witness``: the third voter of the directory's own database cluster, whose nodes are in the first two sites."""
+
     sites: list[DirectorySite] = Field(min_length=1)
     backups: BackupTarget | None = None
+    witness: Witness | None = None
 
 
 class Jurisdiction(Strict):
@@ -97,11 +109,6 @@ class Zone(Strict):
     app: AddressField
     gateway: AddressField
     storage: AddressField
-
-
-class Witness(Strict):
-    zone: ZoneName
-    country: Country
 
 
 class Cell(Strict):
@@ -186,6 +193,11 @@ class Manifest(Strict):
                 lines.append(f"cell {name}: losing zone {next(iter(cell.zones))} loses the cell and its data")
             if Risk.SHARED_WITNESS in cell.accept and not _third_zone(cell):
                 lines.append(f"cell {name}: without a third zone, losing one zone stops writes until a person acts")
+            if Risk.UNREPLICATED_WRITES in cell.accept:
+                lines.append(
+                    f"cell {name}: writes go on without its standby; losing the leader then loses what was "
+                    "acknowledged since the standby was gone"
+                )
         return lines
 
     def topology(self) -> dict[str, Any]:
@@ -280,6 +292,15 @@ def _check_networks(manifest: Manifest) -> Iterator[ManifestProblem]:
                         "networks of two jurisdictions are disjoint",
                     )
             seen.append((zone.network, cell.jurisdiction))
+    for name, cell in manifest.cells.items():
+        witness = cell.witness.network if cell.witness is not None else None
+        for network, jurisdiction in seen:
+            if witness is not None and jurisdiction != cell.jurisdiction and witness.overlaps(network):
+                yield ManifestProblem(
+                    f"cells.{name}.witness.network",
+                    f"{witness} overlaps {network} of {jurisdiction}",
+                    "networks of two jurisdictions are disjoint",
+                )
 
 
 def _networks(manifest: Manifest) -> Iterator[tuple[str, str, Network]]:
@@ -335,6 +356,8 @@ def _check_outposts(manifest: Manifest) -> Iterator[ManifestProblem]:
 def _check_zones(manifest: Manifest) -> Iterator[ManifestProblem]:
     """A zone is one failure domain in one country, wherever it is named."""
     places = [(f"directory.sites[{n}]", s.zone, s.country) for n, s in enumerate(manifest.directory.sites)]
+    if manifest.directory.witness is not None:
+        places.append(("directory.witness", manifest.directory.witness.zone, manifest.directory.witness.country))
     for name, cell in manifest.cells.items():
         places += [(f"cells.{name}.zones.{zone}", zone, it.country) for zone, it in cell.zones.items()]
         if cell.witness is not None:
@@ -357,6 +380,9 @@ def _check_directory_and_routers(manifest: Manifest) -> Iterator[ManifestProblem
         if site.zone in zones:
             yield ManifestProblem(f"directory.sites[{position}].zone", f"{site.zone} is listed twice")
         zones.add(site.zone)
+    witness = manifest.directory.witness
+    if witness is not None and witness.zone in zones:
+        yield ManifestProblem("directory.witness.zone", f"{witness.zone} is a site's", "a witness is in a third zone")
     for zone_name, router in manifest.routers.items():
         if manifest.jurisdiction_of(router.country) is None:
             yield ManifestProblem(
@@ -389,24 +415,15 @@ def _check_addresses(manifest: Manifest) -> Iterator[ManifestProblem]:
 
 
 def _check_backups(manifest: Manifest) -> Iterator[ManifestProblem]:
-    """Backups of a key store end before the receipts about its shredded keys say so."""
     targets: dict[str, BackupTarget] = {}
-    if manifest.directory.backups is not None:
-        targets["directory.backups"] = manifest.directory.backups
-        places = {site.country for site in manifest.directory.sites}
-        yield from check_target("directory.backups", "the directory's sites", manifest.directory.backups, places)
+    if (target := manifest.directory.backups) is not None:
+        targets["directory.backups"] = target
+        sites = {site.country for site in manifest.directory.sites}
+        yield from check_target("directory.backups", "the directory's sites", target, sites)
     for name, jurisdiction in manifest.jurisdictions.items():
-        if (target := jurisdiction.backups) is None:
-            continue
-        path = f"jurisdictions.{name}.backups"
-        targets[path] = target
-        yield from check_target(path, name, target, jurisdiction.countries)
-        if target.keep_days * 24 + target.every_hours > jurisdiction.keys.backup_days * 24:
-            yield ManifestProblem(
-                f"{path}.keep_days",
-                f"a backup of the key store would live for {target.keep_days} days and {target.every_hours} hours",
-                f"receipts say {jurisdiction.keys.backup_days} days, see keys.backup_days",
-            )
+        if (target := jurisdiction.backups) is not None:
+            targets[path := f"jurisdictions.{name}.backups"] = target
+            yield from check_target(path, name, target, jurisdiction.countries, jurisdiction.keys.backup_days)
     yield from check_apart(targets)
 
 

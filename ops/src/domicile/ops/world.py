@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Final
@@ -29,15 +29,18 @@ from domicile.model.access import GLOBAL, Role
 from domicile.model.errors import Conflict, InvalidInput, NotFound, Unavailable
 from domicile.model.manifest import Manifest
 from domicile.ops import postgres
-from domicile.ops.health import Prober, operator
+from domicile.ops.clusters import members, settled
+from domicile.ops.health import PATRONI, Prober, operator
 from domicile.ops.layout import Layout
-from domicile.ops.plan import CELLS, DIRECTORY, DOORS, SAMPLE, STORAGE, Planner, ProcessSpec
+from domicile.ops.plan import CELLS, DIRECTORY, DOORS, SAMPLE, STORAGE, Planner, ProcessSpec, doors_of
 from domicile.ops.ports import free_address, require_free
 from domicile.ops.provision import Provision
 from domicile.ops.record import ProcessRecord, WorldRecord, own_record, try_lock
 
 START_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 20.0
+SETTLE_SECONDS: Final = 120.0
+_SETTLE_POLL_SECONDS: Final = 0.5
 LOG_TAIL_LINES: Final = 12
 _POLL_SECONDS: Final = 0.05
 Progress = Callable[[str, str], None]
@@ -58,14 +61,13 @@ def schema_commands(
     """For each cell: the command that applies the application's schema, as the operator would."""
     commands = []
     for name, cell in manifest.cells.items():
-        door = next(spec for spec in specs if spec.name == f"{name}-storage")
         credentials = operator(layout, cell.jurisdiction)
         environment = {
             "DOMICILE_DEPLOYMENT": manifest.deployment,
             "DOMICILE_CERTIFICATE": str(credentials.certificate),
             "DOMICILE_KEY": str(credentials.key),
             "DOMICILE_AUTHORITIES": str(layout.authorities),
-            "DOMICILE_STORAGE": door.address,
+            "DOMICILE_STORAGE": ",".join(door.address for door in doors_of(specs, name)),
         }
         console = "from domicile.sdk.store.commands import app; app(prog_name='domicile schema')"
         arguments = ["apply", app, "--cell", name, "--jurisdiction", cell.jurisdiction]
@@ -107,13 +109,16 @@ class World:
                 remedy="`domicile down` stops it; --state names another folder",
             )
         if (stale := WorldRecord.read(layout)) is not None:
-            left = end_processes(stale.processes)
+            left = end_processes(stale.processes) + postgres.end_orphans(layout.root)
             progress("world.json", f"left by a world that did not stop; {len(left)} processes of it ended")
         layout.record.unlink(missing_ok=True)
         return cls(layout, lock, progress=progress, log_level=log_level, app=app)
 
-    def prepare(self, manifest: Manifest) -> None:
-        """Authorities, certificates, the list of processes. ``manifest`` has real ports. Nothing runs yet."""
+    def prepare(self, manifest: Manifest, available: Collection[str] = ()) -> None:
+        """Authorities, certificates, the list of processes. ``manifest`` has real ports. Nothing runs yet.
+
+        ``available``: the databases that get a standby and a witness, by name.
+        """
         self.manifest = manifest
         taken: set[str] = set()
         provision = Provision(self.layout, self.manifest)
@@ -122,25 +127,25 @@ class World:
         if self.manifest.identity is not None:
             provision.sessions(self.manifest, Path(self.manifest.identity.jwks))
         planner = Planner(
-            self.manifest, self.layout, provision, lambda host: free_address(host, taken), self._log_level, self._app
+            self.manifest,
+            self.layout,
+            provision,
+            lambda host: free_address(host, taken),
+            self._log_level,
+            self._app,
+            available,
         )
         self._specs = planner.plan()
-        listening = [(spec.name, spec.address) for spec in self._specs if spec.database is None]
+        listening = [(spec.name, spec.address) for spec in self._specs if spec.role != "postgres"]
         listening += [(f"router-{zone}", router.public) for zone, router in self.manifest.routers.items()]
         require_free(self.manifest, listening)
         self._prober = Prober(self.layout)
 
     async def start(self) -> None:
         """Bring every part up. Raises Unavailable with the failing part's last log lines."""
-        self._write("starting")
-        loop = asyncio.get_running_loop()
+        await self.start_storage()
         storages = [spec for spec in self._specs if spec.stage == STORAGE]
-        with ThreadPoolExecutor(max(2, os.cpu_count() or 2)) as pool:
-            created = [loop.run_in_executor(pool, self._create, spec) for spec in storages]
-            doors = [spec for spec in self._specs if spec.stage == DOORS]
-            await asyncio.gather(*created)
-        for spec in (*storages, *doors):
-            self._spawn(spec)
+        doors = [spec for spec in self._specs if spec.stage == DOORS]
         directory = [spec for spec in self._specs if spec.stage == DIRECTORY]
         first = [spec for spec in self._specs if spec.name.startswith("directory-")]
         await self._ready(first)
@@ -153,10 +158,70 @@ class World:
         await self._ready(rest)
         self._write("running")
 
+    async def start_storage(self, clusters: Collection[str] | None = None) -> None:
+        """Spawn the databases and their doors; those with standbys are settled when this returns.
+
+        ``clusters``: these alone. Raises Unavailable.
+        """
+        self._write("starting")
+        loop = asyncio.get_running_loop()
+        chosen = [spec for spec in self._specs if clusters is None or spec.cluster in clusters]
+        storages = [spec for spec in chosen if spec.stage == STORAGE]
+        names = {spec.cluster for spec in storages if spec.cluster}
+        doors = [spec for spec in self._specs if spec.stage == DOORS] if clusters is None else []
+        doors = doors or [door for name in names for door in doors_of(self._specs, name)]
+        # a node without data copies the founder's; before that leads it would found a cluster of its own
+        late = [spec for spec in storages if spec.cluster and spec.database and not spec.founder and not _holds(spec)]
+        with ThreadPoolExecutor(max(2, os.cpu_count() or 2)) as pool:
+            await asyncio.gather(*(loop.run_in_executor(pool, self._create, spec) for spec in storages))
+        for spec in (*storages, *doors):
+            if spec not in late:
+                self._spawn(spec)
+        await asyncio.gather(
+            *(self._settle(name, [spec for spec in late if spec.cluster == name]) for name in sorted(names))
+        )
+
     def _create(self, spec: ProcessSpec) -> None:
-        assert spec.database is not None, "a storage has a folder"
-        postgres.create(spec.database, owner=spec.database_owner)
+        if spec.database is None:
+            return
+        if spec.cluster:
+            spec.database.mkdir(parents=True, exist_ok=True, mode=0o700)
+            spec.database.chmod(0o700)
+            if spec.founder and not postgres.is_replicated(spec.database):
+                postgres.create(spec.database, owner=spec.database_owner)
+                postgres.admit_standbys(spec.database, spec.secrets, owner=spec.database_owner)
+        else:
+            if postgres.is_replicated(spec.database):
+                raise InvalidInput(
+                    "this database has a standby, which may lead by now",
+                    where=str(spec.database),
+                    remedy="start it as before, with --ha",
+                )
+            postgres.create(spec.database, owner=spec.database_owner)
         postgres.clear_stale_lock(spec.database)
+
+    async def _settle(self, cluster: str, late: Sequence[ProcessSpec]) -> None:
+        """Until one node leads and the other has all that it acknowledges."""
+        nodes = [spec for spec in self._specs if spec.cluster == cluster and spec.role == PATRONI]
+        if late:
+            await self._ready([spec for spec in nodes if spec not in late])
+        for spec in late:
+            self._spawn(spec)
+        started = time.monotonic()
+        while True:
+            for spec in nodes:
+                if (status := self._children[spec.name].poll()) is not None:
+                    raise self._failure(spec, f"ended with {_describe(status)}")
+                document = await self._prober.cluster(self._records[spec.name])
+                if document is not None and settled(members(cluster, document)):
+                    for node in nodes:
+                        if node.database is not None:
+                            (node.database / "replicated").touch()
+                    self._progress(f"{cluster}-cluster", f"settled after {time.monotonic() - started:.1f} s")
+                    return
+            if time.monotonic() - started > SETTLE_SECONDS:
+                raise self._failure(nodes[-1], f"not settled within {SETTLE_SECONDS:.0f} s")
+            await asyncio.sleep(_SETTLE_POLL_SECONDS)
 
     async def _publish(self, directory: Sequence[ProcessSpec]) -> None:
         await self._ready(directory)
@@ -193,7 +258,7 @@ class World:
     def _spawn(self, spec: ProcessSpec) -> None:
         # where the supervisor is killed nobody asks twice: an immediate shutdown ends PostgreSQL in every state,
         # which a fast one does not (seen to hang in the recovery after a backend's crash)
-        leash = signal.SIGQUIT if spec.database is not None else spec.ends_with
+        leash = signal.SIGQUIT if spec.role == "postgres" else spec.ends_with
         command = postgres.launched(spec.command, ends_with=leash, unprivileged=spec.database is not None)
         with self.layout.log(spec.name).open("ab") as stream:
             child = subprocess.Popen(
@@ -261,8 +326,9 @@ class World:
         await asyncio.to_thread(self._end, [spec for spec in self._specs if spec.name == name])
 
     async def start_part(self, name: str) -> None:
-        """Start a process that ``end_part`` ended; returns when it is ready."""
+        """Start a process that ended, by ``end_part`` or by itself; returns when it is ready."""
         spec = next(spec for spec in self._specs if spec.name == name)
+        await asyncio.to_thread(self._children[name].wait, STOP_SECONDS)
         self._spawn(spec)
         await self._until_ready(spec)
         self._reported.discard(name)
@@ -272,11 +338,14 @@ class World:
         """End every process, services before their storage, and forget the record."""
         if self._records:
             self._write("stopping")
-        late = [spec for spec in self._specs if spec.database is not None]
         doors = [spec for spec in self._specs if spec.stage == DOORS]
-        services = [spec for spec in self._specs if spec not in late and spec not in doors]
-        for group in (services, doors, late):
+        storages = [spec for spec in self._specs if spec.stage == STORAGE]
+        nodes = [spec for spec in storages if spec.role == PATRONI]  # the last of the log goes through the doors
+        services = [spec for spec in self._specs if spec not in storages and spec not in doors]
+        for group in (services, nodes, doors, [spec for spec in storages if spec not in nodes]):
             self._end(group)
+        if nodes:
+            postgres.end_orphans(self.layout.root)
         self.layout.record.unlink(missing_ok=True)
         self._lock.close()
 
@@ -301,6 +370,10 @@ class World:
             supervisor=own_record(),
             processes=list(self._records.values()),
         ).write(self.layout)
+
+
+def _holds(spec: ProcessSpec) -> bool:
+    return spec.database is not None and (spec.database / "data" / "PG_VERSION").exists()
 
 
 def _describe(status: int) -> str:
@@ -380,6 +453,7 @@ def stop_world(layout: Layout, *, seconds: float = 60.0) -> tuple[bool, list[str
         if supervisor is not None:
             psutil.wait_procs([supervisor], timeout=5)
         left = end_processes(record.processes) if record is not None else []
+        left += postgres.end_orphans(layout.root)
         layout.record.unlink(missing_ok=True)
     finally:
         lock.close()

@@ -73,10 +73,11 @@ async def serve_keys(settings: KeySettings, section: KeySection | None = None) -
     identity = settings.credentials.identity
     if identity.role is not Role.KEYS:
         raise InvalidInput(f"the certificate is for {identity.role}, not {Role.KEYS}", where=str(settings.certificate))
-    if settings.storage is None:
+    if not settings.storage:
         raise InvalidInput("no database", where="DOMICILE_STORAGE", remedy="name the key store's host:port")
     section = section or await _section(settings, identity.jurisdiction)
-    async with KeyStore.connect(settings.credentials, Address(settings.storage)) as store, AsyncExitStack() as stack:
+    addresses = [Address(each) for each in settings.storage]
+    async with KeyStore.connect(settings.credentials, addresses) as store, AsyncExitStack() as stack:
         await store.prepare()
         holders = await _holders(stack, settings, section, store)
         shredder = Shredder(store, identity, section, settings.state)

@@ -110,7 +110,7 @@ class FolderTarget:
             if not (self._folder / OWNER_FILE).exists():  # unmounted, or another disk in its place
                 raise Unavailable("the backup target is not there", where=str(self._folder))
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            stream = draft.open("xb", opener=lambda name, flags: os.open(name, flags, 0o600))
+            stream = open(draft, "xb", opener=lambda name, flags: os.open(name, flags, 0o600))  # noqa: SIM115
         try:
             with stream, _reachable(path):
                 fcntl.flock(stream, fcntl.LOCK_EX)  # what ``tidy`` can lock, nobody writes any more
