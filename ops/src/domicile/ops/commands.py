@@ -42,6 +42,9 @@ def up_command(
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
     ha: Annotated[bool, typer.Option("--ha", help="Give every database a standby and a witness.")] = False,
     ha_cell: Annotated[list[str] | None, typer.Option("--ha-cell", help="Only this cell's; may be repeated.")] = None,
+    backups: Annotated[
+        bool, typer.Option("--backups", help="Keep each database's log and backups in a target in the state folder.")
+    ] = False,
     app: Annotated[str, typer.Option(help="The application of each cell: a module that names its records.")] = SAMPLE,
     json_output: JsonOption = False,
     ready_descriptor: Annotated[int | None, typer.Option(hidden=True)] = None,
@@ -58,7 +61,7 @@ def up_command(
             )
         standbys = ha_cell or ([] if ha else None)
         if detach:
-            _detached(layout, manifest, log_level, app, standbys, json_output=json_output)
+            _detached(layout, manifest, log_level, app, standbys, backups=backups, json_output=json_output)
             return
         supervise(
             layout,
@@ -68,11 +71,19 @@ def up_command(
             as_json=json_output,
             ready_descriptor=ready_descriptor,
             ha=standbys,
+            backups=backups,
         )
 
 
 def _detached(
-    layout: Layout, manifest: Path | None, log_level: str, app: str, standbys: list[str] | None, *, json_output: bool
+    layout: Layout,
+    manifest: Path | None,
+    log_level: str,
+    app: str,
+    standbys: list[str] | None,
+    *,
+    backups: bool,
+    json_output: bool,
 ) -> None:
     """Start a supervisor in a session of its own; relay what it prints until it is ready or gone.
 
@@ -83,6 +94,8 @@ def _detached(
     command += ["--app", app, "--ready-descriptor", str(writer)]
     if standbys is not None:
         command += ["--ha", *(word for cell in standbys for word in ("--ha-cell", cell))]
+    if backups:
+        command.append("--backups")
     if manifest is not None:
         command.append(str(manifest.absolute()))
     child = subprocess.Popen(

@@ -7,6 +7,8 @@ from typing import Final
 
 import typer
 
+from domicile.ops.backup.commands import app as backup
+from domicile.ops.backup.commands import restore_command
 from domicile.ops.commands import apply_command, check_command, demo_command, down_command, status_command, up_command
 from domicile.ops.edge.asking import haproxy_command, nginx_command
 from domicile.ops.edge.commands import app as edge
@@ -29,6 +31,8 @@ app.command("demo")(demo_command)
 app.command("check")(check_command)
 app.command("apply")(apply_command)
 app.command("explain")(explain_command)
+app.command("restore")(restore_command)
+app.add_typer(backup, name="backup")
 app.add_typer(edge, name="edge")
 edge.command("nginx")(nginx_command)
 edge.command("haproxy")(haproxy_command)

@@ -73,11 +73,16 @@ def supervise(
     as_json: bool = False,
     ready_descriptor: int | None = None,
     ha: Collection[str] | None = None,
+    backups: bool = False,
 ) -> None:
     """Run a world in the foreground until SIGINT, SIGTERM or SIGHUP. Raises DomicileError where it can't start."""
     reporter = Reporter(ready_descriptor, quiet=as_json)
     try:
-        asyncio.run(_supervise(layout, manifest, reporter, log_level=log_level, app=app, as_json=as_json, ha=ha))
+        asyncio.run(
+            _supervise(
+                layout, manifest, reporter, log_level=log_level, app=app, as_json=as_json, ha=ha, backups=backups
+            )
+        )
     except Exception as error:
         reporter.error(as_refusal(error))
         raise
@@ -92,13 +97,14 @@ async def _supervise(
     app: str,
     as_json: bool,
     ha: Collection[str] | None,
+    backups: bool,
 ) -> None:
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, told.set)
     layout.prepare()
-    world = await start_world(layout, manifest, reporter, told, log_level=log_level, app=app, ha=ha)
+    world = await start_world(layout, manifest, reporter, told, log_level=log_level, app=app, ha=ha, backups=backups)
     if world is None:
         raise SystemExit(130)
     try:
@@ -122,14 +128,16 @@ async def start_world(
     log_level: str = "info",
     app: str = SAMPLE,
     ha: Collection[str] | None = None,
+    backups: bool = False,
 ) -> World | None:
     """Start a world; None where ``told`` was set meanwhile. Whatever fails, nothing is left running.
 
     ``ha``: the cells whose databases get a standby, none named for every database; None for no standby at all.
+    ``backups``: every jurisdiction without a backup target gets one in the state folder.
     """
     world = World.acquire(layout, progress=reporter.progress, log_level=log_level, app=app)
     try:
-        loaded = local_manifest(manifest, layout)
+        loaded = local_manifest(manifest, layout, backups=backups)
         world.prepare(loaded, () if ha is None else highly_available(loaded, ha))
         starting = asyncio.create_task(world.start())
         telling = asyncio.create_task(told.wait())

@@ -26,9 +26,9 @@ import psutil
 from domicile.client import DirectoryClient
 from domicile.identity import Signer, sign_topology, verify_topology
 from domicile.model.access import GLOBAL, Role
-from domicile.model.errors import Conflict, InvalidInput, NotFound, Unavailable
+from domicile.model.errors import Conflict, DomicileError, InvalidInput, NotFound, Unavailable
 from domicile.model.manifest import Manifest
-from domicile.ops import postgres
+from domicile.ops import pauses, postgres
 from domicile.ops.clusters import members, settled
 from domicile.ops.health import PATRONI, Prober, operator
 from domicile.ops.layout import Layout
@@ -36,6 +36,7 @@ from domicile.ops.plan import CELLS, DIRECTORY, DOORS, SAMPLE, STORAGE, Planner,
 from domicile.ops.ports import free_address, require_free
 from domicile.ops.provision import Provision
 from domicile.ops.record import ProcessRecord, WorldRecord, own_record, try_lock
+from domicile.ops.switching import finish_switch
 
 START_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 20.0
@@ -90,6 +91,7 @@ class World:
         self._records: dict[str, ProcessRecord] = {}
         self._specs: list[ProcessSpec] = []
         self._reported: set[str] = set()
+        self._paused: set[str] = set()
         self._spawned: dict[str, float] = {}
         self._told: set[str] = set()
         self._environment = {k: v for k, v in os.environ.items() if not k.startswith("DOMICILE_")}
@@ -184,6 +186,7 @@ class World:
     def _create(self, spec: ProcessSpec) -> None:
         if spec.database is None:
             return
+        finish_switch(spec.database)
         if spec.cluster:
             spec.database.mkdir(parents=True, exist_ok=True, mode=0o700)
             spec.database.chmod(0o700)
@@ -315,10 +318,45 @@ class World:
                     self._reported.add(name)
                     tail = log_tail(self.layout.log(name), 4)
                     self._progress(name, f"ended with {_describe(status)}; see its log:\n{tail}")
+            await self._mind_pauses()
             try:
                 await asyncio.wait_for(told.wait(), 0.5)
             except TimeoutError:
                 continue
+
+    async def _mind_pauses(self) -> None:
+        """Stop the databases that somebody has to be alone with, and start those that nobody has any more."""
+        wanted = pauses.asked(self.layout)
+        for name in wanted - self._paused:
+            for spec in self._nodes_of(name):
+                await self.end_part(spec.name)
+        for name in self._paused - wanted:
+            try:
+                await self._resume(name)
+            except DomicileError as error:
+                self._progress(name, f"did not start again: {error}")
+        if wanted != self._paused:
+            self._paused = wanted
+            pauses.tell(self.layout, wanted)
+
+    async def _resume(self, name: str) -> None:
+        nodes = self._nodes_of(name)
+        for spec in nodes:
+            if spec.database is not None:
+                await asyncio.to_thread(finish_switch, spec.database)
+        if any(spec.cluster for spec in nodes):
+            await self.start_storage([name])
+            self._reported -= {spec.name for spec in nodes}
+            self._write("running")
+        else:
+            await self.start_part(nodes[0].name)
+
+    def _nodes_of(self, name: str) -> list[ProcessSpec]:
+        return [
+            spec
+            for spec in self._specs
+            if spec.stage == STORAGE and (spec.cluster == name or spec.name == f"{name}-postgres")
+        ]
 
     async def end_part(self, name: str) -> None:
         """End one process on purpose and wait for it; it isn't reported as lost."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field
+from pydantic_settings import NoDecode
 
 from domicile.client import BackupKeyClient, DirectoryClient
 from domicile.model.access import GLOBAL, Role
@@ -41,7 +42,7 @@ def _doors(value: object) -> object:
 class AgentSettings(ProcessSettings):
     """``databases``: the doors of each that this process backs up, such as eu-1=10.0.0.1:1,10.0.1.1:1;keys-eu=..."""
 
-    databases: Annotated[dict[str, list[AddressField]], BeforeValidator(_doors)] = Field(min_length=1)
+    databases: Annotated[dict[str, list[AddressField]], NoDecode, BeforeValidator(_doors)] = Field(min_length=1)
     targets: Path = Field(description="what a target's relative folder lies below")
 
 

@@ -11,8 +11,9 @@ from typing import Final
 
 from domicile.model.errors import Unavailable
 from domicile.ops.backup.catalog import Base, base_name, segment_at
-from domicile.ops.backup.programs import BACKUP_USER, command, failed, query, started
+from domicile.ops.backup.programs import command, failed, query, started
 from domicile.ops.backup.store import Store
+from domicile.ops.postgres import BACKUP_USER
 
 SYSTEM: Final = "SELECT system_identifier FROM pg_control_system()"
 SIZE: Final = "SELECT sum(pg_database_size(oid)) FROM pg_database"

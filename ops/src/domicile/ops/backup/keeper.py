@@ -23,21 +23,21 @@ from domicile.model.wire import BackupKey
 from domicile.ops.backup.base import system_of, take
 from domicile.ops.backup.catalog import HISTORY, PARTIAL, SEGMENT, Base, holes
 from domicile.ops.backup.passage import Passage
-from domicile.ops.backup.programs import BACKUP_USER, command, query, started
+from domicile.ops.backup.programs import command, query, started
 from domicile.ops.backup.store import Store
+from domicile.ops.postgres import BACKUP_SLOT, BACKUP_USER
 from domicile.service import ended
 from domicile.telemetry import BACKUP_AGE, BACKUP_FAILURES, LOG_LAG, LOG_LOSSES, LOG_WAITING, log, warn
 
-SLOT: Final = "domicile_backup"
 BEAT_SECONDS: Final = 1.0
 PARTIAL_SECONDS: Final = 10.0
 ALARM_SECONDS: Final = 60.0
 """A log that has not been whole in the target for so long is an alarm."""
 SPOOL_BYTES: Final = 256 << 20
 KEY_SECONDS: Final = 86_400.0
-_SLOT_STATE: Final = f"SELECT wal_status FROM pg_replication_slots WHERE slot_name = '{SLOT}'"
-_MAKE_SLOT: Final = f"SELECT pg_create_physical_replication_slot('{SLOT}', true)"
-_DROP_SLOT: Final = f"SELECT pg_drop_replication_slot('{SLOT}')"
+_SLOT_STATE: Final = f"SELECT wal_status FROM pg_replication_slots WHERE slot_name = '{BACKUP_SLOT}'"  # noqa: S608
+_MAKE_SLOT: Final = f"SELECT pg_create_physical_replication_slot('{BACKUP_SLOT}', true)"
+_DROP_SLOT: Final = f"SELECT pg_drop_replication_slot('{BACKUP_SLOT}')"
 
 
 class Keeper:
@@ -60,6 +60,8 @@ class Keeper:
         self._shipped: dict[str, tuple[float, int]] = {}
         self._partial_at = -PARTIAL_SECONDS
         self._system = ""
+        self._known = asyncio.Event()
+        self._receiving = False
         self._key: tuple[float, BackupKey] | None = None
         self._said = ""
 
@@ -104,15 +106,23 @@ class Keeper:
     # -- the log into the spool ----------------------------------------------------------------------
 
     async def _receive(self) -> None:
+        try:
+            await self._receive_until_ended()
+        finally:
+            self._receiving = False
+
+    async def _receive_until_ended(self) -> None:
         async with self._passage.open() as socket:
             await self._take_place(socket)
             words = command("pg_receivewal", "-h", str(socket), "-U", BACKUP_USER, "--no-password", "--no-loop")
-            words += ["-D", str(self._spool), "--slot", SLOT, "--status-interval=1"]
+            words += ["-D", str(self._spool), "--slot", BACKUP_SLOT, "--status-interval=1"]
             log_file = self._spool.with_suffix(".log")
             with log_file.open("wb") as said:
                 async with started(words, stdout=None, stderr=said.fileno()) as process:
-                    while process.returncode is None and self._waiting() < SPOOL_BYTES:
-                        await asyncio.sleep(BEAT_SECONDS / 4)
+                    ending = asyncio.create_task(process.wait())
+                    self._receiving = True  # --no-loop: it ends with its connection
+                    while not ending.done() and self._waiting() < SPOOL_BYTES:
+                        await asyncio.wait([ending], timeout=BEAT_SECONDS / 4)
                     if process.returncode is None:
                         raise Unavailable("the spool is full: the database keeps the log meanwhile")
             raise Unavailable("pg_receivewal ended")
@@ -123,6 +133,7 @@ class Keeper:
         if self._system != system:
             self._forget_another(system)
             self._system = system
+            self._known.set()
         state = await query(socket, _SLOT_STATE)
         if state == [["lost"]]:
             LOG_LOSSES.labels(self.database).inc()
@@ -153,8 +164,7 @@ class Keeper:
     # -- from the spool into the target --------------------------------------------------------------
 
     async def _ship(self) -> None:
-        if not self._system:
-            return
+        await self._known.wait()
         started_at = self._clock()
         for path in self._files():
             if PARTIAL.fullmatch(path.name):
@@ -164,12 +174,11 @@ class Keeper:
             path.unlink()
             self._shipped.pop(f"{path.name}.partial", None)
         LOG_WAITING.labels(self.database).set(self._waiting())
-        if self._partial_at > started_at - PARTIAL_SECONDS and self._is_received():
+        if self._receiving and (not self._is_writing() or self._partial_at > started_at - PARTIAL_SECONDS):
             self._kept_at = started_at
             self._said = ""
 
-    def _is_received(self) -> bool:
-        """Whether pg_receivewal has the segment being written open: without it nothing new would be noticed."""
+    def _is_writing(self) -> bool:
         return any(PARTIAL.fullmatch(path.name) for path in self._files())
 
     async def _ship_partial(self, path: Path) -> None:
@@ -192,8 +201,7 @@ class Keeper:
 
     async def _keep_bases(self) -> None:
         """One is due when the last is too old, or the log since then has a hole; then what nobody needs goes."""
-        if not self._system:
-            return
+        await self._known.wait()
         bases = await asyncio.to_thread(self._store.bases, self._system)
         if self._is_due(bases):
             async with self._passage.open() as socket:

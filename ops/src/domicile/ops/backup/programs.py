@@ -12,7 +12,6 @@ from typing import Final
 from domicile.model.errors import Unavailable
 from domicile.ops import postgres
 
-BACKUP_USER: Final = "domicile_backup"
 QUERY_SECONDS: Final = 30.0
 BUFFER_BYTES: Final = 1 << 20
 
@@ -65,7 +64,7 @@ def failed(what: str, said: bytes) -> Unavailable:
     return Unavailable(f"{what} failed: {lines[-1] if lines else 'without a word'}")
 
 
-async def query(socket: Path, sql: str, *, user: str = BACKUP_USER) -> list[list[str]]:
+async def query(socket: Path, sql: str, *, user: str = postgres.BACKUP_USER) -> list[list[str]]:
     """Rows of unaligned text, by psql. Raises Unavailable."""
     words = command("psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-h", str(socket), "-U", user, "-d", postgres.DATABASE)
     out = await run([*words, "-c", sql], "asking the database")

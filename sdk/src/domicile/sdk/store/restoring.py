@@ -25,7 +25,7 @@ class Restore(NamedTuple):
     """The last restore of a cell. ``upto``: of the last commit that is here; counts are of fences, but ``rows_gone``.
 
     ``reopened``: at home here as before; ``behind``: at home here at a later epoch than these rows are from; ``moved``
-    and ``erased``: retired, with their rows; ``unclear``: left closed, because the directory does not know what they are;
+    and ``erased``: retired, with their rows; ``unclear``: left closed, since the directory can't say what they are;
     ``remaining``: not settled yet, the unclear ones among them.
     """
 
