@@ -90,7 +90,7 @@ class Settler:
         await repeated(self.settle_all, self._beat, "restore-not-settled")
 
     async def settle_all(self) -> None:
-        """Once through all that is left; what is done stays done. Raises DomicileError where the directory can't say."""
+        """Once through all that is left; what is done stays done. Raises DomicileError where nobody can say."""
         if not await self._fences.is_settling():
             return
         incarnation = await self._fences.incarnation()
