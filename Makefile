@@ -4,8 +4,8 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 # how long `make test-full` goes on with its fault loops and fuzzers, in seconds
 FULL_SECONDS ?= 1200
-# how many test processes; databases make each a heavy one
-WORKERS ?= 2
+# how many test processes: each waits for databases and worlds more than it computes
+WORKERS ?= 3
 ONLY ?=
 # PAGE=1: `make bench` also writes its tables into docs/performance.md
 PAGE ?=
