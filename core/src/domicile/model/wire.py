@@ -339,13 +339,17 @@ class FencesReport(Frozen):
 
 
 class CellReport(Frozen):
-    """How far a cell has come in telling its fences. ``contradictions``: fences that another cell has a pin for."""
+    """How far a cell has come in telling its fences. ``contradictions``: fences that another cell has a pin for.
+
+    ``superseded``: fences that another cell held, too, of which the one at the higher epoch counts.
+    """
 
     jurisdiction: JurisdictionName
     cell: CellName
     last_key: SubjectKey | None = None
     fences: int = 0
     contradictions: int = 0
+    superseded: int = 0
     done: bool = False
 
 

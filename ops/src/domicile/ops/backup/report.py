@@ -87,7 +87,7 @@ def _of_directory(found: ReconciliationDocument) -> Report:
         lines = [f"cells are asked in {found.wait_seconds} s"] if found.wait_seconds else []
         lines += [
             f"{cell.cell}: {cell.fences:,} fences told ({'all' if cell.done else 'so far'}),"
-            f" {cell.contradictions:,} contradict"
+            f" {cell.contradictions:,} contradict, {cell.superseded:,} superseded"
             for cell in found.cells
         ]
         lines += [f"waiting for {', '.join(found.waiting_for)}"] if found.waiting_for else []
