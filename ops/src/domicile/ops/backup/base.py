@@ -14,6 +14,7 @@ from domicile.ops.backup.catalog import Base, base_name, segment_at
 from domicile.ops.backup.programs import command, failed, query, started
 from domicile.ops.backup.store import Store
 from domicile.ops.postgres import BACKUP_USER
+from domicile.service import ended
 
 SYSTEM: Final = "SELECT system_identifier FROM pg_control_system()"
 SIZE: Final = "SELECT sum(pg_database_size(oid)) FROM pg_database"
@@ -56,11 +57,14 @@ async def take(socket: Path, store: Store, progress: Callable[[int, int], None])
             assert process.stderr is not None
             saying = asyncio.create_task(process.stderr.read())
             done = 0
-            while chunk := await process.stdout.read(_CHUNK):
-                await asyncio.to_thread(sink.write, chunk)
-                done += len(chunk)
-                progress(done, max(done, int(size)))
-            said = await saying
+            try:
+                while chunk := await process.stdout.read(_CHUNK):
+                    await asyncio.to_thread(sink.write, chunk)
+                    done += len(chunk)
+                    progress(done, max(done, int(size)))
+                said = await saying
+            finally:
+                await ended(saying)
             await process.wait()
         if process.returncode != 0:
             raise failed("the base backup", said)

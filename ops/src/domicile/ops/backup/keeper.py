@@ -21,7 +21,7 @@ from domicile.model.backups import BackupTarget
 from domicile.model.errors import DomicileError, Unavailable
 from domicile.model.wire import BackupKey
 from domicile.ops.backup.base import system_of, take
-from domicile.ops.backup.catalog import HISTORY, PARTIAL, SEGMENT, Base, holes
+from domicile.ops.backup.catalog import HISTORY, PARTIAL, SEGMENT, SEGMENT_BYTES, Base, holes
 from domicile.ops.backup.passage import Passage
 from domicile.ops.backup.programs import command, query, started
 from domicile.ops.backup.store import Store
@@ -63,7 +63,7 @@ class Keeper:
         self._known = asyncio.Event()
         self._receiving = False
         self._key: tuple[float, BackupKey] | None = None
-        self._said = ""
+        self._failing = ""
 
     @property
     def database(self) -> str:
@@ -78,7 +78,7 @@ class Keeper:
         """Raise Unavailable where the log has not been kept for too long."""
         if self.lag > ALARM_SECONDS:
             raise Unavailable(
-                f"the log of {self.database} has not been in its backup target for {self.lag:.0f} s ({self._said})",
+                f"the log of {self.database} has not been in its backup target for {self.lag:.0f} s ({self._failing})",
                 remedy="see docs/backup.md, and the metric domicile_backup_log_lag_seconds",
             )
 
@@ -92,14 +92,18 @@ class Keeper:
             await ended(shipping, basing)
 
     async def _again(self, work: Callable[[], Awaitable[None]], seconds: float) -> None:
+        said = ""
         while True:
             try:
                 await work()
-            except DomicileError as error:
-                BACKUP_FAILURES.labels(self.database, error.code).inc()
-                if self._said != error.code:
-                    self._said = error.code
-                    warn("backup-failing", cell=self.database, code=error.code)
+                said = ""
+            except Exception as error:  # whatever it is: a keeper that ends by it would keep nothing any more
+                code = error.code if isinstance(error, DomicileError) else "fault"
+                BACKUP_FAILURES.labels(self.database, code).inc()
+                self._failing = code
+                if said != code:
+                    said = code
+                    warn("backup-failing", cell=self.database, code=code, error=type(error).__name__)
             LOG_LAG.labels(self.database).set(self.lag)
             await asyncio.sleep(seconds)
 
@@ -159,7 +163,7 @@ class Keeper:
         return sorted(path for path in self._spool.iterdir() if any(kind.fullmatch(path.name) for kind in kinds))
 
     def _waiting(self) -> int:
-        return sum(path.stat().st_size for path in self._files() if SEGMENT.fullmatch(path.name))
+        return len([path for path in self._files() if SEGMENT.fullmatch(path.name)]) * SEGMENT_BYTES
 
     # -- from the spool into the target --------------------------------------------------------------
 
@@ -176,7 +180,7 @@ class Keeper:
         LOG_WAITING.labels(self.database).set(self._waiting())
         if self._receiving and (not self._is_writing() or self._partial_at > started_at - PARTIAL_SECONDS):
             self._kept_at = started_at
-            self._said = ""
+            self._failing = ""
 
     def _is_writing(self) -> bool:
         return any(PARTIAL.fullmatch(path.name) for path in self._files())
@@ -184,11 +188,14 @@ class Keeper:
     async def _ship_partial(self, path: Path) -> None:
         if self._clock() - self._partial_at < PARTIAL_SECONDS:
             return
-        found = path.stat()
-        state = found.st_mtime, found.st_size
-        if self._shipped.get(path.name) != state:
-            await self._store.keep_log(self._system, path, path.name, await self._current_key())
-            self._shipped[path.name] = state
+        try:
+            found = path.stat()
+            state = found.st_mtime, found.st_size
+            if self._shipped.get(path.name) != state:
+                await self._store.keep_log(self._system, path, path.name, await self._current_key())
+                self._shipped[path.name] = state
+        except FileNotFoundError:
+            return  # it is full, and has another name by now
         self._partial_at = self._clock()
 
     async def _current_key(self) -> BackupKey:

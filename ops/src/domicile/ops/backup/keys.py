@@ -8,6 +8,7 @@ with the key files; the directory, which has no key service, has a file of its o
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 from pathlib import Path
 from typing import Final, Protocol
@@ -48,13 +49,24 @@ class FileKeys:
         if not versions:
             if not self._own:
                 raise InvalidInput("holds no key-encryption key", where=str(self._folder), remedy="restore its files")
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            write_private(self._folder / "1.key", secrets.token_bytes(KEY_BYTES))
+            self._found()
             versions = [1]
         version, key = max(versions), secrets.token_bytes(KEY_BYTES)
         context = self._context(database)
         value = self._kek(version).wrap(key, context)
         return BackupKey(key=key, wrapped=WrappedKey(value=value, version=version, check=check_value(key, context)))
+
+    def _found(self) -> None:
+        """The first version, once, whoever else makes it at this moment: what was sealed under it must open."""
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        fresh = self._folder / f"{secrets.token_hex(8)}.fresh"
+        write_private(fresh, secrets.token_bytes(KEY_BYTES))
+        try:
+            os.link(fresh, self._folder / "1.key")
+        except FileExistsError:
+            pass
+        finally:
+            fresh.unlink()
 
     def _open(self, database: str, wrapped: WrappedKey) -> BackupKey:
         try:

@@ -20,6 +20,7 @@ from domicile.model.errors import Forbidden, Unauthenticated
 from domicile.model.manifest import Address
 from domicile.ops.postgres import SOCKET
 from domicile.ops.startup import GSS_REQUEST, SSL_REQUEST, Refused, close, code_of, copy, framed, join, read_message
+from domicile.service import ended
 from domicile.telemetry import warn
 
 _CONNECT_SECONDS: Final = 5.0
@@ -40,11 +41,20 @@ class Passage:
         # a folder of its own below the system's for such files: a socket's path is limited to some 100 bytes
         with tempfile.TemporaryDirectory(prefix="domicile-") as name:
             folder = Path(name)
-            server = await asyncio.start_unix_server(self._accept, folder / SOCKET)
+            carried: set[asyncio.Task[None]] = set()
+
+            def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                task = asyncio.create_task(self._accept(reader, writer))
+                carried.add(task)
+                task.add_done_callback(carried.discard)
+                task.add_done_callback(lambda _: writer.close())  # also of one that was cancelled before it began
+
+            server = await asyncio.start_unix_server(accepted, folder / SOCKET)
             try:
                 yield folder
             finally:
                 server.close()
+                await ended(*carried)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         outside: asyncio.StreamWriter | None = None
@@ -60,6 +70,8 @@ class Passage:
         except (OSError, TimeoutError, asyncio.IncompleteReadError, Refused, Forbidden, Unauthenticated) as error:
             warn("passage-closed", error=type(error).__name__)
         finally:
+            if outside is not None:
+                outside.transport.abort()  # both ends have said what they had to; TLS would wait for a goodbye
             await close(outside, writer)
 
     async def _reach(self, startup: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, bytes]:
@@ -71,8 +83,12 @@ class Passage:
             except (OSError, asyncio.IncompleteReadError, Forbidden, Unauthenticated) as error:
                 failed = error
                 continue
-            writer.write(framed(startup))
-            first = await reader.read(1)
+            try:
+                writer.write(framed(startup))
+                first = await reader.read(1)
+            except BaseException:
+                writer.close()
+                raise
             if first == _ERROR and number < len(self._doors):
                 writer.close()
                 continue

@@ -43,6 +43,8 @@ async def started(
             except TimeoutError:
                 process.kill()
                 await process.wait()
+        for stream in filter(None, (process.stdout, process.stderr)):
+            await stream.read()  # what it wrote last: until then its pipes are open
 
 
 async def run(words: Sequence[str], what: str, *, seconds: float = QUERY_SECONDS) -> str:
