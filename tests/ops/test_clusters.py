@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from domicile.model.errors import InvalidInput
+from domicile.model.leases import Lease
+from domicile.ops import postgres
 from domicile.ops.clusters import SECRETS, Cluster, Node, members, node_settings, settled, witness_settings
 from domicile.ops.layout import Layout
 from domicile.ops.manifests import local_manifest
@@ -29,6 +36,53 @@ def test_a_commit_waits_for_the_standby_unless_the_manifest_says_otherwise(stric
     dcs = settings["bootstrap"]["dcs"]
     assert dcs["synchronous_mode"] is True
     assert dcs["synchronous_mode_strict"] is strict
+
+
+LEASES = {
+    "etcd3": Lease.model_validate({"etcd": {"hosts": ["127.10.1.20:2379", "127.10.2.20:2379"]}}),
+    "kubernetes": Lease.model_validate({"kubernetes": {"namespace": "domicile-eu"}}),
+}
+
+
+@pytest.mark.parametrize("store", ["raft", "etcd3", "kubernetes"])
+def test_patroni_itself_finds_nothing_wrong_with_what_it_is_told(store: str, tmp_path: Path) -> None:
+    nodes = tuple(replace(node, folder=tmp_path / node.zone) for node in NODES)
+    cluster = Cluster("eu-1", True, (nodes[0], nodes[1]), WITNESS, LEASES.get(store))
+    for file in (tmp_path / "eu.pem", *(node.folder / f"{each}.pem" for node in nodes for each in ("cert", "key"))):
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
+    settings = node_settings(cluster, nodes[0], PASSWORDS, tmp_path / "eu.pem", postgres.binary("postgres").parent)
+    assert {"raft", "etcd3", "kubernetes"} & settings.keys() == {store}
+    (tmp_path / "patroni.json").write_text(json.dumps(settings))
+    told = subprocess.run(
+        [sys.executable, "-m", "patroni", "--validate-config", str(tmp_path / "patroni.json")],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    # what is not there to be reached here, and the listener that is left out on purpose
+    wrong = [line for line in told.stderr.splitlines() if not line.endswith("is not reachable")]
+    assert wrong == ["postgresql.listen :5432 didn't pass validation: [Errno -2] Name or service not known"]
+
+
+def test_a_lease_is_kept_in_one_place() -> None:
+    for wrong in ({}, {"etcd": {"hosts": ["127.10.1.20:2379"]}, "kubernetes": {"namespace": "a"}}):
+        with pytest.raises(ValidationError, match="names one store"):
+            Lease.model_validate(wrong)
+
+
+def test_a_lease_kept_elsewhere_needs_no_witness(tmp_path_factory: pytest.TempPathFactory) -> None:
+    layout = Layout(tmp_path_factory.mktemp("c") / "s")
+    manifest = local_manifest(None, layout)
+    places = dict(manifest.jurisdictions)
+    places["us"] = places["us"].model_copy(update={"lease": LEASES["etcd3"]})
+    manifest = manifest.model_copy(update={"jurisdictions": places})
+    taken: set[str] = set()
+    specs = Planner(
+        manifest, layout, Provision(layout, manifest), lambda host: free_address(host, taken), available={"us-1"}
+    ).plan()
+    assert [spec.role for spec in specs if spec.cluster] == ["patroni", "patroni"]
 
 
 def test_every_listener_has_one_address_and_the_server_has_none() -> None:

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from typing import Any
 
 import asyncpg
@@ -245,4 +246,19 @@ async def test_without_its_standby_a_strict_leader_acknowledges_nothing(layout: 
         assert writer.since(killed + 1) == 0
         await pair.world.start_part(pair.patroni(standby).name)
         await _writes(writer, time.monotonic())
+        await _nothing_lost(pair, writer)
+
+
+@pytest.mark.full
+async def test_a_leader_that_hands_over_loses_nothing_and_follows(layout: Layout) -> None:
+    async with running(layout) as (pair, writer):
+        await _writes(writer, 0)
+        old = await pair.leader()
+        new = next(str(node["zone"]) for node in await pair.nodes() if node["zone"] != old)
+        asked = time.monotonic()
+        await pair.world.hand_over(CELL, old, new)
+        assert await pair.leader() == new
+        await _writes(writer, time.monotonic())
+        moments = [asked, *(when for when in writer.acknowledged.values() if when > asked)]
+        print(f"switchover: {max(after - before for before, after in pairwise(moments)):.1f} s without a write")
         await _nothing_lost(pair, writer)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import PurePosixPath
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from pydantic import AfterValidator, Field
 
@@ -33,31 +33,37 @@ class BackupTarget(Strict):
     every_hours: int = Field(default=24, ge=1, le=24 * 31, strict=True)
 
 
-def check_target(
-    path: str, name: str, target: BackupTarget, countries: Collection[str], receipt_days: int | None = None
-) -> Iterator[ManifestProblem]:
-    """A target lies where its data is.
+class Placed(NamedTuple):
+    """A target as a manifest has it at ``path``, whose data lies in ``countries`` (of ``name``).
 
     ``receipt_days``: how long a shredded key may live in a backup of its key store, as receipts say.
     """
-    if target.country not in countries:
-        yield ManifestProblem(
-            f"{path}.country",
-            f"{target.country} lies outside {name}",
-            "a backup is a copy of the data, and stays where its data is",
-        )
-    if receipt_days is not None and target.keep_days * 24 + target.every_hours > receipt_days * 24:
-        yield ManifestProblem(
-            f"{path}.keep_days",
-            f"a backup of the key store would live for {target.keep_days} days and {target.every_hours} hours",
-            f"receipts say {receipt_days} days, see keys.backup_days",
-        )
+
+    path: str
+    name: str
+    target: BackupTarget | None
+    countries: Collection[str]
+    receipt_days: int | None
 
 
-def check_apart(targets: Mapping[str, BackupTarget]) -> Iterator[ManifestProblem]:
-    """No target lies in another's: a folder holds the backups of one jurisdiction. By path in the manifest."""
+def check_targets(places: Iterable[Placed]) -> Iterator[ManifestProblem]:
+    """A target lies where its data is, holds the backups of one jurisdiction, and ends with the receipts' word."""
     seen: dict[str, PurePosixPath] = {}
-    for path, target in targets.items():
+    for path, name, target, countries, receipt_days in places:
+        if target is None:
+            continue
+        if target.country not in countries:
+            yield ManifestProblem(
+                f"{path}.country",
+                f"{target.country} lies outside {name}",
+                "a backup is a copy of the data, and stays where its data is",
+            )
+        if receipt_days is not None and target.keep_days * 24 + target.every_hours > receipt_days * 24:
+            yield ManifestProblem(
+                f"{path}.keep_days",
+                f"a backup of the key store would live for {target.keep_days} days and {target.every_hours} hours",
+                f"receipts say {receipt_days} days, see keys.backup_days",
+            )
         folder = PurePosixPath(target.folder)
         for other, theirs in seen.items():
             if folder.is_relative_to(theirs) or theirs.is_relative_to(folder):

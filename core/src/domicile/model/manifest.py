@@ -18,10 +18,11 @@ from domicile.model.addresses import Address as Address
 from domicile.model.addresses import AddressField as AddressField
 from domicile.model.addresses import Network as Network
 from domicile.model.addresses import NetworkField, PublicHost, inside, literal, may_listen
-from domicile.model.backups import BackupTarget, check_apart, check_target
+from domicile.model.backups import BackupTarget, Placed, check_targets
 from domicile.model.errors import ManifestError, ManifestProblem
 from domicile.model.ids import RESERVED_JURISDICTIONS, CellName, Country, JurisdictionName, Name, ZoneName
 from domicile.model.key_domains import KeySection, check_key_domains, over_tls
+from domicile.model.leases import Lease, check_lease
 from domicile.model.rules import ApplicationIdentity as ApplicationIdentity
 from domicile.model.rules import (
     NextRules,
@@ -80,7 +81,7 @@ class Jurisdiction(Strict):
     """``traveller_paths``: the first that matches a path takes the place of ``travellers`` there.
 
     ``collector_networks``: those that the collector's name may resolve into; without any, wherever no other
-    jurisdiction has a zone.
+    jurisdiction has a zone. ``lease``: where its database clusters keep who leads, if not among themselves.
     """
 
     countries: list[Country] = Field(min_length=1)
@@ -91,6 +92,7 @@ class Jurisdiction(Strict):
     collector_networks: list[NetworkField] = Field(default_factory=list, max_length=64)
     keys: KeySection
     backups: BackupTarget | None = None
+    lease: Lease | None = None
 
     def travellers_on(self, path: str) -> Travellers:
         """What holds on a path: of its readings, the strictest's."""
@@ -238,6 +240,9 @@ def _check_jurisdictions(manifest: Manifest) -> Iterator[ManifestProblem]:
                     f"use an address in the network of one of {name}'s zones",
                 )
         yield from check_key_domains(f"{path}.keys.domains", jurisdiction.keys, jurisdiction.countries)
+        voters = [cell.witness for cell in manifest.cells_of(name).values() if cell.witness is not None]
+        inner = networks + [voter.network for voter in voters if voter.network is not None]
+        yield from check_lease(f"{path}.lease", jurisdiction.lease, inner)
     hosts: dict[str, str] = {}
     for name, jurisdiction in manifest.jurisdictions.items():
         if (other := hosts.setdefault(jurisdiction.public_host, name)) != name:
@@ -414,17 +419,11 @@ def _check_addresses(manifest: Manifest) -> Iterator[ManifestProblem]:
             )
 
 
-def _check_backups(manifest: Manifest) -> Iterator[ManifestProblem]:
-    targets: dict[str, BackupTarget] = {}
-    if (target := manifest.directory.backups) is not None:
-        targets["directory.backups"] = target
-        sites = {site.country for site in manifest.directory.sites}
-        yield from check_target("directory.backups", "the directory's sites", target, sites)
-    for name, jurisdiction in manifest.jurisdictions.items():
-        if (target := jurisdiction.backups) is not None:
-            targets[path := f"jurisdictions.{name}.backups"] = target
-            yield from check_target(path, name, target, jurisdiction.countries, jurisdiction.keys.backup_days)
-    yield from check_apart(targets)
+def _backups(manifest: Manifest) -> Iterator[Placed]:
+    top = manifest.directory
+    yield Placed("directory.backups", "the directory's sites", top.backups, {site.country for site in top.sites}, None)
+    for n, it in manifest.jurisdictions.items():
+        yield Placed(f"jurisdictions.{n}.backups", n, it.backups, it.countries, it.keys.backup_days)
 
 
 def _check_rules(manifest: Manifest) -> Iterator[ManifestProblem]:
@@ -461,7 +460,7 @@ def check(manifest: Manifest) -> list[ManifestProblem]:
     problems += _check_directory_and_routers(manifest)
     problems += _check_outposts(manifest)
     problems += _check_addresses(manifest)
-    problems += _check_backups(manifest)
+    problems += check_targets(_backups(manifest))
     problems += _check_rules(manifest)
     return problems
 

@@ -2,7 +2,8 @@
 
 A node is a Patroni, which owns the server, and a door. The server listens on its private Unix socket only, so the
 address that Patroni publishes for a node is the *way* at the other node (``domicile.ops.way``): nobody else follows it.
-The lease is kept by the three of them in Raft, under a secret of the cluster; no row passes there.
+The lease is kept by the three of them in Raft, under a secret of the cluster, or in the etcd or Kubernetes that the
+manifest names; then there is no witness. No row passes there.
 """
 
 from __future__ import annotations
@@ -12,11 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from domicile.model.leases import Lease
+from domicile.model.manifest import Address
 from domicile.ops.leadership import LEASE_SECONDS, LOOP_SECONDS
 from domicile.ops.postgres import BACKUP_SLOT, BACKUP_USER, KEPT_LOG, REPLICATION_USER, REWIND_USER, SUPERUSER
 
 MAX_LAG_BYTES: Final = 1 << 20
 RAFT, REST = "raft", "rest"
+PATRONI_USER: Final = "domicile"
+"""Who may ask Patroni for changes, by password and certificate."""
 SECRETS: Final = (RAFT, REST, REPLICATION_USER, REWIND_USER)
 
 
@@ -34,15 +39,16 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """``strict``: no COMMIT is acknowledged while the standby is gone. ``witness``: its Raft address.
-
-    ``backed_up``: the agent's place in the log is kept at both nodes, so that a failover loses nothing of it.
+    """``strict``: no COMMIT is acknowledged while the standby is gone. ``witness``: its Raft address, unless ``lease``
+    says where the lease is kept instead. ``backed_up``: the backup agent's place in the log is kept at both nodes, so
+    that a failover loses nothing of it.
     """
 
     name: str
     strict: bool
     nodes: tuple[Node, Node]
     witness: str
+    lease: Lease | None = None
     backed_up: bool = False
 
     def other(self, node: Node) -> Node:
@@ -61,6 +67,30 @@ def _raft(cluster: Cluster, own: str, folder: Path, secrets: dict[str, str]) -> 
     }
 
 
+def _store(cluster: Cluster, node: Node, secrets: dict[str, str], authority: Path) -> dict[str, Any]:
+    if cluster.lease is not None and cluster.lease.etcd is not None:
+        etcd = {
+            "hosts": list(cluster.lease.etcd.hosts),
+            "protocol": "https",
+            "cacert": str(authority),
+            "cert": str(node.folder / "cert.pem"),
+            "key": str(node.folder / "key.pem"),
+        }
+        return {"etcd3": etcd}
+    if cluster.lease is not None and cluster.lease.kubernetes is not None:
+        place = Address(node.rest).host
+        labels = {"application": "domicile", "cluster-name": cluster.name}
+        kubernetes = {
+            "namespace": cluster.lease.kubernetes.namespace,
+            "labels": labels,
+            "use_endpoints": True,
+            "pod_ip": place,
+            "ports": [{"name": "postgresql", "port": Address(node.storage).port}],
+        }
+        return {"kubernetes": kubernetes}
+    return {"raft": _raft(cluster, node.raft, node.folder, secrets)}
+
+
 def node_settings(
     cluster: Cluster, node: Node, secrets: dict[str, str], authority: Path, programs: Path
 ) -> dict[str, Any]:
@@ -75,10 +105,10 @@ def node_settings(
             **pair,
             "cafile": str(authority),
             "verify_client": "required",
-            "authentication": {"username": "domicile", "password": secrets[REST]},
+            "authentication": {"username": PATRONI_USER, "password": secrets[REST]},
         },
         "ctl": {**pair, "cacert": str(authority)},
-        "raft": _raft(cluster, node.raft, node.folder, secrets),
+        **_store(cluster, node, secrets, authority),
         "bootstrap": {
             "dcs": {
                 "ttl": LEASE_SECONDS,

@@ -18,7 +18,9 @@ import typer
 from domicile.model.access import GLOBAL
 from domicile.model.errors import InvalidInput, Unavailable
 from domicile.ops.clusters import members, settled
+from domicile.ops.control import ask
 from domicile.ops.demo.story import play
+from domicile.ops.ending import stop_world
 from domicile.ops.health import PATRONI, RUNNING, Prober
 from domicile.ops.layout import Layout
 from domicile.ops.manifests import load_file
@@ -26,7 +28,7 @@ from domicile.ops.output import JsonOption, emit_json, refusals, table
 from domicile.ops.plan import SAMPLE
 from domicile.ops.record import ProcessRecord, WorldRecord
 from domicile.ops.supervise import supervise
-from domicile.ops.world import publish, stop_world
+from domicile.ops.world import publish
 
 StateOption = Annotated[
     Path | None,
@@ -45,6 +47,7 @@ def up_command(
     backups: Annotated[
         bool, typer.Option("--backups", help="Keep each database's log and backups in a target in the state folder.")
     ] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Start a part again, 5 s after it ended.")] = False,
     app: Annotated[str, typer.Option(help="The application of each cell: a module that names its records.")] = SAMPLE,
     json_output: JsonOption = False,
     ready_descriptor: Annotated[int | None, typer.Option(hidden=True)] = None,
@@ -61,7 +64,16 @@ def up_command(
             )
         standbys = ha_cell or ([] if ha else None)
         if detach:
-            _detached(layout, manifest, log_level, app, standbys, backups=backups, json_output=json_output)
+            _detached(
+                layout,
+                manifest,
+                log_level,
+                app,
+                standbys,
+                restart=restart,
+                backups=backups,
+                json_output=json_output,
+            )
             return
         supervise(
             layout,
@@ -72,6 +84,7 @@ def up_command(
             ready_descriptor=ready_descriptor,
             ha=standbys,
             backups=backups,
+            restarts=restart,
         )
 
 
@@ -83,6 +96,7 @@ def _detached(
     standbys: list[str] | None,
     *,
     backups: bool,
+    restart: bool,
     json_output: bool,
 ) -> None:
     """Start a supervisor in a session of its own; relay what it prints until it is ready or gone.
@@ -92,6 +106,8 @@ def _detached(
     reader, writer = os.pipe()
     command = [sys.executable, "-m", "domicile.ops.main", "up", "--state", str(layout.root), "--log-level", log_level]
     command += ["--app", app, "--ready-descriptor", str(writer)]
+    if restart:
+        command.append("--restart")
     if standbys is not None:
         command += ["--ha", *(word for cell in standbys for word in ("--ha-cell", cell))]
     if backups:
@@ -179,6 +195,7 @@ def status_command(state: StateOption = None, json_output: JsonOption = False) -
             "state": found,
             "address": process.address,
             "pid": process.pid,
+            "restarts": process.restarts,
         }
         for process, found in zip(record.processes, states, strict=True)
     ]
@@ -221,6 +238,31 @@ async def _states(layout: Layout, record: WorldRecord) -> tuple[list[str], list[
 
     states = asyncio.gather(*(prober.state(process) for process in record.processes))
     return list(await states), list(await asyncio.gather(*(nodes(cluster) for cluster in clusters)))
+
+
+def restart_command(
+    parts: Annotated[list[str] | None, typer.Argument(help="Names that `domicile status` shows.")] = None,
+    rolling: Annotated[bool, typer.Option("--rolling", help="Every part, in the order of an upgrade.")] = False,
+    state: StateOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """End parts of a running world, if they have not ended, and start them again, one after the other.
+
+    Example: domicile restart us-1-patroni
+    """
+    done: list[dict[str, str]] = []
+
+    def tell(part: str, what: str) -> None:
+        done.append({"part": part, "what": what})
+        if not json_output:
+            typer.echo(f"{part}: {what}")
+
+    with refusals(as_json=json_output):
+        if bool(parts) == rolling:
+            raise InvalidInput("what to restart?", where="restart", remedy="name parts, or say --rolling for all")
+        asyncio.run(ask(Layout.at(state), {"rolling": True} if rolling else {"parts": parts}, tell))
+    if json_output:
+        emit_json({"ok": True, "parts": done})
 
 
 def demo_command(

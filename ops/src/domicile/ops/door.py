@@ -7,6 +7,10 @@ a certificate of this cell, key store or directory, nobody reaches even PostgreS
 
 Under Patroni a door lets nobody but the other node in unless its server is proved to lead, and ends every session
 when that is over; the same process keeps the way to the other node (``domicile.ops.way``).
+
+It serves no HTTP: its counters lie in ``door.prom`` of its state folder, as node_exporter's textfile collector reads
+them. A stranger's certificate, of a foreign standby too, is refused as ``unauthenticated``, one of ours in the wrong
+place as ``forbidden``.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from typing import Final
 
 from domicile.identity import peer_of
 from domicile.model.access import Endpoint, Identity, Role, may
-from domicile.model.errors import Unauthenticated
+from domicile.model.errors import Forbidden, Unauthenticated
 from domicile.model.manifest import Address, AddressField
 from domicile.ops.leadership import Leadership, Patroni
 from domicile.ops.postgres import BACKUP_USER, DATABASE, REPLICATION_USER, REWIND_USER, SOCKET, SUPERUSER
@@ -41,8 +45,8 @@ from domicile.ops.startup import (
     refusal,
 )
 from domicile.ops.way import Way
-from domicile.service import ProcessSettings, ended, load_settings, run
-from domicile.telemetry import warn
+from domicile.service import ProcessSettings, ended, load_settings, repeated, run
+from domicile.telemetry import REFUSALS, render_metrics, warn
 
 USERS: Final[dict[Role, frozenset[str]]] = {
     Role.APP: frozenset({"domicile_app", "domicile_cell"}),
@@ -54,6 +58,7 @@ USERS: Final[dict[Role, frozenset[str]]] = {
     Role.STORAGE: frozenset({REPLICATION_USER, REWIND_USER}),
 }
 _HANDSHAKE_SECONDS: Final = 5.0
+EXPOSE_SECONDS: Final = 5.0
 
 
 class DoorSettings(ProcessSettings):
@@ -139,9 +144,12 @@ class Door:
         except NotLeading as error:
             writer.write(refusal(error))
         except Refused as error:
+            REFUSALS.labels(Forbidden.code).inc()
             warn("door-refused", endpoint=str(self._endpoint))
             writer.write(refusal(error))
         except (OSError, TimeoutError, asyncio.IncompleteReadError, Unauthenticated) as error:
+            if isinstance(error, (ssl.SSLCertVerificationError, Unauthenticated)):
+                REFUSALS.labels(Unauthenticated.code).inc()
             warn("door-closed", error=type(error).__name__, endpoint=str(self._endpoint))
         finally:
             await close(inner, writer)
@@ -167,6 +175,12 @@ class Door:
         return startup, self._leadership
 
 
+async def _expose(folder: Path) -> None:
+    new = folder / "door.prom.new"
+    new.write_bytes(render_metrics()[0])
+    new.replace(folder / "door.prom")
+
+
 def main() -> None:
     """``python -m domicile.ops.door``; settings from the environment."""
     settings = load_settings(DoorSettings)
@@ -175,6 +189,8 @@ def main() -> None:
     @contextlib.asynccontextmanager
     async def serve() -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as stack:
+            exposing = repeated(lambda: _expose(settings.state), EXPOSE_SECONDS, "door-not-exposed")
+            stack.push_async_callback(ended, asyncio.create_task(exposing))
             leadership = None
             if settings.patroni is not None:
                 own = settings.credentials.client(identity.jurisdiction, [Role.STORAGE], cell=identity.cell)

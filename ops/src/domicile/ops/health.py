@@ -12,11 +12,14 @@ import aiohttp
 
 from domicile.identity import Credentials
 from domicile.model.access import GLOBAL, Role
+from domicile.model.errors import Unavailable
 from domicile.model.manifest import Address
+from domicile.ops.clusters import PATRONI_USER
 from domicile.ops.layout import Layout
 from domicile.ops.record import ProcessRecord
 
 PATRONI: Final = "patroni"
+ORDER_SECONDS: Final = 40.0
 RUNNING, STOPPED, UNREADY = "running", "stopped", "unready"
 
 
@@ -65,13 +68,31 @@ class Prober:
         except (OSError, TimeoutError, aiohttp.ClientError, ValueError):
             return None
 
-    async def _get(self, record: ProcessRecord, role: Role, path: str) -> bytes | None:
-        """The body of a 200; None for another status. A database's own jurisdiction is the only one that it takes."""
+    async def order(self, record: ProcessRecord, password: str, path: str, body: dict[str, str]) -> None:
+        """Tell a Patroni to do something. Raises Unavailable with what it says where it does not."""
+        own = aiohttp.BasicAuth(PATRONI_USER, password)
+        connector = aiohttp.TCPConnector(ssl=self._context(record, Role.STORAGE), force_close=True)
+        timeout = aiohttp.ClientTimeout(total=ORDER_SECONDS)
+        try:
+            async with (
+                aiohttp.ClientSession(connector=connector, timeout=timeout, trust_env=False) as session,
+                session.post(f"https://{record.address}{path}", json=body, auth=own) as answer,
+            ):
+                if answer.status != 200:
+                    raise Unavailable(f"{path} was refused: {await answer.text()}", where=record.name)
+        except (OSError, TimeoutError, aiohttp.ClientError) as error:
+            raise Unavailable(f"{path} was not answered: {type(error).__name__}", where=record.name) from None
+
+    def _context(self, record: ProcessRecord, role: Role) -> ssl.SSLContext:
         kind = (record.jurisdiction, role)
         if kind not in self._contexts:
             own = operator(self._layout, record.jurisdiction if role is Role.STORAGE else GLOBAL)
             self._contexts[kind] = own.client(record.jurisdiction, [role])
-        connector = aiohttp.TCPConnector(ssl=self._contexts[kind], force_close=True)
+        return self._contexts[kind]
+
+    async def _get(self, record: ProcessRecord, role: Role, path: str) -> bytes | None:
+        """The body of a 200; None for another status. A database's own jurisdiction is the only one that it takes."""
+        connector = aiohttp.TCPConnector(ssl=self._context(record, role), force_close=True)
         async with (
             aiohttp.ClientSession(connector=connector, trust_env=False) as session,
             session.get(f"https://{record.address}{path}") as answer,

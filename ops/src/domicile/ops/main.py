@@ -9,7 +9,15 @@ import typer
 
 from domicile.ops.backup.commands import app as backup
 from domicile.ops.backup.commands import restore_command
-from domicile.ops.commands import apply_command, check_command, demo_command, down_command, status_command, up_command
+from domicile.ops.commands import (
+    apply_command,
+    check_command,
+    demo_command,
+    down_command,
+    restart_command,
+    status_command,
+    up_command,
+)
 from domicile.ops.edge.asking import haproxy_command, nginx_command
 from domicile.ops.edge.commands import app as edge
 from domicile.ops.edge.examine import examine_command
@@ -27,6 +35,7 @@ app = typer.Typer(
 app.command("up")(up_command)
 app.command("down")(down_command)
 app.command("status")(status_command)
+app.command("restart")(restart_command)
 app.command("demo")(demo_command)
 app.command("check")(check_command)
 app.command("apply")(apply_command)

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Final, Protocol
 
-from domicile.model.errors import Unavailable
+from domicile.model.errors import DomicileError, Unavailable
 from domicile.ops.layout import Layout
+from domicile.ops.plan import STORAGE, ProcessSpec
+from domicile.ops.switching import finish_switch
 
 WAIT_SECONDS: Final = 60.0
 _POLL_SECONDS: Final = 0.1
@@ -40,6 +42,54 @@ def tell(layout: Layout, stopped: set[str]) -> None:
             path.unlink(missing_ok=True)
     for name in stopped:
         (layout.pauses / f"{name}.stopped").touch()
+
+
+class Parts(Protocol):
+    """A running world, as far as its databases are stopped and started."""
+
+    layout: Layout
+
+    @property
+    def specs(self) -> dict[str, ProcessSpec]: ...
+
+    async def end_part(self, name: str) -> None: ...
+
+    async def start_part(self, name: str) -> None: ...
+
+    async def start_storage(self, clusters: Collection[str]) -> None: ...
+
+
+async def mind(world: Parts, stopped: set[str], progress: Callable[[str, str], None]) -> set[str]:
+    """Stop the databases that somebody has to be alone with, start those that nobody has; which are stopped now."""
+    wanted = asked(world.layout)
+    for name in wanted - stopped:
+        for spec in _nodes(world, name):
+            await world.end_part(spec.name)
+    for name in stopped - wanted:
+        try:
+            await _resume(world, name)
+        except DomicileError as error:
+            progress(name, f"did not start again: {error}")
+    if wanted != stopped:
+        tell(world.layout, wanted)
+    return wanted
+
+
+async def _resume(world: Parts, name: str) -> None:
+    nodes = _nodes(world, name)
+    for spec in nodes:
+        if spec.database is not None:
+            await asyncio.to_thread(finish_switch, spec.database)
+    if any(spec.cluster for spec in nodes):
+        await world.start_storage([name])
+    else:
+        await world.start_part(nodes[0].name)
+
+
+def _nodes(world: Parts, name: str) -> list[ProcessSpec]:
+    """The processes of a database: its server, or its Patronis and witness."""
+    storages = [spec for spec in world.specs.values() if spec.stage == STORAGE]
+    return [spec for spec in storages if spec.cluster == name or spec.name == f"{name}-postgres"]
 
 
 @asynccontextmanager

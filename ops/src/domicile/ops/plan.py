@@ -252,8 +252,10 @@ class Planner:
         *,
         strict: bool,
     ) -> None:
-        """Two nodes under Patroni, their doors, and a witness that holds no data."""
-        if len(places) < 2 or witness is None or witness.network is None:
+        """Two nodes under Patroni, their doors, and a witness that holds no data unless the lease is kept elsewhere."""
+        place = self._manifest.jurisdictions.get(jurisdiction)
+        lease = place.lease if place is not None else None
+        if len(places) < 2 or (lease is None and (witness is None or witness.network is None)):
             raise InvalidInput(
                 "needs two data zones and a witness whose network is known",
                 where=f"cells.{name}" if name in self._manifest.cells else name,
@@ -275,8 +277,8 @@ class Planner:
             way = self._free(hosts[1 - number])
             nodes.append(Node(zone.rpartition(".")[2], address, way, rest, raft, folder))
             homes.append((zone, beside))
-        voter = self._free(str(witness.network[WITNESS_HOST]))
-        cluster = Cluster(name, strict, (nodes[0], nodes[1]), voter, self._is_backed_up(jurisdiction))
+        voter = self._free(str(witness.network[WITNESS_HOST])) if witness and witness.network and not lease else ""
+        cluster = Cluster(name, strict, (nodes[0], nodes[1]), voter, lease, self._is_backed_up(jurisdiction))
         common = nodes[0].folder.parent.parent if endpoint is Endpoint.CELL_STORAGE else nodes[0].folder.parent
         secrets = self._provision.cluster_secrets(common, SECRETS)
         authority = self._layout.authorities / f"{jurisdiction}.pem"
@@ -292,6 +294,8 @@ class Planner:
             other = cluster.other(node)
             told = {"DOMICILE_PATRONI": node.rest, "DOMICILE_WAY": other.way, "DOMICILE_PEER": other.storage}
             self._door(name, jurisdiction, zone, node.storage, node.folder, endpoint, told, beside=beside)
+        if witness is None or not voter:
+            return
         folder = common / "witness"
         settings = witness_settings(cluster, folder, secrets)
         self._patroni(f"{name}-witness", jurisdiction, witness.zone, cluster.witness, folder, settings, name)

@@ -14,6 +14,7 @@ from pathlib import Path
 import typer
 
 from domicile.model.errors import DomicileError, Unavailable
+from domicile.ops.control import controlled
 from domicile.ops.layout import Layout
 from domicile.ops.manifests import local_manifest
 from domicile.ops.output import as_refusal, emit_json, refusal_document, refusal_lines
@@ -73,6 +74,7 @@ def supervise(
     as_json: bool = False,
     ready_descriptor: int | None = None,
     ha: Collection[str] | None = None,
+    restarts: bool = False,
     backups: bool = False,
 ) -> None:
     """Run a world in the foreground until SIGINT, SIGTERM or SIGHUP. Raises DomicileError where it can't start."""
@@ -80,7 +82,15 @@ def supervise(
     try:
         asyncio.run(
             _supervise(
-                layout, manifest, reporter, log_level=log_level, app=app, as_json=as_json, ha=ha, backups=backups
+                layout,
+                manifest,
+                reporter,
+                log_level=log_level,
+                app=app,
+                as_json=as_json,
+                ha=ha,
+                restarts=restarts,
+                backups=backups,
             )
         )
     except Exception as error:
@@ -97,6 +107,7 @@ async def _supervise(
     app: str,
     as_json: bool,
     ha: Collection[str] | None,
+    restarts: bool,
     backups: bool,
 ) -> None:
     told = asyncio.Event()
@@ -104,7 +115,17 @@ async def _supervise(
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, told.set)
     layout.prepare()
-    world = await start_world(layout, manifest, reporter, told, log_level=log_level, app=app, ha=ha, backups=backups)
+    world = await start_world(
+        layout,
+        manifest,
+        reporter,
+        told,
+        log_level=log_level,
+        app=app,
+        ha=ha,
+        restarts=restarts,
+        backups=backups,
+    )
     if world is None:
         raise SystemExit(130)
     try:
@@ -113,8 +134,9 @@ async def _supervise(
             sys.stdout.flush()
         elif sys.stderr.isatty():
             typer.echo(describe(world), err=True)
-        reporter.ready()
-        await world.watch(told)
+        async with controlled(world):
+            reporter.ready()
+            await world.watch(told)
     finally:
         world.stop()
 
@@ -128,14 +150,16 @@ async def start_world(
     log_level: str = "info",
     app: str = SAMPLE,
     ha: Collection[str] | None = None,
+    restarts: bool = False,
     backups: bool = False,
 ) -> World | None:
     """Start a world; None where ``told`` was set meanwhile. Whatever fails, nothing is left running.
 
     ``ha``: the cells whose databases get a standby, none named for every database; None for no standby at all.
+    ``restarts``: whether the world starts a part again that ends by itself.
     ``backups``: every jurisdiction without a backup target gets one in the state folder.
     """
-    world = World.acquire(layout, progress=reporter.progress, log_level=log_level, app=app)
+    world = World.acquire(layout, progress=reporter.progress, log_level=log_level, app=app, restarts=restarts)
     try:
         loaded = local_manifest(manifest, layout, backups=backups)
         world.prepare(loaded, () if ha is None else highly_available(loaded, ha))

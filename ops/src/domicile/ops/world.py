@@ -5,7 +5,9 @@ Rules that hold whatever happens:
 - one supervisor for each state folder, by a lock that the kernel gives back when it dies;
 - no process outlives the supervisor: each asks the kernel to be signalled when its starter ends;
 - a part that fails to start ends the start, and the last lines of its own log are in the error;
-- a part that ends later is reported by name, and the rest goes on: a world is for seeing what survives.
+- a part that ends later is reported by name, and the rest goes on: a world is for seeing what survives. It stays
+  ended until somebody starts it again, or for ``RESTART_SECONDS`` where the world was told to start parts again, so
+  that ``status`` shows it meanwhile. A part that was ended on purpose is never started by the world itself.
 """
 
 from __future__ import annotations
@@ -19,17 +21,18 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Any, Final
 
 import psutil
 
 from domicile.client import DirectoryClient
 from domicile.identity import Signer, sign_topology, verify_topology
 from domicile.model.access import GLOBAL, Role
-from domicile.model.errors import Conflict, DomicileError, InvalidInput, NotFound, Unavailable
+from domicile.model.errors import Conflict, InvalidInput, NotFound, Unavailable
 from domicile.model.manifest import Manifest
 from domicile.ops import pauses, postgres
-from domicile.ops.clusters import members, settled
+from domicile.ops.clusters import REST, members, settled
+from domicile.ops.ending import STOP_SECONDS, end_processes
 from domicile.ops.health import PATRONI, Prober, operator
 from domicile.ops.layout import Layout
 from domicile.ops.plan import CELLS, DIRECTORY, DOORS, SAMPLE, STORAGE, Planner, ProcessSpec, doors_of
@@ -39,9 +42,9 @@ from domicile.ops.record import ProcessRecord, WorldRecord, own_record, try_lock
 from domicile.ops.switching import finish_switch
 
 START_SECONDS: Final = 60.0
-STOP_SECONDS: Final = 20.0
 SETTLE_SECONDS: Final = 120.0
 _SETTLE_POLL_SECONDS: Final = 0.5
+RESTART_SECONDS: Final = 5.0
 LOG_TAIL_LINES: Final = 12
 _POLL_SECONDS: Final = 0.05
 Progress = Callable[[str, str], None]
@@ -81,7 +84,9 @@ class World:
 
     manifest: Manifest
 
-    def __init__(self, layout: Layout, lock: IO[bytes], *, progress: Progress, log_level: str, app: str) -> None:
+    def __init__(
+        self, layout: Layout, lock: IO[bytes], *, progress: Progress, log_level: str, app: str, restarts: bool
+    ) -> None:
         self.layout = layout
         self._lock = lock
         self._progress = progress
@@ -90,8 +95,11 @@ class World:
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._records: dict[str, ProcessRecord] = {}
         self._specs: list[ProcessSpec] = []
+        self._restarts = restarts
+        self._phase = "starting"
         self._reported: set[str] = set()
         self._paused: set[str] = set()
+        self._ended: dict[str, float] = {}
         self._spawned: dict[str, float] = {}
         self._told: set[str] = set()
         self._environment = {k: v for k, v in os.environ.items() if not k.startswith("DOMICILE_")}
@@ -99,8 +107,19 @@ class World:
     # -- start ---------------------------------------------------------------------------------------
 
     @classmethod
-    def acquire(cls, layout: Layout, *, progress: Progress, log_level: str = "info", app: str = SAMPLE) -> World:
-        """Become this folder's only supervisor. Raises InvalidInput where one runs already."""
+    def acquire(
+        cls,
+        layout: Layout,
+        *,
+        progress: Progress,
+        log_level: str = "info",
+        app: str = SAMPLE,
+        restarts: bool = False,
+    ) -> World:
+        """Become this folder's only supervisor. Raises InvalidInput where one runs already.
+
+        ``restarts``: whether a part that ends by itself is started again.
+        """
         lock = try_lock(layout.lock)
         if lock is None:
             record = WorldRecord.read(layout)
@@ -114,7 +133,7 @@ class World:
             left = end_processes(stale.processes) + postgres.end_orphans(layout.root)
             progress("world.json", f"left by a world that did not stop; {len(left)} processes of it ended")
         layout.record.unlink(missing_ok=True)
-        return cls(layout, lock, progress=progress, log_level=log_level, app=app)
+        return cls(layout, lock, progress=progress, log_level=log_level, app=app, restarts=restarts)
 
     def prepare(self, manifest: Manifest, available: Collection[str] = ()) -> None:
         """Authorities, certificates, the list of processes. ``manifest`` has real ports. Nothing runs yet.
@@ -180,8 +199,10 @@ class World:
             if spec not in late:
                 self._spawn(spec)
         await asyncio.gather(
-            *(self._settle(name, [spec for spec in late if spec.cluster == name]) for name in sorted(names))
+            *(self.settle(name, [spec for spec in late if spec.cluster == name]) for name in sorted(names))
         )
+        if clusters is not None:
+            self._write("running")
 
     def _create(self, spec: ProcessSpec) -> None:
         if spec.database is None:
@@ -203,7 +224,7 @@ class World:
             postgres.create(spec.database, owner=spec.database_owner)
         postgres.clear_stale_lock(spec.database)
 
-    async def _settle(self, cluster: str, late: Sequence[ProcessSpec]) -> None:
+    async def settle(self, cluster: str, late: Sequence[ProcessSpec] = ()) -> None:
         """Until one node leads and the other has all that it acknowledges."""
         nodes = [spec for spec in self._specs if spec.cluster == cluster and spec.role == PATRONI]
         if late:
@@ -215,13 +236,12 @@ class World:
             for spec in nodes:
                 if (status := self._children[spec.name].poll()) is not None:
                     raise self._failure(spec, f"ended with {_describe(status)}")
-                document = await self._prober.cluster(self._records[spec.name])
-                if document is not None and settled(members(cluster, document)):
-                    for node in nodes:
-                        if node.database is not None:
-                            (node.database / "replicated").touch()
-                    self._progress(f"{cluster}-cluster", f"settled after {time.monotonic() - started:.1f} s")
-                    return
+            if settled(await self.nodes(cluster)):
+                for node in nodes:
+                    if node.database is not None:
+                        (node.database / "replicated").touch()
+                self._progress(f"{cluster}-cluster", f"settled after {time.monotonic() - started:.1f} s")
+                return
             if time.monotonic() - started > SETTLE_SECONDS:
                 raise self._failure(nodes[-1], f"not settled within {SETTLE_SECONDS:.0f} s")
             await asyncio.sleep(_SETTLE_POLL_SECONDS)
@@ -273,6 +293,7 @@ class World:
                 start_new_session=True,
             )
         self._children[spec.name] = child
+        self._reported.discard(spec.name)
         self._spawned[spec.name] = time.monotonic()
         self._records[spec.name] = ProcessRecord(
             name=spec.name,
@@ -283,8 +304,9 @@ class World:
             pid=child.pid,
             started=psutil.Process(child.pid).create_time(),
             health=spec.health,
+            restarts=before.restarts + 1 if (before := self._records.get(spec.name)) else 0,
         )
-        self._write("starting")
+        self._write(self._phase)
 
     async def _ready(self, specs: Sequence[ProcessSpec]) -> None:
         await asyncio.gather(*(self._until_ready(spec) for spec in specs))
@@ -316,61 +338,66 @@ class World:
             for name, child in self._children.items():
                 if name not in self._reported and (status := child.poll()) is not None:
                     self._reported.add(name)
+                    self._ended[name] = time.monotonic()
                     tail = log_tail(self.layout.log(name), 4)
                     self._progress(name, f"ended with {_describe(status)}; see its log:\n{tail}")
-            await self._mind_pauses()
+            for name, when in list(self._ended.items() if self._restarts else ()):
+                if time.monotonic() - when >= RESTART_SECONDS:
+                    self._again(name)
+            self._paused = await pauses.mind(self, self._paused, self._progress)
             try:
                 await asyncio.wait_for(told.wait(), 0.5)
             except TimeoutError:
                 continue
 
-    async def _mind_pauses(self) -> None:
-        """Stop the databases that somebody has to be alone with, and start those that nobody has any more."""
-        wanted = pauses.asked(self.layout)
-        for name in wanted - self._paused:
-            for spec in self._nodes_of(name):
-                await self.end_part(spec.name)
-        for name in self._paused - wanted:
-            try:
-                await self._resume(name)
-            except DomicileError as error:
-                self._progress(name, f"did not start again: {error}")
-        if wanted != self._paused:
-            self._paused = wanted
-            pauses.tell(self.layout, wanted)
-
-    async def _resume(self, name: str) -> None:
-        nodes = self._nodes_of(name)
-        for spec in nodes:
-            if spec.database is not None:
-                await asyncio.to_thread(finish_switch, spec.database)
-        if any(spec.cluster for spec in nodes):
-            await self.start_storage([name])
-            self._reported -= {spec.name for spec in nodes}
-            self._write("running")
-        else:
-            await self.start_part(nodes[0].name)
-
-    def _nodes_of(self, name: str) -> list[ProcessSpec]:
-        return [
-            spec
-            for spec in self._specs
-            if spec.stage == STORAGE and (spec.cluster == name or spec.name == f"{name}-postgres")
-        ]
-
-    async def end_part(self, name: str) -> None:
-        """End one process on purpose and wait for it; it isn't reported as lost."""
+    async def end_part(self, name: str, *, at_once: bool = False) -> None:
+        """End one process on purpose, ``at_once`` by SIGKILL, and wait for it; it isn't reported as lost."""
         self._reported.add(name)
-        await asyncio.to_thread(self._end, [spec for spec in self._specs if spec.name == name])
+        self._ended.pop(name, None)
+        if at_once:
+            self._children[name].kill()
+        await asyncio.to_thread(self._end, [self.specs[name]])
 
     async def start_part(self, name: str) -> None:
         """Start a process that ended, by ``end_part`` or by itself; returns when it is ready."""
-        spec = next(spec for spec in self._specs if spec.name == name)
         await asyncio.to_thread(self._children[name].wait, STOP_SECONDS)
-        self._spawn(spec)
-        await self._until_ready(spec)
-        self._reported.discard(name)
+        self._again(name)
+        await self._until_ready(self.specs[name])
         self._write("running")
+
+    async def restart_part(self, name: str, *, at_once: bool = False) -> float:
+        """End a process if it runs, start it; after how many seconds it was ready."""
+        started = time.monotonic()
+        await self.end_part(name, at_once=at_once)
+        await self.start_part(name)
+        return time.monotonic() - started
+
+    def _again(self, name: str) -> None:
+        self._spawn(self.specs[name])
+        self._ended.pop(name, None)
+
+    @property
+    def specs(self) -> dict[str, ProcessSpec]:
+        return {spec.name: spec for spec in self._specs}
+
+    async def nodes(self, cluster: str) -> list[dict[str, Any]]:
+        """What a cluster's nodes say of it, by ``clusters.members``; empty where none answers."""
+        for spec in self._specs:
+            asked = spec.cluster == cluster and spec.role == PATRONI and spec.name in self._records
+            if asked and (document := await self._prober.cluster(self._records[spec.name])) is not None:
+                return members(cluster, document)
+        return []
+
+    async def hand_over(self, cluster: str, leader: str, candidate: str) -> None:
+        """Make ``candidate`` lead; returns when the other follows it. Raises Unavailable."""
+        spec = next(each for each in self._specs if each.cluster == cluster and each.zone == leader)
+        body = {"leader": leader, "candidate": candidate}
+        await self._prober.order(self._records[spec.name], spec.secrets[REST], "/switchover", body)
+        await self.settle(cluster)
+
+    async def restart_server(self, name: str) -> None:
+        """Have a node's Patroni restart its PostgreSQL. Raises Unavailable."""
+        await self._prober.order(self._records[name], self.specs[name].secrets[REST], "/restart", {})
 
     def stop(self) -> None:
         """End every process, services before their storage, and forget the record."""
@@ -402,6 +429,7 @@ class World:
                 child.wait()
 
     def _write(self, phase: str) -> None:
+        self._phase = phase
         WorldRecord(
             deployment=self.manifest.deployment,
             phase=phase,
@@ -451,48 +479,3 @@ async def publish(manifest: Manifest, layout: Layout) -> int:
         raise Conflict(error.what, where="topology", remedy="somebody published meanwhile: apply again") from None
     finally:
         await client.close()
-
-
-def end_processes(records: Sequence[ProcessRecord], *, seconds: float = STOP_SECONDS) -> list[str]:
-    """End what a dead supervisor left; the names of what was still alive."""
-    alive = [(record, process) for record in records if (process := record.process()) is not None]
-    for record, process in alive:
-        try:
-            process.send_signal(signal.SIGINT if record.role == "postgres" else signal.SIGTERM)
-        except psutil.NoSuchProcess:
-            continue
-    _, stubborn = psutil.wait_procs([process for _, process in alive], timeout=seconds)
-    for process in stubborn:
-        process.kill()
-    psutil.wait_procs(stubborn, timeout=5)
-    return [record.name for record, _ in alive]
-
-
-def stop_world(layout: Layout, *, seconds: float = 60.0) -> tuple[bool, list[str]]:
-    """Stop the world of a folder: (whether one was running, leftovers that had to be ended).
-
-    Raises Unavailable where the supervisor does not give up its lock in time.
-    """
-    if not layout.marker.exists():
-        return False, []
-    record = WorldRecord.read(layout)
-    lock = try_lock(layout.lock)
-    running = lock is None
-    deadline = time.monotonic() + seconds
-    supervisor = record.supervisor.process() if running and record is not None else None
-    if supervisor is not None:
-        supervisor.send_signal(signal.SIGTERM)
-    while lock is None:
-        if time.monotonic() > deadline:
-            raise Unavailable(f"the supervisor did not stop within {seconds:.0f} s", where=str(layout.root))
-        time.sleep(_POLL_SECONDS)
-        lock = try_lock(layout.lock)
-    try:
-        if supervisor is not None:
-            psutil.wait_procs([supervisor], timeout=5)
-        left = end_processes(record.processes) if record is not None else []
-        left += postgres.end_orphans(layout.root)
-        layout.record.unlink(missing_ok=True)
-    finally:
-        lock.close()
-    return running, left
