@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 from domicile.model.errors import DomicileError, Unavailable
 from domicile.ops.layout import Layout
-from domicile.ops.plan import STORAGE, ProcessSpec
+from domicile.ops.plan import STORAGE, ProcessSpec, doors_of
 from domicile.ops.switching import finish_switch
 
 WAIT_SECONDS: Final = 60.0
@@ -63,7 +63,9 @@ async def mind(world: Parts, stopped: set[str], progress: Callable[[str, str], N
     """Stop the databases that somebody has to be alone with, start those that nobody has; which are stopped now."""
     wanted = asked(world.layout)
     for name in wanted - stopped:
-        for spec in _nodes(world, name):
+        nodes = _nodes(world, name)
+        clustered = any(spec.cluster for spec in nodes)  # such a one is started with its doors
+        for spec in [*(doors_of(world.specs.values(), name) if clustered else ()), *nodes]:
             await world.end_part(spec.name)
     for name in stopped - wanted:
         try:
