@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 from uuid import UUID
 
 from domicile.model.ids import SubjectKey
+from domicile.model.wire import ErasureResponse
 from domicile.sdk import abroad as asynchronous_abroad
 from domicile.sdk import cell as asynchronous_cell
 from domicile.sdk import home as asynchronous
@@ -263,6 +264,12 @@ class Residency:
 
     def redeem(self, ticket: str) -> Home:
         return Home(self._loop, self._loop.run(self._residency.redeem(ticket)))
+
+    def erase(self, subject_id: str) -> ErasureResponse:
+        return self._loop.run(self._residency.erase(subject_id))
+
+    def shred(self, subject_id: str, principal: UUID) -> ErasureResponse:
+        return self._loop.run(self._residency.shred(subject_id, principal))
 
     def resolve_alias(self, kind: str, value: str) -> SubjectKey:
         return self._loop.run(self._residency.resolve_alias(kind, value))

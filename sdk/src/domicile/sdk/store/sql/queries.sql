@@ -26,13 +26,17 @@ SELECT domicile.intend($1, $2, $3)
 -- Close the fence of a subject ($1) that is open at epoch $2.
 SELECT subject_key, internal_id, epoch, state FROM domicile.close_fence($1, $2)
 
+-- name: end_writers
+-- End those writers of a subject ($1) that process $2 waits for, for so many seconds ($3); how many.
+SELECT domicile.end_writers($1, $2, $3)
+
 -- name: give_up
 -- Forget that the fence of a subject ($1) was to be closed.
 SELECT domicile.give_up($1)
 
 -- name: lock_for
--- How long this transaction waits for a lock ($1, such as 2s).
-SELECT set_config('lock_timeout', $1, true)
+-- How long this transaction waits for a lock ($1, such as 2s); by which process it runs.
+SELECT pg_backend_pid() FROM set_config('lock_timeout', $1, true)
 
 -- name: forget_previous
 -- Forget the keys by which subjects were named under a pepper ($1) before.
@@ -110,3 +114,27 @@ LIMIT 1
 -- name: held_keys
 -- Subjects that this cell holds, whatever state their fence is in, after a key ($1), at most $2 of them.
 SELECT subject_key FROM domicile.fences WHERE subject_key > $1 ORDER BY subject_key LIMIT $2
+
+-- name: erase_subject
+-- Retire the fence of a subject ($1), open at epoch $2, and delete all that is stored for it.
+SELECT * FROM domicile.erase_subject($1, $2)
+
+-- name: shred_principal
+-- Delete the rows of a subject ($1), open at epoch $2, that are about a principal ($3).
+SELECT * FROM domicile.shred_principal($1, $2, $3)
+
+-- name: last_erasure
+-- The last erasure of a subject ($1).
+SELECT * FROM domicile.last_erasure($1)
+
+-- name: erasures_under_way
+-- Erasures without a receipt, at most $1.
+SELECT * FROM domicile.erasures_under_way($1)
+
+-- name: keep_receipt
+-- Keep the receipt ($2) of an erasure ($1) and the key that it was signed by ($3), unless there is one.
+SELECT * FROM domicile.keep_receipt($1, $2, $3)
+
+-- name: forget_answers
+-- Forget answers under idempotency keys that nobody has asked for in a week, at most $1.
+SELECT domicile.forget_answers($1)

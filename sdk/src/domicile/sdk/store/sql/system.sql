@@ -10,7 +10,7 @@ BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'domicile_owner') THEN
         CREATE ROLE domicile_owner NOLOGIN;
     END IF;
-    FOREACH name IN ARRAY ARRAY['domicile_app', 'domicile_cell', 'domicile_gateway', 'domicile_abroad'] LOOP
+    FOREACH name IN ARRAY ARRAY['domicile_app', 'domicile_cell', 'domicile_gateway', 'domicile_abroad', 'domicile_eraser'] LOOP
         IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name) THEN
             EXECUTE format('CREATE ROLE %I LOGIN', name);
         END IF;
@@ -28,12 +28,17 @@ BEGIN
     LOOP
         EXECUTE format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', name);
     END LOOP;
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'domicile_fencer') THEN
+        CREATE ROLE domicile_fencer NOLOGIN;
+    END IF;
+    GRANT domicile_app TO domicile_fencer;  -- whose sessions it may end: nobody else's
 END
 $roles$;
 
 REVOKE CREATE ON SCHEMA public FROM PUBLIC;
 GRANT USAGE, CREATE ON SCHEMA public TO domicile_owner;
 CREATE SCHEMA IF NOT EXISTS domicile AUTHORIZATION domicile_owner;
+DROP FUNCTION IF EXISTS domicile.end_writers(bytea, integer, double precision);  -- the fencer's, made anew below
 SET LOCAL ROLE domicile_owner;
 
 -- Which cell this database is. A restore changes the incarnation, and with it every grant made before.
@@ -179,6 +184,7 @@ CREATE TABLE IF NOT EXISTS domicile.answers (
     asked_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (subject, key)
 );
+CREATE INDEX IF NOT EXISTS answers_asked_at ON domicile.answers (asked_at);
 
 -- The answer under an idempotency key of a subject that is held open; NULL where the request is new and is to be done.
 -- It writes either way: who commits gets an answer that is as durable as this commit, also where the first one's was not.
@@ -376,6 +382,19 @@ BEGIN
 END
 $$;
 
+-- Forget answers that nobody has asked for in a week, at most this many; how many those were. One that is being asked
+-- for is held by who asks, and let be; who asks for one that is being forgotten waits, and finds none.
+CREATE OR REPLACE FUNCTION domicile.forget_answers(most integer) RETURNS bigint
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    WITH old AS (
+        SELECT a.subject, a.key FROM domicile.answers a WHERE a.asked_at <= now() - interval '7 days'
+        ORDER BY a.asked_at LIMIT most FOR UPDATE SKIP LOCKED
+    ), forgotten AS (
+        DELETE FROM domicile.answers a USING old WHERE (a.subject, a.key) = (old.subject, old.key) RETURNING 1
+    )
+    SELECT count(*) FROM forgotten
+$$;
+
 -- Subjects are no longer found by the keys that they had before, of one pepper's version; how many those were.
 CREATE OR REPLACE FUNCTION domicile.forget_previous(version integer) RETURNS bigint
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -456,7 +475,11 @@ BEGIN
         -- rows go by way of an open fence, as every row does; nobody sees it open
         UPDATE domicile.fences f SET state = 'open' WHERE f.subject_key = settle.subject;
         PERFORM set_config('domicile.epoch', held.epoch::text, true);
-        FOR name IN SELECT DISTINCT c.table_name FROM domicile.columns c ORDER BY 1 LOOP
+        FOR name IN
+            SELECT DISTINCT c.table_name FROM domicile.columns c JOIN pg_attribute a
+                ON a.attrelid = to_regclass(format('public.%I', c.table_name)) AND a.attname = 'subject_key'
+            ORDER BY 1
+        LOOP
             EXECUTE format('DELETE FROM public.%I WHERE subject_key = $1', name) USING settle.subject;
             GET DIAGNOSTICS went = ROW_COUNT;
             gone := gone + went;
@@ -493,9 +516,140 @@ BEGIN
 END
 $$;
 
+
+-- Each erasure of a subject and each shred of a principal: what was deleted here, and in the end the receipt, by which it
+-- is told from one that was interrupted. Keys are named by subject and principal (internal ids); no principal: all.
+CREATE TABLE IF NOT EXISTS domicile.erasures (
+    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    subject     uuid NOT NULL,
+    principal   uuid,
+    subject_key bytea NOT NULL CHECK (octet_length(subject_key) = 17),
+    epoch       bigint NOT NULL,
+    rows        jsonb NOT NULL,
+    aliases     integer NOT NULL,
+    begun_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
+    receipt     text,
+    receipt_key text,
+    UNIQUE NULLS NOT DISTINCT (subject, principal)
+);
+CREATE INDEX IF NOT EXISTS erasures_by_key ON domicile.erasures (subject_key, id);
+CREATE INDEX IF NOT EXISTS erasures_under_way ON domicile.erasures (id) WHERE receipt IS NULL;
+
+-- Delete a subject's rows that are about a principal, or all of them, and keep how many of each table. Called with the
+-- fence locked. Counts add up where a principal is shredded again, and the receipt is then to be made anew.
+CREATE OR REPLACE FUNCTION domicile.delete_rows(held domicile.fences, whose uuid, about bytea, named integer)
+RETURNS domicile.erasures
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    place text;
+    count bigint;
+    gone  jsonb := '{}';
+    kept  domicile.erasures;
+BEGIN
+    IF current_setting('synchronous_commit') NOT IN ('on', 'remote_apply') THEN
+        RAISE EXCEPTION 'synchronous_commit is below on' USING ERRCODE = 'DM004';
+    END IF;
+    DELETE FROM domicile.intents i WHERE i.subject = held.internal_id;
+    PERFORM set_config('domicile.epoch', held.epoch::text, true);
+    FOR place IN
+        SELECT DISTINCT c.table_name FROM domicile.columns c JOIN pg_attribute a
+            ON a.attrelid = to_regclass(format('public.%I', c.table_name)) AND a.attname = 'subject_key'
+        ORDER BY 1
+    LOOP
+        EXECUTE format('DELETE FROM public.%I WHERE subject_key = $1 AND ($2 IS NULL OR principal_key = $2)', place)
+            USING held.subject_key, about;
+        GET DIAGNOSTICS count = ROW_COUNT;
+        IF count > 0 THEN
+            gone := gone || jsonb_build_object(place, count);
+        END IF;
+    END LOOP;
+    INSERT INTO domicile.erasures AS e (subject, principal, subject_key, epoch, rows, aliases)
+    VALUES (held.internal_id, whose, held.subject_key, held.epoch, gone, named)
+    ON CONFLICT (subject, principal) DO UPDATE SET
+        epoch = excluded.epoch,
+        rows = (
+            SELECT coalesce(jsonb_object_agg(s.key, s.total), '{}') FROM (
+                SELECT a.key, sum(a.value::bigint) AS total FROM (
+                    SELECT * FROM jsonb_each_text(e.rows) UNION ALL SELECT * FROM jsonb_each_text(excluded.rows)
+                ) a GROUP BY a.key
+            ) s
+        ),
+        receipt = CASE WHEN excluded.rows = '{}' THEN e.receipt END
+    RETURNING e.* INTO kept;
+    RETURN kept;
+END
+$$;
+
+-- Retire the fence of a subject that is open at an epoch and delete all that was stored for it, at once or not at all.
+-- Whoever comes back has a fence of a higher epoch, and another internal id: the keys of before are never made anew.
+CREATE OR REPLACE FUNCTION domicile.erase_subject(subject bytea, wanted bigint) RETURNS SETOF domicile.erasures
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    held domicile.fences;
+BEGIN
+    SELECT f.* INTO held FROM domicile.fences f WHERE f.subject_key = subject FOR UPDATE;
+    IF held.state IS DISTINCT FROM 'open' OR held.epoch IS DISTINCT FROM wanted THEN
+        RAISE EXCEPTION 'the fence is not open at this epoch' USING ERRCODE = 'DM001';
+    END IF;
+    RETURN NEXT domicile.delete_rows(
+        held, NULL, NULL, (SELECT count(*)::integer FROM jsonb_object_keys(held.alias_keys)));
+    DELETE FROM domicile.answers a WHERE a.subject = held.internal_id;
+    -- at the tombstone's epoch, so that a directory that has lost the tombstone gets it back from here
+    UPDATE domicile.fences AS f
+    SET state = 'retired', epoch = f.epoch + 1, internal_id = gen_random_uuid(), alias_keys = '{}'
+    WHERE f.subject_key = held.subject_key;
+END
+$$;
+
+-- Delete the rows of a subject, open at an epoch, that are about one principal; the subject itself is one, by its
+-- internal id. Others are named in rows by their id after a byte that no pepper has.
+CREATE OR REPLACE FUNCTION domicile.shred_principal(subject bytea, wanted bigint, whose uuid)
+RETURNS SETOF domicile.erasures
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    held  domicile.fences;
+    about bytea := '\x00'::bytea || uuid_send(whose);
+BEGIN
+    SELECT f.* INTO held FROM domicile.fences f WHERE f.subject_key = subject FOR UPDATE;
+    IF held.state IS DISTINCT FROM 'open' OR held.epoch IS DISTINCT FROM wanted THEN
+        RAISE EXCEPTION 'the fence is not open at this epoch' USING ERRCODE = 'DM001';
+    END IF;
+    IF whose = held.internal_id THEN
+        about := held.subject_key;
+    END IF;
+    RETURN NEXT domicile.delete_rows(held, whose, about, 0);
+END
+$$;
+
+-- The last erasure of a subject, by its key or the one before.
+CREATE OR REPLACE FUNCTION domicile.last_erasure(subject bytea) RETURNS SETOF domicile.erasures
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT e.* FROM domicile.erasures e
+    WHERE e.principal IS NULL AND e.subject_key = coalesce(
+        (SELECT f.subject_key FROM domicile.fences f WHERE f.previous_key = last_erasure.subject), last_erasure.subject)
+    ORDER BY e.id DESC LIMIT 1
+$$;
+
+-- Erasures and shreds that were begun and have no receipt yet.
+CREATE OR REPLACE FUNCTION domicile.erasures_under_way(most integer) RETURNS SETOF domicile.erasures
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT e.* FROM domicile.erasures e WHERE e.receipt IS NULL ORDER BY e.id LIMIT most
+$$;
+
+-- Keep the receipt of an erasure, unless there is one; what is kept by now, as durable as this commit.
+CREATE OR REPLACE FUNCTION domicile.keep_receipt(erasure bigint, signed text, signed_by text)
+RETURNS SETOF domicile.erasures
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    UPDATE domicile.erasures AS e
+    SET receipt = coalesce(e.receipt, signed),
+        receipt_key = CASE WHEN e.receipt IS NULL THEN signed_by ELSE e.receipt_key END
+    WHERE e.id = erasure
+    RETURNING e.*
+$$;
+
 REVOKE ALL ON ALL TABLES IN SCHEMA domicile FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA domicile FROM PUBLIC;
-GRANT USAGE ON SCHEMA domicile TO domicile_app, domicile_cell, domicile_gateway, domicile_abroad;
+GRANT USAGE ON SCHEMA domicile TO domicile_app, domicile_cell, domicile_gateway, domicile_abroad, domicile_eraser;
 GRANT INSERT (purpose) ON domicile.cell_sessions TO domicile_cell;
 GRANT EXECUTE ON FUNCTION domicile.read_fence(bytea) TO domicile_cell;
 GRANT EXECUTE ON FUNCTION domicile.hold_fence(bytea, bigint) TO domicile_app;
@@ -513,8 +667,55 @@ GRANT EXECUTE ON FUNCTION domicile.sweep(integer) TO domicile_gateway;
 GRANT EXECUTE ON FUNCTION domicile.settle(bytea, uuid, bigint, text) TO domicile_gateway;
 GRANT EXECUTE ON FUNCTION domicile.end_restored() TO domicile_gateway;
 GRANT SELECT ON domicile.cell, domicile.fences, domicile.unsettled, domicile.restores TO domicile_gateway;
+GRANT EXECUTE ON FUNCTION domicile.intend(bytea, bigint, double precision) TO domicile_eraser;
+GRANT EXECUTE ON FUNCTION domicile.give_up(bytea) TO domicile_eraser;
+GRANT EXECUTE ON FUNCTION domicile.erase_subject(bytea, bigint) TO domicile_eraser;
+GRANT EXECUTE ON FUNCTION domicile.shred_principal(bytea, bigint, uuid) TO domicile_eraser;
+GRANT EXECUTE ON FUNCTION domicile.last_erasure(bytea) TO domicile_eraser;
+GRANT EXECUTE ON FUNCTION domicile.erasures_under_way(integer) TO domicile_eraser;
+GRANT EXECUTE ON FUNCTION domicile.keep_receipt(bigint, text, text) TO domicile_eraser;
+GRANT EXECUTE ON FUNCTION domicile.forget_answers(integer) TO domicile_gateway;
+GRANT SELECT ON domicile.cell, domicile.fences TO domicile_gateway;
 GRANT SELECT ON domicile.columns TO domicile_abroad, domicile_gateway;
 GRANT INSERT ON domicile.border_events TO domicile_gateway;
+GRANT USAGE ON SCHEMA domicile TO domicile_fencer;
+GRANT SELECT ON domicile.fences, domicile.intents TO domicile_fencer;
+
+-- End the application's sessions that one of the caller's own (by its process) waits for, to close the fence of a
+-- subject that is about to move; for so many seconds, or until nobody is in its way. How many were ended. They hold the
+-- fence, whose holders are known to nobody but to who waits for them. One whose COMMIT waits for a standby is let be:
+-- ending it would show what is in one zone alone.
+RESET ROLE;
+CREATE FUNCTION domicile.end_writers(subject bytea, closer integer, seconds double precision) RETURNS integer
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    until timestamptz := clock_timestamp() + make_interval(secs => seconds);
+    ended integer[] := '{}';
+    pid   integer;
+BEGIN
+    PERFORM FROM domicile.intents i JOIN domicile.fences f ON f.internal_id = i.subject
+    WHERE f.subject_key = end_writers.subject AND i.until > clock_timestamp();
+    IF NOT FOUND OR NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = closer AND a.usename = session_user) THEN
+        RETURN 0;
+    END IF;
+    WHILE clock_timestamp() < until AND cardinality(pg_blocking_pids(closer)) > 0 LOOP
+        PERFORM pg_stat_clear_snapshot();
+        FOR pid IN
+            SELECT a.pid FROM pg_stat_activity a
+            WHERE a.pid = ANY (pg_blocking_pids(closer)) AND a.usename = 'domicile_app'
+              AND a.wait_event IS DISTINCT FROM 'SyncRep' AND a.pid <> ALL (ended)
+        LOOP
+            PERFORM pg_terminate_backend(pid);
+            ended := ended || pid;
+        END LOOP;
+        PERFORM pg_sleep(0.002);
+    END LOOP;
+    RETURN cardinality(ended);
+END
+$$;
+ALTER FUNCTION domicile.end_writers OWNER TO domicile_fencer;
+REVOKE ALL ON FUNCTION domicile.end_writers FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION domicile.end_writers TO domicile_gateway;
 
 -- the number grows with each change of this file; `schema apply` takes no database back to a lower one
-COMMENT ON SCHEMA domicile IS 'schema 3';
+COMMENT ON SCHEMA domicile IS 'schema 5';
