@@ -29,6 +29,7 @@ ALLOWED: dict[Endpoint, dict[Role, str]] = {
         R.APP: "any",
         R.GATEWAY: "any",
         R.KEYS: "any",
+        R.BACKUP: "any",
         R.OPERATOR: "any",
         R.LOAD: "any",
     },
@@ -41,6 +42,7 @@ ALLOWED: dict[Endpoint, dict[Role, str]] = {
     E.DATA_KEYS: {R.APP: "jurisdiction", R.GATEWAY: "jurisdiction"},
     E.KEYS_SHRED: {R.APP: "jurisdiction", R.GATEWAY: "jurisdiction"},
     E.KEYS_ROTATE: {R.OPERATOR: "jurisdiction"},
+    E.BACKUP_KEYS: {R.BACKUP: "jurisdiction"},
     E.KEYS_RECEIPTS: {R.APP: "jurisdiction", R.GATEWAY: "jurisdiction", R.OPERATOR: "jurisdiction"},
     E.HELD_KEYS: {R.KEYS: "jurisdiction"},
     E.FENCES: {R.APP: "cell"},
@@ -58,6 +60,7 @@ ALLOWED: dict[Endpoint, dict[Role, str]] = {
     E.KEY_STORAGE: {R.KEYS: "jurisdiction", R.OPERATOR: "jurisdiction"},
     E.REPLICATION: {R.STORAGE: "cell"},
     E.DIRECTORY_STORAGE: {R.DIRECTORY: "jurisdiction", R.OPERATOR: "jurisdiction"},
+    E.BACKUP_STREAM: {R.BACKUP: "jurisdiction"},
 }
 CALLEE = Identity("acme", "eu", R.STORAGE, "eu-1.fra")
 DISTANCES = {

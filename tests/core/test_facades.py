@@ -22,11 +22,12 @@ FACADES = {
     """,
     "domicile.detect": "MAX_TEXT Detector Finding Rule",
     "domicile.client": """
-        Change DirectoryClient GatewayClient JailedResolver KeyClient KeyOperatorClient Peer RouterClient
-        Topology
+        BackupKeyClient Change DirectoryClient GatewayClient JailedResolver KeyClient KeyOperatorClient Peer
+        RouterClient Topology
     """,
     "domicile.telemetry": """
-        BORDER BORDER_BYTES DECISIONS DURATION FIELDS HOLDER_DURATION HOLDER_FAILURES REFUSALS REPLICA_LAG
+        BACKUP_AGE BACKUP_FAILURES BORDER BORDER_BYTES DECISIONS DURATION FIELDS HOLDER_DURATION HOLDER_FAILURES
+        LOG_LAG LOG_LOSSES LOG_WAITING REFUSALS REPLICA_LAG
         REPLICA_PINS REPLICA_STALENESS REQUESTS RULE_DISAGREEMENTS SHED STORAGE_LAG UNANSWERED_COMMITS
         UPSTREAM_DURATION UPSTREAM_EJECTIONS UPSTREAM_REQUESTS UPSTREAM_RETRIES FieldNotAllowed configure_logs
         log place_of render_metrics warn

@@ -23,6 +23,8 @@ from domicile.model.errors import DomicileError, KeyDestroyed, KeyWithheld, NotF
 from domicile.model.manifest import Manifest
 from domicile.model.wire import (
     MAX_BATCH,
+    BackupKey,
+    BackupKeyRequest,
     DataKey,
     DataKeyRef,
     DataKeysRequest,
@@ -36,6 +38,7 @@ from domicile.model.wire import (
     ReceiptKey,
     ShredRequest,
     ShredResponse,
+    WrappedKey,
 )
 from domicile.telemetry import warn
 
@@ -261,3 +264,24 @@ class KeyOperatorClient:
     async def rewrap(self, domain: str) -> KekProgress:
         """Re-wrap a batch under the version in force; harmless to repeat and to run twice at once."""
         return await self._peer.ask(KekProgress, "POST", f"/v1/keks/{domain}/rewrap")
+
+
+class BackupKeyClient:
+    """Keys for backups, as who takes and restores them in the jurisdiction."""
+
+    def __init__(self, credentials: Credentials, addresses: Sequence[str], *, jurisdiction: str) -> None:
+        self._peer = Peer(credentials, addresses, jurisdiction=jurisdiction, role=Role.KEYS)
+
+    async def close(self) -> None:
+        await self._peer.close()
+
+    async def make(self, database: str) -> BackupKey:
+        """Raises Unavailable for no service."""
+        return await self._ask(BackupKeyRequest(database=database))
+
+    async def open(self, database: str, wrapped: WrappedKey) -> BackupKey:
+        """Raises Unavailable also for a key that this service did not wrap for this database."""
+        return await self._ask(BackupKeyRequest(database=database, wrapped=wrapped))
+
+    async def _ask(self, body: BackupKeyRequest) -> BackupKey:
+        return await self._peer.ask(BackupKey, "POST", "/v1/backup-keys", body=body)

@@ -328,6 +328,28 @@ class IndexKeyResponse(Frozen):
     key: bytes = Field(repr=False, min_length=32, max_length=32)
 
 
+class WrappedKey(Frozen):
+    """As a version of the jurisdiction's key-encryption key wrapped it; ``check``: what only the right key gives."""
+
+    value: bytes = Field(max_length=4096)
+    version: int = Field(ge=1, lt=2**31)
+    check: bytes = Field(max_length=64)
+
+
+class BackupKeyRequest(Frozen):
+    """A new key for backups of a database; with ``wrapped``, the one that a backup names."""
+
+    database: Name
+    wrapped: WrappedKey | None = None
+
+
+class BackupKey(Frozen):
+    """32 bytes of AES-256 key, and the same wrapped."""
+
+    key: bytes = Field(repr=False, min_length=32, max_length=32)
+    wrapped: WrappedKey
+
+
 class FenceReport(Frozen):
     """A fence as its cell holds it, and the alias keys beside it. ``previous_key``: before it was rekeyed."""
 
@@ -351,13 +373,17 @@ class FencesReport(Frozen):
 
 
 class CellReport(Frozen):
-    """How far a cell has come in telling its fences. ``contradictions``: fences that another cell has a pin for."""
+    """How far a cell has come in telling its fences. ``contradictions``: fences that another cell has a pin for.
+
+    ``superseded``: fences that another cell held, too, of which the one at the higher epoch counts.
+    """
 
     jurisdiction: JurisdictionName
     cell: CellName
     last_key: SubjectKey | None = None
     fences: int = 0
     contradictions: int = 0
+    superseded: int = 0
     done: bool = False
 
 

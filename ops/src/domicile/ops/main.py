@@ -7,6 +7,8 @@ from typing import Final
 
 import typer
 
+from domicile.ops.backup.commands import app as backup
+from domicile.ops.backup.commands import restore_command
 from domicile.ops.commands import (
     apply_command,
     check_command,
@@ -40,6 +42,8 @@ app.command("demo")(demo_command)
 app.command("check")(check_command)
 app.command("apply")(apply_command)
 app.command("explain")(explain_command)
+app.command("restore")(restore_command)
+app.add_typer(backup, name="backup")
 app.command("erase")(erase_command)
 app.add_typer(audit, name="audit")
 audit.command("receipt")(receipt_command)

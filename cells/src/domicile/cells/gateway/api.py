@@ -20,6 +20,7 @@ from domicile.cells.gateway.erasures import Eraser
 from domicile.cells.gateway.grants import Grants
 from domicile.cells.gateway.records import RecordsApi
 from domicile.cells.gateway.reports import Reporter
+from domicile.cells.gateway.restores import Settler
 from domicile.cells.gateway.routes import ERASE, OPEN_FENCE, PARAMETERS, READ_ABROAD, REKEY, SHRED
 from domicile.cells.gateway.sweeper import Sweeper
 from domicile.client import DirectoryClient, KeyClient
@@ -289,6 +290,8 @@ async def serve_gateway(settings: GatewaySettings) -> AsyncIterator[None]:
         service.describe("Domicile gateway", Endpoint.ABROAD_READ, PARAMETERS)
         reporting = asyncio.create_task(Reporter(identity, fences, directory).run())
         stack.push_async_callback(ended, reporting)
+        settling = asyncio.create_task(Settler(identity, fences, directory, grants).run())
+        stack.push_async_callback(ended, settling)
         sweeping = asyncio.create_task(Sweeper(fences).run())
         stack.push_async_callback(ended, sweeping)
         erasing = asyncio.create_task(eraser.run())

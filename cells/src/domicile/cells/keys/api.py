@@ -14,6 +14,7 @@ from domicile.cells.keys.shreds import Shredder
 from domicile.cells.keys.storage import KeyStore, Name
 from domicile.model import Endpoint, Forbidden
 from domicile.model.wire import (
+    BackupKeyRequest,
     DataKeyRef,
     DataKeysRequest,
     DataKeysResponse,
@@ -43,6 +44,7 @@ class KeyApi:
         service.route("POST", "/v1/key-domains", Endpoint.DATA_KEYS, self.assign)
         service.route("POST", "/v1/shreds", Endpoint.KEYS_SHRED, self.shred)
         service.route("GET", "/v1/receipt-key", Endpoint.KEYS_RECEIPTS, self.receipt_key)
+        service.route("POST", "/v1/backup-keys", Endpoint.BACKUP_KEYS, self.backup_key)
         service.route("GET", "/v1/keks", Endpoint.KEYS_ROTATE, self.keks)
         service.route("POST", "/v1/keks/{domain}/rotate", Endpoint.KEYS_ROTATE, self.rotate)
         service.route("POST", "/v1/keks/{domain}/rewrap", Endpoint.KEYS_ROTATE, self.rewrap)
@@ -89,6 +91,11 @@ class KeyApi:
 
     async def receipt_key(self, _: web.Request) -> web.Response:
         return json_response(ReceiptKey(pem=self._shredder.public_pem))
+
+    async def backup_key(self, request: web.Request) -> web.Response:
+        asked = await read_body(request, BackupKeyRequest)
+        key = await self._custody.backup_key(asked, request[PEER].uri)
+        return json_response(key, Cache_Control="no-store")
 
     async def keks(self, _: web.Request) -> web.Response:
         return json_response(KekProgresses(domains=await self._custody.progress()), Cache_Control="no-store")

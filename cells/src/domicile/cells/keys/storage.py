@@ -172,6 +172,11 @@ class KeyStore:
         async with self._transaction() as connection:
             await self._audit(connection, caller, cell, "refused", names)
 
+    async def record(self, database: str, action: str, caller: str) -> None:
+        """Into the audit: a key that is no subject's was made or unwrapped, for backups of a database."""
+        async with self._transaction() as connection:
+            await self._audit(connection, caller, database, action, [(None, None)])
+
     async def _found(self, connection: Connection, names: Collection[Name], domains: dict[UUID, str]) -> Found:
         columns = [name[0] for name in names], [name[1] for name in names]
         rows = [DataKeyRow(*row) for row in await connection.fetch(_SQL["find_data_keys"], *columns)]

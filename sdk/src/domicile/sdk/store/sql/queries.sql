@@ -83,6 +83,38 @@ SELECT domicile.remember($1, $2, $3)
 -- Delete rows whose time is over, at most $1 of each table.
 SELECT domicile.sweep($1)
 
+-- name: begin_restored
+-- Close every fence of a restored database, which is as of a moment ($1); how many those were.
+SELECT domicile.begin_restored($1)
+
+-- name: unsettled
+-- Subjects whose fence a restore closed, after a key ($1), at most $2 of them.
+SELECT f.subject_key, f.epoch
+FROM domicile.unsettled u JOIN domicile.fences f ON f.internal_id = u.subject
+WHERE f.subject_key > $1
+ORDER BY f.subject_key
+LIMIT $2
+
+-- name: settle
+-- Settle a subject's fence ($1) in incarnation $2 at epoch $3 as was judged ($4).
+SELECT domicile.settle($1, $2, $3, $4)
+
+-- name: end_restored
+-- How many fences a restore closed that are not settled.
+SELECT domicile.end_restored()
+
+-- name: last_restore
+-- What became of the last restore's fences; no row where there was none.
+SELECT restored_at, upto, fences, reopened, behind, moved, erased, unclear, rows_gone, ended,
+    (SELECT count(*) FROM domicile.unsettled) AS remaining
+FROM domicile.restores
+ORDER BY id DESC
+LIMIT 1
+
+-- name: held_keys
+-- Subjects that this cell holds, whatever state their fence is in, after a key ($1), at most $2 of them.
+SELECT subject_key FROM domicile.fences WHERE subject_key > $1 ORDER BY subject_key LIMIT $2
+
 -- name: erase_subject
 -- Retire the fence of a subject ($1), open at epoch $2, and delete all that is stored for it.
 SELECT * FROM domicile.erase_subject($1, $2)

@@ -436,6 +436,119 @@ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 
     SELECT count(*) FROM forgotten
 $$;
 
+-- Restores of this database: to which moment, and what became of the fences that each closed. ended: all are settled.
+CREATE TABLE IF NOT EXISTS domicile.restores (
+    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    restored_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    upto        timestamptz,
+    fences      bigint NOT NULL,
+    reopened    bigint NOT NULL DEFAULT 0,
+    behind      bigint NOT NULL DEFAULT 0,
+    moved       bigint NOT NULL DEFAULT 0,
+    erased      bigint NOT NULL DEFAULT 0,
+    unclear     bigint NOT NULL DEFAULT 0,
+    rows_gone   bigint NOT NULL DEFAULT 0,
+    ended       timestamptz
+);
+
+-- Subjects (by internal id) whose fence a restore closed, until the directory has said what they are. verdict: of those
+-- that it could not settle, why.
+CREATE TABLE IF NOT EXISTS domicile.unsettled (
+    subject uuid PRIMARY KEY,
+    verdict text
+);
+
+-- After a restore, before anybody can use it: every fence is closed, and no grant of before opens one.
+CREATE OR REPLACE FUNCTION domicile.begin_restored(upto timestamptz) RETURNS bigint
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    closed bigint;
+BEGIN
+    INSERT INTO domicile.unsettled (subject) SELECT f.internal_id FROM domicile.fences f WHERE f.state = 'open'
+    ON CONFLICT DO NOTHING;
+    UPDATE domicile.unsettled SET verdict = NULL;
+    UPDATE domicile.fences f SET state = 'closed' WHERE f.state = 'open';
+    DELETE FROM domicile.intents;
+    UPDATE domicile.cell SET incarnation = gen_random_uuid();
+    SELECT count(*) INTO closed FROM domicile.unsettled;
+    UPDATE domicile.restores SET ended = clock_timestamp() WHERE ended IS NULL;
+    INSERT INTO domicile.restores (upto, fences) VALUES (begin_restored.upto, closed);
+    RETURN closed;
+END
+$$;
+
+-- Settle a fence that a restore closed, for this incarnation of the cell: open it at an epoch that the directory granted,
+-- or retire it and delete its subject's rows, which are at home elsewhere or nowhere by now, or leave it closed.
+-- How many rows went; none for a fence that is settled already.
+CREATE OR REPLACE FUNCTION domicile.settle(subject bytea, place uuid, wanted bigint, judged text) RETURNS bigint
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    held domicile.fences;
+    name text;
+    went bigint;
+    gone bigint := 0;
+BEGIN
+    PERFORM FROM domicile.cell c WHERE c.incarnation = place FOR SHARE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'the grant is for another cell or incarnation' USING ERRCODE = 'DM005';
+    END IF;
+    SELECT f.* INTO held FROM domicile.fences f JOIN domicile.unsettled u ON u.subject = f.internal_id
+    WHERE f.subject_key = settle.subject FOR UPDATE;
+    IF NOT FOUND OR held.state <> 'closed' THEN
+        DELETE FROM domicile.unsettled u WHERE u.subject = held.internal_id;
+        RETURN 0;
+    END IF;
+    IF judged IN ('reopened', 'behind') THEN
+        IF wanted < held.epoch THEN
+            RAISE EXCEPTION 'the fence is at a higher epoch' USING ERRCODE = 'DM001';
+        END IF;
+        UPDATE domicile.fences f SET state = 'open', epoch = wanted WHERE f.subject_key = settle.subject;
+    ELSIF judged IN ('moved', 'erased') THEN
+        -- rows go by way of an open fence, as every row does; nobody sees it open
+        UPDATE domicile.fences f SET state = 'open' WHERE f.subject_key = settle.subject;
+        PERFORM set_config('domicile.epoch', held.epoch::text, true);
+        FOR name IN
+            SELECT DISTINCT c.table_name FROM domicile.columns c JOIN pg_attribute a
+                ON a.attrelid = to_regclass(format('public.%I', c.table_name)) AND a.attname = 'subject_key'
+            ORDER BY 1
+        LOOP
+            EXECUTE format('DELETE FROM public.%I WHERE subject_key = $1', name) USING settle.subject;
+            GET DIAGNOSTICS went = ROW_COUNT;
+            gone := gone + went;
+        END LOOP;
+        DELETE FROM domicile.answers a WHERE a.subject = held.internal_id;
+        UPDATE domicile.fences f SET state = 'retired' WHERE f.subject_key = settle.subject;
+    END IF;
+    IF judged IN ('reopened', 'behind', 'moved', 'erased') THEN
+        DELETE FROM domicile.unsettled u WHERE u.subject = held.internal_id;
+        UPDATE domicile.restores r SET
+            reopened = r.reopened + (judged = 'reopened')::int, behind = r.behind + (judged = 'behind')::int,
+            moved = r.moved + (judged = 'moved')::int, erased = r.erased + (judged = 'erased')::int,
+            rows_gone = r.rows_gone + gone
+        WHERE r.ended IS NULL;
+    ELSE
+        UPDATE domicile.unsettled u SET verdict = judged WHERE u.subject = held.internal_id;
+    END IF;
+    RETURN gone;
+END
+$$;
+
+-- What is left to settle: how many, and of those how many the directory could not say.
+CREATE OR REPLACE FUNCTION domicile.end_restored() RETURNS bigint
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    remaining bigint;
+    doubtful  bigint;
+BEGIN
+    SELECT count(*), count(u.verdict) INTO remaining, doubtful FROM domicile.unsettled u;
+    UPDATE domicile.restores r SET
+        unclear = doubtful, ended = CASE WHEN remaining = 0 THEN clock_timestamp() END
+    WHERE r.ended IS NULL AND (r.unclear <> doubtful OR remaining = 0);
+    RETURN remaining;
+END
+$$;
+
+
 -- Each erasure of a subject and each shred of a principal: what was deleted here, and in the end the receipt, by which it
 -- is told from one that was interrupted. Keys are named by subject and principal (internal ids); no principal: all.
 CREATE TABLE IF NOT EXISTS domicile.erasures (
@@ -583,6 +696,9 @@ GRANT EXECUTE ON FUNCTION domicile.give_up(bytea) TO domicile_gateway;
 GRANT EXECUTE ON FUNCTION domicile.rekey_fence(bytea, bytea, jsonb) TO domicile_gateway;
 GRANT EXECUTE ON FUNCTION domicile.forget_previous(integer) TO domicile_gateway;
 GRANT EXECUTE ON FUNCTION domicile.sweep(integer) TO domicile_gateway;
+GRANT EXECUTE ON FUNCTION domicile.settle(bytea, uuid, bigint, text) TO domicile_gateway;
+GRANT EXECUTE ON FUNCTION domicile.end_restored() TO domicile_gateway;
+GRANT SELECT ON domicile.cell, domicile.fences, domicile.unsettled, domicile.restores TO domicile_gateway;
 GRANT EXECUTE ON FUNCTION domicile.intend(bytea, bigint, double precision) TO domicile_eraser;
 GRANT EXECUTE ON FUNCTION domicile.give_up(bytea) TO domicile_eraser;
 GRANT EXECUTE ON FUNCTION domicile.erase_subject(bytea, bigint) TO domicile_eraser;
@@ -634,4 +750,4 @@ REVOKE ALL ON FUNCTION domicile.end_writers FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION domicile.end_writers TO domicile_gateway;
 
 -- the number grows with each change of this file; `schema apply` takes no database back to a lower one
-COMMENT ON SCHEMA domicile IS 'schema 4';
+COMMENT ON SCHEMA domicile IS 'schema 3';
