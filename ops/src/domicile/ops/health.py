@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import ssl
+from base64 import b64encode
 from pathlib import Path
 from typing import Any, Final
 
@@ -81,13 +82,15 @@ class Prober:
 
     async def order(self, record: ProcessRecord, password: str, path: str, body: dict[str, str]) -> None:
         """Tell a Patroni to do something. Raises Unavailable with what it says where it does not."""
-        own = aiohttp.BasicAuth(PATRONI_USER, password)
+        own = b64encode(f"{PATRONI_USER}:{password}".encode()).decode()
         connector = aiohttp.TCPConnector(ssl=self._context(record, Role.STORAGE), force_close=True)
         timeout = aiohttp.ClientTimeout(total=ORDER_SECONDS)
         try:
             async with (
                 aiohttp.ClientSession(connector=connector, timeout=timeout, trust_env=False) as session,
-                session.post(f"https://{record.address}{path}", json=body, auth=own) as answer,
+                session.post(
+                    f"https://{record.address}{path}", json=body, headers={"Authorization": f"Basic {own}"}
+                ) as answer,
             ):
                 if answer.status != 200:
                     raise Unavailable(f"{path} was refused: {await answer.text()}", where=record.name)
