@@ -63,9 +63,9 @@ class Plan:
     @contextmanager
     def gateway_process(self, log: Path) -> Iterator[subprocess.Popen[bytes]]:
         """The gateway as a program, to be killed."""
-        names = ["deployment", "process", "bind", "certificate", "key", "authorities", "state", "storage", "operators"]
+        names = ["deployment", "process", "bind", "certificate", "key", "authorities", "state", "operators"]
         told = {f"DOMICILE_{name.upper()}": str(getattr(self.gateway, name)) for name in names}
-        told["DOMICILE_DIRECTORY"] = self.directory.bind
+        told |= {"DOMICILE_DIRECTORY": self.directory.bind, "DOMICILE_STORAGE": self.storages["cell"].address}
         kept = {name: value for name, value in os.environ.items() if not name.startswith("DOMICILE_")}
         with log.open("ab") as stream:
             command = launched([str(PROGRAM), "serve"], ends_with=signal.SIGTERM)
