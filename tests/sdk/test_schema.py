@@ -369,6 +369,8 @@ def test_the_public_names_are_these() -> None:
         "AbroadStore",
         "AcrossStore",
         "Condition",
+        "Erasure",
+        "ErasureStore",
         "Fence",
         "FenceReader",
         "FenceStore",

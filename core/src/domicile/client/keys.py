@@ -27,6 +27,7 @@ from domicile.model.wire import (
     DataKeyRef,
     DataKeysRequest,
     DataKeysResponse,
+    Deleted,
     IndexKeyRequest,
     IndexKeyResponse,
     KekProgress,
@@ -220,17 +221,20 @@ class KeyClient:
         body = KeyDomainRequest(cell=self._cell, subject=subject, domain=domain)
         await self._peer.call("POST", "/v1/key-domains", body=body)
 
-    async def shred(self, subject: UUID, principal: UUID | None = None) -> str:
+    async def shred(
+        self, subject: UUID, principal: UUID | None = None, deleted: Deleted | None = None
+    ) -> ShredResponse:
         """Destroy the data key of a principal, or of a subject with all of its principals; the signed receipt.
 
-        Harmless to repeat. Other processes may hold the key until the receipt's ``caches_until``.
+        ``deleted``: what the receipt is to say, too. Harmless to repeat. Other processes may hold the key until the
+        receipt's ``caches_until``.
         """
-        body = ShredRequest(cell=self._cell, subject=subject, principal=principal)
+        body = ShredRequest(cell=self._cell, subject=subject, principal=principal, deleted=deleted)
         answer = await self._peer.ask(ShredResponse, "POST", "/v1/shreds", body=body)
         for name in self._cache.keys() | self._flights.keys():
             if name[0] == subject and principal in (None, name[1]):
                 self._drop(name)
-        return answer.receipt
+        return answer
 
     async def receipt_key(self) -> str:
         """The public key (PEM) by which the service that answers signs receipts: keep it beside them."""

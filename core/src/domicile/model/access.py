@@ -116,6 +116,8 @@ class Endpoint(StrEnum):
     HELD_KEYS = "holder.keys"
     FENCES = "gateway.fences"
     FENCES_REKEY = "gateway.fences.rekey"
+    FENCES_ERASE = "gateway.fences.erase"
+    FENCES_SHRED = "gateway.fences.shred"
     RECORDS = "gateway.records"
     ABROAD_READ = "gateway.abroad.read"
     APP_REQUESTS = "app.requests"
@@ -170,12 +172,14 @@ MATRIX: Final[dict[Endpoint, Rule]] = {
     Endpoint.RECONCILIATION_REPORT: _rule(Scope.ANY, Role.GATEWAY),
     Endpoint.REPLICAS_READ: _rule(Scope.ANY, Role.OPERATOR),
     Endpoint.DATA_KEYS: _rule(Scope.JURISDICTION, Role.APP, Role.GATEWAY),
-    Endpoint.KEYS_SHRED: _rule(Scope.JURISDICTION, Role.APP),
+    Endpoint.KEYS_SHRED: _rule(Scope.JURISDICTION, Role.APP, Role.GATEWAY),
     Endpoint.KEYS_ROTATE: _rule(Scope.JURISDICTION, Role.OPERATOR),
-    Endpoint.KEYS_RECEIPTS: _rule(Scope.JURISDICTION, Role.APP, Role.OPERATOR),
+    Endpoint.KEYS_RECEIPTS: _rule(Scope.JURISDICTION, Role.APP, Role.GATEWAY, Role.OPERATOR),
     Endpoint.HELD_KEYS: _rule(Scope.JURISDICTION, Role.KEYS),
     Endpoint.FENCES: _rule(Scope.CELL, Role.APP),
     Endpoint.FENCES_REKEY: _rule(Scope.JURISDICTION, Role.OPERATOR),
+    Endpoint.FENCES_ERASE: _rule(Scope.JURISDICTION, Role.APP, Role.OPERATOR),
+    Endpoint.FENCES_SHRED: _rule(Scope.CELL, Role.APP),
     Endpoint.RECORDS: _rule(Scope.CELL, Role.APP),
     Endpoint.ABROAD_READ: _rule(Scope.ANY, Role.APP),
     Endpoint.APP_REQUESTS: _rule(Scope.JURISDICTION, Role.ROUTER, Role.EDGE),

@@ -208,18 +208,50 @@ class KeyDomainRequest(Frozen):
     domain: Name
 
 
+class Deleted(Frozen):
+    """What a cell says that it deleted before it asks for keys to be destroyed: rows of each table, and aliases.
+
+    ``tombstone``: the epoch of the pin's, where the subject was erased whole. Counts and names of tables; no value.
+    """
+
+    subject_key: SubjectKey
+    rows: dict[str, int] = Field(max_length=1_000)
+    aliases: int = 0
+    tombstone: Epoch | None = None
+
+
 class ShredRequest(Frozen):
     """Destroy the data key of a principal; of the subject with all of its principals, where none is named."""
 
     cell: str
     subject: UUID
     principal: UUID | None = None
+    deleted: Deleted | None = None
 
 
 class ShredResponse(Frozen):
-    """``receipt``: the statement that the key service signed (``ShredReceipt``)."""
+    """``receipt``: the statement that the key service signed (``ShredReceipt``); ``key``: its public key (PEM)."""
 
     receipt: str
+    key: str
+
+
+class PrincipalRequest(Frozen):
+    """A principal of a subject, by the id that the key service knows it by."""
+
+    principal: UUID
+
+
+class ErasureResponse(Frozen):
+    """A subject was erased, or a principal shredded. ``epoch``: the tombstone's, or the fence's.
+
+    ``key``: the public key (PEM) that the receipt was signed by. Keep both.
+    """
+
+    subject_key: SubjectKey
+    epoch: Epoch
+    receipt: str
+    key: str
 
 
 class ReceiptKey(Frozen):
@@ -231,7 +263,8 @@ class ReceiptKey(Frozen):
 class ShredReceipt(Frozen):
     """What was destroyed, where, and until when a copy may live. Times are seconds since 1970.
 
-    ``principals``: whose wrapped keys were destroyed. ``caches_until``: no process holds one of them after that.
+    ``principals``: whose wrapped keys are destroyed, by this call or one before. ``deleted``: what the cell says
+    that it deleted. ``caches_until``: no process holds one of the keys after that.
     ``backups_until``: when the last backup of ``store`` that still has one must have expired. ``iss``: deployment.
     """
 
@@ -245,6 +278,7 @@ class ShredReceipt(Frozen):
     iat: int
     caches_until: int
     backups_until: int
+    deleted: Deleted | None = None
 
 
 class KekProgress(Frozen):

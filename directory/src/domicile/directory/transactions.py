@@ -212,6 +212,7 @@ class ReportTransaction:
         ]
         fences = [list(column) for column in zip(*told, strict=True)] or [[], [], []]
         await self._connection.execute(SQL["merge_fences"], *fences, *place)
+        await self._connection.execute(SQL["release_erased"], fences[0])
         contradictions = await self._connection.fetchval(SQL["count_contradictions"], *fences, *place)
         aliases = [
             (kind, alias, fence.subject_key) for fence in report.fences for kind, alias in fence.alias_keys.items()

@@ -50,7 +50,7 @@ from domicile.telemetry import REFUSALS, render_metrics, warn
 
 USERS: Final[dict[Role, frozenset[str]]] = {
     Role.APP: frozenset({"domicile_app", "domicile_cell"}),
-    Role.GATEWAY: frozenset({"domicile_gateway", "domicile_abroad", "domicile_app"}),
+    Role.GATEWAY: frozenset({"domicile_gateway", "domicile_abroad", "domicile_app", "domicile_eraser"}),
     Role.KEYS: frozenset({"domicile_keys"}),
     Role.DIRECTORY: frozenset({"domicile_directory"}),
     Role.OPERATOR: frozenset({SUPERUSER}),

@@ -19,6 +19,7 @@ from domicile.ops.commands import (
 from domicile.ops.edge.asking import haproxy_command, nginx_command
 from domicile.ops.edge.commands import app as edge
 from domicile.ops.edge.examine import examine_command
+from domicile.ops.erase import erase_command, receipt_command
 from domicile.ops.explain import explain_command
 from domicile.ops.scan.command import app as audit
 
@@ -39,7 +40,9 @@ app.command("demo")(demo_command)
 app.command("check")(check_command)
 app.command("apply")(apply_command)
 app.command("explain")(explain_command)
+app.command("erase")(erase_command)
 app.add_typer(audit, name="audit")
+audit.command("receipt")(receipt_command)
 app.add_typer(edge, name="edge")
 edge.command("nginx")(nginx_command)
 edge.command("haproxy")(haproxy_command)

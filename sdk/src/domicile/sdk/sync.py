@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 from uuid import UUID
 
 from domicile.model.ids import SubjectKey
+from domicile.model.wire import ErasureResponse
 from domicile.sdk import abroad as asynchronous_abroad
 from domicile.sdk import cell as asynchronous_cell
 from domicile.sdk import home as asynchronous
@@ -275,6 +276,12 @@ class Residency:
 
     def look_up(self, kind: type[Ref], **conditions: Any) -> list[Ref]:
         return self._loop.run(self._residency.look_up(kind, **conditions))
+
+    def erase(self, subject_id: str) -> ErasureResponse:
+        return self._loop.run(self._residency.erase(subject_id))
+
+    def shred(self, subject_id: str, principal: UUID) -> ErasureResponse:
+        return self._loop.run(self._residency.shred(subject_id, principal))
 
     def resolve_alias(self, kind: str, value: str) -> SubjectKey:
         return self._loop.run(self._residency.resolve_alias(kind, value))

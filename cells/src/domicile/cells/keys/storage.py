@@ -57,6 +57,13 @@ class IndexKeyRow(NamedTuple):
     check_value: bytes
 
 
+class Shredded(NamedTuple):
+    """``principals``: of what was asked for, those whose key is destroyed; ``now``: how many were by this call."""
+
+    principals: list[UUID]
+    now: int
+
+
 class Found(NamedTuple):
     """What there is of the names asked for. ``domains``: of their subjects."""
 
@@ -259,8 +266,8 @@ class KeyStore:
         if any(row["cell"] != cell for row in rows):
             raise Forbidden("a subject of another cell", where="key store")
 
-    async def shred(self, cell: str, subject: UUID, principal: UUID | None, caller: str) -> list[UUID]:
-        """Destroy the wrapped key of a principal, or all of a subject's; the principals whose key it was.
+    async def shred(self, cell: str, subject: UUID, principal: UUID | None, caller: str) -> Shredded:
+        """Destroy the wrapped key of a principal, or all of a subject's.
 
         Waits for whoever makes one at that moment. Harmless to repeat. Raises Forbidden where the subject belongs
         to another cell.
@@ -272,7 +279,8 @@ class KeyStore:
             if principal is None:
                 await connection.execute(_SQL["destroy_subject"], subject)
             await self._audit(connection, caller, cell, "shredded", [(subject, each) for each in gone])
-        return [UUID(int=each.int) for each in gone]
+            rows = await connection.fetch(_SQL["find_shredded"], subject, principal)
+        return Shredded([UUID(int=row[0].int) for row in rows], len(gone))
 
     async def stale(self, domain: str, version: int, limit: int) -> tuple[list[DataKeyRow], list[IndexKeyRow]]:
         """Some of a domain's keys under another version, ``limit`` of each kind at most."""

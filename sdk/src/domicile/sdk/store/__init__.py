@@ -3,6 +3,7 @@
 from domicile.sdk.store.abroad import AbroadStore, ShareableRows
 from domicile.sdk.store.across import AcrossStore
 from domicile.sdk.store.changes import Plan
+from domicile.sdk.store.erasures import Erasure, ErasureStore
 from domicile.sdk.store.fences import Fence, FenceReader, FenceStore, RecordedColumn
 from domicile.sdk.store.pool import open_pool
 from domicile.sdk.store.port import Condition, Lookups, NewRow, Once, Operator, Rows, Selection, Store, StoredRow, Work
@@ -14,6 +15,8 @@ __all__ = [
     "AbroadStore",
     "AcrossStore",
     "Condition",
+    "Erasure",
+    "ErasureStore",
     "Fence",
     "FenceReader",
     "FenceStore",

@@ -83,6 +83,26 @@ SELECT domicile.remember($1, $2, $3)
 -- Delete rows whose time is over, at most $1 of each table.
 SELECT domicile.sweep($1)
 
+-- name: erase_subject
+-- Retire the fence of a subject ($1), open at epoch $2, and delete all that is stored for it.
+SELECT * FROM domicile.erase_subject($1, $2)
+
+-- name: shred_principal
+-- Delete the rows of a subject ($1), open at epoch $2, that are about a principal ($3).
+SELECT * FROM domicile.shred_principal($1, $2, $3)
+
+-- name: last_erasure
+-- The last erasure of a subject ($1).
+SELECT * FROM domicile.last_erasure($1)
+
+-- name: erasures_under_way
+-- Erasures without a receipt, at most $1.
+SELECT * FROM domicile.erasures_under_way($1)
+
+-- name: keep_receipt
+-- Keep the receipt ($2) of an erasure ($1) and the key that it was signed by ($3), unless there is one.
+SELECT * FROM domicile.keep_receipt($1, $2, $3)
+
 -- name: forget_answers
 -- Forget answers under idempotency keys that nobody has asked for in a week, at most $1.
 SELECT domicile.forget_answers($1)
