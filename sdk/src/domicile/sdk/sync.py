@@ -274,14 +274,14 @@ class Residency:
     def redeem(self, ticket: str) -> Home:
         return Home(self._loop, self._loop.run(self._residency.redeem(ticket)))
 
+    def look_up(self, kind: type[Ref], **conditions: Any) -> list[Ref]:
+        return self._loop.run(self._residency.look_up(kind, **conditions))
+
     def erase(self, subject_id: str) -> ErasureResponse:
         return self._loop.run(self._residency.erase(subject_id))
 
     def shred(self, subject_id: str, principal: UUID) -> ErasureResponse:
         return self._loop.run(self._residency.shred(subject_id, principal))
-
-    def look_up(self, kind: type[Ref], **conditions: Any) -> list[Ref]:
-        return self._loop.run(self._residency.look_up(kind, **conditions))
 
     def resolve_alias(self, kind: str, value: str) -> SubjectKey:
         return self._loop.run(self._residency.resolve_alias(kind, value))
