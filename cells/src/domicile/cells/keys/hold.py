@@ -15,6 +15,7 @@ from aiohttp import web
 
 from domicile.cells.keys.holders import Plain, Wrapped
 from domicile.cells.keys.own import OwnHolder
+from domicile.identity import write_private
 from domicile.model import Endpoint, InvalidInput, KeyWithheld, Role
 from domicile.model.wire import HeldKey, HeldKeysRequest, HeldKeysResponse, HeldVersion
 from domicile.service import ProcessSettings, Service, json_response, read_body
@@ -35,7 +36,7 @@ class FolderRegister:
     async def add_kek(self, domain: str, version: int, check_value: bytes) -> None:
         path = self._folder / f"{version}.check"
         if not path.exists():
-            path.write_bytes(check_value)
+            write_private(path, check_value)
 
 
 class HolderApi:
