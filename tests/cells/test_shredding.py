@@ -13,8 +13,8 @@ from domicile_testing import Storage, Trust
 from domicile_testing.cell import key_client, key_section, key_settings, superuser
 
 from domicile.cells.keys import serve_keys
-from domicile.identity import Signer, verify_receipt
-from domicile.model import Forbidden, KeyDestroyed, TokenInvalid, TokenType
+from domicile.identity import Authority, Signer, check_endorsed, endorse, verify_receipt
+from domicile.model import Forbidden, KeyDestroyed, Role, TokenInvalid, TokenType
 
 SECTION = key_section(backup_days=7)
 ALICE, BOB = UUID(int=1), UUID(int=2)
@@ -112,8 +112,27 @@ async def test_a_restored_key_store_gives_no_destroyed_key_back(trust: Trust, ke
 async def test_a_receipt_is_believed_by_its_own_key_alone(trust: Trust, key_storage: Storage, tmp_path: Path) -> None:
     settings = key_settings(trust, key_storage)
     async with serve_keys(settings, SECTION), key_client(trust, settings.bind) as keys:
-        receipt, public = (await keys.shred(uuid4())).receipt, (await keys.receipt_key()).encode()
+        answer, public = await keys.shred(uuid4()), (await keys.receipt_key()).encode()
+    receipt, endorsed = answer.receipt, answer.key.encode()
     verify_receipt(receipt, "acme", public)
+    said = verify_receipt(receipt, "acme", endorsed)
+    authorities = {name: (trust.folder / "authorities" / f"{name}.pem").read_bytes() for name in ("eu", "us")}
+    check_endorsed(endorsed, said, authorities["us"] + authorities["eu"])
+    stranger = Signer.load_or_create(tmp_path / "stranger.key").public_pem()
+    gateway = trust.credentials("eu", Role.GATEWAY, "eu-1.fra")
+    unbelieved = [
+        (public, said, authorities["eu"]),
+        (stranger + endorsed.removeprefix(public), said, authorities["eu"]),
+        (endorsed, said, authorities["us"]),
+        (endorsed, said, Authority.create("acme", "eu").pem()),
+        (endorsed, said.model_copy(update={"store": said.store + "x"}), authorities["eu"]),
+        (endorsed, said.model_copy(update={"iat": said.iat + 91 * 86_400}), authorities["eu"]),
+        (endorse(public, gateway), said, authorities["eu"]),
+        (endorse(public, gateway), said.model_copy(update={"store": gateway.identity.uri}), authorities["eu"]),
+    ]
+    for key, claimed, authority in unbelieved:
+        with pytest.raises(TokenInvalid):
+            check_endorsed(key, claimed, authority)
     other = Signer.load_or_create(tmp_path / "other.key")
     head, body, signature = receipt.split(".")
     forged = [

@@ -1,6 +1,7 @@
 """Who is speaking: authorities, TLS contexts that check names, signed statements."""
 
 from domicile.identity.authority import Authority, write_private
+from domicile.identity.endorsements import check_endorsed, endorse
 from domicile.identity.keyring import Keyring, retirement_seconds
 from domicile.identity.tls import Credentials, identity_of, peer_of, public_server
 from domicile.identity.tokens import (
@@ -19,6 +20,8 @@ __all__ = [
     "Keyring",
     "Signer",
     "Verifier",
+    "check_endorsed",
+    "endorse",
     "identity_of",
     "key_id",
     "peer_of",

@@ -230,7 +230,7 @@ class ShredRequest(Frozen):
 
 
 class ShredResponse(Frozen):
-    """``receipt``: the statement that the key service signed (``ShredReceipt``); ``key``: its public key (PEM)."""
+    """``receipt``: what the key service signed (``ShredReceipt``); ``key``: its public key, endorsed (PEM)."""
 
     receipt: str
     key: str
@@ -245,7 +245,7 @@ class PrincipalRequest(Frozen):
 class ErasureResponse(Frozen):
     """A subject was erased, or a principal shredded. ``epoch``: the tombstone's, or the fence's.
 
-    ``key``: the public key (PEM) that the receipt was signed by. Keep both.
+    ``key``: the public key that the receipt was signed by, and what proves whose it is (PEM). Keep both.
     """
 
     subject_key: SubjectKey

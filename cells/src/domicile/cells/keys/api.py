@@ -86,8 +86,8 @@ class KeyApi:
     async def shred(self, request: web.Request) -> web.Response:
         asked = await read_body(request, ShredRequest)
         caller = await self._own_cell(request, asked.cell, [(asked.subject, asked.principal or asked.subject)])
-        receipt = await self._shredder.shred(asked, caller)
-        return json_response(ShredResponse(receipt=receipt, key=self._shredder.public_pem), Cache_Control="no-store")
+        receipt, key = await self._shredder.shred(asked, caller)
+        return json_response(ShredResponse(receipt=receipt, key=key), Cache_Control="no-store")
 
     async def receipt_key(self, _: web.Request) -> web.Response:
         return json_response(ReceiptKey(pem=self._shredder.public_pem))

@@ -82,7 +82,7 @@ async def serve_keys(settings: KeySettings, section: KeySection | None = None) -
     async with KeyStore.connect(settings.credentials, addresses) as store, AsyncExitStack() as stack:
         await store.prepare()
         holders = await _holders(stack, settings, section, store)
-        shredder = Shredder(store, identity, section, settings.state)
+        shredder = Shredder(store, settings.credentials, section, settings.state)
         await shredder.destroy_again()
         service = Service(settings, store.probe)
         custody = Custody(store, identity.jurisdiction, holders)

@@ -15,8 +15,8 @@ from typing import Final
 from uuid import UUID
 
 from domicile.cells.keys.storage import KeyStore
-from domicile.identity import Signer
-from domicile.model import Identity, InvalidInput, TokenType
+from domicile.identity import Credentials, Signer, endorse
+from domicile.model import InvalidInput, TokenType
 from domicile.model.key_domains import KeySection
 from domicile.model.wire import ShredReceipt, ShredRequest
 from domicile.telemetry import warn
@@ -32,13 +32,14 @@ class Shredder:
     def __init__(
         self,
         store: KeyStore,
-        identity: Identity,
+        credentials: Credentials,
         section: KeySection,
         state: Path,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
-        self._identity = identity
+        self._credentials = credentials
+        self._identity = credentials.identity
         self._section = section
         self._log = state / LOG_FILE
         self._signer = Signer.load_or_create(state / RECEIPT_KEY_FILE)
@@ -48,8 +49,12 @@ class Shredder:
     def public_pem(self) -> str:
         return self._signer.public_pem().decode()
 
-    async def shred(self, asked: ShredRequest, caller: str) -> str:
-        """Destroy, and sign what is destroyed. Who repeats it, as after an interruption, gets the same said."""
+    async def shred(self, asked: ShredRequest, caller: str) -> tuple[str, str]:
+        """Destroy, and sign what is destroyed: the receipt, and its key (PEM) with what proves whose it is.
+
+        Who repeats it, as after an interruption, gets the same said.
+        """
+        key = endorse(self._signer.public_pem(), self._credentials).decode()
         await self._store.check_owner(asked.cell, asked.subject)  # before it is noted for every start to come
         await asyncio.to_thread(self._note, asked)
         shredded = await self._store.shred(asked.cell, asked.subject, asked.principal, caller)
@@ -67,7 +72,7 @@ class Shredder:
             backups_until=now + self._section.backup_days * DAY,
             deleted=asked.deleted,
         )
-        return self._signer.sign(receipt.model_dump(mode="json"), TokenType.SHRED_RECEIPT)
+        return self._signer.sign(receipt.model_dump(mode="json"), TokenType.SHRED_RECEIPT), key
 
     async def destroy_again(self) -> int:
         """What was noted and is there all the same: an interrupted shred, or a restored store; how many keys."""
