@@ -16,7 +16,7 @@ from domicile_testing.databases import until
 from domicile_testing.erasing import Plan, Running, erasing
 
 from domicile.identity import verify_receipt
-from domicile.model import GLOBAL, Endpoint, FenceRefused, Forbidden, Role, Unavailable, UnknownSubject
+from domicile.model import GLOBAL, Conflict, Endpoint, FenceRefused, Forbidden, Role, Unavailable, UnknownSubject
 from domicile.model.wire import ErasureResponse, ShredReceipt
 from domicile.sample import Note, Profile
 from domicile.sdk import DomicileError
@@ -84,7 +84,15 @@ async def test_all_of_a_subject_goes_and_the_receipt_says_what(world: Running) -
         with pytest.raises(FenceRefused):
             await stale
     assert await world.rows(key) == 3
-    second = await world.residency.erase(user)
+    async with world.asking("eu", Role.OPERATOR, "fra") as operator:
+        for epoch in (home.epoch, answer.epoch):
+            assert await operator.erase(key, epoch=epoch) == answer, "who means the one before gets the receipt of then"
+        with pytest.raises(Conflict):
+            await operator.erase(key, epoch=again.epoch + 1)
+        assert await world.rows(key) == 3
+        second = await operator.erase(key, epoch=again.epoch)
+        with pytest.raises(Conflict):
+            await operator.erase(key, epoch=home.epoch)
     assert second.epoch > answer.epoch
     assert second.receipt != answer.receipt
 

@@ -178,3 +178,17 @@ def test_a_missing_binary_is_named(tmp_path: Path) -> None:
     assert "is missing" in done.stderr
     assert "pip install" in done.stderr
     assert not (tmp_path / "s" / "world.json").exists()
+
+
+def test_an_erasure_that_cannot_be_meant_is_refused_before_anything_is_asked(tmp_path: Path) -> None:
+    (tmp_path / "domicile.yaml").write_text(GOOD)
+    options = ["--manifest", "domicile.yaml", "--receipt", "receipt"]
+    done = domicile("erase", "01" + "a" * 32, "--as", "fr", *options, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (1, "domicile: no jurisdiction fr (eu)\n")
+    done = domicile("audit", "receipt", "absent", "--deployment", "acme", cwd=tmp_path)
+    assert done.stderr.startswith("domicile: absent: no such file")
+    for content in (b"a\nb\n", b"x" * 257, b"\xff", b"\n"):
+        (tmp_path / "subject").write_bytes(content)
+        done = domicile("erase", "@subject", "--as", "eu", *options, cwd=tmp_path)
+        assert "@subject: holds no subject's id, or more than that" in done.stderr
+    assert not (tmp_path / "receipt").exists()

@@ -167,7 +167,7 @@ async def test_of_somebody_who_was_erased_a_tombstone_is_left(world: LocalWorld,
     file.write_text(f"{user}\n")
 
     def erase(jurisdiction: str) -> tuple[int, dict[str, Any]]:
-        options = ["--as", jurisdiction, "--receipt", str(receipt), "--state", str(world.state), "--json"]
+        options = ["--as", jurisdiction, "--receipt", str(receipt), "--state", str(world.state), "--yes", "--json"]
         done = domicile("erase", f"@{file}", *options)
         document: dict[str, Any] = json.loads(done.stdout)
         assert user not in done.stdout + done.stderr
@@ -178,7 +178,9 @@ async def test_of_somebody_who_was_erased_a_tombstone_is_left(world: LocalWorld,
         return address
 
     def check() -> int:
-        return domicile("audit", "receipt", str(receipt), "--deployment", manifest.deployment).returncode
+        return domicile(
+            "audit", "receipt", str(receipt), "--deployment", manifest.deployment, "--state", str(world.state)
+        ).returncode
 
     async with Browser(manifest, Layout.at(world.state)) as browser:
 

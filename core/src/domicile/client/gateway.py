@@ -59,13 +59,15 @@ class GatewayClient:
         """
         return await self._peer.ask(FenceResponse, "POST", f"/.domicile/v1/fences/{key}/rekey", body=body)
 
-    async def erase(self, key: SubjectKey) -> ErasureResponse:
+    async def erase(self, key: SubjectKey, *, epoch: int | None = None) -> ErasureResponse:
         """Erase a subject at home in this cell, for good; repeating it gives the same receipt.
 
-        Raises UnknownSubject, WrongCell, Conflict for one that is being moved. Raises Unavailable where it is not done:
-        either nothing is begun, or the rest goes on by itself.
+        ``epoch``: of the pin that is meant, or of its tombstone; whoever has come back above it is left alone. Raises
+        UnknownSubject, WrongCell, Conflict for one that is being moved or is at another epoch. Raises Unavailable where
+        it is not done: either nothing is begun, or the rest goes on by itself.
         """
-        return await self._peer.ask(ErasureResponse, "POST", f"/.domicile/v1/fences/{key}/erase")
+        query = "" if epoch is None else f"?epoch={epoch}"
+        return await self._peer.ask(ErasureResponse, "POST", f"/.domicile/v1/fences/{key}/erase{query}")
 
     async def shred(self, key: SubjectKey, principal: UUID) -> ErasureResponse:
         """Delete what is stored about one principal of a subject, and destroy its key. Raises as ``erase``."""

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import os
-from datetime import UTC, datetime
+import sys
+import unicodedata
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
 from domicile.client import DirectoryClient, GatewayClient
-from domicile.identity import Credentials, verify_receipt, write_private
-from domicile.model.errors import Forbidden, InvalidInput, UnknownSubject
+from domicile.identity import Credentials, check_endorsed, verify_receipt
+from domicile.model import Pin, PinState
+from domicile.model.errors import Conflict, DomicileError, Forbidden, InvalidInput, UnknownSubject
 from domicile.model.ids import Peppers, SubjectKey
 from domicile.model.manifest import Manifest
-from domicile.model.wire import ErasureResponse, ShredReceipt
+from domicile.model.wire import ErasureResponse
 from domicile.ops.health import operator_given
 from domicile.ops.layout import Layout
 from domicile.ops.manifests import load_file
-from domicile.ops.output import JsonOption, emit_json, refusals, table
+from domicile.ops.output import JsonOption, refusals
+from domicile.ops.receipts import Meant, ReceiptFile, tell
 
 MAX_ID_BYTES: Final = 256
 
@@ -32,6 +35,7 @@ def erase_command(
     receipt: Annotated[
         Path, typer.Option(help="Where to write the receipt; the key it is signed by goes beside it, as .pem.")
     ],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask whether it is meant.")] = False,
     manifest: Annotated[Path | None, typer.Option(help="The manifest.", show_default="the state folder's")] = None,
     state: Annotated[
         Path | None,
@@ -41,39 +45,31 @@ def erase_command(
 ) -> None:
     """Erase a subject for good: its rows, aliases and keys; of its pin a tombstone stays.
 
-    Run it again for the same receipt, or to see an erasure through that was interrupted. The subject's id becomes a key
-    here, by the pepper in the state folder or DOMICILE_PEPPER, and goes no further. The certificate is the state
-    folder's operator's, or DOMICILE_CERTIFICATE, _KEY and _AUTHORITIES.
-
-    Example: domicile erase @subject.txt --as eu --receipt alice.receipt
+    Run it again with the same receipt file for the same receipt, or to see an erasure through that was interrupted:
+    whoever signed up since is left alone. To erase them, name another file. The subject's id becomes a key here, by the
+    pepper in the state folder or DOMICILE_PEPPER, and goes no further. The certificate is the state folder's
+    operator's, or DOMICILE_CERTIFICATE, _KEY and _AUTHORITIES.
     """
     layout = Layout.at(state)
     with refusals(as_json=json_output):
-        keys = _keys(subject, layout)
         loaded = load_file(manifest or layout.manifest)
-        answer = asyncio.run(_erase(loaded, operator_given(layout, jurisdiction), keys))
+        if jurisdiction not in loaded.jurisdictions:
+            raise InvalidInput(f"no jurisdiction {jurisdiction} ({', '.join(sorted(loaded.jurisdictions))})")
+        credentials = operator_given(layout, jurisdiction)
+        keys = _keys(subject, layout)
+        with ReceiptFile.locked(receipt, keys) as file:
+            answer = asyncio.run(_erase(loaded, credentials, keys, file, sure=yes))
+            try:
+                file.keep(answer.receipt, answer.key)
+            except (OSError, InvalidInput) as error:
+                typer.echo(
+                    f"erased; the tombstone is epoch {answer.epoch}. Keep this receipt and key yourself:", err=True
+                )
+                typer.echo(f"{answer.receipt}\n{answer.key}", err=True)
+                raise error
         said = verify_receipt(answer.receipt, loaded.deployment, answer.key.encode())
-        write_private(receipt, answer.receipt.encode())
-        write_private(receipt.with_name(f"{receipt.name}.pem"), answer.key.encode())
-    _tell(said, receipt, json_output=json_output)
-
-
-def receipt_command(
-    receipt: Annotated[Path, typer.Argument(help="The receipt.")],
-    deployment: Annotated[str, typer.Option(help="The deployment that it must be of.")],
-    key: Annotated[
-        Path | None, typer.Option(help="The key service's public key (PEM).", show_default="beside it, as .pem")
-    ] = None,
-    json_output: JsonOption = False,
-) -> None:
-    """Check a receipt about an erasure or a shred, without any network, and tell what it says.
-
-    Example: domicile audit receipt alice.receipt --deployment acme
-    """
-    with refusals(as_json=json_output):
-        public = (key or receipt.with_name(f"{receipt.name}.pem")).read_bytes()
-        said = verify_receipt(receipt.read_bytes().decode("latin-1").strip(), deployment, public)
-    _tell(said, receipt, json_output=json_output)
+        check_endorsed(answer.key.encode(), said, (credentials.authorities / f"{jurisdiction}.pem").read_bytes())
+    tell(said, receipt, json_output=json_output)
 
 
 def _keys(subject: str, layout: Layout) -> list[SubjectKey]:
@@ -81,50 +77,57 @@ def _keys(subject: str, layout: Layout) -> list[SubjectKey]:
     if not subject.startswith("@"):
         return [SubjectKey.parse(subject)]
     with open(0 if subject == "@-" else subject[1:], "rb", closefd=subject != "@-") as stream:
-        raw = stream.read(MAX_ID_BYTES + 2).removesuffix(b"\n")
+        raw = stream.read(MAX_ID_BYTES + 3)
     try:
-        name = raw.decode()
+        name = raw.decode().removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError:
-        raise InvalidInput("is not UTF-8", where=subject, remedy="write the subject's id, and nothing else") from None
+        name = ""
+    if not name or len(name.encode()) > MAX_ID_BYTES or any(unicodedata.category(char) == "Cc" for char in name):
+        raise InvalidInput(
+            "holds no subject's id, or more than that",
+            where=subject,
+            remedy=f"one line of UTF-8, {MAX_ID_BYTES} bytes at most",
+        )
     path = Path(os.environ.get("DOMICILE_PEPPER") or layout.pepper)
     return list(Peppers.parse(path.read_text()).subject_keys(name))
 
 
-async def _erase(manifest: Manifest, credentials: Credentials, keys: list[SubjectKey]) -> ErasureResponse:
+async def _erase(
+    manifest: Manifest, credentials: Credentials, keys: list[SubjectKey], file: ReceiptFile, *, sure: bool
+) -> ErasureResponse:
     directory = DirectoryClient(credentials, [site.address for site in manifest.directory.sites])
     try:
         found = (await directory.resolve(keys)).pins
     finally:
         await directory.close()
+    failed: DomicileError = UnknownSubject("the subject has no pin")
     # of one that has two keys the one before is a tombstone, whose epoch says nothing
     for pin in sorted(found, key=lambda pin: pin.state == "erased"):
+        meant = file.meant or Meant(pin.subject_key, pin.epoch)
         if pin.jurisdiction != credentials.identity.jurisdiction:
             raise Forbidden("the home lies in another jurisdiction", remedy="ask an operator there")
+        if file.meant is None and pin.state is not PinState.ERASED:
+            _confirm(pin, sure=sure)
+            file.note(meant)
         gateway = GatewayClient(credentials, manifest, pin.cell)
         try:
-            return await gateway.erase(pin.subject_key)
+            return await gateway.erase(pin.subject_key, epoch=meant.epoch)
+        except (Conflict, UnknownSubject) as error:
+            if pin.state is not PinState.ERASED:
+                raise
+            failed = error
         finally:
             await gateway.close()
-    raise UnknownSubject("the subject has no pin")
+    raise failed
 
 
-def _tell(said: ShredReceipt, receipt: Path, *, json_output: bool) -> None:
-    if json_output:
-        emit_json({"ok": True, "receipt": str(receipt)} | said.model_dump(mode="json"))
+def _confirm(pin: Pin, *, sure: bool) -> None:
+    """Raises InvalidInput without a yes."""
+    what = f"subject {pin.subject_key} at epoch {pin.epoch}, of cell {pin.cell}"
+    if sure:
+        typer.echo(f"erasing {what}", err=True)
         return
-    rows = [["cell", f"{said.jur}/{said.cell}"], ["keys destroyed", f"{len(said.principals)}, in {said.store}"]]
-    if said.deleted is not None:
-        rows.append(["subject", str(said.deleted.subject_key)])
-        rows += [[f"rows of {name}", f"{count:,}"] for name, count in sorted(said.deleted.rows.items())]
-        rows.append(["aliases", str(said.deleted.aliases)])
-        if said.deleted.tombstone is not None:
-            rows.append(["tombstone", f"epoch {said.deleted.tombstone}"])
-    rows += [
-        [what, datetime.fromtimestamp(when, UTC).isoformat()]
-        for what, when in (
-            ("signed", said.iat),
-            ("in no memory after", said.caches_until),
-            ("in no backup after", said.backups_until),
-        )
-    ]
-    table(["", ""], rows)
+    if not sys.stdin.isatty():
+        raise InvalidInput(f"would erase {what}, for good", remedy="say --yes where nobody can be asked")
+    if not typer.confirm(f"Erase {what}, for good?", err=True):
+        raise InvalidInput("nothing was erased")

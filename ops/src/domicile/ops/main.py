@@ -21,8 +21,9 @@ from domicile.ops.commands import (
 from domicile.ops.edge.asking import haproxy_command, nginx_command
 from domicile.ops.edge.commands import app as edge
 from domicile.ops.edge.examine import examine_command
-from domicile.ops.erase import erase_command, receipt_command
+from domicile.ops.erase import erase_command
 from domicile.ops.explain import explain_command
+from domicile.ops.receipts import receipt_command
 from domicile.ops.scan.command import app as audit
 
 GROUP: Final = "domicile.commands"
@@ -44,9 +45,9 @@ app.command("apply")(apply_command)
 app.command("explain")(explain_command)
 app.command("restore")(restore_command)
 app.add_typer(backup, name="backup")
-app.command("erase")(erase_command)
+app.command("erase", epilog="Example: domicile erase @subject.txt --as eu --receipt alice.receipt")(erase_command)
 app.add_typer(audit, name="audit")
-audit.command("receipt")(receipt_command)
+audit.command("receipt", epilog="Example: domicile audit receipt alice.receipt --deployment acme")(receipt_command)
 app.add_typer(edge, name="edge")
 edge.command("nginx")(nginx_command)
 edge.command("haproxy")(haproxy_command)

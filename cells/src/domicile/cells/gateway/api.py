@@ -59,13 +59,13 @@ _COLUMN: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _EPOCH: Final = re.compile(r"[1-9][0-9]{0,18}")
 
 
-def parse_min_epoch(query: Mapping[str, str]) -> int:
-    """The epoch below which an open fence is too old for the caller; 0 where none is asked for."""
-    text = query.get("min_epoch")
+def parse_epoch(query: Mapping[str, str], name: str) -> int:
+    """The epoch in a query parameter; 0 where there is none."""
+    text = query.get(name)
     if text is None:
         return 0
     if not _EPOCH.fullmatch(text) or int(text) >= 2**63:
-        raise InvalidInput("min_epoch is an epoch: a whole number from 1")
+        raise InvalidInput(f"{name} is an epoch: a whole number from 1")
     return int(text)
 
 
@@ -119,7 +119,7 @@ class GatewayApi:
         """Answers the open fence; fetches a grant where there is none, where it is older than the caller's pin, and
         where alias keys are to be kept beside it."""
         key = SubjectKey.parse(request.match_info["subject_key"])
-        at_least = parse_min_epoch(request.query)
+        at_least = parse_epoch(request.query, "min_epoch")
         asked = await read_body(request, FenceRequest)
         if not asked.alias_keys.keys() <= set(ALIAS_KINDS):
             raise InvalidInput("an alias of an unknown kind", remedy=f"one of {', '.join(ALIAS_KINDS)}")
@@ -150,7 +150,8 @@ class GatewayApi:
         key, peer = SubjectKey.parse(request.match_info["subject_key"]), request[PEER]
         if peer.role is Role.APP and peer.cell != self._cell.cell:
             raise Forbidden("an application erases subjects of its own cell", where=self._cell.uri)
-        return json_response(await self._eraser.erase(key), Cache_Control="no-store")
+        answer = await self._eraser.erase(key, parse_epoch(request.query, "epoch"))
+        return json_response(answer, Cache_Control="no-store")
 
     async def shred(self, request: web.Request) -> web.Response:
         """Shred one principal of a subject that is open here."""

@@ -94,13 +94,17 @@ class Eraser:
             raise failed
         return done
 
-    async def erase(self, key: SubjectKey) -> ErasureResponse:
+    async def erase(self, key: SubjectKey, at: int = 0) -> ErasureResponse:
         """Erase a subject at home here. Who asks again, at once or later, gets the same receipt.
 
-        Raises UnknownSubject, WrongCell, Conflict for one that is being moved, and Unavailable: with nothing done
-        where ``where`` is not ``erasure``, and else under way, to be done by itself.
+        ``at``: the epoch of the pin that is meant, or of its tombstone; whoever came back above it is left alone, and
+        the receipt of then is the answer. 0: whoever is here now. Raises UnknownSubject, WrongCell, Conflict for one
+        that is being moved or at another epoch, and Unavailable: with nothing done where ``where`` is not ``erasure``,
+        and else under way, to be done by itself.
         """
         last = await self._store.last(key)
+        if last is not None and is_meant(last, at):
+            return await self._answered(last)
         if last is None or last.receipt is not None:
             pin = await self._directory.pin(key, fresh=True)
             self._check_home(pin)
@@ -108,7 +112,10 @@ class Eraser:
                 if last is None:
                     raise UnknownSubject("no such subject, or not any more")
             else:
-                last = await self._begin(pin, last)
+                _check_epoch(pin.epoch, at)
+                last = await self._begin(pin, last, at)
+        if at:
+            _check_meant(last, at)
         return await self._answered(last)
 
     async def shred(self, key: SubjectKey, principal: UUID) -> ErasureResponse:
@@ -131,7 +138,7 @@ class Eraser:
                 subject_key=str(pin.subject_key),
             )
 
-    async def _begin(self, pin: Pin, last: Erasure | None) -> Erasure:
+    async def _begin(self, pin: Pin, last: Erasure | None, at: int) -> Erasure:
         if pin.state is not PinState.ACTIVE:
             raise Conflict(f"the subject's pin is {pin.state}, not active")
         await (await self._keys()).receipt_key()  # away: nothing is begun
@@ -140,6 +147,7 @@ class Eraser:
             if fence is None or fence.state != "open" or fence.epoch < pin.epoch:
                 grant = await self._grants.fetch(pin.subject_key, await self._fences.incarnation())
                 fence = await self._fences.open(grant, {})
+            _check_epoch(fence.epoch, at)
             return await self._store.erase(fence.subject_key, fence.epoch)
         except DomicileError:
             # somebody else may have been first
@@ -190,3 +198,18 @@ class Eraser:
 def tombstone_of(erasure: Erasure) -> int:
     """The epoch that the directory leaves at the end of a subject: one above the last."""
     return erasure.epoch + 1
+
+
+def is_meant(erasure: Erasure, at: int) -> bool:
+    """Whether it is the end of the pin that had this epoch, or whose tombstone is at it; nobody comes back there."""
+    return at in (erasure.epoch, tombstone_of(erasure))
+
+
+def _check_meant(erasure: Erasure, at: int) -> None:
+    if not is_meant(erasure, at):
+        raise Conflict(f"the subject's last erasure is of epoch {erasure.epoch}, not {at}")
+
+
+def _check_epoch(epoch: int, at: int) -> None:
+    if at and epoch != at:
+        raise Conflict(f"the subject is at epoch {epoch}, not {at}", remedy="look again whom you mean")

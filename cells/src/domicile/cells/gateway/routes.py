@@ -9,6 +9,7 @@ from domicile.model.ids import KEY_BYTES
 from domicile.model.wire import AbroadRows, ErasureResponse, FenceRequest, FenceResponse, PrincipalRequest, RekeyRequest
 from domicile.service import Operation
 
+_EPOCH: Final = {"type": "string", "pattern": "^[1-9][0-9]{0,17}$"}
 PARAMETERS: Final[dict[str, dict[str, Any]]] = {
     "subject_key": {"type": "string", "pattern": f"^[0-9a-f]{{{2 * KEY_BYTES}}}$"},
     "id": {"type": "string", "format": "uuid"},
@@ -18,7 +19,7 @@ OPEN_FENCE: Final = Operation(
     "Open the subject's fence on a grant that the gateway fetches, or answer the one that is open",
     {200: FenceResponse},
     body=FenceRequest,
-    query={"min_epoch": {"type": "string", "pattern": "^[1-9][0-9]{0,17}$"}},
+    query={"min_epoch": _EPOCH},
     refuses=(UnknownSubject, WrongCell, FenceRefused, Conflict),
 )
 REKEY: Final = Operation(
@@ -30,6 +31,7 @@ REKEY: Final = Operation(
 ERASE: Final = Operation(
     "Erase a subject at home here for good; who asks again gets the same receipt",
     {200: ErasureResponse},
+    query={"epoch": _EPOCH},
     refuses=(UnknownSubject, WrongCell, FenceRefused, Conflict),
 )
 SHRED: Final = Operation(
