@@ -126,6 +126,48 @@ REFUSED = [
     "SELECT id FROM notes n WHERE n.* IS NOT NULL",
     "SELECT notes FROM notes",
     "SELECT text FROM notes UNION SELECT text FROM notes",
+    # the same, as PostgreSQL folds names
+    "SELECT id FROM notes WHERE TEXT = $1",
+    "SELECT id FROM notes WHERE TEXT /* sqlglot.meta case_sensitive */ = $1",
+    "SELECT id FROM profiles WHERE Email_Index = $1",
+    "SELECT id FROM notes ORDER BY Text",
+    "SELECT n.id FROM notes n JOIN notes m USING (TEXT)",
+    "SELECT NOTES FROM notes",
+    'SELECT * FROM "NOTES"',
+    # by position, or by comparing whole results
+    "SELECT text FROM notes ORDER BY 1",
+    "SELECT * FROM notes ORDER BY (4)",
+    "SELECT text FROM notes GROUP BY 1",
+    "SELECT text FROM notes GROUP BY (1, id)",
+    "SELECT text FROM notes UNION ALL SELECT text FROM notes ORDER BY 1",
+    "SELECT text FROM ((SELECT text FROM notes) ORDER BY 1) AS x",
+    "SELECT DISTINCT ON (1) text FROM notes",
+    "SELECT DISTINCT text FROM notes",
+    "SELECT DISTINCT * FROM notes",
+    "SELECT DISTINCT * FROM (SELECT text FROM notes) AS x",
+    "WITH m AS (SELECT * FROM notes) SELECT DISTINCT m.* FROM m",
+    "SELECT text FROM notes EXCEPT ALL SELECT text FROM notes",
+    "SELECT text FROM notes INTERSECT ALL SELECT text FROM notes",
+    "WITH m AS (SELECT text FROM notes UNION SELECT text FROM notes) SELECT text FROM m",
+    # as a value
+    "SELECT id FROM notes WHERE $1 IN (SELECT text FROM notes)",
+    "SELECT id FROM notes WHERE $1 IN (SELECT text FROM notes UNION ALL SELECT text FROM notes)",
+    "SELECT id FROM notes WHERE $1 IN (SELECT * FROM (SELECT text FROM notes) AS x)",
+    "SELECT id FROM notes WHERE (SELECT text FROM notes LIMIT 1) = $1",
+    "SELECT max((SELECT text FROM notes LIMIT 1))",
+    "SELECT id FROM profiles ORDER BY (SELECT text FROM notes LIMIT 1)",
+    "DELETE FROM notes WHERE $1 IN (SELECT text FROM notes)",
+    # under another name
+    "SELECT x.t FROM (SELECT text FROM notes) AS x(t) WHERE x.t = $1",
+    "SELECT max(x.t) FROM (SELECT text FROM notes) AS x(t)",
+    "SELECT max(x.c) FROM (notes CROSS JOIN profiles) AS x(a, b, c)",
+    "SELECT n.d FROM notes AS n(a, b, c, d) WHERE n.d = $1",
+    "WITH m(t) AS (SELECT text FROM notes) SELECT t FROM m WHERE t = $1",
+    "WITH m AS (SELECT text FROM notes) SELECT t FROM m AS x(t) WHERE t = $1",
+    "WITH m AS (SELECT text AS t FROM notes) SELECT t FROM m WHERE t = $1",
+    "WITH m AS (SELECT text FROM notes) SELECT text FROM m WHERE text = $1",
+    "SELECT t FROM (SELECT NULL AS t UNION ALL SELECT text FROM notes) AS x WHERE t = $1",
+    "SELECT NULL AS t UNION ALL SELECT text FROM notes ORDER BY t",
     "",
     ";",
     "SELEC 1",
@@ -139,6 +181,27 @@ def test_everything_else_is_refused_before_it_is_sent(statement: str) -> None:
         admitted(f"{statement} -- {CANARY}", [])
     assert CANARY not in str(refusal.value)
     assert refusal.value.__context__ is None
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT * FROM NOTES WHERE Topic = 'a' ORDER BY ID",
+        "SELECT text FROM notes UNION ALL SELECT email FROM profiles",
+        "SELECT * FROM notes UNION ALL SELECT * FROM notes",
+        "SELECT topic FROM notes UNION SELECT plan FROM profiles ORDER BY 1",
+        "SELECT topic, count(*) FROM notes GROUP BY 1 ORDER BY 2",
+        "SELECT DISTINCT ON (topic) topic, text FROM notes ORDER BY topic, created_at",
+        "WITH m AS (SELECT id, text FROM notes) SELECT m.text FROM m JOIN (SELECT id, text FROM notes) AS x USING (id)",
+        "WITH m(t) AS (SELECT topic FROM notes) SELECT DISTINCT * FROM m WHERE t IN (SELECT * FROM m)",
+        "WITH RECURSIVE m AS (SELECT topic FROM notes UNION SELECT topic FROM m) SELECT DISTINCT * FROM m",
+        "SELECT text FROM (SELECT text FROM notes UNION ALL SELECT text FROM notes) AS x",
+        "SELECT topic FROM notes WHERE EXISTS (SELECT * FROM profiles WHERE plan = 'pro')",
+    ],
+)
+async def test_sealed_columns_are_selected_beside_what_is_compared(home: Home, statement: str) -> None:
+    async with home.transaction() as transaction:
+        assert await transaction.sql(statement)
 
 
 @pytest.mark.parametrize(
