@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from domicile.model import SubjectKey
 from domicile.sample import Note, Profile
-from domicile.sdk import Home, InvalidInput, Residency, UnsupportedQuery
+from domicile.sdk import Home, InvalidInput, ModelError, Record, Reference, Residency, UnsupportedQuery
 from domicile.sdk.admission import admitted
 
 Somebody = Callable[[], tuple[str, SubjectKey]]
@@ -68,6 +68,23 @@ async def test_sqlalchemy_core(home: Home) -> None:
             await transaction.sql(sa.select(sa.func.set_config("domicile.subject", "", True)))
 
 
+async def test_a_table_of_the_records_hides_behind_no_other_of_its_name(home: Home) -> None:
+    assert admitted("SELECT n.id FROM notes AS n", [])[0] == "SELECT n.id FROM public.notes AS n"
+    async with home.transaction() as transaction:
+        assert len(await transaction.sql("SELECT notes.id FROM notes JOIN profiles p ON p.plan = 'pro'")) == 3
+        assert len(await transaction.sql("SELECT public.notes.id FROM public.notes")) == 3
+        named = "WITH a AS (SELECT id FROM notes), b AS (SELECT id FROM a)"
+        assert await transaction.sql(f"{named} DELETE FROM notes USING b WHERE notes.id = b.id") == []
+
+
+@pytest.mark.parametrize("table", ["pg_stat_activity", "pg_"])
+def test_no_class_stands_for_a_table_of_the_catalogue(table: str) -> None:
+    with pytest.raises(ModelError, match="names no table"):
+        type("Bad", (Record,), {"__module__": __name__}, table=table)
+    with pytest.raises(ModelError, match="names no table"):
+        type("Bad", (Reference,), {"__module__": __name__}, table=table, key=("a",))
+
+
 REFUSED = [
     "SET domicile.subject = ''",
     "SET LOCAL synchronous_commit = off",
@@ -101,6 +118,10 @@ REFUSED = [
     "WITH d AS (DELETE FROM notes RETURNING *) SELECT * FROM d",
     "WITH u AS (UPDATE notes SET topic = 'x' RETURNING *) SELECT * FROM u",
     "WITH notes AS (SELECT 1 AS a) SELECT * FROM notes",
+    # a name of WITH, where it means a table
+    "WITH pg_class AS (SELECT * FROM pg_class) SELECT * FROM pg_class",
+    "WITH a AS (SELECT * FROM pg_class), pg_class AS (SELECT 1 AS b) SELECT * FROM a",
+    "SELECT * FROM (WITH pg_class AS (SELECT 1 AS a) SELECT * FROM pg_class) AS x, pg_class",
     "TRUNCATE notes",
     "DROP TABLE notes",
     "COPY notes TO STDOUT",

@@ -151,22 +151,42 @@ def _check_tables(nodes: Sequence[exp.Expr]) -> list[Table | ReferenceTable]:
 
     known = _tables()
     named = {node.alias for node in nodes if isinstance(node, exp.CTE)}
+    if named & known.keys():
+        raise _refuse("a name of WITH that is a table's, too")
     used: list[Table | ReferenceTable] = []
     for node in nodes:
         if not isinstance(node, exp.Table):
             continue
         if not isinstance(node.this, exp.Identifier) or node.catalog or node.db not in ("", _SCHEMA):
             raise _refuse("a table that is not one of the records'")
-        if node.name in named and not node.db:
+        if not node.db and _is_named(node):
             continue
         if node.name not in known:
             raise _refuse("a table that is not one of the records'", "the tables of classes that are imported")
         if isinstance(node.parent, exp.Delete) and all(isinstance(each, ReferenceTable) for each in known[node.name]):
             raise _refuse("a DELETE of what belongs to no subject", "`domicile schema load`")
+        node.set("db", exp.to_identifier(_SCHEMA))  # or pg_catalog, and the session's own tables, would come first
         used += known[node.name]
-    if named & known.keys():
-        raise _refuse("a name of WITH that is a table's, too")
     return used
+
+
+def _is_named(table: exp.Table) -> bool:
+    """Whether a table's name is one of WITH where it stands: of a query around it, or of a WITH's earlier part."""
+    from sqlglot import exp
+
+    node: exp.Expr = table
+    part: exp.Expr | None = None
+    while (around := node.parent) is not None:
+        part = node if isinstance(node, exp.CTE) else part
+        names = around.args.get("with_")
+        if isinstance(names, exp.With):
+            seen = names.expressions
+            if node is names and not names.recursive:
+                seen = seen[: next(index for index, each in enumerate(seen) if each is part)]
+            if any(each.alias == table.name for each in seen):
+                return True
+        node = around
+    return False
 
 
 def _check_columns(nodes: Sequence[exp.Expr], used: Sequence[Table | ReferenceTable]) -> None:

@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 
 from domicile.model.errors import InvalidInput, ModelError, UnsupportedQuery
 from domicile.model.fields import Destroyed, Personal, Principal, Shareable
-from domicile.sdk.tables import IDENTIFIER, INDEX_SUFFIX, KINDS, SYSTEM_COLUMNS, About, Column, Kind, Table
+from domicile.sdk.tables import IDENTIFIER, INDEX_SUFFIX, KINDS, SYSTEM_COLUMNS, TABLE, About, Column, Kind, Table
 from domicile.service import where_invalid
 
 _OWN: Final = ("jurisdiction", "id")
@@ -217,8 +217,10 @@ def _check_indexes(name: str, columns: tuple[Column, ...], indexes: tuple[str, .
 def describe(record: type[Record], table: str, indexes: tuple[str, ...] = (), keep: timedelta | None = None) -> Table:
     """The table of a record class; raises ModelError that names the field and the remedy."""
     name = record.__name__
-    if not IDENTIFIER.fullmatch(table):
-        raise ModelError("names no table", where=name, remedy=f'class {name}(Record, table="lower_case_name")')
+    if not TABLE.fullmatch(table):
+        raise ModelError(
+            "names no table", where=name, remedy=f'class {name}(Record, table="lower_case_name"), not pg_...'
+        )
     jurisdiction, key = (record.model_fields[field] for field in _OWN)
     if jurisdiction.annotation is not str or not jurisdiction.is_required():
         raise ModelError(

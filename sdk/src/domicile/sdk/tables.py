@@ -21,6 +21,8 @@ from domicile.model.errors import InvalidInput
 from domicile.model.fields import FieldClass, Personal, Principal
 
 IDENTIFIER: Final = re.compile(r"[a-z][a-z0-9_]{0,54}")
+TABLE: Final = re.compile(rf"(?!pg_){IDENTIFIER.pattern}")
+"""PostgreSQL keeps names that begin with pg_ to itself, and finds its own tables before all others."""
 INDEX_SUFFIX: Final = "_index"
 PRINCIPAL: Final = "principal_key"
 SYSTEM_COLUMNS: Final = frozenset(
