@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 from uuid import uuid4
 
 import asyncpg
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from domicile.model import SubjectKey
 from domicile.sample import Note, Profile
-from domicile.sdk import Home, InvalidInput, ModelError, Record, Reference, Residency, UnsupportedQuery
+from domicile.sdk import Home, InvalidInput, ModelError, Record, Reference, Residency, Shareable, UnsupportedQuery
 from domicile.sdk.admission import admitted
 
 Somebody = Callable[[], tuple[str, SubjectKey]]
@@ -83,6 +83,15 @@ def test_no_class_stands_for_a_table_of_the_catalogue(table: str) -> None:
         type("Bad", (Record,), {"__module__": __name__}, table=table)
     with pytest.raises(ModelError, match="names no table"):
         type("Bad", (Reference,), {"__module__": __name__}, table=table, key=("a",))
+
+
+@pytest.mark.parametrize("field", ["ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"])
+def test_no_field_has_the_name_of_a_column_that_every_table_has(field: str) -> None:
+    members = {"__module__": __name__, "__annotations__": {field: Annotated[str, Shareable("system.operations")]}}
+    with pytest.raises(ModelError, match="no column"):
+        type("Bad", (Record,), dict(members), table="bads")
+    with pytest.raises(ModelError, match="no column"):
+        type("Bad", (Reference,), dict(members), table="bads", key=(field,))
 
 
 REFUSED = [

@@ -36,6 +36,7 @@ SYSTEM_COLUMNS: Final = frozenset(
         "created_at",
         "updated_at",
         "expires_at",
+        *("ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"),  # PostgreSQL's own, in every table
     }
 )
 _CONFIG: Final = ConfigDict(
