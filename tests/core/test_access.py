@@ -41,6 +41,7 @@ ALLOWED: dict[Endpoint, dict[Role, str]] = {
     E.DATA_KEYS: {R.APP: "jurisdiction", R.GATEWAY: "jurisdiction"},
     E.KEYS_SHRED: {R.APP: "jurisdiction"},
     E.KEYS_ROTATE: {R.OPERATOR: "jurisdiction"},
+    E.KEYS_TURN: {R.GATEWAY: "jurisdiction"},
     E.KEYS_RECEIPTS: {R.APP: "jurisdiction", R.OPERATOR: "jurisdiction"},
     E.HELD_KEYS: {R.KEYS: "jurisdiction"},
     E.FENCES: {R.APP: "cell"},

@@ -112,6 +112,7 @@ class Endpoint(StrEnum):
     DATA_KEYS = "keys.data-keys"
     KEYS_SHRED = "keys.shred"
     KEYS_ROTATE = "keys.rotate"
+    KEYS_TURN = "keys.turn"
     KEYS_RECEIPTS = "keys.receipts"
     HELD_KEYS = "holder.keys"
     FENCES = "gateway.fences"
@@ -170,6 +171,7 @@ MATRIX: Final[dict[Endpoint, Rule]] = {
     Endpoint.DATA_KEYS: _rule(Scope.JURISDICTION, Role.APP, Role.GATEWAY),
     Endpoint.KEYS_SHRED: _rule(Scope.JURISDICTION, Role.APP),
     Endpoint.KEYS_ROTATE: _rule(Scope.JURISDICTION, Role.OPERATOR),
+    Endpoint.KEYS_TURN: _rule(Scope.JURISDICTION, Role.GATEWAY),
     Endpoint.KEYS_RECEIPTS: _rule(Scope.JURISDICTION, Role.APP, Role.OPERATOR),
     Endpoint.HELD_KEYS: _rule(Scope.JURISDICTION, Role.KEYS),
     Endpoint.FENCES: _rule(Scope.CELL, Role.APP),
