@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
-from typing import Any, cast
+from typing import cast
 from uuid import UUID
 
 import pytest
@@ -41,8 +41,8 @@ class Broken:
     async def put_many(self, table: Table, rows: Sequence[NewRow], once: Once | None = None) -> list[int]:
         return await self.rows.put_many(table, rows, once)
 
-    async def update(self, table: Table, id: UUID, changes: Mapping[str, Any], version: int) -> int:  # noqa: A002
-        return await self.rows.update(table, id, changes, version)
+    async def update(self, table: Table, row: NewRow, version: int) -> int:
+        return await self.rows.update(table, row, version)
 
     async def delete(self, table: Table, id: UUID, version: int | None) -> bool:  # noqa: A002
         return await self.rows.delete(table, id, version)
@@ -72,9 +72,9 @@ class WritesOneByOne(Broken):
 
 
 class UpdatesAnyVersion(Broken):
-    async def update(self, table: Table, id: UUID, changes: Mapping[str, Any], version: int) -> int:  # noqa: A002
+    async def update(self, table: Table, row: NewRow, version: int) -> int:
         with suppress(Conflict):
-            return await self.rows.update(table, id, changes, version)
+            return await self.rows.update(table, row, version)
         return version + 1
 
 

@@ -97,11 +97,9 @@ async def conditions_on(codec: Codec, kind: type[Record], wanted: Mapping[str, A
             conditions.append(Condition(name, Operator.EQUAL, value))
             continue
         try:
-            secret = await codec.secret(column)
+            conditions.append(await codec.condition(column, kind.domicile_table, value))
         except NotFound:
             return None
-        index = blind_index(secret, kind.domicile_table.name, name, value)
-        conditions.append(Condition(column.index, Operator.EQUAL, index))
     return tuple(conditions)
 
 

@@ -54,14 +54,12 @@ class Custody:
                 destroyed |= kept.destroyed
         ours = {row.wrapped: plain for row, plain in fresh.values()}
         opened = {row: ours[row.wrapped] for row in rows.values() if row.wrapped in ours}
-        asked = [row for name, row in rows.items() if row not in opened] + [others[name] for name in rows if name in others]
+        asked = [row for name, row in rows.items() if row not in opened] + [
+            others[name] for name in rows if name in others
+        ]
         more, refused = await self._open(asked)
         opened |= more
-        keys = [
-            _handed(row, others.get(name), opened)
-            for name, row in rows.items()
-            if name not in refused
-        ]
+        keys = [_handed(row, others.get(name), opened) for name, row in rows.items() if name not in refused]
         return Handed(keys, sorted(withheld | refused), sorted(destroyed))
 
     async def _make(

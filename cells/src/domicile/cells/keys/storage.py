@@ -296,9 +296,7 @@ class KeyStore:
                 await connection.execute(_SQL["go_on" if action == "go" else "pause"], cell)
             row = await connection.fetchrow(_SQL["rotation_status"], cell)
         assert row is not None
-        return KeyRotation(
-            running=bool(row["running"]), started=row["started"], due=row["due"], turning=row["turning"]
-        )
+        return KeyRotation(running=bool(row["running"]), started=row["started"], due=row["due"], turning=row["turning"])
 
     async def turns(self, cell: str, after: UUID | None, limit: int) -> list[KeyTurn]:
         """Subjects that are not done, after one; none where no rotation is running."""
@@ -310,11 +308,10 @@ class KeyStore:
         """All of a subject's keys, of every generation. Raises Forbidden where it belongs to another cell."""
         await self.check_owner(cell, subject)
         async with self._transaction() as connection:
-            rows = [DataKeyRow(*row) for row in await connection.fetch(_SQL["subject_data_keys"], subject)]
-        return rows
+            return [DataKeyRow(*row) for row in await connection.fetch(_SQL["subject_data_keys"], subject)]
 
     async def add_next(self, cell: str, rows: Sequence[DataKeyRow], generation: int, caller: str) -> None:
-        """Keep a subject's keys of the next generation, unless another call did, or its keys were destroyed meanwhile."""
+        """Keep a subject's keys of the next generation, unless another call did, or they were destroyed meanwhile."""
         subject = rows[0].subject
         async with self._transaction() as connection:
             now = await self._turning(connection, cell, subject)
@@ -324,7 +321,7 @@ class KeyStore:
                 await self._audit(connection, caller, cell, "made", await self._add(connection, fresh, generation))
 
     async def turn(self, cell: str, subject: UUID, generation: int) -> None:
-        """Write with this generation from now on; harmless to repeat. Raises Conflict where not every principal has it."""
+        """Write with this generation from now on; harmless to repeat. Raises Conflict where a principal lacks it."""
         async with self._transaction() as connection:
             now = await self._turning(connection, cell, subject)
             rows = [DataKeyRow(*row) for row in await connection.fetch(_SQL["subject_data_keys"], subject)]

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Any, Final, NamedTuple, Protocol
 from uuid import UUID
 
-from domicile.model.errors import Conflict, FenceRefused, InvalidInput
+from domicile.model.errors import Conflict, FenceRefused, InvalidInput, Unavailable
 from domicile.model.ids import SubjectKey
 from domicile.sdk.tables import Table
 
@@ -28,14 +28,20 @@ class Operator(StrEnum):
     ABOVE = ">"
     AT_MOST = "<="
     BELOW = "<"
+    AMONG = "= ANY"
+    """Of several values: of a blind index, one for each generation of keys."""
 
 
 class Condition(NamedTuple):
-    """``value`` as it lies in the column; for a blind index, the index."""
+    """``value`` as it lies in the column; for a blind index, the index.
+
+    ``newest``: of a subject's blind index, the newest generation of keys that ``value`` was made for; else 0.
+    """
 
     column: str
     operator: Operator
     value: Any
+    newest: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,18 +68,30 @@ class StoredRow:
 
 
 class NewRow(NamedTuple):
-    """A row to be written: each of the table's stored columns by name."""
+    """A row to be written: stored columns by name. ``keys``: the generation that sealed them; 0 for none sealed."""
 
     id: UUID
     values: Mapping[str, Any]
+    keys: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Once:
-    """A request that is carried out once: hashes of its idempotency key (32 bytes) and of itself (16)."""
+    """A request that is carried out once: hashes of its idempotency key (32 bytes) and of itself (16).
+
+    ``other``: the same under keys of another generation, by which it may have been answered while the keys are turned.
+    """
 
     key: bytes
     request: bytes
+    other: Once | None = None
+
+
+class OutdatedKeys(Unavailable):
+    """The subject's keys were replaced since they were asked for; nothing was done. Ask for them, and try again."""
+
+    def __init__(self) -> None:
+        super().__init__("the subject has newer keys", where="storage", retry_after=1)
 
 
 class Rows(Protocol):
@@ -87,8 +105,8 @@ class Rows(Protocol):
         """Write rows, all of them or none, whatever is there; their new versions in the same order."""
         ...
 
-    async def update(self, table: Table, id: UUID, changes: Mapping[str, Any], version: int) -> int:  # noqa: A002
-        """Change columns of the row that is at ``version``, else Conflict; the new version."""
+    async def update(self, table: Table, row: NewRow, version: int) -> int:
+        """Change the columns given of the row that is at ``version``, else Conflict; the new version."""
         ...
 
     async def delete(self, table: Table, id: UUID, version: int | None) -> bool:  # noqa: A002
@@ -96,7 +114,8 @@ class Rows(Protocol):
         ...
 
     async def select(self, table: Table, selection: Selection) -> list[StoredRow]:
-        """Rows and fence in one snapshot. Raises Conflict where the row to begin after is gone."""
+        """Rows and fence in one snapshot. Raises Conflict where the row to begin after is gone, OutdatedKeys where
+        rows may lie under newer keys than a condition knows."""
         ...
 
 
@@ -136,9 +155,9 @@ class Alone:
         async with self._store.work(self._key, self._epoch) as work:
             return await work.put_many(table, rows, once)
 
-    async def update(self, table: Table, id: UUID, changes: Mapping[str, Any], version: int) -> int:  # noqa: A002
+    async def update(self, table: Table, row: NewRow, version: int) -> int:
         async with self._store.work(self._key, self._epoch) as work:
-            return await work.update(table, id, changes, version)
+            return await work.update(table, row, version)
 
     async def delete(self, table: Table, id: UUID, version: int | None) -> bool:  # noqa: A002
         async with self._store.work(self._key, self._epoch) as work:

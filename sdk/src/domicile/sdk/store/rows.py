@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import pairwise
 from typing import Any, Final, TypeVar
@@ -27,6 +27,7 @@ from domicile.sdk.store.port import (
     Alone,
     NewRow,
     Once,
+    OutdatedKeys,
     Selection,
     StoredRow,
     Work,
@@ -65,7 +66,7 @@ async def _begin(connection: Connection, key: SubjectKey, epoch: int) -> Subject
 
 
 def _written(table: Table, row: NewRow) -> list[Any]:
-    return [row.id, *(row.values[name] for name, _, _ in table.stored)]
+    return [row.id, str(row.keys), *(row.values[name] for name, _, _ in table.stored)]
 
 
 class _Transaction:
@@ -81,7 +82,7 @@ class _Transaction:
         if (said := await self._recall(once)) is not None:
             return said[0]
         if version:
-            written = await self._replace(table, row.id, row.values, version)
+            written = await self._replace(table, row, version)
         else:
             mode = Write.PUT if version is None else Write.NEW
             arguments = (self._jurisdiction, self._key, self._epoch, *_written(table, row))
@@ -100,15 +101,15 @@ class _Transaction:
         await self._remember(once, versions)
         return versions
 
-    async def update(self, table: Table, id: UUID, changes: Mapping[str, Any], version: int) -> int:  # noqa: A002
-        written = await self._replace(table, id, changes, version)
+    async def update(self, table: Table, row: NewRow, version: int) -> int:
+        written = await self._replace(table, row, version)
         if written is None:
             raise another_version(table)
         return int(written)
 
-    async def _replace(self, table: Table, row: UUID, values: Mapping[str, Any], version: int) -> Any:
-        statement = statements.replace(table, tuple(values))
-        arguments = (version, self._key, self._epoch, row, *values.values())
+    async def _replace(self, table: Table, row: NewRow, version: int) -> Any:
+        statement = statements.replace(table, tuple(row.values))
+        arguments = (version, self._key, self._epoch, row.id, str(row.keys), *row.values.values())
         return await untold(self._connection.fetchval(statement, *arguments))
 
     async def delete(self, table: Table, id: UUID, version: int | None) -> bool:  # noqa: A002
@@ -128,6 +129,8 @@ class _Transaction:
     async def _recall(self, once: Once | None) -> list[int] | None:
         if once is None:
             return None
+        if once.other is not None and (known := await self._recall(once.other)) is not None:
+            return known
         arguments = (self._key, self._epoch, once.key, once.request)
         said: list[int] | None = await untold(self._connection.fetchval(query("recall"), *arguments))
         return said
@@ -146,7 +149,8 @@ def many(table: Table, rows: Sequence[NewRow], jurisdiction: str, key: SubjectKe
     if any(one.id == other.id for one, other in pairwise(ordered)):
         raise given_twice(table)
     columns = [[row.values[name] for row in ordered] for name, _, _ in table.stored]
-    return statements.write_many(table), [jurisdiction, key, epoch, [row.id for row in ordered], *columns]
+    oldest = min((row.keys for row in rows if row.keys), default=0)
+    return statements.write_many(table), [jurisdiction, key, epoch, [row.id for row in ordered], str(oldest), *columns]
 
 
 def in_order(rows: Sequence[NewRow], found: Sequence[asyncpg.Record]) -> list[int]:
@@ -161,6 +165,7 @@ async def selected(
     connection: Connection, table: Table, selection: Selection, key: SubjectKey, epoch: int
 ) -> list[StoredRow]:
     """One statement, in a transaction or alone."""
+    newest = min((condition.newest for condition in selection.conditions if condition.newest), default=0)
     statement = statements.select(
         table,
         tuple((condition.column, condition.operator) for condition in selection.conditions),
@@ -168,12 +173,15 @@ async def selected(
         descending=selection.descending,
         limited=selection.limit is not None,
         after=selection.after is not None,
+        keyed=bool(newest),
     )
     arguments: list[Any] = [condition.value for condition in selection.conditions]
     arguments += [value for value in (selection.after, selection.limit) if value is not None]
     rows = await connection.fetch(statement, key, *arguments)
     if not rows or (rows[0]["fence_state"], rows[0]["fence_epoch"]) != ("open", epoch):
         raise refused()
+    if newest and rows[0]["newest_keys"] > newest:
+        raise OutdatedKeys
     if not rows[0]["anchored"]:
         raise gone(table)
     names = [column.name for column in table.columns]

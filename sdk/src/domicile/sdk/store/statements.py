@@ -29,6 +29,11 @@ def _target(table: Table) -> str:
     return f'public."{table.name}" AS t'
 
 
+def _sealed_by(mark: str) -> str:
+    """Tells the trigger which generation of keys sealed what is written; a condition is looked at before it runs."""
+    return f"set_config('domicile.keys', {mark}, true) IS NOT NULL"
+
+
 def _changes(columns: Iterable[str], marks: Iterable[str]) -> str:
     given = "".join(f', "{column}" = {mark}' for column, mark in zip(columns, marks, strict=True))
     return f"epoch = $3, version = t.version + 1, updated_at = clock_timestamp(){given}"
@@ -38,16 +43,16 @@ def _changes(columns: Iterable[str], marks: Iterable[str]) -> str:
 def write(table: Table, mode: Write) -> str:
     """One row: its new version. Nothing where it is there and must not be, and where there is no fence at all.
 
-    $1 jurisdiction, $2 subject, $3 epoch, $4 id, then the columns. That a row is there is no error, which would fail
-    the transaction; a fence that refuses is one, by the trigger.
+    $1 jurisdiction, $2 subject, $3 epoch, $4 id, $5 keys, then the columns. That a row is there is no error, which
+    would fail the transaction; a fence that refuses is one, by the trigger.
     """
     columns = [column for column, _, _ in table.stored]
     names = "".join(f', "{column}"' for column in columns)
-    marks = "".join(f", ${number}::{sql_type}" for number, (_, sql_type, _) in enumerate(table.stored, start=5))
+    marks = "".join(f", ${number}::{sql_type}" for number, (_, sql_type, _) in enumerate(table.stored, start=6))
     found = _changes(columns, (f'excluded."{column}"' for column in columns))
     return (
         f"INSERT INTO {_target(table)} (jurisdiction, subject_key, principal_key, epoch, id{names}) "  # noqa: S608
-        f"SELECT $1, f.subject_key, f.subject_key, $3, $4{marks} FROM domicile.enter($2) f "
+        f"SELECT $1, f.subject_key, f.subject_key, $3, $4{marks} FROM domicile.enter($2) f WHERE {_sealed_by('$5')} "
         f"ON CONFLICT (subject_key, id) DO {f'UPDATE SET {found}' if mode is Write.PUT else 'NOTHING'} "
         "RETURNING t.version"
     )
@@ -55,28 +60,31 @@ def write(table: Table, mode: Write) -> str:
 
 @lru_cache(maxsize=CACHED)
 def write_many(table: Table) -> str:
-    """Many rows, each id once: $1 jurisdiction, $2 subject, $3 epoch, $4 ids, then an array for each column."""
+    """Many rows, each id once: $1 jurisdiction, $2 subject, $3 epoch, $4 ids, $5 keys, an array for each column."""
     columns = [column for column, _, _ in table.stored]
     names = "".join(f', "{column}"' for column in columns)
     values = "".join(f', u."{column}"' for column in columns)
-    arrays = "".join(f", ${number}::{sql_type}[]" for number, (_, sql_type, _) in enumerate(table.stored, start=5))
+    arrays = "".join(f", ${number}::{sql_type}[]" for number, (_, sql_type, _) in enumerate(table.stored, start=6))
     found = _changes(columns, (f'excluded."{column}"' for column in columns))
     return (
         f"INSERT INTO {_target(table)} (jurisdiction, subject_key, principal_key, epoch, id{names}) "  # noqa: S608
         f"SELECT $1, f.subject_key, f.subject_key, $3, u.id{values} "
-        f"FROM domicile.enter($2) f CROSS JOIN unnest($4::uuid[]{arrays}) AS u (id{names}) "
+        f"FROM domicile.enter($2) f CROSS JOIN unnest($4::uuid[]{arrays}) AS u (id{names}) WHERE {_sealed_by('$5')} "
         f"ON CONFLICT (subject_key, id) DO UPDATE SET {found} RETURNING t.id, t.version"
     )
 
 
 @lru_cache(maxsize=CACHED)
 def replace(table: Table, columns: tuple[str, ...]) -> str:
-    """Some columns of a row at a version, in a fenced transaction: $1 version, $2 subject, $3 epoch, $4 id, columns."""
+    """Some columns of a row at a version, in a fenced transaction.
+
+    $1 version, $2 subject, $3 epoch, $4 id, $5 keys, then the columns.
+    """
     types = {column: sql_type for column, sql_type, _ in table.stored}
-    marks = [f"${number}::{types[column]}" for number, column in enumerate(columns, start=5)]
+    marks = [f"${number}::{types[column]}" for number, column in enumerate(columns, start=6)]
     return (
         f"UPDATE {_target(table)} SET {_changes(columns, marks)} "  # noqa: S608 - checked names
-        "WHERE t.subject_key = $2 AND t.id = $4 AND t.version = $1 RETURNING t.version"
+        f"WHERE t.subject_key = $2 AND t.id = $4 AND t.version = $1 AND {_sealed_by('$5')} RETURNING t.version"
     )
 
 
@@ -102,14 +110,16 @@ def select(
     descending: bool = False,
     limited: bool = False,
     after: bool = False,
+    keyed: bool = False,
 ) -> str:
     """Rows and fence in one snapshot; one row without an id where no row matches.
 
     $1 is the subject, then what is compared with, then the id after which to begin, then the limit.
-    ``anchored`` says whether that first id's row is there.
+    ``anchored`` says whether that first id's row is there; where ``keyed``, ``newest_keys`` tells under how new keys
+    rows may lie.
     """
     columns = "".join(f', t."{column.name}"' for column in table.columns)
-    wheres = "".join(f' AND t."{name}" {operator.value} ${n}' for n, (name, operator) in enumerate(compared, start=2))
+    wheres = "".join(f' AND t."{name}" {operator.value} (${n})' for n, (name, operator) in enumerate(compared, start=2))
     next_mark = len(compared) + 2
     way, beyond = ("DESC", "<") if descending else ("ASC", ">")
     anchor, anchored = "", "true"
@@ -124,10 +134,33 @@ def select(
         )
         anchored = "p.id IS NOT NULL"
         next_mark += 1
+    newest = "domicile.newest_keys($1) AS newest_keys, " if keyed else ""
     bound = f"LIMIT ${next_mark}" if limited else "OFFSET 0"
     return (
-        f"SELECT f.epoch AS fence_epoch, f.state AS fence_state, {anchored} AS anchored, r.* "  # noqa: S608
+        f"SELECT f.epoch AS fence_epoch, f.state AS fence_state, {anchored} AS anchored, {newest}r.* "  # noqa: S608
         f"FROM domicile.enter($1) f {anchor}LEFT JOIN LATERAL (SELECT t.id, t.version{columns} FROM {_target(table)} "
         f'WHERE t.subject_key = f.subject_key{wheres} ORDER BY t."{order}" {way} NULLS LAST, t.id {way} {bound}) r '
         "ON true"
+    )
+
+
+@lru_cache(maxsize=CACHED)
+def sealed(table: Table) -> str:
+    """Sealed values of the transaction's subject, held: $1 the id after which to begin, $2 how many rows at most."""
+    columns = "".join(f', t."{column.name}"' for column in table.columns if column.sealed)
+    return (
+        f"SELECT t.id{columns} FROM {_target(table)} WHERE t.id > $1 "  # noqa: S608 - checked names
+        "ORDER BY t.id LIMIT $2 FOR NO KEY UPDATE"
+    )
+
+
+@lru_cache(maxsize=CACHED)
+def reseal(table: Table, columns: tuple[str, ...]) -> str:
+    """Other bytes for the same values, so that version and times stay: $1 epoch, $2 ids, $3 keys, then arrays."""
+    names = "".join(f', "{column}"' for column in columns)
+    arrays = "".join(f", ${number}::bytea[]" for number in range(4, 4 + len(columns)))
+    changes = "".join(f', "{column}" = u."{column}"' for column in columns)
+    return (
+        f"UPDATE {_target(table)} SET epoch = $1{changes} "  # noqa: S608 - the same
+        f"FROM unnest($2::uuid[]{arrays}) AS u (id{names}) WHERE t.id = u.id AND {_sealed_by('$3')} RETURNING t.id"
     )

@@ -31,6 +31,7 @@ _COMPARED: Mapping[Operator, Callable[[Any, Any], bool]] = {
     Operator.ABOVE: lambda held, value: held > value,
     Operator.AT_MOST: lambda held, value: held <= value,
     Operator.BELOW: lambda held, value: held < value,
+    Operator.AMONG: lambda held, value: held in value,
 }
 
 
@@ -50,6 +51,9 @@ class MemoryKeys:
                 subject=subject, principal=principal, key=os.urandom(32), index_key=os.urandom(32)
             )
         return self._keys[name]
+
+    def forget(self, subject: UUID, principal: UUID) -> None:
+        """None is held: each call asks."""
 
     async def cell_index_key(self) -> bytes:
         return self._index
@@ -164,11 +168,11 @@ class _Transaction:
         self._remember(once, versions)
         return versions
 
-    async def update(self, table: Table, id: UUID, changes: Mapping[str, Any], version: int) -> int:  # noqa: A002
-        held = self._rows(table).get(id)
+    async def update(self, table: Table, row: NewRow, version: int) -> int:
+        held = self._rows(table).get(row.id)
         if held is None or held.version != version:
             raise another_version(table)
-        held.values |= changes
+        held.values |= row.values
         held.version += 1
         return held.version
 
