@@ -21,7 +21,7 @@ FACADES = {
         retirement_seconds sign_topology verify_receipt verify_topology write_private
     """,
     "domicile.client": """
-        Change DirectoryClient GatewayClient JailedResolver KeyClient KeyOperatorClient Peer RouterClient
+        Change DirectoryClient GatewayClient JailedResolver KeyClient KeyOperatorClient KeyTurnClient Peer RouterClient
         Topology
     """,
     "domicile.telemetry": """

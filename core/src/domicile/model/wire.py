@@ -316,7 +316,7 @@ class KeyRotation(Frozen):
     """
 
     running: bool
-    started: AwareDatetime | None
+    started: AwareDatetime | None = None
     due: int
     turning: int
 

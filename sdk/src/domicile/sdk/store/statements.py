@@ -145,13 +145,16 @@ def select(
 
 
 @lru_cache(maxsize=CACHED)
-def sealed(table: Table) -> str:
-    """Sealed values of the transaction's subject, held: $1 the id after which to begin, $2 how many rows at most."""
+def sealed(table: Table, *, held: bool = False) -> str:
+    """Sealed values of the transaction's subject: $1 the id after which to begin, $2 how many rows at most.
+
+    ``held``: those of $1 ids that nobody else holds, held until the transaction ends.
+    """
     columns = "".join(f', t."{column.name}"' for column in table.columns if column.sealed)
-    return (
-        f"SELECT t.id{columns} FROM {_target(table)} WHERE t.id > $1 "  # noqa: S608 - checked names
-        "ORDER BY t.id LIMIT $2 FOR NO KEY UPDATE"
-    )
+    which = "t.id > $1 ORDER BY t.id LIMIT $2"
+    if held:
+        which = "t.id = ANY ($1::uuid[]) ORDER BY t.id FOR NO KEY UPDATE SKIP LOCKED"
+    return f"SELECT t.id{columns} FROM {_target(table)} WHERE {which}"  # noqa: S608 - checked names
 
 
 @lru_cache(maxsize=CACHED)

@@ -90,3 +90,7 @@ SELECT domicile.announce_keys($1, $2)
 -- name: withdraw_keys
 -- Let keys of a subject ($1, internal id) from before a generation ($2) write no more.
 SELECT domicile.withdraw_keys($1, $2)
+
+-- name: record_tables
+-- Every table of a class of records.
+SELECT DISTINCT table_name FROM domicile.columns ORDER BY table_name
