@@ -20,6 +20,7 @@ FACADES = {
         Authority Credentials Keyring Signer Verifier identity_of key_id peer_of public_key public_server
         retirement_seconds sign_topology verify_receipt verify_topology write_private
     """,
+    "domicile.detect": "MAX_TEXT Detector Finding Rule",
     "domicile.client": """
         Change DirectoryClient GatewayClient JailedResolver KeyClient KeyOperatorClient KeyTurnClient Peer RouterClient
         Topology

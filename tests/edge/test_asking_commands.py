@@ -81,7 +81,15 @@ async def test_haproxy_takes_what_is_written_and_keys_are_private(world: World, 
     [
         (["nginx", "--listen", "0.0.0.0:8443"], "without TLS only a loopback address"),
         (["haproxy", "--into", "edge"], "says where clients come in"),
-        (["test", "edge.acme.example", "--user", "missing"], "not an address and a path"),
+        (["test", "edge.acme.example", "--user", "missing"], "URL: is not the address of an edge"),
+        (["test", "https://edge.acme.example:port", "--user", "missing"], "URL: is not the address of an edge"),
+        (["test", "https://a@edge.acme.example", "--user", "missing"], "URL: is not the address of an edge"),
+        (["test", "https://edge.acme.example", "--user", "missing", "--path", "notes"], "--path: is not a path"),
+        (
+            ["test", "https://edge.acme.example", "--user", "missing", "--write", ".evil.example/x"],
+            "--write: is not a path",
+        ),
+        (["haproxy", "--into", "edge", "--watch", "--listen", "127.0.0.1:1"], "--listen: is for writing the files"),
         (["test", "https://edge.acme.example", "--user", "missing"], "missing: no such file"),
     ],
 )

@@ -15,13 +15,14 @@ from domicile_testing.worlds import clean_environment
 from loadtests.cases import Unmeasured
 from loadtests.programs import envoy
 
+from domicile.identity import Signer
 from domicile.model import Address, InvalidInput, parse_manifest
 from domicile.model.wire import JWKS
 from domicile.ops.edge.commands import equipment_of
 from domicile.ops.edge.envoy import Health, Recipe, static
 from domicile.ops.edge.envoy.recipe import Tuning
 from domicile.ops.edge.equipment import Equipment
-from domicile.ops.edge.source import Source
+from domicile.ops.edge.source import Source, residency_keys
 from domicile.ops.layout import Layout
 
 
@@ -88,6 +89,25 @@ async def test_the_command_prints_it_with_the_environments_certificate(world: Wo
     printed, _ = await process.communicate()
     assert process.returncode == 0
     assert json.loads(printed) == json.loads(static(view(world), brought))
+
+
+def test_keys_in_a_file_sign_residency_tokens_alone(tmp_path: Path) -> None:
+    signer = Signer.load_or_create(tmp_path / "one.key")
+    tokens, grants = (signer.public(use).model_dump() for use in ("residency", "pin-grant"))
+    file = tmp_path / "keys.json"
+    for keys, expected in (
+        ({"keys": [tokens, grants]}, f"other things: {grants['kid']}"),
+        ({"keys": []}, "holds no key"),
+        ([tokens], "no set of the directory's keys"),
+        ({"keys": [{"kty": "RSA", "n": "x", "e": "AQAB", "kid": "1"}]}, "no set of the directory's keys"),
+    ):
+        file.write_text(json.dumps(keys))
+        with pytest.raises(InvalidInput, match=expected):
+            residency_keys(file)
+    with pytest.raises(InvalidInput, match="No such file"):
+        residency_keys(tmp_path / "missing.json")
+    file.write_text(json.dumps({"keys": [tokens]}))
+    assert residency_keys(file) == file
 
 
 async def test_half_of_what_is_needed_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

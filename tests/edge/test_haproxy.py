@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from aiohttp import web
-from domicile_testing.conditions import until_true
+from domicile_testing.conditions import until, until_true
 from domicile_testing.edges import KINDS, Edge, haproxy_edge, watched
 from domicile_testing.routing import World, pin, subject
 from loadtests.cases import Unmeasured
+from yarl import URL
 
-from domicile.model import Pin, PinState, Role
+from domicile.client import DirectoryClient
+from domicile.model import Address, Pin, PinState, Role, Unavailable
 from domicile.ops.edge.haproxy.configuration import DOUBTS, SOCKET, SUBJECTS
 from domicile.ops.edge.haproxy.runtime import Runtime
-from domicile.ops.edge.haproxy.watch import entry_of
+from domicile.ops.edge.haproxy.watch import Watcher, entry_of
+from domicile.service import ended
 
 ALICE = pin("alice", "eu-1", 2)
 KEY = subject("alice").hex()
@@ -108,6 +113,45 @@ async def test_a_client_with_a_stale_entry_is_told_to_come_again_and_a_router_se
     async with edge.client(**cookie) as client, client.get("/notes", allow_redirects=False) as response:
         assert response.status == 200
     assert "Via" not in world.seen[-1].headers, "the doubt was about the entry of before"
+
+
+async def test_no_answer_of_its_own_names_another_host(edge: Edge, world: World) -> None:
+    async def stale(_: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(status=421, headers={"Domicile-Guard": "stale-epoch", "Domicile-Epoch": "4"})
+
+    world.directory.pins[ALICE.subject_key] = pin("alice", "eu-2", 4)
+    world.answers(stale, "eu-1.fra", "eu-1.par")
+    async with edge.of(ALICE) as client:
+        for target in ("//other.example/x", "///other.example/x", "/%5cother.example/x", "/\\other.example"):
+            url = URL(f"https://{edge.address}{target}", encoded=True)
+            async with client.get(url, allow_redirects=False) as response:
+                assert "Location" not in response.headers, target
+
+
+async def test_a_load_that_is_cut_short_leaves_no_version_behind(edge: Edge, world: World) -> None:
+    class Failing(Runtime):
+        """The socket of the running HAProxy, until the last step."""
+
+        async def commit(self, file: Path, version: str) -> None:
+            versions.append((file, version))
+            raise Unavailable("cut short")
+
+    versions: list[tuple[Path, str]] = []
+    said: list[str] = []
+    own = DirectoryClient(
+        world.trust.credentials("eu", Role.EDGE, "fra"), [Address(world.manifest.directory.sites[0].address)]
+    )
+    watcher = Watcher(own, edge.folder, "eu", said.append)
+    watcher._runtime = Failing(edge.folder / SOCKET)
+    task = asyncio.ensure_future(watcher.run())
+    try:
+        await until(lambda: said == ["the map stays as it is: cut short"])
+    finally:
+        await ended(task)
+        await own.close()
+    ((file, version), *_) = versions
+    assert (await Runtime(edge.folder / SOCKET).say(f"show map @{version} {file}")).strip() == ""
+    assert await entry(edge, KEY) == "eu-1/2"
 
 
 async def test_another_watcher_takes_over(edge: Edge, world: World) -> None:

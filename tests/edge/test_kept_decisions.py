@@ -222,15 +222,18 @@ async def test_what_names_a_subject_another_way_is_a_routers(edge: Edge, world: 
         assert response.status == 401, "a router would believe it of the edge"
 
 
-async def test_an_applications_own_421_is_tried_at_a_router_and_passes(edge: Edge, world: World) -> None:
+async def test_what_an_application_itself_answers_421_happens_once(edge: Edge, world: World) -> None:
     async def misdirected(_: web.BaseRequest) -> web.StreamResponse:
         return web.Response(status=421, text="mine")
 
     async with edge.client() as client:
         await warm(edge, client, world.bearer("alice"))
         world.answers(misdirected)
-        async with client.get("/notes", headers=world.bearer("alice")) as response:
-            assert (response.status, await response.text()) == (421, "mine")
+        for body in (b"small", bytes(200_000)):
+            world.seen.clear()
+            async with client.post("/notes", headers=world.bearer("alice"), data=body) as response:
+                assert response.status == 421
+            assert [seen.place for seen in world.seen] == ["eu-1.fra/app"]
 
 
 @pytest.mark.parametrize("status", [502, 503])

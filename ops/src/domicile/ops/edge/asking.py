@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from domicile.identity import write_private
+from domicile.model.access import Role
 from domicile.model.errors import InvalidInput
 from domicile.ops.edge import haproxy
 from domicile.ops.edge.commands import (
@@ -69,6 +70,14 @@ def haproxy_command(
         source = Source.found(Layout.at(state), zone)
         folder = into.absolute()
         if watch:
+            said = {
+                "--listen": listen, "--public-certificate": public_certificate, "--public-key": public_key,
+                "--router-authority": router_authority,
+            }  # fmt: skip
+            if idle := [option for option, value in said.items() if value is not None]:
+                raise InvalidInput("is for writing the files, not for keeping the map", where=", ".join(idle))
+            if source.vantage.role is not Role.EDGE:
+                raise InvalidInput("the certificate is no edge's", where=source.vantage.uri)
             asyncio.run(_watch(source, folder))
         elif listen is None:
             raise InvalidInput("says where clients come in", where="--listen", remedy="such as 0.0.0.0:443; or --watch")

@@ -13,7 +13,7 @@ import typer
 from domicile.model.errors import InvalidInput
 from domicile.ops.edge.envoy import Health, Recipe, follow, static
 from domicile.ops.edge.equipment import Equipment, Pair
-from domicile.ops.edge.source import Source, read_address
+from domicile.ops.edge.source import Source, read_address, residency_keys
 from domicile.ops.layout import Layout
 from domicile.ops.output import refusals
 
@@ -63,7 +63,10 @@ def envoy_command(
     public_certificate: CertificateOption = None,
     public_key: KeyOption = None,
     router_authority: RouterAuthorityOption = None,
-    jwks: Annotated[Path | None, typer.Option(help="A file of keys in place of the directory's.")] = None,
+    jwks: Annotated[
+        Path | None,
+        typer.Option(help="A file of keys, as the directory's /v1/jwks/residency has them, in its place."),
+    ] = None,
     decide: Annotated[
         bool, typer.Option("--decide", help="Ask a router about each request, in place of verifying tokens.")
     ] = False,
@@ -86,7 +89,7 @@ def envoy_command(
         recipe = Recipe(
             asks=decide,
             health=health,
-            jwks=None if jwks is None else jwks.absolute(),
+            jwks=None if jwks is None else residency_keys(jwks),
             admin=None if admin is None else read_address(admin, "--admin"),
         )
         if watch is None:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
+from yarl import URL
 
 from domicile.model.errors import InvalidInput
 from domicile.ops.edge.kit import Brought, Row, examine
 from domicile.ops.explain import header_fields
 from domicile.ops.output import JsonOption, emit_json, refusals, table
 
-_FILE = "A file of header lines, such as 'Authorization: Bearer ...'"
+_PATH: Final = re.compile(r"/[!-\"$-~]*")
+_FILE: Final = "A file of header lines, such as 'Authorization: Bearer ...'"
 
 
 def _option(name: str, whose: str) -> typer.models.OptionInfo:
@@ -43,8 +47,7 @@ def examine_command(
     Example: domicile edge test https://edge.acme.example --user session.txt --path /profile --expired yesterday.txt
     """
     with refusals(as_json=json_output):
-        if not url.startswith(("https://", "http://")) or not path.startswith("/"):
-            raise InvalidInput("not an address and a path", where="edge test", remedy="https://host, and --path /...")
+        _check_places(url, {"--path": path, "--write": write})
         brought = Brought(
             url,
             header_fields(user),
@@ -64,6 +67,20 @@ def examine_command(
         _print(rows)
     if not ok:
         raise typer.Exit(1)
+
+
+def _check_places(url: str, paths: Mapping[str, str | None]) -> None:
+    """A test session goes to the address given and to no other: what is appended to it cannot name one."""
+    try:
+        place = URL(url)
+        named = place.scheme in ("https", "http") and place.host and not (place.user or place.raw_query_string)
+    except ValueError:
+        named = False
+    if not named:
+        raise InvalidInput("is not the address of an edge", where="URL", remedy="https://edge.acme.example")
+    for option, path in paths.items():
+        if path is not None and not _PATH.fullmatch(path):
+            raise InvalidInput("is not a path", where=option, remedy="one that begins with /, printable and without #")
 
 
 def _context(authority: Path | None) -> ssl.SSLContext | None:

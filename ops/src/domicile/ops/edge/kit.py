@@ -14,6 +14,7 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from http.cookies import SimpleCookie
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -102,7 +103,7 @@ class Client:
         for _ in range(MAX_AGAIN):
             async with self._session.request(method, url, headers=sent, data=body, allow_redirects=False) as response:
                 text = await response.read()
-                to = URL(response.headers.get("Location", "")) if response.status == 307 else None
+                to = _place(response.headers.get("Location", "")) if response.status == 307 else None
                 host = f"{to.host}:{to.port}" if to is not None and to.host else None
                 told = tuple(name for name in response.headers if name.lower().startswith(HEADER_PREFIX))
                 answer = Answer(response.status, _code(text), told, host, "Retry-After" in response.headers)
@@ -111,6 +112,13 @@ class Client:
                 if response.headers.get("Set-Cookie", "").startswith(f"{TOKEN_COOKIE}=;"):
                     sent["Cookie"] = _without_token(sent.get("Cookie", ""))
         return answer
+
+
+def _place(location: str) -> URL | None:
+    try:
+        return URL(location)
+    except ValueError:
+        return None
 
 
 def _code(body: bytes) -> str | None:
@@ -194,10 +202,52 @@ async def _spoofed_beside(client: Client, brought: Brought) -> Row:
     return _row("spoofed, beside a proof", "the same, and a known user", "2xx", answer, answer.served, remedy)
 
 
+def _spellings(fields: Headers) -> list[CIMultiDict[str]]:
+    """As a client may write them who hopes that a proxy drops one spelling and a server believes another."""
+    plain = CIMultiDict(fields)
+    return [
+        plain,
+        CIMultiDict({name.upper(): value for name, value in fields.items()}),
+        CIMultiDict({name.replace("-", "_"): value for name, value in fields.items()}),
+        CIMultiDict([*plain.items(), *plain.items()]),
+    ]
+
+
+async def _spoofed_as_other(client: Client, brought: Brought) -> Row | None:
+    """The worst of spoofs: somebody who exists, where he lives."""
+    if (told := _named_by(brought.other)) is None:
+        return None
+    answers = [await client.ask(brought.path, fields) for fields in _spellings(told)]
+    worst = next((each for each in answers if each.status != 401), answers[0])
+    remedy = "drop Domicile-* fields in every spelling (capitals, _ for -, several) before anything is decided by them"
+    tried = "another user's key, cell and epoch, in four spellings"
+    return _row("spoofed, as another", tried, "401", worst, worst.status == 401, remedy)
+
+
+def _named_by(proof: Headers) -> dict[str, str] | None:
+    """What a residency token says of its subject, to be claimed without it; None for another kind of proof."""
+    fields = CIMultiDict(proof)
+    token = fields.get(TOKEN_HEADER) or SimpleCookie(fields.get("Cookie", "")).get(TOKEN_COOKIE)
+    try:
+        said = json.loads(_decoded(token if isinstance(token, str) else token.value if token else ""))
+        return {SUBJECT_KEY_HEADER: said["sub"], CELL_HEADER: said["cell"], EPOCH_HEADER: str(said["epoch"])}
+    except (ValueError, KeyError, TypeError, IndexError):
+        return None
+
+
+def _decoded(token: str) -> bytes:
+    claims = token.split(".")[1]
+    return base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4))
+
+
+_OF_TWO_MEANINGS: Final = ("/%2e%2e", "/..%2f", "/%252e%252e", "/..;", "/x%5c..", "/..%3b")
+
+
 async def _two_meanings(client: Client, brought: Brought) -> Row:
-    answer = await client.ask(f"/%2e%2e{brought.path}", brought.user)
+    answers = [await client.ask(f"{beginning}{brought.path}", brought.user) for beginning in _OF_TWO_MEANINGS]
+    worst = next((each for each in answers if each.status != 400), answers[0])
     remedy = "send paths with dot segments in any spelling to a router, unchanged"
-    return _row("path of two meanings", "/%2e%2e/...", "400", answer, answer.status == 400, remedy)
+    return _row("path of two meanings", " ".join(_OF_TWO_MEANINGS), "400", worst, worst.status == 400, remedy)
 
 
 async def _expired(client: Client, brought: Brought) -> Row | None:
@@ -265,6 +315,7 @@ CHECKS: Final[dict[str, tuple[Check, str]]] = {
     "unsigned token": (_unsigned, ""),
     "spoofed, alone": (_spoofed_alone, ""),
     "spoofed, beside a proof": (_spoofed_beside, ""),
+    "spoofed, as another": (_spoofed_as_other, "--other, a residency token"),
     "path of two meanings": (_two_meanings, ""),
     "expired token": (_expired, "--expired"),
     "stale token": (_stale, "--stale"),
@@ -288,7 +339,7 @@ async def examine(brought: Brought, context: ssl.SSLContext | None = None) -> li
             started = time.monotonic()
             try:
                 row = await check(client, brought)
-            except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
                 what = f"{type(error).__name__} after {time.monotonic() - started:.1f} s"
                 row = Row(name, "", "an answer", what, False, "see that it listens there, and by whose certificate")
             rows.append(row or Row(name, "", "", f"left out: needs {wants}", None, ""))

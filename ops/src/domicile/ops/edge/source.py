@@ -19,7 +19,7 @@ from domicile.identity import Credentials, verify_topology
 from domicile.model.access import Identity, Role
 from domicile.model.errors import InvalidInput
 from domicile.model.manifest import Address, AddressField, Manifest, parse_manifest
-from domicile.model.wire import TopologyDocument
+from domicile.model.wire import JWKS, RESIDENCY_KEYS_PATH, TopologyDocument
 from domicile.ops.edge.equipment import Pair
 from domicile.ops.edge.view import View, view_of
 from domicile.ops.layout import Layout
@@ -27,6 +27,7 @@ from domicile.ops.manifests import load_file
 from domicile.service import operator_keys_in
 
 _ADDRESS: Final[TypeAdapter[str]] = TypeAdapter(AddressField)
+_TAKE: Final = f"take the answer of the directory's {RESIDENCY_KEYS_PATH}"
 _VARIABLES: Final = ("CERTIFICATE", "KEY", "AUTHORITIES", "DIRECTORY", "OPERATORS")
 
 
@@ -36,6 +37,24 @@ def read_address(text: str, where: str) -> Address:
         return Address(_ADDRESS.validate_python(text.strip()))
     except ValidationError:
         raise InvalidInput("is not host:port", where=where, remedy="such as 10.0.0.1:8443") from None
+
+
+def residency_keys(file: Path) -> Path:
+    """The absolute path of a file of public keys that sign residency tokens and nothing else.
+
+    Envoy looks at no ``typ``: by the directory's whole set a pin grant would pass for a token. Raises InvalidInput.
+    """
+    try:
+        keys = JWKS.model_validate_json(file.read_bytes()).keys
+    except OSError as error:
+        raise InvalidInput(f"cannot be read: {error.strerror}", where=str(file)) from None
+    except ValidationError:
+        raise InvalidInput("is no set of the directory's keys", where=str(file), remedy=_TAKE) from None
+    if others := [key.kid for key in keys if key.domicile_use != "residency"]:
+        raise InvalidInput(f"holds keys that sign other things: {', '.join(others)}", where=str(file), remedy=_TAKE)
+    if not keys:
+        raise InvalidInput("holds no key", where=str(file), remedy=_TAKE)
+    return file.absolute()
 
 
 @dataclass(frozen=True, slots=True)

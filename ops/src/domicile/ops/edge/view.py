@@ -29,10 +29,15 @@ from domicile.model.rules import (
 
 GATEWAY_PATHS: Final = "/.domicile/"
 """Prefix of the paths that are no application's. An edge leaves them to a router."""
-SLASH: Final = r"(?:[/\\]|%2[Ff]|%5[Cc])"
-"""What a server may take for a slash, as a regular expression that every proxy's engine reads alike."""
-DOTS: Final = rf"{SLASH}(?:\.|%2[Ee]){{1,2}}"
-"""The beginning of a dot segment, in any spelling: a router refuses a path that has one."""
+_SLASH: Final = r"(?:[/\\]|%2[Ff]|%5[Cc])"
+AMBIGUOUS: Final = (
+    rf"(?:{_SLASH}(?:\.|%2[Ee]){{1,2}}(?:{_SLASH}|;|%3[Bb]|[?]|$)"  # dot segments, with parameters or without
+    r"|%00|%25|%5[Cc]|[^!-~]|[\\#])"  # NUL, encoded twice, a backslash, what is no printable ASCII, a fragment
+)
+"""What no path holds that a router forwards, in any spelling that some server might undo: left to one, to be refused.
+
+A regular expression that every proxy's engine reads alike, to be looked for in the path of a target.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,12 +15,10 @@ from domicile.model.wire import CELL_HEADER, EPOCH_HEADER, GUARD_HEADER, SUBJECT
 from domicile.ops.edge.envoy.clusters import ROUTERS
 from domicile.ops.edge.envoy.proto import Message, extension, matching, seconds
 from domicile.ops.edge.envoy.recipe import Recipe, Tuning
-from domicile.ops.edge.view import DOTS, GATEWAY_PATHS, SLASH, View
+from domicile.ops.edge.view import AMBIGUOUS, GATEWAY_PATHS, View
 
 ROUTES: Final = "domicile"
 SAFE_METHODS: Final = "GET|HEAD|OPTIONS"
-_AMBIGUOUS: Final = rf"[^?]*(?:{DOTS}(?:{SLASH}.*|\?.*)?|(?:%00|%25|\\).*)"
-"""A path with dot segments in any spelling, an encoded NUL, a backslash, or encoded twice: a router refuses it."""
 _SEVERAL_READINGS: Final = r"[^?]*(?:%|;|//).*"
 
 
@@ -42,7 +40,7 @@ def _for_routers(view: View) -> list[list[Message]]:
         [{"name": TOKEN_HEADER, "present_match": True}, in_cookie],
         [{"name": TOKEN_HEADER, "string_match": {"contains": ","}}],
         [in_cookie, _field("cookie", f".*{re.escape(TOKEN_COOKIE)}=.*{re.escape(TOKEN_COOKIE)}=.*")],
-        [_field(":path", _AMBIGUOUS)],
+        [_field(":path", f"[^?]*{AMBIGUOUS}.*")],
         [_field(":path", re.escape(GATEWAY_PATHS) + ".*")],
     ]
     found += [[_field(":path", rf"{pattern}(?:\?.*)?")] for pattern in view.named_paths]

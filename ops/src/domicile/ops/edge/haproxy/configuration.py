@@ -28,7 +28,7 @@ from domicile.model.wire import (
     Problem,
 )
 from domicile.ops.edge.equipment import Equipment, Pair
-from domicile.ops.edge.view import DOTS, GATEWAY_PATHS, SLASH, EdgeCell, View
+from domicile.ops.edge.view import AMBIGUOUS, GATEWAY_PATHS, EdgeCell, View
 
 CONFIGURATION: Final = "haproxy.cfg"
 SUBJECTS: Final = "subjects.map"
@@ -39,8 +39,6 @@ _OWN: Final = "own.pem"
 _PUBLIC: Final = "public.pem"
 _ASK: Final = "ask.sock"
 _RETRY_SECONDS: Final = 2
-_AMBIGUOUS: Final = rf"{DOTS}(?:{SLASH}|$)|%00|\\|%5[Cc]"
-"""A path with dot segments in any spelling, an encoded NUL or a backslash: a router refuses it."""
 _OF_PROXIES: Final = "^(x-forwarded-.*|forwarded|x-real-ip|via|tracestate|te|trailer|keep-alive|proxy-.*)$"
 
 
@@ -169,7 +167,8 @@ def _frontend(view: View, equipment: Equipment, folder: Path) -> Iterable[str]:
 
 def _ways(view: View) -> Iterable[tuple[str, str]]:
     """Conditions in their order; the first that holds decides whether an edge may forward at all."""
-    yield f"{{ path -m reg '{_AMBIGUOUS}' }}", "router"
+    yield f"{{ path -m reg '{AMBIGUOUS}' }}", "router"
+    yield "{ path -m beg '//' }", "router"  # a Location would name a host by it
     yield f"{{ path -m beg '{GATEWAY_PATHS}' }}", "router"
     for pattern in view.named_paths:
         yield f"{{ path -m reg '^{pattern}$' }}", "router"
@@ -193,7 +192,7 @@ def _servers(places: Iterable[tuple[str, str]], more: Mapping[str, object]) -> I
 def _cell(view: View, cell: EdgeCell, equipment: Equipment, folder: Path, tuning: Tuning) -> Iterable[str]:
     every = f"{round(tuning.health_seconds * 1000)}ms"
     yield "option httpchk GET /readyz"
-    yield "http-check expect status 200"
+    yield "http-check expect status 200-299"
     yield "retry-on conn-failure empty-response response-timeout"
     yield "http-request disable-l7-retry unless { method GET HEAD OPTIONS }"
     yield f"http-request del-header '{_OF_PROXIES}' -m reg"

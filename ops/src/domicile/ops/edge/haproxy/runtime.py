@@ -50,6 +50,10 @@ class Runtime:
             raise Unavailable("HAProxy has no such map", where=str(file))
         return made[1]
 
+    async def forget(self, file: Path, version: str) -> None:
+        """Give up a version that was not committed, and its memory."""
+        await self._done(f"clear map @{version} {file}")
+
     async def add(self, file: Path, version: str, entries: Iterable[Entry]) -> None:
         for lines in _pieces([f"{key} {value}\n" for key, value in entries]):
             await self._done(f"add map @{version} {file} <<\n{lines}")

@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, aclosing
+from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from pathlib import Path
 from typing import Final, Protocol
 
 from domicile.client import Change
 from domicile.model import DomicileError, Pin, PinState, Position, SubjectKey, Unavailable
-from domicile.model.snapshot import STATES, SnapshotReader
+from domicile.model.snapshot import STATES, Block, SnapshotReader
 from domicile.ops.edge.haproxy.configuration import DOUBTS, SOCKET, SUBJECTS
 from domicile.ops.edge.haproxy.runtime import Runtime
 
@@ -89,18 +89,27 @@ class Watcher:
         async with self._directory.snapshot() as snapshot:
             position = await snapshot.head()
             version = await self._runtime.prepare(self._subjects)
-            while (block := await snapshot.block()) is not None:
-                entries = []
-                for key, epoch, state, home in block:
-                    jurisdiction, cell = block.homes[home].split("/")
-                    if jurisdiction == self._jurisdiction and STATES[state] is PinState.ACTIVE:
-                        entries.append((SubjectKey(key).hex(), f"{cell}/{epoch}"))
-                await self._runtime.add(self._subjects, version, entries)
-                count += len(entries)
-        await self._runtime.add(self._subjects, version, [(POSITION, str(position))])
-        await self._runtime.commit(self._subjects, version)
+            try:
+                while (block := await snapshot.block()) is not None:
+                    entries = self._entries(block)
+                    await self._runtime.add(self._subjects, version, entries)
+                    count += len(entries)
+                await self._runtime.add(self._subjects, version, [(POSITION, str(position))])
+                await self._runtime.commit(self._subjects, version)
+            except BaseException:
+                with suppress(Unavailable):
+                    await self._runtime.forget(self._subjects, version)
+                raise
         self._position = position
         self._told(f"{count:,} subjects of {self._jurisdiction} are in the map")
+
+    def _entries(self, block: Block) -> list[tuple[str, str]]:
+        entries = []
+        for key, epoch, state, home in block:
+            jurisdiction, cell = block.homes[home].split("/")
+            if jurisdiction == self._jurisdiction and STATES[state] is PinState.ACTIVE:
+                entries.append((SubjectKey(key).hex(), f"{cell}/{epoch}"))
+        return entries
 
     async def _take(self, changes: list[Change]) -> bool:
         """Whether the map can be kept up by changes; False where all of it has to be loaded anew."""

@@ -20,6 +20,7 @@ from domicile.model.wire import (
     CELL_HEADER,
     DECIDE_ROUTE_PATH,
     EPOCH_HEADER,
+    GUARD_HEADER,
     HEADER_PREFIX,
     PROBLEM_TYPE,
     STATUS_HEADER,
@@ -176,10 +177,9 @@ def _locations(view: View, equipment: Equipment, memory: Memory) -> Iterable[tup
     cache = memory is Memory.CACHE
     yield "/", list(_first(cache=cache))
     yield f"= {_ASKED}", list(_question(view, cache=cache))
-    yield "@home", list(_home(view, cache=cache, again="@router" if cache else "@again"))
+    yield "@home", list(_home(view, cache=cache, again="@again"))
     yield "@streamed", list(_home(view, cache=cache, again=None))
-    if not cache:
-        yield "@again", block("rewrite_by_lua_block", _lua("forget"))
+    yield "@again", list(_again(cache=cache))
     yield "@router", list(_router(view, equipment, cache=cache))
     yield "@redirect", ["add_header Cache-Control no-store always;", "return 307 $domicile_location;"]
     yield "@gone", list(_gone())
@@ -265,6 +265,20 @@ def _home(view: View, *, cache: bool, again: str | None) -> Iterable[str]:
         yield f"error_page 421 = {again};"
 
 
+def _only_a_guards() -> str:
+    """An application's own 421 has been acted on, and is not tried again."""
+    return f'if ($upstream_http_{GUARD_HEADER.lower().replace("-", "_")} = "") {{ return 421; }}'
+
+
+def _again(*, cache: bool) -> Iterable[str]:
+    yield _only_a_guards()
+    if cache:
+        yield "root /nonexistent;"
+        yield "try_files /nonexistent @router;"
+    else:
+        yield from block("rewrite_by_lua_block", _lua("forget"))
+
+
 def _router(view: View, equipment: Equipment, *, cache: bool) -> Iterable[str]:
     yield "proxy_pass https://domicile_routers$request_uri;"
     yield f"proxy_ssl_trusted_certificate {equipment.router_authority or equipment.authority(view.jurisdiction)};"
@@ -299,4 +313,5 @@ def _gone() -> Iterable[str]:
 
 
 def _late() -> Iterable[str]:
+    yield _only_a_guards()
     yield from _refusal("the home of the subject changed while its request came in")

@@ -12,12 +12,10 @@ from typing import Final
 
 from domicile.model.wire import TOKEN_COOKIE
 from domicile.ops.edge.nginx.blocks import mapped
-from domicile.ops.edge.view import DOTS, GATEWAY_PATHS, SLASH, View
+from domicile.ops.edge.view import AMBIGUOUS, GATEWAY_PATHS, View
 
 IN_MEMORY_BYTES: Final = 65_536
 """Of a body that can be sent a second time: what a router keeps for a replay, too."""
-_AMBIGUOUS: Final = rf"~^[^?]*(?:{DOTS}(?:{SLASH}|\?|$)|%00|\\|%5[Cc])"
-"""A path with dot segments in any spelling, an encoded NUL or a backslash: a router refuses it."""
 _OTHERWISE_READ: Final = r"~^[^?]*(?:[%;]|//)"
 """A path that a server may read as another one, which may name a subject."""
 _SIZES: Final = r"[0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-6]"
@@ -36,7 +34,7 @@ def _target(pattern: str) -> str:
 
 def paths(view: View) -> list[str]:
     """``$domicile_path``: ``ask`` for what may be a subject's own, else ``router``."""
-    entries: dict[str, object] = {_AMBIGUOUS: "router", f"~^{re.escape(GATEWAY_PATHS)}": "router"}
+    entries: dict[str, object] = {f"~^[^?]*{AMBIGUOUS}": "router", f"~^{re.escape(GATEWAY_PATHS)}": "router"}
     entries |= {rf"~^{pattern}(?:\?|$)": "router" for pattern in view.named_paths}
     if view.named_paths:
         entries[_OTHERWISE_READ] = "router"
