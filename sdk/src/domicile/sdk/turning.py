@@ -21,10 +21,10 @@ BATCH: Final = 100
 PASSES: Final = 20
 
 
-async def turn_rows(vault: Vault, fence: Fence, table: Table, generation: int) -> int:
-    """Until all of the subject's rows in a table lie under the keys of ``generation``; how many rows there are.
+async def turn_rows(vault: Vault, fence: Fence, table: Table, generation: int, *, wholly: bool) -> int:
+    """Re-seal the subject's rows in a table under the keys of ``generation``; how many rows there are.
 
-    Raises FenceRefused, Conflict where the keys were turned again, OutdatedKeys where that was long ago, DomicileError
+    ``wholly``: until all of them lie so, which is when nobody writes with others any more. Raises FenceRefused, Conflict where the keys were turned again, OutdatedKeys where that was long ago, DomicileError
     for a value that opens under neither key, Unavailable where rows are held again and again.
     """
     if not any(column.sealed for column in table.columns):
@@ -32,7 +32,7 @@ async def turn_rows(vault: Vault, fence: Fence, table: Table, generation: int) -
     codec = Codec(vault.keys, vault.cell, vault.jurisdiction, fence.internal_id)
     for _ in range(PASSES):
         rows, stale = await _pass(vault, fence, codec, table, generation)
-        if not stale:
+        if not stale or not wholly:
             return rows
     raise Unavailable("rows are being written again and again", where=table.name, retry_after=1)
 

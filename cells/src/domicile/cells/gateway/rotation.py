@@ -111,23 +111,23 @@ class Rotator:
         except Conflict:  # somebody was given a first key since the others were made
             await self._keys.step(turn, "make")
             await self._keys.step(turn, "turn")
-        await self._turn_rows(fence, turn)
+        await self._turn_rows(fence, turn, wholly=False)
 
     async def finish(self, turn: KeyTurn) -> None:
         """Steps 5 and 6 of a subject; harmless to repeat. Raises Conflict for one that was not begun."""
         fence = await self._fence(turn)
         await self._keys.step(turn, "turn")
         await self._fences.withdraw_keys(fence, turn.generation)
-        count = await self._turn_rows(fence, turn)
+        count = await self._turn_rows(fence, turn, wholly=True)
         await self._keys.step(turn, "retire")
         log("subject-turned", count=count)
 
-    async def _turn_rows(self, fence: Fence, turn: KeyTurn) -> int:
+    async def _turn_rows(self, fence: Fence, turn: KeyTurn, *, wholly: bool) -> int:
         self._vault.keys.forget(turn.subject, turn.subject)
         count = 0
         for table in await self._fences.tables():
             kind = record_class(table, await self._fences.columns(table))
-            count += await turn_rows(self._vault, fence, kind.domicile_table, turn.generation)
+            count += await turn_rows(self._vault, fence, kind.domicile_table, turn.generation, wholly=wholly)
         return count
 
     async def _check_tables(self) -> None:
