@@ -24,8 +24,9 @@ PASSES: Final = 20
 async def turn_rows(vault: Vault, fence: Fence, table: Table, generation: int, *, wholly: bool) -> int:
     """Re-seal the subject's rows in a table under the keys of ``generation``; how many rows there are.
 
-    ``wholly``: until all of them lie so, which is when nobody writes with others any more. Raises FenceRefused, Conflict where the keys were turned again, OutdatedKeys where that was long ago, DomicileError
-    for a value that opens under neither key, Unavailable where rows are held again and again.
+    ``wholly``: until all of them lie so, which is when nobody writes with others any more. Raises FenceRefused,
+    Conflict where the keys were turned again, OutdatedKeys where that was long ago, DomicileError for a value that
+    opens under neither key, Unavailable where rows are held again and again.
     """
     if not any(column.sealed for column in table.columns):
         return 0
