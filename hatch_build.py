@@ -24,6 +24,7 @@ DEVELOPMENT = [
     "hatchling",  # mypy reads this file too
     "httpx",
     "hypothesis",
+    "litestar",
     "schemathesis",
     "import-linter",
     "mypy",

@@ -23,8 +23,10 @@ import asyncpg
 import uvloop
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from domicile_testing import Storage, Trust, running_storage
-from domicile_testing.cell import superuser
+from domicile_testing.cell import key_section, key_settings, superuser
 
+from domicile.cells.keys import serve_keys
+from domicile.client import KeyClient
 from domicile.model import Endpoint, Role, SubjectKey
 from domicile.model.ids import KEY_BYTES
 from domicile.sdk import Home, Personal, Record, Shareable
@@ -33,10 +35,12 @@ from domicile.sdk.home import Vault
 from domicile.sdk.sealing import Sealer, blind_index
 from domicile.sdk.store import Fence, RowStore, apply_schema
 from domicile.sdk.store.pool import session_options
-from domicile.sdk.testing import MemoryKeys
 from loadtests.cases import Figure, Lane, Race, Target
 
 CALLS: Final = 200
+WRITERS: Final = 100
+CONNECTIONS: Final = 16
+TURNS: Final = 5
 BATCH: Final = 100
 BATCHES: Final = 8
 ROWS: Final = 2_000
@@ -103,16 +107,22 @@ def cases() -> Iterator[Race]:
     ):
         trust = Trust.create(Path(folder))
         place = Path(folder) / "eu-1"
-        with running_storage(trust, place, Endpoint.CELL_STORAGE, "eu", "eu-1.fra", None) as storage:
+        with (
+            running_storage(trust, place, Endpoint.CELL_STORAGE, "eu", "eu-1.fra", None) as storage,
+            running_storage(trust, Path(folder) / "keys", Endpoint.KEY_STORAGE, "eu", "fra", "domicile_keys") as kept,
+        ):
             stack = AsyncExitStack()
-            plain, tls = runner.run(_start(stack, storage))
+            plain, tls, many, cold = runner.run(_start(stack, trust, storage, kept))
             yield _race(runner, plain, "plain", Target(ratio_at_most=1.4))
             yield _race(runner, tls, "TLS", Target())
+            yield _hundred(runner, many)
+            yield _cold(runner, plain, cold)
             yield _shares(runner, plain)
             runner.run(stack.aclose())
 
 
-async def _start(stack: AsyncExitStack, storage: Storage) -> tuple[Side, Side]:
+async def _start(stack: AsyncExitStack, trust: Trust, storage: Storage, kept: Storage) -> tuple[Side, Side, Side, Side]:
+    """Over the server's socket, over TLS, with many connections, and without any key in the cache."""
     key = SubjectKey(bytes(KEY_BYTES - 1) + b"\1")
     root = await stack.enter_async_context(superuser(storage))
     await apply_schema(root, "eu-1", "eu", [Customer])
@@ -122,18 +132,36 @@ async def _start(stack: AsyncExitStack, storage: Storage) -> tuple[Side, Side]:
     )
     assert found is not None
     fence = Fence(key, UUID(int=found["internal_id"].int), 1, "open")
-    keys = MemoryKeys()
+    service = key_settings(trust, kept)
+    await stack.enter_async_context(serve_keys(service, key_section()))
+    ticks = count(step=60)
+    warm, cold = (
+        KeyClient(
+            trust.credentials("eu", Role.APP, "eu-1.fra"),
+            [service.bind],
+            jurisdiction="eu",
+            cell="eu-1",
+            cache_seconds=30,
+            clock=clock,
+        )
+        for clock in (lambda: 0.0, lambda: float(next(ticks)))
+    )
+    for keys in (warm, cold):
+        stack.push_async_callback(keys.close)
     ids = [uuid4() for _ in range(ROWS)]
     sides = []
-    for over in (
-        {"host": str(storage.folder)},
-        {"host": storage.host, "port": storage.port, "ssl": storage.context(Role.APP, "eu-1.fra")},
+    socket = {"host": str(storage.folder)}
+    for keys, size, over in (
+        (warm, 1, socket),
+        (warm, 1, {"host": storage.host, "port": storage.port, "ssl": storage.context(Role.APP, "eu-1.fra")}),
+        (warm, CONNECTIONS, socket),
+        (cold, 1, socket),
     ):
         pool = await asyncpg.create_pool(
             user="domicile_app",
             database="domicile",
             min_size=1,
-            max_size=1,
+            max_size=size,
             **session_options(),
             **over,
         )
@@ -147,7 +175,7 @@ async def _start(stack: AsyncExitStack, storage: Storage) -> tuple[Side, Side]:
         await home.put_many(some)
         await pool.fetch(BARE_MANY, *columns(key, some))
     await root.execute("ANALYZE")
-    return sides[0], sides[1]
+    return sides[0], sides[1], sides[2], sides[3]
 
 
 def columns(key: SubjectKey, some: list[Customer]) -> list[Any]:
@@ -213,6 +241,47 @@ def _race(runner: asyncio.Runner, side: Side, over: str, target: Target) -> Race
         title = f"SDK {name}, three personal fields, {over}"
         figures.append(Figure(title, "us/row", "value", f"{name} ours", f"{name} bare", AGAINST, aim))
     return Race(lanes, tuple(figures))
+
+
+def _hundred(runner: asyncio.Runner, side: Side) -> Race:
+    """A hundred writers of one subject at once, over a pool of a few connections: they share its fence."""
+    home, pool = side.home, side.pool
+    numbers = count(FRESH)
+
+    async def put() -> None:
+        await home.put(home.new(Customer, **fields(next(numbers))))
+
+    async def bare_put() -> None:
+        await pool.fetchval(BARE_PUT, home.subject_key, uuid4(), *fields(next(numbers)).values())
+
+    def lane(call: Callable[[], Awaitable[object]]) -> Lane:
+        async def all_of_them(_: int) -> None:
+            await asyncio.gather(*(call() for _ in range(WRITERS)))
+
+        return _timed(runner, TURNS, WRITERS, value=all_of_them)
+
+    title = f"SDK put, {WRITERS} writers of one subject, {CONNECTIONS} connections, plain"
+    figure = Figure(title, "us/row", "value", "ours", "bare", AGAINST)
+    return Race({"ours": lane(put), "bare": lane(bare_put)}, (figure,))
+
+
+def _cold(runner: asyncio.Runner, warm: Side, cold: Side) -> Race:
+    """The key is asked for at the key service, in this process over mutual TLS, before each call."""
+
+    def lane(side: Side) -> Lane:
+        async def put(number: int) -> None:
+            await side.home.put(side.home.new(Customer, **fields(FRESH + number)))
+
+        async def get(number: int) -> None:
+            await side.home.get(Customer, side.ids[number % ROWS])
+
+        return _timed(runner, CALLS // 4, 1, put=put, get=get)
+
+    figures = [
+        Figure(f"SDK {name}, plain, without a key in the cache", "us/row", name, "cold", "warm", "the same, warm")
+        for name in ("put", "get")
+    ]
+    return Race({"cold": lane(cold), "warm": lane(warm)}, tuple(figures))
 
 
 def _shares(runner: asyncio.Runner, side: Side) -> Race:

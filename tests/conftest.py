@@ -1,3 +1,14 @@
 """Fixtures that more than one folder of tests needs; a folder's own conftest may put another in one's place."""
 
+from __future__ import annotations
+
+import pytest
+
 pytest_plugins = ["domicile_testing.two_cells"]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How far the long forms came that are bounded by time (``record_property``)."""
+    for report in terminalreporter.stats.get("passed", []):
+        for name, value in report.user_properties:
+            terminalreporter.write_line(f"{name}: {value}")

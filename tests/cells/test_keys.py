@@ -10,8 +10,9 @@ from uuid import NAMESPACE_OID, UUID, uuid4, uuid5
 import pytest
 from domicile_testing import Storage, Trust
 from domicile_testing.cell import key_client, key_section, key_settings, superuser
+from domicile_testing.databases import until
 
-from domicile.cells.keys import serve_keys
+from domicile.cells.keys import audit, serve_keys
 from domicile.client import Peer
 from domicile.model import (
     DomicileError,
@@ -29,6 +30,7 @@ from domicile.model.wire import (
     IndexKeyRequest,
     IndexKeyResponse,
 )
+from domicile.telemetry import HOLDER_FAILURES
 
 SECTION = key_section()
 
@@ -224,6 +226,33 @@ async def test_each_key_that_is_handed_out_or_refused_is_audited(
     ]
 
 
+async def test_the_audit_is_forgotten_in_steps_and_no_day_too_early(
+    trust: Trust, key_storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "STEP", 100)
+    settings = key_settings(trust, key_storage)
+    async with superuser(key_storage) as connection:
+        async with serve_keys(settings, SECTION):
+            pass
+        await connection.execute("TRUNCATE keys.audit")
+        await connection.execute(
+            "INSERT INTO keys.audit (time, caller, cell, action)"
+            " SELECT now() - make_interval(days => age), 'x', 'eu-1', 'made'"
+            " FROM generate_series(1, 200) n, unnest(ARRAY[0, 6, 8, 500]) age"
+        )
+        left = "SELECT count(*) FROM keys.audit WHERE time < now() - interval '7 days'"
+        one, two = (key_settings(trust, key_storage) for _ in range(2))
+        week = key_section(audit_days=7)
+        async with serve_keys(one, week), serve_keys(two, week), peer(trust, one.bind) as caller:
+
+            async def pruned() -> bool:
+                return not await connection.fetchval(left)
+
+            await until(pruned, "the old entries to be gone")
+            await unwrap(caller, [(uuid4(), principal())])
+        assert await connection.fetchval("SELECT count(*) FROM keys.audit") == 401
+
+
 async def test_the_database_holds_no_key_in_clear(trust: Trust, key_storage: Storage, service: str) -> None:
     async with peer(trust, service) as caller:
         (key,) = await unwrap(caller, [(uuid4(), principal())])
@@ -257,8 +286,10 @@ async def test_a_wrapped_key_in_another_row_does_not_open(trust: Trust, key_stor
                 mine[0],
                 other[0],
             )
+        failures = HOLDER_FAILURES.labels("default", "unavailable")._value.get()
         with pytest.raises(Unavailable, match="does not open"):
             await unwrap(caller, [other])
+        assert HOLDER_FAILURES.labels("default", "unavailable")._value.get() > failures
         assert await unwrap(caller, [mine]) == [key]
 
 

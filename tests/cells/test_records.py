@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
+import logging
 import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import date
 from typing import Annotated, Any
+from urllib.parse import quote
 from uuid import UUID, uuid4
 
 import aiohttp
@@ -16,6 +20,8 @@ import pytest
 from domicile_testing import Storage, Trust
 from domicile_testing.cell import Directory, gateway_settings, key_section, key_settings, manifest
 from domicile_testing.generated import session, storm
+from domicile_testing.logged import logged
+from domicile_testing.long import seeded
 
 from domicile.cells.gateway import serve_gateway
 from domicile.cells.keys import serve_keys
@@ -233,3 +239,45 @@ async def test_generated_requests_are_answered_as_described(client: Client, subj
     described_paths = {**document, "paths": records}
     assert await asyncio.to_thread(storm, client.address, described_paths, session_for, 20) > 60
     assert isinstance(UUID((await client.ask("PUT", at(subject, uuid4()), written()))[1]["id"]), UUID)
+
+
+async def test_no_generated_value_is_told_or_lies_in_clear(
+    client: Client, subject: SubjectKey, cell: asyncpg.Connection
+) -> None:
+    with logged() as lines:
+        spelled = await _told(client, subject)
+    rows = "".join(row[0] for row in await cell.fetch("SELECT m::text FROM members m"))
+    assert FIELDS["born"] in rows
+    assert lines.getvalue().count("\n") >= 8 * 11, "what a library says of them is heard"
+    assert not any(value in rows + lines.getvalue() for value in spelled)
+
+
+async def _told(client: Client, subject: SubjectKey) -> list[str]:
+    """Generated values, each put, looked for and refused in whatever place; as they might be written."""
+    chance, spelled = seeded(), []
+    for _ in range(8):
+        canary = "".join(chance.choices("aZ9ä§漢'\"\\%{}", k=14)) + str(uuid4())[:8]
+        spelled += [canary, json.dumps(canary)[1:-1], canary.encode().hex()]
+        row, fields = uuid4(), {**FIELDS, "email": canary, "photo": base64.urlsafe_b64encode(canary.encode()).decode()}
+        assert (await client.ask("PUT", at(subject, row), written(fields=fields)))[0] == 200
+        found = await client.ask("POST", at(subject, "find"), {"conditions": {"email": canary}, "size": 1})
+        assert [record["fields"]["email"] for record in found[1]["records"]] == [canary]
+        for method, path, body in (
+            ("PUT", at(subject, row), written(fields=fields | {"born": canary})),
+            ("PUT", at(subject, row), written(fields=fields | {"seats": canary})),
+            ("PUT", at(subject, row), written(fields=fields | {"plan": canary + "\0"})),
+            ("PUT", at(subject, row), written(fields=fields | {canary: canary})),
+            ("PUT", at(subject, row), written(fields=fields, jurisdiction=canary)),
+            ("PUT", at(subject, row), written(fields=fields, version=7)),
+            ("PUT", at(subject, canary), written(fields=fields)),
+            ("GET", f"/.domicile/v1/records/{subject}/{canary}/{row}", None),
+            ("POST", at(subject, "find"), {"conditions": {"photo": canary}}),
+            ("POST", at(subject, "find"), {"conditions": {"email": canary}, "after": canary}),
+            ("POST", at(subject, "find"), {"conditions": {}, "order_by": canary}),
+        ):
+            status, problem = await client.ask(method, quote(path), body)
+            assert 400 <= status < 500
+            logging.getLogger("library").error("refused %s", canary)
+            told = json.dumps(problem, ensure_ascii=False)
+            assert not any(value in told for value in spelled), (status, method, body)
+    return spelled

@@ -102,6 +102,35 @@ async def test_sweepers_sweep_beside_each_other_and_beside_who_holds_a_row(
     assert await left(cell) == {rows[0]}
 
 
+async def test_answers_are_forgotten_a_week_after_they_were_last_asked_for(
+    cell: asyncpg.Connection, fences: FenceStore, cell_storage: Storage
+) -> None:
+    """Whoever asks meanwhile is let be, and keeps it for another week; others sweep and ask beside each other."""
+    asked, held, kept = uuid4().bytes * 2, uuid4().bytes * 2, uuid4().bytes * 2
+    recall = "SELECT domicile.recall($1, 3, $2, '\\x00112233445566778899aabbccddeeff')"
+    await cell.execute("TRUNCATE domicile.answers")
+    for key in (asked, held, kept):
+        assert await cell.fetchval(recall, HANS, key) is None
+        await cell.execute("SELECT domicile.remember($1, $2, '{7}')", HANS, key)
+    many = 2 * sweeper.BATCH
+    await cell.execute(
+        "INSERT INTO domicile.answers (subject, key, request, answer) SELECT gen_random_uuid(), $1, "
+        "'\\x00112233445566778899aabbccddeeff', '{1}' FROM generate_series(1, $2)", asked, many
+    )  # fmt: skip
+    await cell.execute("UPDATE domicile.answers SET asked_at = asked_at - interval '7 days' WHERE key <> $1", kept)
+    assert await cell.fetchval(recall, HANS, asked) == [7], "within the week"
+    async with superuser(cell_storage) as replaying, replaying.transaction():
+        assert await replaying.fetchval(recall, HANS, held) == [7]
+        counts = await asyncio.gather(*(Sweeper(fences).sweep() for _ in range(2)))
+        assert sum(counts) == many
+    assert await Sweeper(fences).sweep() == 0
+    there = {row[0] for row in await cell.fetch("SELECT key FROM domicile.answers")}
+    assert there == {asked, held, kept}
+    await cell.execute("UPDATE domicile.answers SET asked_at = asked_at - interval '7 days' WHERE key = $1", held)
+    assert await Sweeper(fences).sweep() == 1
+    assert await cell.fetchval(recall, HANS, held) is None, "a new request"
+
+
 async def test_it_goes_on_by_itself(cell: asyncpg.Connection, fences: FenceStore) -> None:
     rows = await put(cell, HANS)
     sweeping = asyncio.create_task(Sweeper(fences, beat=0.05).run())

@@ -1,13 +1,16 @@
-"""The transit backend against a double that answers as the API's published documentation records its exchanges.
+"""The transit backend against a double that answers as published exchanges do, in the shapes of OpenBao's source.
 
-Unverified: no Vault or OpenBao server installs here. What is certain is what we send, and that nothing but the
-documented answer is believed.
+**Unverified**: no Vault or OpenBao server installs from a package registry; none was asked. The double keeps what the
+API says (the envelope of each answer, ``reference``, status 400 for a batch of which an item failed, a ciphertext that
+is nonce, text and tag of AES-256-GCM behind ``vault:v<version>:``). What is certain is what we send, and that nothing
+but the documented answer is believed.
 """
 
 from __future__ import annotations
 
 import base64
 import json
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,6 +19,8 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from domicile_testing import Trust, free_port
 from pydantic import ValidationError
 
@@ -29,13 +34,27 @@ TOKEN = "hvs.a-token"
 ONE, TWO = Plain(b"context one", b"k" * 64), Plain(b"context two", b"l" * 64)
 
 
+def enveloped(data: dict[str, Any]) -> dict[str, Any]:
+    """As every answer with a body is."""
+    return {
+        "request_id": "0b3c6a5e-6b0f-4bd5-a1e7-3f1d2f5ad1f2",
+        "lease_id": "",
+        "renewable": False,
+        "lease_duration": 0,
+        "data": data,
+        "wrap_info": None,
+        "warnings": None,
+        "auth": None,
+    }
+
+
 @dataclass
 class Transit:
-    """Keeps its own table in the place of ciphers; ``wrong`` replaces its next answers."""
+    """Real ciphers, keys of its own. ``wrong`` replaces its next answers; ``older``: as servers of before answer."""
 
-    version: int = 1
-    stored: dict[str, tuple[str, str]] = field(default_factory=dict)
+    keys: dict[int, AESGCM] = field(default_factory=lambda: {1: AESGCM(os.urandom(32))})
     wrong: web.Response | None = None
+    older: bool = False
     asked: list[tuple[str, str, Any]] = field(default_factory=list)
 
     async def answer(self, request: web.Request) -> web.Response:
@@ -43,30 +62,39 @@ class Transit:
         body: Any = json.loads(raw) if raw else None
         self.asked.append((request.method, request.path, body))
         if request.headers.get("X-Vault-Token") != TOKEN:
-            return web.json_response({"errors": ["permission denied"]}, status=403)
+            return web.json_response({"errors": ["1 error occurred:\n\t* permission denied\n\n"]}, status=403)
         if self.wrong is not None:
             return self.wrong
         operation = request.path.removeprefix("/v1/transit/")
         if operation == "keys/bank":
-            return web.json_response({"data": {"type": "aes256-gcm96", "latest_version": self.version}})
+            return web.json_response(enveloped(self.described()))
         if operation == "keys/bank/rotate":
-            self.version += 1
-            return web.Response(status=204)
+            self.keys[max(self.keys) + 1] = AESGCM(os.urandom(32))
+            return web.Response(status=204) if self.older else web.json_response(enveloped(self.described()))
         items = [self.one(operation, item) for item in body["batch_input"]]
         failed = any("error" in item for item in items)
-        return web.json_response({"data": {"batch_results": items}}, status=400 if failed else 200)
+        return web.json_response(enveloped({"batch_results": items}), status=400 if failed else 200)
+
+    def described(self) -> dict[str, Any]:
+        versions = {str(version): 1442851412 for version in self.keys}
+        told = {"type": "aes256-gcm96", "name": "bank", "min_decryption_version": 1, "keys": versions}
+        return told if self.older else told | {"latest_version": max(self.keys)}
 
     def one(self, operation: str, item: dict[str, str]) -> dict[str, Any]:
+        context = base64.b64decode(item["associated_data"])
         if operation == "encrypt/bank":
-            text = base64.b64encode(len(self.stored).to_bytes(60, "big")).decode()
-            name = f"vault:v{self.version}:{text}"
-            self.stored[name] = item["plaintext"], item["associated_data"]
-            return {"ciphertext": name, "key_version": self.version}
+            version, nonce = max(self.keys), os.urandom(12)
+            packed = nonce + self.keys[version].encrypt(nonce, base64.b64decode(item["plaintext"]), context)
+            text = f"vault:v{version}:{base64.b64encode(packed).decode()}"
+            return {"ciphertext": text, "key_version": version, "reference": ""}
         assert operation == "decrypt/bank"
-        plaintext, context = self.stored.get(item["ciphertext"], ("", ""))
-        if not plaintext or context != item["associated_data"]:
-            return {"error": "cipher: message authentication failed"}
-        return {"plaintext": plaintext}
+        _, version_text, text = item["ciphertext"].split(":")
+        packed = base64.b64decode(text)
+        try:
+            plain = self.keys[int(version_text[1:])].decrypt(packed[:12], packed[12:], context)
+        except InvalidTag:
+            return {"plaintext": "", "error": "cipher: message authentication failed", "reference": ""}
+        return {"plaintext": base64.b64encode(plain).decode(), "reference": ""}
 
 
 @asynccontextmanager
@@ -118,8 +146,36 @@ async def test_another_context_opens_nothing(trust: Trust, tmp_path: Path) -> No
             await holder.unwrap([wrapped._replace(context=TWO.context)])
 
 
-async def test_a_rotation_begins_a_version_there(trust: Trust, tmp_path: Path) -> None:
-    async with transit(trust, tmp_path) as (_, holder):
+async def test_the_published_exchange_of_a_key_is_understood(trust: Trust, tmp_path: Path) -> None:
+    """The sample of "Read key" in the API's documentation, in the fields that it has."""
+    published = {
+        "type": "aes256-gcm96",
+        "deletion_allowed": False,
+        "derived": False,
+        "exportable": False,
+        "allow_plaintext_backup": False,
+        "keys": {"1": 1442851412},
+        "min_decryption_version": 1,
+        "min_encryption_version": 0,
+        "name": "foo",
+        "supports_encryption": True,
+        "supports_decryption": True,
+        "supports_derivation": True,
+        "supports_signing": False,
+        "imported_key": False,
+    }
+    async with transit(trust, tmp_path) as (double, holder):
+        double.wrong = web.json_response({"data": published})
+        assert await holder.version() == 1
+        double.wrong = web.json_response({"data": published | {"keys": {}}})
+        with pytest.raises(KeyWithheld):
+            await holder.version()
+
+
+@pytest.mark.parametrize("older", [False, True])
+async def test_a_rotation_begins_a_version_there(trust: Trust, tmp_path: Path, older: bool) -> None:
+    async with transit(trust, tmp_path) as (double, holder):
+        double.older = older
         (old,) = await holder.wrap([ONE])
         assert (await holder.version(), await holder.rotate(), await holder.version()) == (1, 2, 2)
         (new,) = await holder.wrap([ONE])

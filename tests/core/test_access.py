@@ -55,6 +55,7 @@ ALLOWED: dict[Endpoint, dict[Role, str]] = {
     E.DECIDE: {R.EDGE: "jurisdiction"},
     E.CELL_STORAGE: {R.APP: "cell", R.GATEWAY: "cell", R.OPERATOR: "jurisdiction"},
     E.KEY_STORAGE: {R.KEYS: "jurisdiction", R.OPERATOR: "jurisdiction"},
+    E.REPLICATION: {R.STORAGE: "cell"},
     E.DIRECTORY_STORAGE: {R.DIRECTORY: "jurisdiction", R.OPERATOR: "jurisdiction"},
 }
 CALLEE = Identity("acme", "eu", R.STORAGE, "eu-1.fra")
@@ -101,6 +102,13 @@ def test_who_names_no_cell_is_in_none() -> None:
     for role in Role:
         name = "eu-1.fra" if role in (R.APP, R.GATEWAY) else "fra"
         assert not may(Identity("acme", "eu", role, name), callee, E.FENCES)
+
+
+def test_nodes_of_a_key_store_replicate_among_themselves_only() -> None:
+    store = Identity("acme", "eu", R.STORAGE, "fra")
+    assert may(Identity("acme", "eu", R.STORAGE, "par"), store, E.REPLICATION)
+    for jurisdiction, name in (("eu", "eu-1.par"), ("us", "iad"), ("global", "par")):
+        assert not may(Identity("acme", jurisdiction, R.STORAGE, name), store, E.REPLICATION)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -18,6 +21,7 @@ from domicile_testing.peers import (
 from domicile.client import KeyClient
 from domicile.client import keys as keys_module
 from domicile.model import (
+    DomicileError,
     InvalidInput,
     KeyDestroyed,
     KeyWithheld,
@@ -176,6 +180,122 @@ async def test_a_batch_is_one_call_and_each_absence_has_its_error(trust: Trust) 
             with pytest.raises(kind):
                 await client.data_keys([names[0], (UUID(int=number), UUID(int=1))])
         await client.close()
+
+
+@dataclass
+class Slow:
+    """Answers when ``go`` is set. Knows the subjects up to ``known``; makes the others on request."""
+
+    known: int = 1000
+    asked: list[list[int]] = field(default_factory=list)
+    came: asyncio.Event = field(default_factory=asyncio.Event)
+    go: asyncio.Event = field(default_factory=asyncio.Event)
+    garbage: bool = False
+
+    async def answer(self, request: web.Request) -> web.Response:
+        body = DataKeysRequest.model_validate_json(await request.read())
+        self.asked.append([key.subject.int for key in body.keys])
+        number = len(self.asked)
+        self.came.set()
+        await self.go.wait()
+        if self.garbage:
+            return web.Response(body=b'{"keys": "?"')
+        secret = number.to_bytes(32, "big")
+        given = [key for key in body.keys if key.subject.int <= self.known or body.create]
+        keys = [DataKey(subject=key.subject, principal=key.principal, key=secret, index_key=secret) for key in given]
+        withheld = [key for key in body.keys if key not in given and key.subject.int % 2]
+        return web.Response(body=DataKeysResponse(keys=keys, withheld=withheld).model_dump_json())
+
+
+@asynccontextmanager
+async def slowly(trust: Trust) -> AsyncIterator[tuple[Slow, KeyClient]]:
+    service = Slow()
+    async with serving(trust, service.answer, "eu", Role.KEYS) as address:
+        client = client_of(trust, address)
+        try:
+            yield service, client
+        finally:
+            service.go.set()
+            await client.close()
+
+
+async def begun(service: Slow, *calls: Coroutine[Any, Any, Any]) -> list[asyncio.Task[Any]]:
+    """Calls under way, the first of which has reached the service."""
+    tasks = [asyncio.create_task(call) for call in calls]
+    await service.came.wait()
+    service.came.clear()
+    return tasks
+
+
+async def test_a_hundred_cold_readers_are_one_unwrapping(trust: Trust) -> None:
+    async with slowly(trust) as (service, client):
+        tasks = await begun(service, *(client.data_key(UUID(int=1), OWN) for _ in range(100)))
+        tasks += [asyncio.create_task(client.data_keys([(UUID(int=n), OWN) for n in (1, 2)])) for _ in range(100)]
+        await service.came.wait()
+        service.go.set()
+        answers = await asyncio.gather(*tasks)
+        assert {answer.key for answer in answers[:100]} == {(1).to_bytes(32, "big")}
+        assert all(answer[0] == answers[0] for answer in answers[100:])
+        assert service.asked == [[1], [2]]
+        assert await client.data_key(UUID(int=1), OWN) == answers[0]
+        assert service.asked == [[1], [2]]
+
+
+async def test_who_waits_for_anothers_question_gets_his_own_answer(trust: Trust) -> None:
+    """Also where that question failed for another name, or as a whole."""
+    async with slowly(trust) as (service, client):
+        names = [(UUID(int=n), OWN) for n in (1, 2001, 2002)]
+        tasks = await begun(service, client.data_keys(names), *(client.data_keys([name]) for name in names))
+        service.go.set()
+        batch, one, withheld, absent = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(answer) for answer in (batch, withheld, absent)] == [KeyWithheld, KeyWithheld, NotFound]
+        assert isinstance(one, list)
+        assert service.asked == [[1, 2001, 2002]]
+        service.garbage = True
+        with pytest.raises(DomicileError):
+            await client.data_key(UUID(int=3), OWN)
+        assert client._flights == {}
+
+
+async def test_who_wants_a_key_made_is_not_told_that_there_is_none(trust: Trust) -> None:
+    async with slowly(trust) as (service, client):
+        name = (UUID(int=2002), OWN)
+        (reader,) = await begun(service, client.data_key(*name))
+        (writer,) = await begun(service, client.data_key(*name, create=True))
+        follower = asyncio.create_task(client.data_key(*name))
+        service.go.set()
+        with pytest.raises(NotFound):
+            await reader
+        assert await writer == await follower
+        assert service.asked == [[2002], [2002]]
+
+
+async def test_a_reader_who_gives_up_takes_nobodys_answer_along(trust: Trust) -> None:
+    async with slowly(trust) as (service, client):
+        first, second = await begun(service, *(client.data_key(UUID(int=1), OWN) for _ in range(2)))
+        first.cancel()
+        service.go.set()
+        assert (await second).subject == UUID(int=1)
+        assert service.asked == [[1]]
+
+
+async def test_an_answer_to_a_question_of_before_a_shred_is_not_held(trust: Trust) -> None:
+    async with slowly(trust) as (service, client):
+        (reader,) = await begun(service, client.data_key(UUID(int=1), OWN))
+        client._drop((UUID(int=1), OWN))  # as shred does
+        service.go.set()
+        before = await reader
+        assert not client._cache
+        assert await client.data_key(UUID(int=1), OWN) != before
+
+
+async def test_closing_ends_what_is_under_way(trust: Trust) -> None:
+    async with slowly(trust) as (service, client):
+        (reader,) = await begun(service, client.data_key(UUID(int=1), OWN))
+        await client.close()
+        with pytest.raises(asyncio.CancelledError):
+            await reader
+        assert not client._cache
 
 
 def test_a_key_service_outside_the_networks_is_refused(trust: Trust) -> None:

@@ -65,6 +65,16 @@ RULES: list[tuple[str, object, str, str]] = [
         "jurisdictions.eu.keys.service[0]",
         "127.30.2.9:1 lies in no zone of eu",
     ),
+    # an etcd that elects a jurisdiction's leaders from abroad, or by a name
+    *(
+        (
+            "jurisdictions/eu/lease",
+            {"etcd": {"hosts": ["127.10.1.20:2379", host]}},
+            "jurisdictions.eu.lease.etcd.hosts[1]",
+            f"{host} is no address in a zone of the jurisdiction",
+        )
+        for host in ("127.30.2.9:2379", "etcd.eu.example:2379")
+    ),
     # overlapping jurisdictions
     ("jurisdictions/us/countries", ["US", "DE"], "jurisdictions.us.countries[1]", "DE already belongs to eu"),
     ("jurisdictions/us/countries", ["US", "US"], "jurisdictions.us.countries[1]", "US already belongs to us"),
@@ -244,7 +254,12 @@ RULES: list[tuple[str, object, str, str]] = [
     ("cells/eu-1/weight", True, "cells.eu-1.weight", "input should be a valid integer"),
     ("cells/eu-1/weight", "100", "cells.eu-1.weight", "input should be a valid integer"),
     ("cells/eu-1/state", "opened", "cells.eu-1.state", "input should be 'open', 'draining' or 'closed'"),
-    ("cells/eu-1/accept", ["everything"], "cells.eu-1.accept[0]", "input should be 'single-zone' or 'shared-witness'"),
+    (
+        "cells/eu-1/accept",
+        ["everything"],
+        "cells.eu-1.accept[0]",
+        "input should be 'single-zone', 'shared-witness' or 'unreplicated-writes'",
+    ),
     ("cells/eu-1/zones", {}, "cells.eu-1.zones", "dictionary should have at least 1 item after validation, not 0"),
     (
         "cells/eu-1/zones/fra/network",

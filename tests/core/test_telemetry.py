@@ -153,6 +153,19 @@ def test_libraries_are_heard_from_warnings_up(stream: io.StringIO) -> None:
     assert lines(stream) == []
 
 
+def test_a_library_that_set_up_a_handler_of_its_own_is_heard_as_the_others(logging_as_before: None) -> None:
+    """As a web framework does when it is imported."""
+    own, ours = io.StringIO(), io.StringIO()
+    logger = logging.getLogger("framework")
+    logger.addHandler(logging.StreamHandler(own))
+    logger.propagate = False
+    configure_logs("p", stream=ours)
+    logger.warning("cannot serve %s", "canary")
+    assert own.getvalue() == ""
+    assert [line["kind"] for line in lines(ours)] == ["framework"]
+    assert "canary" not in ours.getvalue()
+
+
 @given(st.text(max_size=50))
 def test_a_value_never_breaks_a_line(value: str) -> None:
     stream = io.StringIO()

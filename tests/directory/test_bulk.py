@@ -12,7 +12,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from domicile_testing import Storage, Trust
+from domicile_testing import Storage, Trust, free_port
 from domicile_testing.databases import until
 from domicile_testing.directories import RunningDirectory, any_key
 
@@ -108,7 +108,7 @@ async def operator_at(directory: RunningDirectory, trust: Trust, storage: Storag
 
 
 async def test_what_is_exported_is_imported_again(
-    directory: RunningDirectory, operator_at: Operator, database: asyncpg.Connection, tmp_path: Path
+    directory: RunningDirectory, operator_at: Operator, database: asyncpg.Connection, storage: Storage, tmp_path: Path
 ) -> None:
     for country in ("DE", "US", "FR"):
         await directory.app.claim(any_key(), ClaimRequest(residence=country))
@@ -119,6 +119,8 @@ async def test_what_is_exported_is_imported_again(
     assert lines[0] == HEAD
     assert lines[1:] == sorted(lines[1:])
     assert (await operator_at.pin("export")).stdout == path.read_bytes()
+    both = f"127.0.0.1:{free_port()},{storage.address}"
+    assert (await operator_at.pin("export", DOMICILE_STORAGE=both)).stdout == path.read_bytes(), "the other zone leads"
     refused = await operator_at.pin("export", str(path))
     assert refused.returncode == 1
     assert b"--force" in refused.stderr

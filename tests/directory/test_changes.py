@@ -227,7 +227,7 @@ async def test_the_log_is_trimmed_by_small_steps_that_each_stand(
     )
     trimmed = "SELECT trimmed, (SELECT min(sequence) FROM directory.changes) AS first FROM directory.clock"
     credentials = directory.trust.credentials(GLOBAL, Role.DIRECTORY, "fra")
-    async with DirectoryStorage.connect(credentials, Address(storage.address), SecondZone.ABSENT) as opened:
+    async with DirectoryStorage.connect(credentials, [Address(storage.address)], SecondZone.ABSENT) as opened:
         async with database.transaction():
             await database.execute("SELECT FROM directory.changes WHERE sequence = $1 FOR UPDATE", begun + 55)
             with pytest.raises(Unavailable):

@@ -202,7 +202,7 @@ async def test_a_publication_waits_for_the_claims_under_way(
 ) -> None:
     """So that nothing lands in a cell after the publication that closed it was acknowledged."""
     credentials = trust.credentials(GLOBAL, Role.DIRECTORY, "fra")
-    async with DirectoryStorage.connect(credentials, Address(storage.address), SecondZone.ABSENT) as inside:
+    async with DirectoryStorage.connect(credentials, [Address(storage.address)], SecondZone.ABSENT) as inside:
         async with inside.about([any_key()]):
             publication = asyncio.create_task(directory.publish(2, {"eu-2": (1, "open"), "us-1": (1, "open")}))
             waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"

@@ -325,7 +325,7 @@ async def test_what_a_replica_does_not_give_of_a_snapshot_the_primary_does(
     credentials = trust.credentials(GLOBAL, Role.DIRECTORY, "fra")
     seen = Seen(end, inf)
     async with (
-        DirectoryStorage.connect(credentials, Address(servers.primary.address), SecondZone.ABSENT) as storage,
+        DirectoryStorage.connect(credentials, [Address(servers.primary.address)], SecondZone.ABSENT) as storage,
         Replicas.running(credentials, [servers.standby.address], lambda: seen, 300) as replicas,
     ):
         position, source = replicas.snapshot(end, storage)

@@ -69,7 +69,7 @@ async def old_claim(connection: asyncpg.Connection, key: SubjectKey) -> Pin:
 async def starting(trust: Trust, storage: Storage) -> AsyncIterator[None]:
     """What a directory process does at its start, before anything else."""
     credentials = trust.credentials(GLOBAL, Role.DIRECTORY, "fra")
-    async with DirectoryStorage.connect(credentials, Address(storage.address), SecondZone.ABSENT):
+    async with DirectoryStorage.connect(credentials, [Address(storage.address)], SecondZone.ABSENT):
         yield
 
 

@@ -53,7 +53,8 @@ def test_base64_is_found_at_any_alignment(value: bytes, before: bytes, after: by
 
 
 def test_a_value_across_two_reads_is_found_once_at_its_offset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("domicile.ops.scan._CHUNK", 64)
+    monkeypatch.setattr("domicile.ops.scan.scanner._CHUNK", 64)
+    monkeypatch.setattr("domicile.ops.scan.feeds.BATCH_BYTES", 64)
     path = tmp_path / "log"
     scanner = Scanner(needles_for_value("user id", "heike-1234567"))
     for offset in range(40, 90):

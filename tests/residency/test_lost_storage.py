@@ -20,7 +20,8 @@ from domicile.model.ids import KEY_BYTES
 from domicile.sample import Note
 from domicile.sdk import Home, Unavailable
 from domicile.sdk.home import Vault
-from domicile.sdk.store import Fence, RowStore, apply_schema, rows
+from domicile.sdk.store import Fence, FenceStore, RowStore, apply_schema, fences, rows
+from domicile.sdk.store.failures import untold
 from domicile.sdk.store.pool import session_options
 from domicile.sdk.testing import MemoryKeys
 
@@ -244,6 +245,32 @@ async def test_a_commit_without_an_answer_a_retry_and_a_failover(
         assert len(await home.all(Note)) == (2 if comes_back else 1)
         assert await home.put(note, idempotency_key="k") == 1
         assert len(await home.all(Note)) == 2
+
+
+@pytest.mark.full
+async def test_a_commit_that_waits_for_its_standby_is_not_ended_by_who_closes_the_fence(
+    pair: tuple[Storage, Storage, Fence], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    primary, standby, fence = pair
+    monkeypatch.setattr(fences, "END_SECONDS", 0.3)
+    gateways = await asyncpg.create_pool(
+        host=str(primary.folder), user="domicile_gateway", database="domicile", **session_options()
+    )
+    try:
+        async with home_in(primary, MemoryKeys(), fence) as home, root_of(primary) as root:
+            await home.put(home.new(Note, text="before", topic="t"))
+            store = FenceStore(gateways)
+            async with paused(standby):
+                writing = asyncio.create_task(put_one(home, [home.new(Note, text="x", topic="t")]))
+                await waiting(root)
+                await root.execute("SET synchronous_commit = local")
+                assert await root.fetchval("SELECT domicile.intend($1, 1, 60)", KEY)
+                with pytest.raises(Unavailable, match="in the way"):
+                    await untold(store._close(KEY, 1, 0.2))
+                assert not writing.done()
+            assert await writing == [1]
+    finally:
+        gateways.terminate()
 
 
 @pytest.mark.full

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import ssl
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,6 +15,7 @@ import pytest
 from aiohttp import web
 from domicile_testing.conditions import until
 from domicile_testing.databases import free_port
+from domicile_testing.routers import COMMAND, environment
 from domicile_testing.routing import HOSTS, World, jwk_of, pin, routing_world
 
 from domicile.client import RouterClient
@@ -25,7 +24,6 @@ from domicile.model import Role
 from domicile.model.explanation import ExplainRequest
 from domicile.router.settings import RouterSettings
 
-COMMAND = [sys.executable, "-c", "from domicile.router.main import app; app()", "serve"]
 ALICE, COOKIE, TENANT = "alice-in-person", "carol-in-person", "tenant-in-person"
 CLIENT = "193.99.144.80"
 
@@ -66,10 +64,7 @@ class Outside:
 
 @asynccontextmanager
 async def process(settings: RouterSettings) -> AsyncIterator[asyncio.subprocess.Process]:
-    told = settings.model_dump(mode="json", exclude_none=True, exclude={"directory", "countries"})
-    told["directory"] = ",".join(settings.directory)
-    environment = os.environ | {f"DOMICILE_{name.upper()}": str(value) for name, value in told.items()}
-    started = await asyncio.create_subprocess_exec(*COMMAND, env=environment, stderr=asyncio.subprocess.PIPE)
+    started = await asyncio.create_subprocess_exec(*COMMAND, env=environment(settings), stderr=asyncio.subprocess.PIPE)
     try:
         yield started
     finally:

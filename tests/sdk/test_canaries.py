@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import io
 import json
 import logging
 import pickle
@@ -15,13 +14,13 @@ from typing import Annotated, Any
 from uuid import uuid4
 
 import pytest
+from domicile_testing.logged import logged
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domicile.sdk import DomicileError, Personal, Range, Record, Shareable, UnsupportedQuery, Withheld
 from domicile.sdk.abroad import AbroadRow
 from domicile.sdk.testing import MemoryKeys, MemoryStore, memory_home
-from domicile.telemetry import configure_logs
 
 
 class Patient(Record, table="patients"):
@@ -110,15 +109,8 @@ async def written(values: dict[str, Any]) -> tuple[str, bytes]:
 @given(PATIENTS)
 @settings(max_examples=30, deadline=None)
 def test_no_generated_value_is_told_or_lies_in_clear(values: dict[str, Any]) -> None:
-    lines, root = io.StringIO(), logging.getLogger()
-    before = root.handlers[:], root.level
-    configure_logs("test", stream=lines)
-    try:
+    with logged() as lines:
         told, at_rest = asyncio.run(written(values))
-    finally:
-        root.handlers[:] = before[0]
-        root.setLevel(before[1])
-        logging.captureWarnings(False)
     assert lines.getvalue().count("\n") >= 13, "the failures were logged"
     for spelling in spellings(values):
         assert spelling not in at_rest

@@ -22,6 +22,7 @@ class Account(Record, table="accounts"):
     number: Annotated[str, Personal("user.financial.account_number", find="cell")]
     name: Annotated[str, Personal("user.name", find=True)]
     plan: Annotated[str, Shareable("user.account.plan")]
+    state: Annotated[str, Shareable("user.account.status")] = "dormant"  # as a fence has one
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +41,7 @@ async def test_records_of_any_subject_are_found_and_lead_to_its_home(
     async with residency.cell(purpose="support:T-1042") as cell:
         (found,) = await cell.find(Account, number=f"{plan}/1")
         assert (found.home.subject_key, found.record.name) == (homes[1].subject_key, "Ann")
+        assert (found.record.state, found.home.epoch) == ("dormant", 1)
         changed = await found.home.update(found.record, name="Beth")
         assert changed.version == 2
         assert [each.record.name for each in await cell.find(Account, plan=plan)] == ["Ann", "Beth", "Ann"]

@@ -15,10 +15,15 @@ from typing import Any, cast
 
 import aiohttp
 import asyncpg
+import litestar
 import pytest
 from aiohttp import web
 from domicile_testing import Trust
 from domicile_testing.homes import Surroundings
+from litestar import Request as LitestarRequest
+from litestar import Response as LitestarResponse
+from litestar.exceptions import HTTPException as LitestarException
+from litestar.response import Stream
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -28,7 +33,7 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from domicile.model import GLOBAL, Endpoint, Role, SubjectKey, Unauthenticated
-from domicile.sdk import Residency, asgi
+from domicile.sdk import DomicileError, Residency, asgi
 from domicile.sdk.aiohttp import SUBJECT, guard, observed_country
 from domicile.service import ProcessSettings, Service
 
@@ -155,7 +160,48 @@ async def on_asgi(served: App, settings: ProcessSettings) -> AsyncIterator[None]
         yield
 
 
-@pytest.fixture(params=[on_aiohttp, on_asgi], ids=["aiohttp", "asgi"])
+@asynccontextmanager
+async def on_litestar(served: App, settings: ProcessSettings) -> AsyncIterator[None]:
+    @litestar.route(["/data", "/about"], http_method=["GET", "POST"], status_code=200)
+    async def plain(request: LitestarRequest[Any, Any, Any]) -> LitestarResponse[dict[str, str | None]]:
+        served.seen.append(request.url.path)
+        try:
+            subject = str(asgi.home_of(request.scope).subject_key)
+        except Unauthenticated:
+            subject = None
+        body = {"subject": subject, "country": asgi.country_of(request.scope)}
+        return LitestarResponse(body, headers={"Domicile-Guard": "stale-epoch"})
+
+    @litestar.get("/stream")
+    async def stream() -> Stream:
+        return Stream(iter(["{", "}"]), status_code=421, headers={"Domicile-Guard": "wrong-cell"})
+
+    @litestar.get("/raised")
+    async def raised() -> None:
+        raise LitestarException(status_code=421, headers={"Domicile-Guard": "wrong-cell"})
+
+    @litestar.route(["/home", "/signup", "/support/enrol"], http_method=["GET", "POST"], status_code=200)
+    async def look_for(request: LitestarRequest[Any, Any, Any]) -> dict[str, str]:
+        await asgi.residency_of(request.scope).home(request.query_params["user"])
+        return {}
+
+    @litestar.websocket("/talk")
+    async def talk(socket: litestar.WebSocket[Any, Any, Any]) -> None:
+        served.seen.append(socket.url.path)
+        await socket.accept(headers={"domicile-guard": "wrong-cell"})
+        async for message in socket.iter_data("text"):
+            await socket.send_text(message)
+
+    app = litestar.Litestar(
+        [plain, stream, raised, look_for, talk], exception_handlers={DomicileError: asgi.passed_on}, openapi_config=None
+    )
+    async with asgi.serving(cast("asgi.Application", app), settings):
+        yield
+
+
+@pytest.fixture(
+    params=[on_aiohttp, on_asgi, pytest.param(on_litestar, marks=pytest.mark.full)], ids=["aiohttp", "asgi", "litestar"]
+)
 async def app(
     request: pytest.FixtureRequest, around: Surroundings, residency: Residency, trust: Trust, tmp_path: Path
 ) -> AsyncIterator[App]:
@@ -335,6 +381,7 @@ async def test_an_unpinned_path_is_answered_here_whoever_asks(app: App, somebody
     assert (await app.ask("/about", {"Domicile-Observed-Country": "Mars"}))[2]["country"] is None
 
 
+@pytest.mark.parametrize("app", [on_aiohttp, on_asgi, on_litestar], indirect=True)
 async def test_a_home_abroad_is_a_redirect_on_unpinned_paths_only(
     app: App, around: Surroundings, somebody: Somebody
 ) -> None:

@@ -142,6 +142,22 @@ def test_everything_else_is_refused_before_it_is_sent(statement: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("statement", "instead"),
+    [
+        ("UPDATE notes SET topic = 'x'", "update(record"),
+        ("WITH u AS (UPDATE notes SET topic = 'x' RETURNING *) SELECT * FROM u", "update(record"),
+        ("INSERT INTO notes (topic) VALUES ('x')", "put(record)"),
+        ("INSERT INTO notes SELECT * FROM notes ON CONFLICT (id) DO UPDATE SET topic = 'x'", "put(record)"),
+        ("MERGE INTO notes USING profiles ON true WHEN MATCHED THEN DELETE", "put_many(records)"),
+    ],
+)
+def test_what_would_write_a_value_says_which_call_does(statement: str, instead: str) -> None:
+    with pytest.raises(UnsupportedQuery) as refusal:
+        admitted(statement, [])
+    assert instead in (refusal.value.remedy or "")
+
+
+@pytest.mark.parametrize(
     "value", ["it's", "\\", "\\'; COMMIT; --", "$$", "/* */ --", "''", "E'\\''", "ü\u2028", "U&'\\0061'"]
 )
 async def test_a_literal_stays_a_literal(home: Home, value: str) -> None:

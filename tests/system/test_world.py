@@ -10,11 +10,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import psutil
 import pytest
 from domicile_testing.chromium import browser, pin_of, with_chromium
 from domicile_testing.worlds import LocalWorld, domicile, running_world
 
+from domicile.model import Role
+from domicile.ops.demo.cast import SECOND_AMERICAN, person
+from domicile.ops.demo.client import Browser
+from domicile.ops.health import operator
+from domicile.ops.layout import Layout
 from domicile.ops.manifests import load_file
 
 pytestmark = [pytest.mark.system, pytest.mark.xdist_group("world")]
@@ -32,7 +38,7 @@ def test_status_names_every_process(world: LocalWorld) -> None:
     rows = {row["name"]: row for row in document["processes"]}
     assert {"directory", "keys-eu", "keys-us", "eu-1-app", "eu-2-gateway", "us-1-postgres", "router-iad"} <= set(rows)
     assert all(row["state"] == "running" for row in rows.values())
-    assert set(rows["keys-eu"]) == {"name", "role", "jurisdiction", "zone", "state", "address", "pid"}
+    assert set(rows["keys-eu"]) == {"name", "role", "jurisdiction", "zone", "state", "address", "pid", "restarts"}
     assert rows["router-iad"]["jurisdiction"] == "us"
     assert rows["directory"]["jurisdiction"] == "global"
 
@@ -105,7 +111,6 @@ async def test_a_browser_signs_up_reads_and_writes(world: LocalWorld, tmp_path: 
 
 
 def test_killed_processes_are_reported_by_name_within_five_seconds(world: LocalWorld) -> None:
-    """The last of this module: the world is not whole afterwards."""
     lost: set[str] = set()
     for name in ("keys-eu", "us-1-postgres", "router-fra"):
         os.kill(world.pids()[name], signal.SIGKILL)
@@ -120,3 +125,52 @@ def test_killed_processes_are_reported_by_name_within_five_seconds(world: LocalW
         assert (code, document["ok"]) == (1, False)
     shown = domicile("status", "--state", str(world.state))
     assert "keys-eu is stopped" in shown.stderr
+    back = domicile("restart", *sorted(lost), "--state", str(world.state), "--json")
+    assert [done["part"] for done in json.loads(back.stdout)["parts"]] == sorted(lost), back.stderr
+    code, document = world.status()
+    assert (code, {row["name"] for row in document["processes"] if row["restarts"]}) == (0, lost)
+
+
+def test_a_part_that_nobody_has_is_not_restarted_nor_are_those_beside_it(world: LocalWorld) -> None:
+    before = world.pids()
+    refused = domicile("restart", "router-fra", "nonsense", "--state", str(world.state))
+    assert refused.returncode == 1
+    assert "no part nonsense (`domicile status` names them)" in refused.stderr
+    assert world.pids() == before
+
+
+@pytest.mark.full
+async def test_a_cell_that_is_wholly_down_sends_its_users_nowhere_else(world: LocalWorld) -> None:
+    """The last of this module: the cell stays down."""
+    layout = Layout(world.state)
+    manifest = load_file(world.state / "domicile.yaml")
+    american = person("US", *SECOND_AMERICAN)
+    async with Browser(manifest, layout) as client:
+        router = next(iter(manifest.routers_of("us").values())).public
+        signed = await client.send("POST", router, "/signup", body=american.sign_up(), address=american.address)
+        assert signed.status == 201, signed.reason
+        session = signed.body["session"]
+        assert (await client.send("GET", router, "/profile", session=session)).status == 200
+        before = {name: await _asked(world, name) for name in ("eu-1-app", "eu-2-app", "eu-1-gateway", "eu-2-gateway")}
+        for name, pid in world.pids().items():
+            if name.startswith("us-1-"):
+                os.kill(pid, signal.SIGKILL)
+        for _ in range(20):
+            answer = await client.send("GET", router, "/profile", session=session)
+            assert answer.status == 503, answer.reason
+            assert int(answer.headers["Retry-After"]) > 0
+        assert {name: await _asked(world, name) for name in before} == before
+
+
+async def _asked(world: LocalWorld, name: str) -> list[str]:
+    """What a process of ``eu`` counted of requests, but for those that ask for its health and its counters."""
+    own = next(process for process in world.record()["processes"] if process["name"] == name)
+    context = operator(Layout(world.state)).client("eu", [Role(own["role"])])
+    async with (
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context), trust_env=False) as session,
+        session.get(f"https://{own['address']}/metrics") as answer,
+    ):
+        assert answer.status == 200
+        lines = (await answer.text()).splitlines()
+    counted = [line for line in lines if line.startswith("domicile_requests_total")]
+    return [line for line in counted if "readyz" not in line and "healthz" not in line and "metrics" not in line]

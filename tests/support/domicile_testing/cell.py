@@ -186,8 +186,8 @@ def key_settings(
 ) -> KeySettings:
     """Of a key service."""
     bind = f"127.0.0.1:{free_port()}"
-    address = None if storage is None else storage.address
-    found = trust.settings(jurisdiction, role, name, bind, KeySettings, storage=address)
+    addresses = [] if storage is None else [storage.address]
+    found = trust.settings(jurisdiction, role, name, bind, KeySettings, storage=addresses)
     assert isinstance(found, KeySettings)
     return found
 

@@ -122,6 +122,28 @@ async def shows_pages_in_order(home: Home, other: Home, cell: Cell) -> None:
 
 
 @_check
+async def goes_on_after_a_page_whose_last_row_is_gone_or_elsewhere(home: Home, other: Home, cell: Cell) -> None:
+    for order in ("weight", "-weight", "sent", None):
+        made = [letter(home, number, sent=date(2020, 1, 1 + number) if number < 3 else None) for number in range(6)]
+        for each in made:
+            await home.put(each)
+        seen: list[Letter] = []
+        after: str | None = None
+        for turn in range(3):
+            page = await home.page(Letter, size=2, order_by=order, after=after)
+            seen, after = seen + page.records, page.next
+            last = page.records[-1]
+            if turn == 1:
+                await home.update(last, weight=2 if last.weight > 2 else 4)
+            else:
+                await home.delete(Letter, last.id)
+        assert after is None
+        assert len({each.id for each in seen}) == len(made), order
+        for each in await home.all(Letter):
+            await home.delete(Letter, each.id)
+
+
+@_check
 async def puts_many_or_none(home: Home, other: Home, cell: Cell) -> None:
     made = [letter(home, number) for number in range(5)]
     assert await home.put_many(made) == [1] * 5

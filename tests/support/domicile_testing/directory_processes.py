@@ -29,10 +29,11 @@ def environment_of(settings: DirectorySettings) -> dict[str, str]:
     """This process's environment with a directory's settings in it, and nothing else of Domicile's."""
     names = [
         *("deployment", "process", "bind", "certificate", "key", "authorities", "state"),
-        *("storage", "operators", "alias_rate", "alias_burst"),
+        *("operators", "alias_rate", "alias_burst"),
     ]
     kept = {name: value for name, value in os.environ.items() if not name.startswith("DOMICILE_")}
-    return kept | {f"DOMICILE_{name.upper()}": str(getattr(settings, name)) for name in names}
+    told = {f"DOMICILE_{name.upper()}": str(getattr(settings, name)) for name in names}
+    return kept | told | {"DOMICILE_STORAGE": ",".join(settings.storage)}
 
 
 @dataclass

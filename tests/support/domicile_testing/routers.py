@@ -14,7 +14,7 @@ COMMAND = [sys.executable, "-c", "from domicile.router.main import app; app()", 
 
 
 def environment(settings: RouterSettings) -> dict[str, str]:
-    told = settings.model_dump(mode="json", exclude_none=True, exclude={"directory", "countries"})
+    told = settings.model_dump(mode="json", exclude_none=True, exclude={"directory", "storage", "countries"})
     told["directory"] = ",".join(settings.directory)
     return os.environ | {f"DOMICILE_{name.upper()}": str(value) for name, value in told.items()}
 

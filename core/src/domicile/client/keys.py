@@ -7,6 +7,7 @@ clock that goes on while the machine sleeps and that nobody sets: so a receipt's
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
@@ -18,7 +19,7 @@ from domicile.client.memory import LockedSlots
 from domicile.identity import Credentials
 from domicile.model.access import Role
 from domicile.model.addresses import Network
-from domicile.model.errors import KeyDestroyed, KeyWithheld, NotFound
+from domicile.model.errors import DomicileError, KeyDestroyed, KeyWithheld, NotFound
 from domicile.model.manifest import Manifest
 from domicile.model.wire import (
     MAX_BATCH,
@@ -63,10 +64,18 @@ class _Held(NamedTuple):
     other: int
 
 
+class _Flight(NamedTuple):
+    """A question under way, and its answer for each name. ``creates``: whoever it may have a key made for."""
+
+    creates: bool
+    task: asyncio.Task[dict[tuple[UUID, UUID], DataKey | DomicileError]]
+
+
 class KeyClient:
     """Data keys by (subject, principal). ``cache_seconds`` is the manifest's bound on an old key's life.
 
-    The cache is in order of arrival; each call first forgets what is too old.
+    The cache is in order of arrival; each call first forgets what is too old. Who asks for a key that is being asked
+    for waits for that answer: one unwrapping, however many want it.
     """
 
     def __init__(
@@ -88,6 +97,7 @@ class KeyClient:
         self._slots = LockedSlots(MAX_CACHED, 4 * KEY_BYTES)
         self._index_slots = LockedSlots(1, KEY_BYTES)
         self._index: tuple[float, int] | None = None
+        self._flights: dict[tuple[UUID, UUID], _Flight] = {}
         if not self._slots.locked:
             warn("key-memory-not-locked")
 
@@ -101,6 +111,10 @@ class KeyClient:
         )
 
     async def close(self) -> None:
+        flights = {flight.task for flight in self._flights.values()}
+        for task in flights:
+            task.cancel()
+        await asyncio.gather(*flights, return_exceptions=True)
         while self._cache:
             self._drop(next(iter(self._cache)))
         self._drop_index()
@@ -121,7 +135,7 @@ class KeyClient:
         found = {name: key for name in names if (key := self._held(name, now)) is not None}
         missing = [name for name in dict.fromkeys(names) if name not in found]
         for start in range(0, len(missing), MAX_BATCH):
-            found |= await self._ask(missing[start : start + MAX_BATCH], create=create)
+            found |= await self._answers(missing[start : start + MAX_BATCH], create=create)
         return [found[name] for name in names]
 
     def _held(self, name: tuple[UUID, UUID], now: float) -> DataKey | None:
@@ -136,24 +150,53 @@ class KeyClient:
             subject=name[0], principal=name[1], key=key, index_key=index_key, generation=held.generation, other=other
         )
 
-    async def _ask(self, names: Sequence[tuple[UUID, UUID]], *, create: bool) -> dict[tuple[UUID, UUID], DataKey]:
+    async def _answers(self, names: Sequence[tuple[UUID, UUID]], *, create: bool) -> dict[tuple[UUID, UUID], DataKey]:
+        """Of the flights under way, and of one for the rest; one that makes no key is none for who wants it made."""
+        flying = {name: self._flights[name].task for name in names if name in self._flights}
+        flying = {name: task for name, task in flying.items() if self._flights[name].creates or not create}
+        if rest := [name for name in names if name not in flying]:
+            task = asyncio.create_task(self._ask(rest, create=create))
+            task.add_done_callback(self._landed)
+            self._flights |= dict.fromkeys(rest, _Flight(create, task))
+            flying |= dict.fromkeys(rest, task)
+        found = {}
+        for name in names:
+            answer = (await asyncio.shield(flying[name]))[name]
+            if isinstance(answer, DomicileError):
+                raise answer
+            found[name] = answer
+        return found
+
+    def _landed(self, task: asyncio.Task[dict[tuple[UUID, UUID], DataKey | DomicileError]]) -> None:
+        for name in [name for name, flight in self._flights.items() if flight.task is task]:
+            del self._flights[name]
+        if not task.cancelled():
+            task.exception()  # nobody may be left to be told
+
+    async def _ask(
+        self, names: Sequence[tuple[UUID, UUID]], *, create: bool
+    ) -> dict[tuple[UUID, UUID], DataKey | DomicileError]:
         asked = self._clock()
         references = [DataKeyRef(subject=subject, principal=principal) for subject, principal in names]
         body = DataKeysRequest(cell=self._cell, keys=references, create=create)
         answer = await self._peer.ask(DataKeysResponse, "POST", "/v1/data-keys", body=body)
         seconds = self._seconds if answer.cache_seconds is None else min(self._seconds, answer.cache_seconds)
-        wanted = set(names)
-        found = {(key.subject, key.principal): key for key in answer.keys if (key.subject, key.principal) in wanted}
-        for name, key in found.items():
-            self._keep(name, key, asked + seconds)
-        for reference in references:
-            if (reference.subject, reference.principal) in found:
-                continue
-            if reference in answer.destroyed:
-                raise KeyDestroyed("the data key was destroyed: what it sealed opens no more")
-            if reference in answer.withheld:
-                raise KeyWithheld("the holder of its key-encryption key does not open this data key", where="keys")
-            raise NotFound("no data key was made")
+        given = {(key.subject, key.principal): key for key in answer.keys}
+        found: dict[tuple[UUID, UUID], DataKey | DomicileError] = {}
+        for name, reference in zip(names, references, strict=True):
+            if name in given:
+                found[name] = given[name]
+                flight = self._flights.get(name)
+                if flight is not None and flight.task is asyncio.current_task():  # else it was to be held no more
+                    self._keep(name, given[name], asked + seconds)
+            elif reference in answer.destroyed:
+                found[name] = KeyDestroyed("the data key was destroyed: what it sealed opens no more")
+            elif reference in answer.withheld:
+                found[name] = KeyWithheld(
+                    "the holder of its key-encryption key does not open this data key", where="keys"
+                )
+            else:
+                found[name] = NotFound("no data key was made")
         return found
 
     def _keep(self, name: tuple[UUID, UUID], key: DataKey, until: float) -> None:
@@ -165,6 +208,7 @@ class KeyClient:
         self._cache[name] = _Held(until, slot, key.generation, 0 if key.other is None else key.other.generation)
 
     def _drop(self, name: tuple[UUID, UUID]) -> None:
+        self._flights.pop(name, None)  # an answer to a question of before is not held either
         held = self._cache.pop(name, None)
         if held is not None:
             self._slots.wipe(held.slot)
@@ -208,8 +252,9 @@ class KeyClient:
         """
         body = ShredRequest(cell=self._cell, subject=subject, principal=principal)
         answer = await self._peer.ask(ShredResponse, "POST", "/v1/shreds", body=body)
-        for name in [name for name in self._cache if name[0] == subject and principal in (None, name[1])]:
-            self._drop(name)
+        for name in self._cache.keys() | self._flights.keys():
+            if name[0] == subject and principal in (None, name[1]):
+                self._drop(name)
         return answer.receipt
 
     async def receipt_key(self) -> str:

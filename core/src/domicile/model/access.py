@@ -127,6 +127,7 @@ class Endpoint(StrEnum):
     CELL_STORAGE = "storage.cell"
     KEY_STORAGE = "storage.keys"
     DIRECTORY_STORAGE = "storage.directory"
+    REPLICATION = "storage.replication"
 
 
 class Scope(StrEnum):
@@ -135,6 +136,7 @@ class Scope(StrEnum):
     ANY = "any jurisdiction"
     JURISDICTION = "the same jurisdiction"
     CELL = "the same cell"
+    STORE = "the same cell, key store or directory"
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +188,7 @@ MATRIX: Final[dict[Endpoint, Rule]] = {
     Endpoint.CELL_STORAGE: _rule(Scope.CELL, Role.APP, Role.GATEWAY),
     Endpoint.KEY_STORAGE: _rule(Scope.JURISDICTION, Role.KEYS),
     Endpoint.DIRECTORY_STORAGE: _rule(Scope.JURISDICTION, Role.DIRECTORY),
+    Endpoint.REPLICATION: _rule(Scope.STORE, Role.STORAGE),
 }
 """The matrix. An operator of the storage's own jurisdiction may open any storage: it applies schemas; and any operator
 may ask whoever it reaches whether it is ready."""
@@ -208,6 +211,8 @@ def may(caller: Identity, callee: Identity, endpoint: Endpoint) -> bool:
         return True
     if caller.jurisdiction != callee.jurisdiction:
         return False
+    if rule.scope is Scope.STORE:
+        return caller.cell == callee.cell
     return rule.scope is Scope.JURISDICTION or (caller.cell is not None and caller.cell == callee.cell)
 
 

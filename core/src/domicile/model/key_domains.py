@@ -42,13 +42,15 @@ class KeyDomain(Strict):
 class KeySection(Strict):
     """``service``: addresses of the jurisdiction's key service; ``cache_seconds``: how long a data key may be
     held in memory, which is also how long a shredded key can outlive its destruction; ``backup_days``: how long
-    the last backup of the key store that still holds a shredded key may live; ``domains``: key-encryption keys
-    that the service doesn't hold itself."""
+    the last backup of the key store that still holds a shredded key may live; ``audit_days``: how long it is kept
+    who had which key unwrapped (more than a year, so that a yearly audit finds all of it); ``domains``:
+    key-encryption keys that the service doesn't hold itself."""
 
     service: list[AddressField] = Field(min_length=1)
     domains: dict[Name, KeyDomain] = Field(default_factory=dict)
     cache_seconds: int = Field(default=300, ge=1, le=3600, strict=True)
     backup_days: int = Field(default=30, ge=0, le=3650, strict=True)
+    audit_days: int = Field(default=400, ge=1, le=3650, strict=True)
 
 
 def check_key_domains(path: str, section: KeySection, countries: Collection[str]) -> Iterator[ManifestProblem]:

@@ -21,6 +21,7 @@ from domicile.model.addresses import NetworkField, PublicHost, inside, literal, 
 from domicile.model.errors import ManifestError, ManifestProblem
 from domicile.model.ids import RESERVED_JURISDICTIONS, CellName, Country, JurisdictionName, Name, ZoneName
 from domicile.model.key_domains import KeySection, check_key_domains, over_tls
+from domicile.model.leases import Lease, check_lease
 from domicile.model.rules import ApplicationIdentity as ApplicationIdentity
 from domicile.model.rules import (
     NextRules,
@@ -50,6 +51,7 @@ class Risk(StrEnum):
 
     SINGLE_ZONE = "single-zone"
     SHARED_WITNESS = "shared-witness"
+    UNREPLICATED_WRITES = "unreplicated-writes"
 
 
 class DirectorySite(Strict):
@@ -58,15 +60,26 @@ class DirectorySite(Strict):
     address: AddressField
 
 
+class Witness(Strict):
+    """``network``: where its process listens; only a world with standbys (`domicile up --ha`) needs it."""
+
+    zone: ZoneName
+    country: Country
+    network: NetworkField | None = None
+
+
 class DirectorySection(Strict):
+    """``witness``: the third voter of the directory's own database cluster, whose nodes are in the first two sites."""
+
     sites: list[DirectorySite] = Field(min_length=1)
+    witness: Witness | None = None
 
 
 class Jurisdiction(Strict):
     """``traveller_paths``: the first that matches a path takes the place of ``travellers`` there.
 
     ``collector_networks``: those that the collector's name may resolve into; without any, wherever no other
-    jurisdiction has a zone.
+    jurisdiction has a zone. ``lease``: where its database clusters keep who leads, if not among themselves.
     """
 
     countries: list[Country] = Field(min_length=1)
@@ -76,6 +89,7 @@ class Jurisdiction(Strict):
     collector: Annotated[str, AfterValidator(over_tls)] | None = None
     collector_networks: list[NetworkField] = Field(default_factory=list, max_length=64)
     keys: KeySection
+    lease: Lease | None = None
 
     def travellers_on(self, path: str) -> Travellers:
         """What holds on a path: of its readings, the strictest's."""
@@ -94,11 +108,6 @@ class Zone(Strict):
     app: AddressField
     gateway: AddressField
     storage: AddressField
-
-
-class Witness(Strict):
-    zone: ZoneName
-    country: Country
 
 
 class Cell(Strict):
@@ -183,6 +192,11 @@ class Manifest(Strict):
                 lines.append(f"cell {name}: losing zone {next(iter(cell.zones))} loses the cell and its data")
             if Risk.SHARED_WITNESS in cell.accept and not _third_zone(cell):
                 lines.append(f"cell {name}: without a third zone, losing one zone stops writes until a person acts")
+            if Risk.UNREPLICATED_WRITES in cell.accept:
+                lines.append(
+                    f"cell {name}: writes go on without its standby; losing the leader then loses what was "
+                    "acknowledged since the standby was gone"
+                )
         return lines
 
     def topology(self) -> dict[str, Any]:
@@ -223,6 +237,9 @@ def _check_jurisdictions(manifest: Manifest) -> Iterator[ManifestProblem]:
                     f"use an address in the network of one of {name}'s zones",
                 )
         yield from check_key_domains(f"{path}.keys.domains", jurisdiction.keys, jurisdiction.countries)
+        voters = [cell.witness for cell in manifest.cells_of(name).values() if cell.witness is not None]
+        inner = networks + [voter.network for voter in voters if voter.network is not None]
+        yield from check_lease(f"{path}.lease", jurisdiction.lease, inner)
     hosts: dict[str, str] = {}
     for name, jurisdiction in manifest.jurisdictions.items():
         if (other := hosts.setdefault(jurisdiction.public_host, name)) != name:
@@ -277,6 +294,15 @@ def _check_networks(manifest: Manifest) -> Iterator[ManifestProblem]:
                         "networks of two jurisdictions are disjoint",
                     )
             seen.append((zone.network, cell.jurisdiction))
+    for name, cell in manifest.cells.items():
+        witness = cell.witness.network if cell.witness is not None else None
+        for network, jurisdiction in seen:
+            if witness is not None and jurisdiction != cell.jurisdiction and witness.overlaps(network):
+                yield ManifestProblem(
+                    f"cells.{name}.witness.network",
+                    f"{witness} overlaps {network} of {jurisdiction}",
+                    "networks of two jurisdictions are disjoint",
+                )
 
 
 def _networks(manifest: Manifest) -> Iterator[tuple[str, str, Network]]:
@@ -332,6 +358,8 @@ def _check_outposts(manifest: Manifest) -> Iterator[ManifestProblem]:
 def _check_zones(manifest: Manifest) -> Iterator[ManifestProblem]:
     """A zone is one failure domain in one country, wherever it is named."""
     places = [(f"directory.sites[{n}]", s.zone, s.country) for n, s in enumerate(manifest.directory.sites)]
+    if manifest.directory.witness is not None:
+        places.append(("directory.witness", manifest.directory.witness.zone, manifest.directory.witness.country))
     for name, cell in manifest.cells.items():
         places += [(f"cells.{name}.zones.{zone}", zone, it.country) for zone, it in cell.zones.items()]
         if cell.witness is not None:
@@ -354,6 +382,9 @@ def _check_directory_and_routers(manifest: Manifest) -> Iterator[ManifestProblem
         if site.zone in zones:
             yield ManifestProblem(f"directory.sites[{position}].zone", f"{site.zone} is listed twice")
         zones.add(site.zone)
+    witness = manifest.directory.witness
+    if witness is not None and witness.zone in zones:
+        yield ManifestProblem("directory.witness.zone", f"{witness.zone} is a site's", "a witness is in a third zone")
     for zone_name, router in manifest.routers.items():
         if manifest.jurisdiction_of(router.country) is None:
             yield ManifestProblem(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from http import HTTPStatus
+from typing import Final
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -12,6 +14,8 @@ from pydantic import ValidationError
 from domicile.model.errors import DomicileError, Unavailable
 from domicile.model.wire import PROBLEM_TYPE, Problem
 from domicile.telemetry import REFUSALS, place_of, warn
+
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,54}")
 
 
 def problem_of(error: DomicileError) -> tuple[Problem, dict[str, str]]:
@@ -49,9 +53,16 @@ def plain_problem(status: int, code: str, detail: str) -> web.Response:
 
 
 def where_invalid(error: ValidationError) -> str:
-    """Which members of a body are wrong, and how; never what they held."""
+    """Which members of a body are wrong, and how; never what they held.
+
+    A name that nobody declared is the caller's own word: told where it looks like a name, since it might be a value.
+    """
     found = error.errors(include_input=False, include_context=False, include_url=False)
-    return "; ".join(f"{'.'.join(map(str, item['loc'])) or 'body'}: {item['type']}" for item in found)[:500]
+    return "; ".join(f"{'.'.join(map(_named, item['loc'])) or 'body'}: {item['type']}" for item in found)[:500]
+
+
+def _named(part: int | str) -> str:
+    return str(part) if isinstance(part, int) or _NAME.fullmatch(part) else "?"
 
 
 @web.middleware

@@ -67,7 +67,9 @@ class ProcessSettings(BaseSettings):
     pepper: Path | None = Field(
         default=None, description="file of VERSION:HEX lines, the one in force first; cells and routers only"
     )
-    storage: AddressField | None = Field(default=None, description="this process's own database, host:port")
+    storage: Addresses = Field(
+        default_factory=list, description="this process's own database: host:port of each of its zones, comma-separated"
+    )
     storage_pooler: bool = Field(
         default=False, description="whether a pooler in transaction mode (PgBouncer) stands before that database"
     )

@@ -86,10 +86,17 @@ def place_of(error: BaseException) -> str:
 
 
 def configure_logs(process: str, level: str = "info", stream: TextIO | None = None) -> None:
-    """Send every log line of this process, its libraries' included, to ``stream`` (standard error)."""
+    """Send every log line of this process, its libraries' included, to ``stream`` (standard error).
+
+    Also of those that have set up handlers of their own by now, as some frameworks do when they are imported.
+    """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(_JsonLines(process))
     root = logging.getLogger()
+    for logger in root.manager.loggerDict.values():
+        if isinstance(logger, logging.Logger) and logger.handlers:
+            logger.handlers.clear()
+            logger.propagate = True
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     _LOGGER.setLevel(level.upper())

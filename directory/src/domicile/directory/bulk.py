@@ -8,11 +8,12 @@ as a claim's, so that an epoch never falls and readers of the change log miss no
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, NamedTuple
 
 import asyncpg
+from asyncpg.connect_utils import SessionAttribute
 
 from domicile.directory.second_zone import Replication, SecondZone, SecondZoneCheck
 from domicile.directory.storage import DATABASE, translated
@@ -93,14 +94,19 @@ def rows(lines: Iterable[bytes], homes: frozenset[bytes]) -> Iterator[bytes]:
 
 
 @asynccontextmanager
-async def connected(credentials: Credentials, address: Address) -> AsyncIterator[asyncpg.Connection]:
-    """The directory's database, as an operator of the directory may open it. Raises Unavailable."""
+async def connected(credentials: Credentials, addresses: Sequence[Address]) -> AsyncIterator[asyncpg.Connection]:
+    """The directory's database, as an operator of the directory may open it. Raises Unavailable.
+
+    Of several ``addresses`` the one that leads. One alone may be a standby's, whose pins can be exported.
+    """
     context = credentials.client(GLOBAL, [Role.STORAGE])
+    attribute = SessionAttribute.any if len(addresses) == 1 else SessionAttribute.primary
     try:
         async with translated():
             connection = await asyncpg.connect(
-                host=address.host,
-                port=address.port,
+                host=[address.host for address in addresses],
+                port=[address.port for address in addresses],
+                target_session_attrs=attribute,
                 user=SUPERUSER,
                 database=DATABASE,
                 ssl=context,
@@ -109,7 +115,7 @@ async def connected(credentials: Credentials, address: Address) -> AsyncIterator
     except Unavailable as error:
         raise Unavailable(
             f"cannot be opened ({type(error.__cause__).__name__})",
-            where=str(address),
+            where=", ".join(addresses),
             remedy="see DOMICILE_STORAGE, and that the certificate is an operator's of the trust domain global",
         ) from error
     try:

@@ -25,7 +25,6 @@ from domicile.directory.topology import PublishedTopology
 from domicile.identity import Keyring
 from domicile.identity.tokens import MAX_TOPOLOGY_BYTES
 from domicile.model import GLOBAL, Address, InvalidInput, Role, Unavailable
-from domicile.model.manifest import AddressField
 from domicile.model.wire import SigningKey
 from domicile.service import Addresses, ProcessSettings, Service, ended, load_settings, run
 
@@ -72,7 +71,9 @@ class OwnKeys:
 class DirectorySettings(ProcessSettings):
     """What a directory process cannot do without, beside what every process is told."""
 
-    storage: AddressField = Field(description="the directory's own database, host:port")
+    storage: Addresses = Field(
+        min_length=1, description="the directory's own database: host:port of each of its sites, comma-separated"
+    )
     operators: Path = Field(description="folder of operators' public keys (*.pem), who sign the topology")
     second_zone: SecondZone = Field(
         default=SecondZone.ABSENT,
@@ -118,7 +119,7 @@ async def serve_directory(settings: DirectorySettings) -> AsyncIterator[None]:
     check_settings(settings)
     topology = PublishedTopology(settings.deployment, settings.operator_keys())
     keyring = Keyring(settings.state / "grant.key", "pin-grant")
-    database = Address(settings.storage)
+    database = [Address(each) for each in settings.storage]
     async with Storage.connect(settings.credentials, database, settings.second_zone) as storage:
         keys = OwnKeys(storage, settings.credentials.identity.uri)
         await keyring.publish(keys)

@@ -15,6 +15,7 @@ from typing import Final, cast
 from uuid import UUID
 
 import asyncpg
+from asyncpg.connect_utils import SessionAttribute
 
 from domicile.directory.history import GRACE_SECONDS, Mark, Standing, furthest, has_lost
 from domicile.directory.second_zone import Replication, SecondZone, SecondZoneCheck
@@ -138,17 +139,18 @@ class Storage:
     @classmethod
     @asynccontextmanager
     async def connect(
-        cls, credentials: Credentials, address: Address, second_zone: SecondZone
+        cls, credentials: Credentials, addresses: Sequence[Address], second_zone: SecondZone
     ) -> AsyncIterator[Storage]:
-        """Opened by mutual TLS, as the only user that may; the schema is applied. Closed on leaving."""
+        """Opened by mutual TLS at whichever address leads; the schema is applied. Closed on leaving."""
         storage: Storage
 
         async def admit(connection: asyncpg.Connection[asyncpg.Record]) -> None:
             await storage._admit(cast("Connection", connection))
 
         pool = asyncpg.create_pool(
-            host=address.host,
-            port=address.port,
+            host=[address.host for address in addresses],
+            port=[address.port for address in addresses],
+            target_session_attrs=SessionAttribute.primary,
             user=USER,
             database=DATABASE,
             ssl=credentials.client(GLOBAL, [Role.STORAGE]),

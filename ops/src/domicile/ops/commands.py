@@ -17,15 +17,18 @@ import typer
 
 from domicile.model.access import GLOBAL
 from domicile.model.errors import InvalidInput, Unavailable
+from domicile.ops.clusters import members, settled
+from domicile.ops.control import ask
 from domicile.ops.demo.story import play
-from domicile.ops.health import RUNNING, Prober
+from domicile.ops.ending import stop_world
+from domicile.ops.health import PATRONI, RUNNING, Prober
 from domicile.ops.layout import Layout
 from domicile.ops.manifests import load_file
 from domicile.ops.output import JsonOption, emit_json, refusals, table
 from domicile.ops.plan import SAMPLE
-from domicile.ops.record import WorldRecord
+from domicile.ops.record import ProcessRecord, WorldRecord
 from domicile.ops.supervise import supervise
-from domicile.ops.world import publish, stop_world
+from domicile.ops.world import publish
 
 StateOption = Annotated[
     Path | None,
@@ -39,6 +42,9 @@ def up_command(
     state: StateOption = None,
     detach: Annotated[bool, typer.Option("--detach", help="Return when the world is ready; keep it running.")] = False,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+    ha: Annotated[bool, typer.Option("--ha", help="Give every database a standby and a witness.")] = False,
+    ha_cell: Annotated[list[str] | None, typer.Option("--ha-cell", help="Only this cell's; may be repeated.")] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Start a part again, 5 s after it ended.")] = False,
     app: Annotated[str, typer.Option(help="The application of each cell: a module that names its records.")] = SAMPLE,
     json_output: JsonOption = False,
     ready_descriptor: Annotated[int | None, typer.Option(hidden=True)] = None,
@@ -53,15 +59,32 @@ def up_command(
             raise InvalidInput(
                 f"{log_level!r} is no log level", where="--log-level", remedy="debug, info, warning, error"
             )
+        standbys = ha_cell or ([] if ha else None)
         if detach:
-            _detached(layout, manifest, log_level, app, json_output=json_output)
+            _detached(layout, manifest, log_level, app, standbys, restart=restart, json_output=json_output)
             return
         supervise(
-            layout, manifest, log_level=log_level, app=app, as_json=json_output, ready_descriptor=ready_descriptor
+            layout,
+            manifest,
+            log_level=log_level,
+            app=app,
+            as_json=json_output,
+            ready_descriptor=ready_descriptor,
+            ha=standbys,
+            restarts=restart,
         )
 
 
-def _detached(layout: Layout, manifest: Path | None, log_level: str, app: str, *, json_output: bool) -> None:
+def _detached(
+    layout: Layout,
+    manifest: Path | None,
+    log_level: str,
+    app: str,
+    standbys: list[str] | None,
+    *,
+    restart: bool,
+    json_output: bool,
+) -> None:
     """Start a supervisor in a session of its own; relay what it prints until it is ready or gone.
 
     The pipe is also its leash: while it starts, a starter that dies takes the world with it.
@@ -69,6 +92,10 @@ def _detached(layout: Layout, manifest: Path | None, log_level: str, app: str, *
     reader, writer = os.pipe()
     command = [sys.executable, "-m", "domicile.ops.main", "up", "--state", str(layout.root), "--log-level", log_level]
     command += ["--app", app, "--ready-descriptor", str(writer)]
+    if restart:
+        command.append("--restart")
+    if standbys is not None:
+        command += ["--ha", *(word for cell in standbys for word in ("--ha-cell", cell))]
     if manifest is not None:
         command.append(str(manifest.absolute()))
     child = subprocess.Popen(
@@ -142,7 +169,7 @@ def status_command(state: StateOption = None, json_output: JsonOption = False) -
         record = WorldRecord.read(layout)
         if record is None:
             raise Unavailable("no world runs here", where=str(layout.root), remedy="start one with `domicile up`")
-        states = asyncio.run(_states(layout, record))
+        states, clusters = asyncio.run(_states(layout, record))
     rows = [
         {
             "name": process.name,
@@ -152,16 +179,24 @@ def status_command(state: StateOption = None, json_output: JsonOption = False) -
             "state": found,
             "address": process.address,
             "pid": process.pid,
+            "restarts": process.restarts,
         }
         for process, found in zip(record.processes, states, strict=True)
     ]
     supervised = record.supervisor.process() is not None
-    ok = supervised and record.phase == "running" and all(found == RUNNING for found in states)
+    whole = all(found == RUNNING for found in states) and all(settled(nodes) for nodes in clusters)
+    ok = supervised and record.phase == "running" and whole
+    nodes = [node for found in clusters for node in found]
     if json_output:
-        emit_json({"ok": ok, "phase": record.phase if supervised else "unsupervised", "processes": rows})
+        phase = record.phase if supervised else "unsupervised"
+        emit_json({"ok": ok, "phase": phase, "processes": rows, "clusters": nodes})
     else:
         columns = ["name", "role", "jurisdiction", "zone", "state", "address", "pid"]
         table(columns, [[str(row[c]) for c in columns] for row in rows], failed=lambda row: row[4] != RUNNING)
+        if nodes:
+            columns = list(nodes[0])
+            shown = [["" if node[c] is None else str(node[c]) for c in columns] for node in nodes]
+            table(columns, shown, failed=lambda row: row[3] not in ("running", "streaming"))
         if not supervised:
             typer.echo("the supervisor is gone: `domicile down` clears what it left", err=True)
         for row in rows:
@@ -171,9 +206,47 @@ def status_command(state: StateOption = None, json_output: JsonOption = False) -
         raise typer.Exit(1)
 
 
-async def _states(layout: Layout, record: WorldRecord) -> list[str]:
+async def _states(layout: Layout, record: WorldRecord) -> tuple[list[str], list[list[dict[str, Any]]]]:
+    """The state of each process, and the nodes of each database that has a standby."""
     prober = Prober(layout)
-    return list(await asyncio.gather(*(prober.state(process) for process in record.processes)))
+    clusters: dict[str, list[ProcessRecord]] = {}
+    for process in record.processes:
+        if process.role == PATRONI:
+            clusters.setdefault(process.name.partition("-patroni")[0], []).append(process)
+
+    async def nodes(cluster: str) -> list[dict[str, Any]]:
+        for node in clusters[cluster]:
+            if (document := await prober.cluster(node)) is not None:
+                return members(cluster, document)
+        return []
+
+    states = asyncio.gather(*(prober.state(process) for process in record.processes))
+    return list(await states), list(await asyncio.gather(*(nodes(cluster) for cluster in clusters)))
+
+
+def restart_command(
+    parts: Annotated[list[str] | None, typer.Argument(help="Names that `domicile status` shows.")] = None,
+    rolling: Annotated[bool, typer.Option("--rolling", help="Every part, in the order of an upgrade.")] = False,
+    state: StateOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """End parts of a running world, if they have not ended, and start them again, one after the other.
+
+    Example: domicile restart us-1-patroni
+    """
+    done: list[dict[str, str]] = []
+
+    def tell(part: str, what: str) -> None:
+        done.append({"part": part, "what": what})
+        if not json_output:
+            typer.echo(f"{part}: {what}")
+
+    with refusals(as_json=json_output):
+        if bool(parts) == rolling:
+            raise InvalidInput("what to restart?", where="restart", remedy="name parts, or say --rolling for all")
+        asyncio.run(ask(Layout.at(state), {"rolling": True} if rolling else {"parts": parts}, tell))
+    if json_output:
+        emit_json({"ok": True, "parts": done})
 
 
 def demo_command(

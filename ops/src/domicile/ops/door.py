@@ -4,6 +4,13 @@ It speaks the start of PostgreSQL's protocol (manual, "Message Flow", SSL Sessio
 client should be able to connect: it answers SSLRequest, takes the handshake, and reads the startup message,
 whose ``user`` must be one that the certificate may be (``USERS``). Bytes then pass both ways unread. Without
 a certificate of this cell, key store or directory, nobody reaches even PostgreSQL's own refusal.
+
+Under Patroni a door lets nobody but the other node in unless its server is proved to lead, and ends every session
+when that is over; the same process keeps the way to the other node (``domicile.ops.way``).
+
+It serves no HTTP: its counters lie in ``door.prom`` of its state folder, as node_exporter's textfile collector reads
+them. A stranger's certificate, of a foreign standby too, is refused as ``unauthenticated``, one of ours in the wrong
+place as ``forbidden``.
 """
 
 from __future__ import annotations
@@ -12,7 +19,6 @@ import asyncio
 import contextlib
 import os
 import ssl
-import struct
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -20,10 +26,27 @@ from typing import Final
 
 from domicile.identity import peer_of
 from domicile.model.access import Endpoint, Identity, Role, may
-from domicile.model.errors import Unauthenticated
-from domicile.ops.postgres import DATABASE, SOCKET, SUPERUSER
-from domicile.service import ProcessSettings, load_settings, run
-from domicile.telemetry import warn
+from domicile.model.errors import Forbidden, Unauthenticated
+from domicile.model.manifest import Address, AddressField
+from domicile.ops.leadership import Leadership, Patroni
+from domicile.ops.postgres import DATABASE, REPLICATION_USER, REWIND_USER, SOCKET, SUPERUSER
+from domicile.ops.startup import (
+    CANCEL_REQUEST,
+    SSL_REQUEST,
+    NotLeading,
+    Refused,
+    close,
+    code_of,
+    copy,
+    framed,
+    join,
+    parse_startup,
+    read_message,
+    refusal,
+)
+from domicile.ops.way import Way
+from domicile.service import ProcessSettings, ended, load_settings, repeated, run
+from domicile.telemetry import REFUSALS, render_metrics, warn
 
 USERS: Final[dict[Role, frozenset[str]]] = {
     Role.APP: frozenset({"domicile_app", "domicile_cell"}),
@@ -31,82 +54,60 @@ USERS: Final[dict[Role, frozenset[str]]] = {
     Role.KEYS: frozenset({"domicile_keys"}),
     Role.DIRECTORY: frozenset({"domicile_directory"}),
     Role.OPERATOR: frozenset({SUPERUSER}),
+    Role.STORAGE: frozenset({REPLICATION_USER, REWIND_USER}),
 }
-_SSL_REQUEST: Final = 80877103
-_CANCEL_REQUEST: Final = 80877102
-_PROTOCOL_3: Final = 3
-_MAX_STARTUP: Final = 10_000
-_CHUNK: Final = 64 * 1024
 _HANDSHAKE_SECONDS: Final = 5.0
+EXPOSE_SECONDS: Final = 5.0
 
 
 class DoorSettings(ProcessSettings):
-    """``socket``: the folder of the server's Unix socket; ``endpoint``: which storage this is."""
+    """``socket``: the folder of the server's Unix socket; ``endpoint``: which storage this is.
+
+    In a cluster, ``patroni``: the address of this node's; ``way``: where its server reaches the other node;
+    ``peer``: the other node's door.
+    """
 
     socket: Path
     endpoint: Endpoint
-
-
-class Refused(Exception):
-    """What the client is told before the connection closes (SQLSTATE 28000)."""
+    patroni: AddressField | None = None
+    way: AddressField | None = None
+    peer: AddressField | None = None
 
 
 def allowed(peer: Identity, storage: Identity, endpoint: Endpoint, startup: dict[str, str]) -> None:
     """Raise Refused unless this peer may open this storage as the user that it names. Pure."""
-    if not may(peer, storage, endpoint):
+    node = peer.role is Role.STORAGE
+    if not may(peer, storage, Endpoint.REPLICATION if node else endpoint):
         raise Refused(f"{peer.role} of {peer.jurisdiction} may not open this storage")
     if startup.get("user") not in USERS.get(peer.role, frozenset()):
         raise Refused(f"a certificate for {peer.role} does not log in as this user")
+    if node:
+        return
     if startup.get("database", startup.get("user")) != DATABASE:
         raise Refused(f"the database is {DATABASE}")
     if startup.get("replication", "false") not in ("false", "off", "no", "0"):
-        raise Refused("replication does not pass this door")
-
-
-def parse_startup(body: bytes) -> dict[str, str]:
-    """Parameters of a startup message of protocol 3; raises Refused for anything else."""
-    if len(body) < 5 or struct.unpack(">H", body[:2])[0] != _PROTOCOL_3 or body[-2:] != b"\0\0":
-        raise Refused("not a startup message of protocol 3")
-    parts = body[4:-2].split(b"\0")
-    if len(parts) % 2:
-        raise Refused("a startup message with a name and no value")
-    try:
-        names = [part.decode() for part in parts[::2]]
-        values = [part.decode() for part in parts[1::2]]
-    except UnicodeDecodeError:
-        raise Refused("a startup message that is not UTF-8") from None
-    if len(set(names)) != len(names):
-        raise Refused("a startup message that names a parameter twice")
-    return dict(zip(names, values, strict=True))
-
-
-def refusal(text: str) -> bytes:
-    fields = b"SFATAL\0VFATAL\0C28000\0M" + text.encode() + b"\0\0"
-    return b"E" + struct.pack(">I", len(fields) + 4) + fields
-
-
-async def _message(reader: asyncio.StreamReader) -> bytes:
-    (length,) = struct.unpack(">I", await reader.readexactly(4))
-    if not 8 <= length <= _MAX_STARTUP:
-        raise Refused("a startup message of an impossible length")
-    return await reader.readexactly(length - 4)
-
-
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(ConnectionError, ssl.SSLError):
-        while chunk := await reader.read(_CHUNK):
-            writer.write(chunk)
-            await writer.drain()
+        raise Refused("replication passes between the nodes of a cluster only")
 
 
 class Door:
-    """Accepts connections for one server. ``context`` demands a certificate of the storage's own authority."""
+    """Accepts connections for one server. ``context`` demands a certificate of the storage's own authority.
 
-    def __init__(self, storage: Identity, endpoint: Endpoint, folder: Path, context: ssl.SSLContext) -> None:
+    ``leadership``: of a server in a cluster; without one it always leads.
+    """
+
+    def __init__(
+        self,
+        storage: Identity,
+        endpoint: Endpoint,
+        folder: Path,
+        context: ssl.SSLContext,
+        leadership: Leadership | None = None,
+    ) -> None:
         self._storage = storage
         self._endpoint = endpoint
         self._socket = folder / SOCKET
         self._context = context
+        self._leadership = leadership
 
     async def _server(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         if sys.platform != "linux":
@@ -127,41 +128,55 @@ class Door:
         inner: asyncio.StreamWriter | None = None
         try:
             async with asyncio.timeout(_HANDSHAKE_SECONDS):
-                startup = await self._greet(reader, writer)
+                startup, leadership = await self._greet(reader, writer)
                 inner_reader, inner = await self._server()
-            inner.write(struct.pack(">I", len(startup) + 4) + startup)
-            pumps = {
-                asyncio.create_task(_copy(reader, inner)),
-                asyncio.create_task(_copy(inner_reader, writer)),
-            }
-            try:
-                await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for pump in pumps:
-                    pump.cancel()
-                await asyncio.gather(*pumps, return_exceptions=True)
+            inner.write(framed(startup))
+            if leadership is None:
+                await join(asyncio.create_task(copy(reader, inner)), asyncio.create_task(copy(inner_reader, writer)))
+            else:
+                await join(
+                    asyncio.create_task(copy(reader, inner, leadership.holds)),
+                    asyncio.create_task(copy(inner_reader, writer, leadership.holds)),
+                    asyncio.create_task(leadership.lost()),
+                )
+        except NotLeading as error:
+            writer.write(refusal(error))
         except Refused as error:
+            REFUSALS.labels(Forbidden.code).inc()
             warn("door-refused", endpoint=str(self._endpoint))
-            writer.write(refusal(str(error)))
+            writer.write(refusal(error))
         except (OSError, TimeoutError, asyncio.IncompleteReadError, Unauthenticated) as error:
+            if isinstance(error, (ssl.SSLCertVerificationError, Unauthenticated)):
+                REFUSALS.labels(Unauthenticated.code).inc()
             warn("door-closed", error=type(error).__name__, endpoint=str(self._endpoint))
         finally:
-            for side in filter(None, (inner, writer)):
-                side.close()
-                with contextlib.suppress(OSError, ssl.SSLError):
-                    await side.wait_closed()
+            await close(inner, writer)
 
-    async def _greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
-        first = await _message(reader)
-        if struct.unpack(">I", first[:4])[0] != _SSL_REQUEST:
+    async def _greet(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> tuple[bytes, Leadership | None]:
+        """The startup message, and what must hold for as long as the session lasts."""
+        if code_of(await read_message(reader)) != SSL_REQUEST:
             raise Refused("this storage speaks TLS only (sslmode=verify-full)")
         writer.write(b"S")
         await writer.drain()
         await writer.start_tls(self._context)
-        startup = await _message(reader)
-        if struct.unpack(">I", startup[:4])[0] != _CANCEL_REQUEST:
-            allowed(peer_of(writer.transport), self._storage, self._endpoint, parse_startup(startup))
-        return startup
+        startup = await read_message(reader)
+        if code_of(startup) == CANCEL_REQUEST:
+            return startup, None
+        peer = peer_of(writer.transport)
+        allowed(peer, self._storage, self._endpoint, parse_startup(startup))
+        if self._leadership is None or peer.role is Role.STORAGE:
+            return startup, None
+        if not self._leadership.holds():
+            raise NotLeading("this server is not proved to lead its cluster")
+        return startup, self._leadership
+
+
+async def _expose(folder: Path) -> None:
+    new = folder / "door.prom.new"
+    new.write_bytes(render_metrics()[0])
+    new.replace(folder / "door.prom")
 
 
 def main() -> None:
@@ -171,11 +186,21 @@ def main() -> None:
 
     @contextlib.asynccontextmanager
     async def serve() -> AsyncIterator[None]:
-        context = settings.credentials.server([identity.jurisdiction], list(USERS))
-        door = Door(identity, settings.endpoint, settings.socket, context)
-        address = settings.address()
-        server = await asyncio.start_server(door.accept, address.host, address.port)
-        async with server:
+        async with contextlib.AsyncExitStack() as stack:
+            exposing = repeated(lambda: _expose(settings.state), EXPOSE_SECONDS, "door-not-exposed")
+            stack.push_async_callback(ended, asyncio.create_task(exposing))
+            leadership = None
+            if settings.patroni is not None:
+                own = settings.credentials.client(identity.jurisdiction, [Role.STORAGE], cell=identity.cell)
+                leadership = Leadership(Patroni(settings.patroni, own).leads)
+                stack.push_async_callback(ended, asyncio.create_task(leadership.watch()))
+            if settings.way is not None and settings.peer is not None:
+                way, place = Way(settings.credentials, Address(settings.peer)), Address(settings.way)
+                await stack.enter_async_context(await asyncio.start_server(way.accept, place.host, place.port))
+            context = settings.credentials.server([identity.jurisdiction], list(USERS))
+            door = Door(identity, settings.endpoint, settings.socket, context, leadership)
+            address = settings.address()
+            await stack.enter_async_context(await asyncio.start_server(door.accept, address.host, address.port))
             yield
 
     run(settings, serve)

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import ssl
 from pathlib import Path
+from typing import Any, Final
 
 import aiohttp
 
 from domicile.identity import Credentials
 from domicile.model.access import GLOBAL, Role
+from domicile.model.errors import Unavailable
 from domicile.model.manifest import Address
+from domicile.ops.clusters import PATRONI_USER
 from domicile.ops.layout import Layout
 from domicile.ops.record import ProcessRecord
 
+PATRONI: Final = "patroni"
+ORDER_SECONDS: Final = 40.0
 RUNNING, STOPPED, UNREADY = "running", "stopped", "unready"
 
 
@@ -26,7 +32,7 @@ class Prober:
     """Probes of one world; contexts are made once for each kind of peer."""
 
     def __init__(self, layout: Layout, *, timeout: float = 2.0) -> None:
-        self._credentials = operator(layout)
+        self._layout = layout
         self._timeout = timeout
         self._contexts: dict[tuple[str, str], ssl.SSLContext] = {}
 
@@ -41,25 +47,57 @@ class Prober:
             async with asyncio.timeout(self._timeout):
                 if record.role == "postgres":
                     return _postgres_ready(Path(record.address).parent)
+                if record.role == PATRONI:
+                    return await self._get(record, Role.STORAGE, "/health") is not None
                 if not record.health:
                     address = Address(record.address)
                     _, writer = await asyncio.open_connection(address.host, address.port)
                     writer.close()
                     return True
-                return await self._readyz(record)
+                return await self._get(record, Role(record.role), "/readyz") is not None
         except (OSError, TimeoutError, aiohttp.ClientError):
             return False
 
-    async def _readyz(self, record: ProcessRecord) -> bool:
-        kind = (record.jurisdiction, record.role)
+    async def cluster(self, record: ProcessRecord) -> dict[str, Any] | None:
+        """What a Patroni says of its cluster; None where it doesn't answer."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                body = await self._get(record, Role.STORAGE, "/cluster")
+            document: dict[str, Any] | None = None if body is None else json.loads(body)
+            return document
+        except (OSError, TimeoutError, aiohttp.ClientError, ValueError):
+            return None
+
+    async def order(self, record: ProcessRecord, password: str, path: str, body: dict[str, str]) -> None:
+        """Tell a Patroni to do something. Raises Unavailable with what it says where it does not."""
+        own = aiohttp.BasicAuth(PATRONI_USER, password)
+        connector = aiohttp.TCPConnector(ssl=self._context(record, Role.STORAGE), force_close=True)
+        timeout = aiohttp.ClientTimeout(total=ORDER_SECONDS)
+        try:
+            async with (
+                aiohttp.ClientSession(connector=connector, timeout=timeout, trust_env=False) as session,
+                session.post(f"https://{record.address}{path}", json=body, auth=own) as answer,
+            ):
+                if answer.status != 200:
+                    raise Unavailable(f"{path} was refused: {await answer.text()}", where=record.name)
+        except (OSError, TimeoutError, aiohttp.ClientError) as error:
+            raise Unavailable(f"{path} was not answered: {type(error).__name__}", where=record.name) from None
+
+    def _context(self, record: ProcessRecord, role: Role) -> ssl.SSLContext:
+        kind = (record.jurisdiction, role)
         if kind not in self._contexts:
-            self._contexts[kind] = self._credentials.client(record.jurisdiction, [Role(record.role)])
-        connector = aiohttp.TCPConnector(ssl=self._contexts[kind], force_close=True)
+            own = operator(self._layout, record.jurisdiction if role is Role.STORAGE else GLOBAL)
+            self._contexts[kind] = own.client(record.jurisdiction, [role])
+        return self._contexts[kind]
+
+    async def _get(self, record: ProcessRecord, role: Role, path: str) -> bytes | None:
+        """The body of a 200; None for another status. A database's own jurisdiction is the only one that it takes."""
+        connector = aiohttp.TCPConnector(ssl=self._context(record, role), force_close=True)
         async with (
             aiohttp.ClientSession(connector=connector, trust_env=False) as session,
-            session.get(f"https://{record.address}/readyz") as answer,
+            session.get(f"https://{record.address}{path}") as answer,
         ):
-            return answer.status == 200
+            return await answer.read() if answer.status == 200 else None
 
 
 def _postgres_ready(folder: Path) -> bool:

@@ -105,8 +105,11 @@ class Layout:
     def operator(self, jurisdiction: str) -> Path:
         return self.root / "operators" / jurisdiction
 
-    def home_of(self, identity: Identity) -> Path:
-        """The private folder of a process: its certificate, caches and keys."""
+    def home_of(self, identity: Identity, *, beside: bool = False) -> Path:
+        """The private folder of a process: its certificate, caches and keys.
+
+        ``beside``: of a key store or directory, in another zone than its first.
+        """
         place: Path
         if identity.cell is not None:
             place = self.cell(identity.cell, identity.zone)
@@ -120,7 +123,7 @@ class Layout:
             place = self.directory
         else:
             place = self.keys(identity.jurisdiction)
-        return place / identity.role
+        return place / identity.zone / identity.role if beside else place / identity.role
 
 
 def owner_of(path: Path, cells: dict[str, str], routers: dict[str, str], processes: dict[str, str]) -> str:

@@ -7,11 +7,20 @@ from typing import Final
 
 import typer
 
-from domicile.ops.commands import apply_command, check_command, demo_command, down_command, status_command, up_command
+from domicile.ops.commands import (
+    apply_command,
+    check_command,
+    demo_command,
+    down_command,
+    restart_command,
+    status_command,
+    up_command,
+)
 from domicile.ops.edge.asking import haproxy_command, nginx_command
 from domicile.ops.edge.commands import app as edge
 from domicile.ops.edge.examine import examine_command
 from domicile.ops.explain import explain_command
+from domicile.ops.scan.command import app as audit
 
 GROUP: Final = "domicile.commands"
 
@@ -25,10 +34,12 @@ app = typer.Typer(
 app.command("up")(up_command)
 app.command("down")(down_command)
 app.command("status")(status_command)
+app.command("restart")(restart_command)
 app.command("demo")(demo_command)
 app.command("check")(check_command)
 app.command("apply")(apply_command)
 app.command("explain")(explain_command)
+app.add_typer(audit, name="audit")
 app.add_typer(edge, name="edge")
 edge.command("nginx")(nginx_command)
 edge.command("haproxy")(haproxy_command)

@@ -17,11 +17,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+import psutil
+
 from domicile.model.errors import InvalidInput, Unavailable
 
 DATABASE: Final = "domicile"
 SUPERUSER: Final = "postgres"
+REPLICATION_USER: Final = "domicile_replication"
+REWIND_USER: Final = "domicile_rewind"
 SOCKET: Final = ".s.PGSQL.5432"
+ORPHAN_SECONDS: Final = 10.0
 _LAUNCHER: Final = Path(__file__).with_name("launch.py")
 _CONFIGURATION: Final = """
 # written by domicile up; the server is reached through its door, never from a network
@@ -105,9 +110,79 @@ def create(folder: Path, *, owner: str | None = None, connections: int = 60) -> 
     done.touch()
 
 
+def is_replicated(folder: Path) -> bool:
+    """Whether Patroni has had this cluster: then nobody else may start its server."""
+    return (folder / "replicated").exists()
+
+
+def admit_standbys(folder: Path, passwords: dict[str, str], *, owner: str | None = None) -> None:
+    """Give a cluster that ``create`` made the roles by which a second node copies it; once.
+
+    ``owner``: who may then see the standbys that a COMMIT waits for.
+    """
+    if is_replicated(folder):
+        return
+    statements = []
+    for role, option in ((REPLICATION_USER, "REPLICATION"), (REWIND_USER, "NOREPLICATION")):
+        statements.append(f"DROP ROLE IF EXISTS {role};")
+        statements.append(f"CREATE ROLE {role} LOGIN {option} PASSWORD '{passwords[role]}';")
+    if owner is not None:
+        statements.append(f"GRANT pg_read_all_stats TO {owner};")
+    # what pg_rewind needs of its source (manual, pg_rewind, Notes)
+    statements += [
+        f"GRANT EXECUTE ON FUNCTION {function} TO {REWIND_USER};"
+        for function in (
+            "pg_ls_dir(text, boolean, boolean)",
+            "pg_stat_file(text, boolean)",
+            "pg_read_binary_file(text)",
+            "pg_read_binary_file(text, bigint, bigint, boolean)",
+        )
+    ]
+    single = [str(binary("postgres")), "--single", "-D", str(folder / "data"), "postgres"]
+    _run(single, "admitting standbys", stdin="\n".join(statements) + "\n")
+    (folder / "replicated").touch()
+
+
+def end_orphans(root: Path) -> list[str]:
+    """End servers below a state folder whose Patroni is gone; the folders that they served."""
+    ended = []
+    for pattern in (
+        "cells/*/*/storage",
+        "keys/*/storage",
+        "keys/*/*/storage",
+        "directory/storage",
+        "directory/*/storage",
+    ):
+        for folder in root.glob(pattern):
+            process = _server_of(folder) if is_replicated(folder) else None
+            if process is None:
+                continue
+            ended.append(str(folder))
+            for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
+                try:
+                    process.send_signal(number)
+                    process.wait(ORPHAN_SECONDS)
+                    break
+                except psutil.TimeoutExpired:
+                    continue
+                except psutil.NoSuchProcess:
+                    break
+    return ended
+
+
 def server_command(folder: Path) -> list[str]:
     """The command of the server itself; it leaves by a fast shutdown (SIGINT)."""
     return [str(binary("postgres")), "-D", str(folder / "data")]
+
+
+def _server_of(folder: Path) -> psutil.Process | None:
+    """The living server that this folder's lock file names."""
+    try:
+        process = psutil.Process(int((folder / "data" / "postmaster.pid").read_text().splitlines()[0]))
+        ours = "postgres" in process.name() and str(folder / "data") in " ".join(process.cmdline())
+    except (psutil.Error, OSError, ValueError, IndexError):
+        return None
+    return process if ours else None
 
 
 def clear_stale_lock(folder: Path) -> None:
@@ -115,14 +190,7 @@ def clear_stale_lock(folder: Path) -> None:
     lock = folder / "data" / "postmaster.pid"
     if not lock.exists():
         return
-    import psutil
-
-    try:
-        process = psutil.Process(int(lock.read_text().splitlines()[0]))
-        ours = "postgres" in process.name() and str(folder / "data") in process.cmdline()
-    except (psutil.Error, ValueError, IndexError):
-        ours = False
-    if ours:
+    if _server_of(folder) is not None:
         raise InvalidInput(
             "a PostgreSQL server still runs here", where=str(folder), remedy="run `domicile down`, then up again"
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,11 +41,24 @@ class Provision:
         write_private(self._layout.authorities / f"{jurisdiction}.pem", authority.pem())
         return authority
 
-    def process(self, jurisdiction: str, role: Role, name: str, address: str) -> Credentials:
+    def process(self, jurisdiction: str, role: Role, name: str, address: str, *, beside: bool = False) -> Credentials:
         """A certificate for one process, in its own folder."""
         identity = Identity(self._deployment, jurisdiction, role, name)
         certificate, key = self._authorities[jurisdiction].issue(identity, [Address(address).host])
-        return self._write(self._layout.home_of(identity), certificate, key)
+        return self._write(self._layout.home_of(identity, beside=beside), certificate, key)
+
+    def cluster_secrets(self, folder: Path, names: Sequence[str]) -> dict[str, str]:
+        """A secret for each name, made once for all nodes of a cluster and kept in ``folder``."""
+        path = folder / "cluster.json"
+        if not path.exists():
+            write_private(path, json.dumps({name: secrets.token_hex(32) for name in names}).encode())
+        kept: dict[str, str] = json.loads(path.read_bytes())
+        return kept
+
+    def settings(self, path: Path, document: dict[str, Any]) -> Path:
+        """A file of settings that holds secrets, as JSON."""
+        write_private(path, json.dumps(document, indent=1).encode())
+        return path
 
     def public(self, jurisdiction: str, folder: Path, hosts: list[str]) -> tuple[Path, Path]:
         """A certificate for a public listener: (certificate, key)."""

@@ -19,7 +19,8 @@ from domicile.ops.layout import Layout
 
 
 class ProcessRecord(BaseModel):
-    """One started process; ``started`` is its start time in seconds since 1970."""
+    """One started process; ``started``: its start time in seconds since 1970; ``restarts``: how often it was started
+    again since the world was."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -31,6 +32,7 @@ class ProcessRecord(BaseModel):
     pid: int = Field(gt=0)
     started: float
     health: bool
+    restarts: int = 0
 
     def process(self) -> psutil.Process | None:
         """The living process, or None where it ended (or its pid is somebody else's by now)."""

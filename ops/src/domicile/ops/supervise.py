@@ -7,16 +7,18 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
 import typer
 
 from domicile.model.errors import DomicileError, Unavailable
+from domicile.ops.control import controlled
 from domicile.ops.layout import Layout
 from domicile.ops.manifests import local_manifest
 from domicile.ops.output import as_refusal, emit_json, refusal_document, refusal_lines
-from domicile.ops.plan import SAMPLE
+from domicile.ops.plan import SAMPLE, highly_available
 from domicile.ops.world import World
 
 
@@ -71,25 +73,39 @@ def supervise(
     app: str = SAMPLE,
     as_json: bool = False,
     ready_descriptor: int | None = None,
+    ha: Collection[str] | None = None,
+    restarts: bool = False,
 ) -> None:
     """Run a world in the foreground until SIGINT, SIGTERM or SIGHUP. Raises DomicileError where it can't start."""
     reporter = Reporter(ready_descriptor, quiet=as_json)
     try:
-        asyncio.run(_supervise(layout, manifest, reporter, log_level=log_level, app=app, as_json=as_json))
+        asyncio.run(
+            _supervise(
+                layout, manifest, reporter, log_level=log_level, app=app, as_json=as_json, ha=ha, restarts=restarts
+            )
+        )
     except Exception as error:
         reporter.error(as_refusal(error))
         raise
 
 
 async def _supervise(
-    layout: Layout, manifest: Path | None, reporter: Reporter, *, log_level: str, app: str, as_json: bool
+    layout: Layout,
+    manifest: Path | None,
+    reporter: Reporter,
+    *,
+    log_level: str,
+    app: str,
+    as_json: bool,
+    ha: Collection[str] | None,
+    restarts: bool,
 ) -> None:
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, told.set)
     layout.prepare()
-    world = await start_world(layout, manifest, reporter, told, log_level=log_level, app=app)
+    world = await start_world(layout, manifest, reporter, told, log_level=log_level, app=app, ha=ha, restarts=restarts)
     if world is None:
         raise SystemExit(130)
     try:
@@ -98,8 +114,9 @@ async def _supervise(
             sys.stdout.flush()
         elif sys.stderr.isatty():
             typer.echo(describe(world), err=True)
-        reporter.ready()
-        await world.watch(told)
+        async with controlled(world):
+            reporter.ready()
+            await world.watch(told)
     finally:
         world.stop()
 
@@ -112,11 +129,18 @@ async def start_world(
     *,
     log_level: str = "info",
     app: str = SAMPLE,
+    ha: Collection[str] | None = None,
+    restarts: bool = False,
 ) -> World | None:
-    """Start a world; None where ``told`` was set meanwhile. Whatever fails, nothing is left running."""
-    world = World.acquire(layout, progress=reporter.progress, log_level=log_level, app=app)
+    """Start a world; None where ``told`` was set meanwhile. Whatever fails, nothing is left running.
+
+    ``ha``: the cells whose databases get a standby, none named for every database; None for no standby at all.
+    ``restarts``: whether the world starts a part again that ends by itself.
+    """
+    world = World.acquire(layout, progress=reporter.progress, log_level=log_level, app=app, restarts=restarts)
     try:
-        world.prepare(local_manifest(manifest, layout))
+        loaded = local_manifest(manifest, layout)
+        world.prepare(loaded, () if ha is None else highly_available(loaded, ha))
         starting = asyncio.create_task(world.start())
         telling = asyncio.create_task(told.wait())
         await asyncio.wait({starting, telling}, return_when=asyncio.FIRST_COMPLETED)

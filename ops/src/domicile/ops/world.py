@@ -5,7 +5,9 @@ Rules that hold whatever happens:
 - one supervisor for each state folder, by a lock that the kernel gives back when it dies;
 - no process outlives the supervisor: each asks the kernel to be signalled when its starter ends;
 - a part that fails to start ends the start, and the last lines of its own log are in the error;
-- a part that ends later is reported by name, and the rest goes on: a world is for seeing what survives.
+- a part that ends later is reported by name, and the rest goes on: a world is for seeing what survives. It stays
+  ended until somebody starts it again, or for ``RESTART_SECONDS`` where the world was told to start parts again, so
+  that ``status`` shows it meanwhile. A part that was ended on purpose is never started by the world itself.
 """
 
 from __future__ import annotations
@@ -16,10 +18,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Any, Final
 
 import psutil
 
@@ -29,15 +31,19 @@ from domicile.model.access import GLOBAL, Role
 from domicile.model.errors import Conflict, InvalidInput, NotFound, Unavailable
 from domicile.model.manifest import Manifest
 from domicile.ops import postgres
-from domicile.ops.health import Prober, operator
+from domicile.ops.clusters import REST, members, settled
+from domicile.ops.ending import STOP_SECONDS, end_processes
+from domicile.ops.health import PATRONI, Prober, operator
 from domicile.ops.layout import Layout
-from domicile.ops.plan import CELLS, DIRECTORY, DOORS, SAMPLE, STORAGE, Planner, ProcessSpec
+from domicile.ops.plan import CELLS, DIRECTORY, DOORS, SAMPLE, STORAGE, Planner, ProcessSpec, doors_of
 from domicile.ops.ports import free_address, require_free
 from domicile.ops.provision import Provision
 from domicile.ops.record import ProcessRecord, WorldRecord, own_record, try_lock
 
 START_SECONDS: Final = 60.0
-STOP_SECONDS: Final = 20.0
+SETTLE_SECONDS: Final = 120.0
+_SETTLE_POLL_SECONDS: Final = 0.5
+RESTART_SECONDS: Final = 5.0
 LOG_TAIL_LINES: Final = 12
 _POLL_SECONDS: Final = 0.05
 Progress = Callable[[str, str], None]
@@ -58,14 +64,13 @@ def schema_commands(
     """For each cell: the command that applies the application's schema, as the operator would."""
     commands = []
     for name, cell in manifest.cells.items():
-        door = next(spec for spec in specs if spec.name == f"{name}-storage")
         credentials = operator(layout, cell.jurisdiction)
         environment = {
             "DOMICILE_DEPLOYMENT": manifest.deployment,
             "DOMICILE_CERTIFICATE": str(credentials.certificate),
             "DOMICILE_KEY": str(credentials.key),
             "DOMICILE_AUTHORITIES": str(layout.authorities),
-            "DOMICILE_STORAGE": door.address,
+            "DOMICILE_STORAGE": ",".join(door.address for door in doors_of(specs, name)),
         }
         console = "from domicile.sdk.store.commands import app; app(prog_name='domicile schema')"
         arguments = ["apply", app, "--cell", name, "--jurisdiction", cell.jurisdiction]
@@ -78,7 +83,9 @@ class World:
 
     manifest: Manifest
 
-    def __init__(self, layout: Layout, lock: IO[bytes], *, progress: Progress, log_level: str, app: str) -> None:
+    def __init__(
+        self, layout: Layout, lock: IO[bytes], *, progress: Progress, log_level: str, app: str, restarts: bool
+    ) -> None:
         self.layout = layout
         self._lock = lock
         self._progress = progress
@@ -87,7 +94,10 @@ class World:
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._records: dict[str, ProcessRecord] = {}
         self._specs: list[ProcessSpec] = []
+        self._restarts = restarts
+        self._phase = "starting"
         self._reported: set[str] = set()
+        self._ended: dict[str, float] = {}
         self._spawned: dict[str, float] = {}
         self._told: set[str] = set()
         self._environment = {k: v for k, v in os.environ.items() if not k.startswith("DOMICILE_")}
@@ -95,8 +105,19 @@ class World:
     # -- start ---------------------------------------------------------------------------------------
 
     @classmethod
-    def acquire(cls, layout: Layout, *, progress: Progress, log_level: str = "info", app: str = SAMPLE) -> World:
-        """Become this folder's only supervisor. Raises InvalidInput where one runs already."""
+    def acquire(
+        cls,
+        layout: Layout,
+        *,
+        progress: Progress,
+        log_level: str = "info",
+        app: str = SAMPLE,
+        restarts: bool = False,
+    ) -> World:
+        """Become this folder's only supervisor. Raises InvalidInput where one runs already.
+
+        ``restarts``: whether a part that ends by itself is started again.
+        """
         lock = try_lock(layout.lock)
         if lock is None:
             record = WorldRecord.read(layout)
@@ -107,13 +128,16 @@ class World:
                 remedy="`domicile down` stops it; --state names another folder",
             )
         if (stale := WorldRecord.read(layout)) is not None:
-            left = end_processes(stale.processes)
+            left = end_processes(stale.processes) + postgres.end_orphans(layout.root)
             progress("world.json", f"left by a world that did not stop; {len(left)} processes of it ended")
         layout.record.unlink(missing_ok=True)
-        return cls(layout, lock, progress=progress, log_level=log_level, app=app)
+        return cls(layout, lock, progress=progress, log_level=log_level, app=app, restarts=restarts)
 
-    def prepare(self, manifest: Manifest) -> None:
-        """Authorities, certificates, the list of processes. ``manifest`` has real ports. Nothing runs yet."""
+    def prepare(self, manifest: Manifest, available: Collection[str] = ()) -> None:
+        """Authorities, certificates, the list of processes. ``manifest`` has real ports. Nothing runs yet.
+
+        ``available``: the databases that get a standby and a witness, by name.
+        """
         self.manifest = manifest
         taken: set[str] = set()
         provision = Provision(self.layout, self.manifest)
@@ -122,25 +146,25 @@ class World:
         if self.manifest.identity is not None:
             provision.sessions(self.manifest, Path(self.manifest.identity.jwks))
         planner = Planner(
-            self.manifest, self.layout, provision, lambda host: free_address(host, taken), self._log_level, self._app
+            self.manifest,
+            self.layout,
+            provision,
+            lambda host: free_address(host, taken),
+            self._log_level,
+            self._app,
+            available,
         )
         self._specs = planner.plan()
-        listening = [(spec.name, spec.address) for spec in self._specs if spec.database is None]
+        listening = [(spec.name, spec.address) for spec in self._specs if spec.role != "postgres"]
         listening += [(f"router-{zone}", router.public) for zone, router in self.manifest.routers.items()]
         require_free(self.manifest, listening)
         self._prober = Prober(self.layout)
 
     async def start(self) -> None:
         """Bring every part up. Raises Unavailable with the failing part's last log lines."""
-        self._write("starting")
-        loop = asyncio.get_running_loop()
+        await self.start_storage()
         storages = [spec for spec in self._specs if spec.stage == STORAGE]
-        with ThreadPoolExecutor(max(2, os.cpu_count() or 2)) as pool:
-            created = [loop.run_in_executor(pool, self._create, spec) for spec in storages]
-            doors = [spec for spec in self._specs if spec.stage == DOORS]
-            await asyncio.gather(*created)
-        for spec in (*storages, *doors):
-            self._spawn(spec)
+        doors = [spec for spec in self._specs if spec.stage == DOORS]
         directory = [spec for spec in self._specs if spec.stage == DIRECTORY]
         first = [spec for spec in self._specs if spec.name.startswith("directory-")]
         await self._ready(first)
@@ -153,10 +177,69 @@ class World:
         await self._ready(rest)
         self._write("running")
 
+    async def start_storage(self, clusters: Collection[str] | None = None) -> None:
+        """Spawn the databases and their doors; those with standbys are settled when this returns.
+
+        ``clusters``: these alone. Raises Unavailable.
+        """
+        self._write("starting")
+        loop = asyncio.get_running_loop()
+        chosen = [spec for spec in self._specs if clusters is None or spec.cluster in clusters]
+        storages = [spec for spec in chosen if spec.stage == STORAGE]
+        names = {spec.cluster for spec in storages if spec.cluster}
+        doors = [spec for spec in self._specs if spec.stage == DOORS] if clusters is None else []
+        doors = doors or [door for name in names for door in doors_of(self._specs, name)]
+        # a node without data copies the founder's; before that leads it would found a cluster of its own
+        late = [spec for spec in storages if spec.cluster and spec.database and not spec.founder and not _holds(spec)]
+        with ThreadPoolExecutor(max(2, os.cpu_count() or 2)) as pool:
+            await asyncio.gather(*(loop.run_in_executor(pool, self._create, spec) for spec in storages))
+        for spec in (*storages, *doors):
+            if spec not in late:
+                self._spawn(spec)
+        await asyncio.gather(
+            *(self.settle(name, [spec for spec in late if spec.cluster == name]) for name in sorted(names))
+        )
+
     def _create(self, spec: ProcessSpec) -> None:
-        assert spec.database is not None, "a storage has a folder"
-        postgres.create(spec.database, owner=spec.database_owner)
+        if spec.database is None:
+            return
+        if spec.cluster:
+            spec.database.mkdir(parents=True, exist_ok=True, mode=0o700)
+            spec.database.chmod(0o700)
+            if spec.founder and not postgres.is_replicated(spec.database):
+                postgres.create(spec.database, owner=spec.database_owner)
+                postgres.admit_standbys(spec.database, spec.secrets, owner=spec.database_owner)
+        else:
+            if postgres.is_replicated(spec.database):
+                raise InvalidInput(
+                    "this database has a standby, which may lead by now",
+                    where=str(spec.database),
+                    remedy="start it as before, with --ha",
+                )
+            postgres.create(spec.database, owner=spec.database_owner)
         postgres.clear_stale_lock(spec.database)
+
+    async def settle(self, cluster: str, late: Sequence[ProcessSpec] = ()) -> None:
+        """Until one node leads and the other has all that it acknowledges."""
+        nodes = [spec for spec in self._specs if spec.cluster == cluster and spec.role == PATRONI]
+        if late:
+            await self._ready([spec for spec in nodes if spec not in late])
+        for spec in late:
+            self._spawn(spec)
+        started = time.monotonic()
+        while True:
+            for spec in nodes:
+                if (status := self._children[spec.name].poll()) is not None:
+                    raise self._failure(spec, f"ended with {_describe(status)}")
+            if settled(await self.nodes(cluster)):
+                for node in nodes:
+                    if node.database is not None:
+                        (node.database / "replicated").touch()
+                self._progress(f"{cluster}-cluster", f"settled after {time.monotonic() - started:.1f} s")
+                return
+            if time.monotonic() - started > SETTLE_SECONDS:
+                raise self._failure(nodes[-1], f"not settled within {SETTLE_SECONDS:.0f} s")
+            await asyncio.sleep(_SETTLE_POLL_SECONDS)
 
     async def _publish(self, directory: Sequence[ProcessSpec]) -> None:
         await self._ready(directory)
@@ -193,7 +276,7 @@ class World:
     def _spawn(self, spec: ProcessSpec) -> None:
         # where the supervisor is killed nobody asks twice: an immediate shutdown ends PostgreSQL in every state,
         # which a fast one does not (seen to hang in the recovery after a backend's crash)
-        leash = signal.SIGQUIT if spec.database is not None else spec.ends_with
+        leash = signal.SIGQUIT if spec.role == "postgres" else spec.ends_with
         command = postgres.launched(spec.command, ends_with=leash, unprivileged=spec.database is not None)
         with self.layout.log(spec.name).open("ab") as stream:
             child = subprocess.Popen(
@@ -215,8 +298,9 @@ class World:
             pid=child.pid,
             started=psutil.Process(child.pid).create_time(),
             health=spec.health,
+            restarts=before.restarts + 1 if (before := self._records.get(spec.name)) else 0,
         )
-        self._write("starting")
+        self._write(self._phase)
 
     async def _ready(self, specs: Sequence[ProcessSpec]) -> None:
         await asyncio.gather(*(self._until_ready(spec) for spec in specs))
@@ -248,35 +332,79 @@ class World:
             for name, child in self._children.items():
                 if name not in self._reported and (status := child.poll()) is not None:
                     self._reported.add(name)
+                    self._ended[name] = time.monotonic()
                     tail = log_tail(self.layout.log(name), 4)
                     self._progress(name, f"ended with {_describe(status)}; see its log:\n{tail}")
+            for name, when in list(self._ended.items() if self._restarts else ()):
+                if time.monotonic() - when >= RESTART_SECONDS:
+                    self._again(name)
             try:
                 await asyncio.wait_for(told.wait(), 0.5)
             except TimeoutError:
                 continue
 
-    async def end_part(self, name: str) -> None:
-        """End one process on purpose and wait for it; it isn't reported as lost."""
+    async def end_part(self, name: str, *, at_once: bool = False) -> None:
+        """End one process on purpose, ``at_once`` by SIGKILL, and wait for it; it isn't reported as lost."""
         self._reported.add(name)
-        await asyncio.to_thread(self._end, [spec for spec in self._specs if spec.name == name])
+        self._ended.pop(name, None)
+        if at_once:
+            self._children[name].kill()
+        await asyncio.to_thread(self._end, [self.specs[name]])
 
     async def start_part(self, name: str) -> None:
-        """Start a process that ``end_part`` ended; returns when it is ready."""
-        spec = next(spec for spec in self._specs if spec.name == name)
-        self._spawn(spec)
-        await self._until_ready(spec)
-        self._reported.discard(name)
+        """Start a process that ended, by ``end_part`` or by itself; returns when it is ready."""
+        await asyncio.to_thread(self._children[name].wait, STOP_SECONDS)
+        self._again(name)
+        await self._until_ready(self.specs[name])
         self._write("running")
+
+    async def restart_part(self, name: str, *, at_once: bool = False) -> float:
+        """End a process if it runs, start it; after how many seconds it was ready."""
+        started = time.monotonic()
+        await self.end_part(name, at_once=at_once)
+        await self.start_part(name)
+        return time.monotonic() - started
+
+    def _again(self, name: str) -> None:
+        self._spawn(self.specs[name])
+        self._ended.pop(name, None)
+        self._reported.discard(name)
+
+    @property
+    def specs(self) -> dict[str, ProcessSpec]:
+        return {spec.name: spec for spec in self._specs}
+
+    async def nodes(self, cluster: str) -> list[dict[str, Any]]:
+        """What a cluster's nodes say of it, by ``clusters.members``; empty where none answers."""
+        for spec in self._specs:
+            asked = spec.cluster == cluster and spec.role == PATRONI and spec.name in self._records
+            if asked and (document := await self._prober.cluster(self._records[spec.name])) is not None:
+                return members(cluster, document)
+        return []
+
+    async def hand_over(self, cluster: str, leader: str, candidate: str) -> None:
+        """Make ``candidate`` lead; returns when the other follows it. Raises Unavailable."""
+        spec = next(each for each in self._specs if each.cluster == cluster and each.zone == leader)
+        body = {"leader": leader, "candidate": candidate}
+        await self._prober.order(self._records[spec.name], spec.secrets[REST], "/switchover", body)
+        await self.settle(cluster)
+
+    async def restart_server(self, name: str) -> None:
+        """Have a node's Patroni restart its PostgreSQL. Raises Unavailable."""
+        await self._prober.order(self._records[name], self.specs[name].secrets[REST], "/restart", {})
 
     def stop(self) -> None:
         """End every process, services before their storage, and forget the record."""
         if self._records:
             self._write("stopping")
-        late = [spec for spec in self._specs if spec.database is not None]
         doors = [spec for spec in self._specs if spec.stage == DOORS]
-        services = [spec for spec in self._specs if spec not in late and spec not in doors]
-        for group in (services, doors, late):
+        storages = [spec for spec in self._specs if spec.stage == STORAGE]
+        nodes = [spec for spec in storages if spec.role == PATRONI]  # the last of the log goes through the doors
+        services = [spec for spec in self._specs if spec not in storages and spec not in doors]
+        for group in (services, nodes, doors, [spec for spec in storages if spec not in nodes]):
             self._end(group)
+        if nodes:
+            postgres.end_orphans(self.layout.root)
         self.layout.record.unlink(missing_ok=True)
         self._lock.close()
 
@@ -295,12 +423,17 @@ class World:
                 child.wait()
 
     def _write(self, phase: str) -> None:
+        self._phase = phase
         WorldRecord(
             deployment=self.manifest.deployment,
             phase=phase,
             supervisor=own_record(),
             processes=list(self._records.values()),
         ).write(self.layout)
+
+
+def _holds(spec: ProcessSpec) -> bool:
+    return spec.database is not None and (spec.database / "data" / "PG_VERSION").exists()
 
 
 def _describe(status: int) -> str:
@@ -340,47 +473,3 @@ async def publish(manifest: Manifest, layout: Layout) -> int:
         raise Conflict(error.what, where="topology", remedy="somebody published meanwhile: apply again") from None
     finally:
         await client.close()
-
-
-def end_processes(records: Sequence[ProcessRecord], *, seconds: float = STOP_SECONDS) -> list[str]:
-    """End what a dead supervisor left; the names of what was still alive."""
-    alive = [(record, process) for record in records if (process := record.process()) is not None]
-    for record, process in alive:
-        try:
-            process.send_signal(signal.SIGINT if record.role == "postgres" else signal.SIGTERM)
-        except psutil.NoSuchProcess:
-            continue
-    _, stubborn = psutil.wait_procs([process for _, process in alive], timeout=seconds)
-    for process in stubborn:
-        process.kill()
-    psutil.wait_procs(stubborn, timeout=5)
-    return [record.name for record, _ in alive]
-
-
-def stop_world(layout: Layout, *, seconds: float = 60.0) -> tuple[bool, list[str]]:
-    """Stop the world of a folder: (whether one was running, leftovers that had to be ended).
-
-    Raises Unavailable where the supervisor does not give up its lock in time.
-    """
-    if not layout.marker.exists():
-        return False, []
-    record = WorldRecord.read(layout)
-    lock = try_lock(layout.lock)
-    running = lock is None
-    deadline = time.monotonic() + seconds
-    supervisor = record.supervisor.process() if running and record is not None else None
-    if supervisor is not None:
-        supervisor.send_signal(signal.SIGTERM)
-    while lock is None:
-        if time.monotonic() > deadline:
-            raise Unavailable(f"the supervisor did not stop within {seconds:.0f} s", where=str(layout.root))
-        time.sleep(_POLL_SECONDS)
-        lock = try_lock(layout.lock)
-    try:
-        if supervisor is not None:
-            psutil.wait_procs([supervisor], timeout=5)
-        left = end_processes(record.processes) if record is not None else []
-        layout.record.unlink(missing_ok=True)
-    finally:
-        lock.close()
-    return running, left

@@ -40,10 +40,22 @@ _TYPES: Final = frozenset(
     "TEXT VARCHAR INT BIGINT SMALLINT UUID DATE TIMESTAMP TIMESTAMPTZ DECIMAL DOUBLE BOOLEAN INTERVAL VARBINARY".split()
 )
 _SCHEMA: Final = "public"
+_INSTEAD: Final = {
+    "Insert": "put(record), or put_many(records)",
+    "Update": "update(record, field=...), or put_many(records) with what changed",
+    "Merge": "put_many(records), which replaces what is there",
+}
+"""What writes a value goes by the record's class, which checks it, seals it and counts the row's versions."""
 
 
 def _refuse(what: str, remedy: str = "find(), page(), put_many() and update() do the rest") -> UnsupportedQuery:
     return UnsupportedQuery(what, where="sql", remedy=remedy)
+
+
+def _of_kind(name: str) -> UnsupportedQuery:
+    if name in _INSTEAD:
+        return _refuse(f"{name.upper()}, which would write past the checks of the record's class", _INSTEAD[name])
+    return _refuse(f"{name}, which is not on the list of what is admitted")
 
 
 def _records(root: type[Record]) -> Iterator[Table]:
@@ -88,7 +100,7 @@ def _admit(text: str) -> str:
         raise _refuse("not one statement that can be read")
     tree = statements[0]
     if type(tree).__name__ not in _KINDS.split():
-        raise _refuse(f"a statement of kind {type(tree).__name__}")
+        raise _of_kind(type(tree).__name__)
     nodes = list(tree.walk())
     for node in nodes:
         _check_node(node)
@@ -100,7 +112,7 @@ def _admit(text: str) -> str:
 def _check_node(node: exp.Expr) -> None:
     name = type(node).__name__
     if name not in _ADMITTED:
-        raise _refuse(f"{name}, which is not on the list of what is admitted")
+        raise _of_kind(name)
     if name == "DataType" and getattr(node.this, "name", "") not in _TYPES:
         raise _refuse("a cast to a type that is not on the list")
     if name == "Join" and node.args.get("method"):

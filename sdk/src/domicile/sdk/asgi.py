@@ -1,7 +1,7 @@
 """The guard before an ASGI application's handlers (FastAPI, Starlette, Litestar), and how the application is served.
 
     app = FastAPI()
-    app.add_middleware(Guard)      # what handlers raise becomes an answer
+    app.add_middleware(Guard)      # what handlers raise becomes an answer; for Litestar there is passed_on
     run(app)                       # nothing reaches a handler that the guard doesn't admit
 
 ASGI says nothing of a peer's certificate, and without it nobody knows a router from a forger. So ``run`` serves by
@@ -16,7 +16,7 @@ import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, MutableMapping
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import uvicorn
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -62,6 +62,14 @@ def residency_of(scope: Mapping[str, Any]) -> Residency:
     if not isinstance(residency, Residency):
         raise InvalidInput("this application is not served by domicile.sdk.asgi", remedy="run(app)")
     return residency
+
+
+def passed_on(_: object, error: Exception) -> NoReturn:
+    """For a framework that answers what handlers raise before any middleware hears of it: leave that to the guard.
+
+    Litestar is one: ``Litestar(..., exception_handlers={DomicileError: passed_on})``, and no middleware of ours.
+    """
+    raise error
 
 
 def country_of(scope: Mapping[str, Any]) -> str | None:

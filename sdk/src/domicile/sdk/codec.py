@@ -68,12 +68,13 @@ class Codec:
         other = blind_index(key.other.index_key, table.name, column.name, spelled)
         return Condition(column.index, Operator.AMONG, [index, other], key.newest)
 
-    async def cursor_secret(self) -> bytes:
-        return await self._keys.cell_index_key()
+    async def cursor_secret(self, *, personal: bool) -> bytes:
+        """``personal``: of a cursor that holds a personal value, which ends with the subject's own key."""
+        return (await self.key(create=True)).index_key if personal else await self._keys.cell_index_key()
 
     def _sealer(self, key: DataKey) -> Sealer:
         """Kept for as long as the key service's client answers with an equal key, which it makes anew each time."""
-        if self._opened is None or self._opened[0] != key:
+        if self._opened is None or (self._opened[0] is not key and self._opened[0] != key):
             other = None if key.other is None else AESGCM(key.other.key)
             sealer = Sealer(self.cell, self.jurisdiction, key.subject, key.principal, AESGCM(key.key), other)
             self._opened = (key, sealer)

@@ -6,25 +6,18 @@ and order are for shareable and clear fields.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hmac
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final, Generic, TypeVar
-from uuid import UUID
 
 from domicile.model.errors import InvalidInput, NotFound, UnsupportedQuery
 from domicile.model.wire import MAX_BATCH
 from domicile.sdk.codec import Codec
 from domicile.sdk.records import Record
-from domicile.sdk.sealing import blind_index
-from domicile.sdk.store.port import CREATED, Condition, Operator, Selection
-from domicile.sdk.tables import Column, Table
+from domicile.sdk.store.port import CREATED, Condition, Operator
+from domicile.sdk.tables import Column
 
 R = TypeVar("R", bound=Record)
-CURSOR: Final = "domicile/cursor/1"
 _BOUNDS: Final = {
     "at_least": Operator.AT_LEAST,
     "above": Operator.ABOVE,
@@ -119,33 +112,3 @@ def parse_order(kind: type[Record], order_by: str | None) -> tuple[str, bool]:
 def check_size(size: int) -> None:
     if not 1 <= size <= MAX_BATCH:
         raise InvalidInput(f"a page has 1 to {MAX_BATCH} records, not {size}")
-
-
-def another_question() -> InvalidInput:
-    return InvalidInput("a cursor of another question", remedy="ask as for the page before, or begin anew")
-
-
-def _mac(secret: bytes, subject: UUID, table: Table, selection: Selection, row: UUID) -> bytes:
-    """Over whose page it is, and of which question; what is asked for does not lie in the cursor."""
-    spelled = [repr((c.column, c.operator.value, c.value)).encode() for c in selection.conditions]
-    parts = [table.name.encode(), selection.order.encode(), bytes([selection.descending]), *spelled]
-    message = b"".join(struct.pack(">I", len(part)) + part for part in (subject.bytes, row.bytes, *parts))
-    return blind_index(secret, CURSOR, "", message)
-
-
-def cursor_after(secret: bytes, subject: UUID, table: Table, selection: Selection, row: UUID) -> str:
-    """What leads to the rows after one: its random id and a MAC, nothing personal."""
-    return base64.urlsafe_b64encode(row.bytes + _mac(secret, subject, table, selection, row)).decode()
-
-
-def row_of(secret: bytes, subject: UUID, table: Table, selection: Selection, cursor: str) -> UUID:
-    """The row after which a page begins. Raises InvalidInput for a cursor that was not made for this question."""
-    try:
-        raw = base64.b64decode(cursor, altchars=b"-_", validate=True)
-    except (binascii.Error, ValueError):
-        raw = b""
-    if len(raw) == 32:
-        row = UUID(bytes=raw[:16])
-        if hmac.compare_digest(raw[16:], _mac(secret, subject, table, selection, row)):
-            return row
-    raise another_question()

@@ -20,6 +20,7 @@ from domicile.model.wire import MAX_BATCH
 from domicile.sdk import finding
 from domicile.sdk.admission import admitted
 from domicile.sdk.codec import Codec, Keys
+from domicile.sdk.cursors import Cursors, another_question
 from domicile.sdk.finding import Page
 from domicile.sdk.records import Record
 from domicile.sdk.store import Condition, Fence, Operator, Rows, Selection, Store, Work
@@ -183,8 +184,8 @@ class Records(ABC):
         """Some of the records that meet conditions as those of ``find``, and a cursor that leads to the next ones.
 
         ``order_by``: a shareable or clear field, or ``created_at``, with ``-`` before it for the last first; equal
-        ones come by their ids, None last. ``after``: ``next`` of the page before. Raises UnsupportedQuery,
-        InvalidInput for a cursor of another question, and Conflict where the last record of that page is gone.
+        ones come by their ids, None last. ``after``: ``next`` of the page before; it goes on from where that one ended,
+        whatever became of its last record. Raises UnsupportedQuery, and InvalidInput for a cursor of another question.
         """
         finding.check_size(size)
         order, descending = finding.parse_order(kind, order_by)
@@ -200,16 +201,17 @@ class Records(ABC):
         wanted = await finding.conditions_on(self._codec, kind, conditions)
         if wanted is None:
             if after is not None:
-                raise finding.another_question()
+                raise another_question()
             return Page([], None)
         table, subject = kind.domicile_table, self._fence.internal_id
         selection = Selection(wanted, order, descending, limit=size + 1)
-        secret = await self._codec.cursor_secret()
-        begin = None if after is None else finding.row_of(secret, subject, table, selection, after)
-        found = await self._select(kind, replace(selection, after=begin))
-        if len(found) <= size:
-            return Page(found, None)
-        return Page(found[:size], finding.cursor_after(secret, subject, table, selection, found[size - 1].id))
+        ordered = table.by_name.get(order)
+        secret = await self._codec.cursor_secret(personal=ordered is not None and ordered.personal)
+        cursors = Cursors(secret, subject, table, selection)
+        begin = None if after is None else cursors.place(after)
+        found = await self._rows.select(table, replace(selection, after=begin))
+        records = [await self._codec.record(kind, row) for row in found[:size]]
+        return Page(records, cursors.after(found[size - 1]) if len(found) > size else None)
 
     async def delete(self, kind: type[Record], id: UUID, *, version: int | None = None) -> bool:  # noqa: A002
         """Delete the record with this id; whether there was one. ``version``: what it must have, else Conflict."""

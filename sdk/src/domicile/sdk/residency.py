@@ -7,7 +7,7 @@ what is shareable, and nothing else. A subject whose fence is open here is serve
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import NoReturn
 
@@ -34,7 +34,7 @@ from domicile.service import ProcessSettings, load_settings
 from domicile.telemetry import BORDER, warn
 
 
-def check_place(identity: Identity, manifest: Manifest, bind: str, storage: str | None) -> str:
+def check_place(identity: Identity, manifest: Manifest, bind: str, storage: Sequence[str]) -> str:
     """The name of the cell that this process belongs to, by certificate, manifest and settings alike. Pure.
 
     Raises InvalidInput where they disagree: nothing starts in a place that is not its own.
@@ -56,7 +56,7 @@ def check_place(identity: Identity, manifest: Manifest, bind: str, storage: str 
         raise InvalidInput(f"names zone {identity.zone}, which {identity.cell} does not have", where=where)
     if bind != zone.app:
         raise InvalidInput(f"is not {zone.app}, this zone's application in the manifest", where="DOMICILE_BIND")
-    if storage is not None and storage not in {place.storage for place in cell.zones.values()}:
+    if not {place.storage for place in cell.zones.values()}.issuperset(storage):
         raise InvalidInput(f"is no storage of {identity.cell} in the manifest", where="DOMICILE_STORAGE")
     return identity.cell
 

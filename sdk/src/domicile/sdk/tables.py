@@ -35,7 +35,9 @@ SYSTEM_COLUMNS: Final = frozenset(
         "expires_at",
     }
 )
-_CONFIG: Final = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64", hide_input_in_errors=True)
+_CONFIG: Final = ConfigDict(
+    ser_json_bytes="base64", val_json_bytes="base64", ser_json_inf_nan="constants", hide_input_in_errors=True
+)
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,19 @@ class Kind:
     def _adapter(self) -> TypeAdapter[Any]:
         return TypeAdapter(self.python, config=_CONFIG)
 
+    @cached_property
+    def _validator(self) -> Any:
+        """The adapter's own, without what it puts around each call."""
+        return self._adapter.validator
+
+    @cached_property
+    def _serializer(self) -> Any:
+        return self._adapter.serializer
+
     def check(self, value: Any) -> Any:
         """The value, if it is one of this type; raises InvalidInput that does not quote it."""
         try:
-            checked = self._adapter.validate_python(value, strict=True)
+            checked = self._validator.validate_python(value, strict=True)
         except ValidationError:
             checked = None
         if checked is None:
@@ -66,7 +77,8 @@ class Kind:
         """The one spelling of a value, as JSON."""
         checked = self.check(value)
         try:
-            return self._adapter.dump_json(checked)
+            spelled: bytes = self._serializer.to_json(checked)
+            return spelled
         except PydanticSerializationError:
             pass
         raise InvalidInput(f"a {self.python.__name__} that cannot be written as JSON")
@@ -74,7 +86,7 @@ class Kind:
     def load(self, raw: bytes) -> Any:
         """What ``dump`` wrote; raises InvalidInput for anything else."""
         try:
-            return self._adapter.validate_json(raw)
+            return self._validator.validate_json(raw)
         except ValidationError:
             pass
         raise InvalidInput(f"bytes that are not a {self.python.__name__}")
@@ -106,22 +118,22 @@ class Column:
     nullable: bool
     default: Any = None
 
-    @property
+    @cached_property
     def personal(self) -> bool:
         return isinstance(self.field, Personal)
 
-    @property
+    @cached_property
     def sealed(self) -> bool:
         return isinstance(self.field, Personal) and self.field.sealed
 
-    @property
+    @cached_property
     def find(self) -> Literal["subject", "cell"] | None:
         """Under whose secret the blind index is, if there is one."""
         if not isinstance(self.field, Personal) or self.field.find is False:
             return None
         return "cell" if self.field.find == "cell" else "subject"
 
-    @property
+    @cached_property
     def index(self) -> str:
         """The name of the blind index's column."""
         return self.name + INDEX_SUFFIX
@@ -133,11 +145,11 @@ class Column:
             raise InvalidInput("a text with NUL or a lone surrogate, which PostgreSQL does not store")
         return checked
 
-    @property
+    @cached_property
     def sql_type(self) -> str:
         return "bytea" if self.sealed else self.kind.sql
 
-    @property
+    @cached_property
     def sql_nullable(self) -> bool:
         """A database cannot seal a default; rows without a value read as the default then."""
         return self.nullable or (self.sealed and self.default is not None)
@@ -159,6 +171,11 @@ class Table:
     @cached_property
     def by_name(self) -> dict[str, Column]:
         return {column.name: column for column in self.columns}
+
+    def kind_of(self, order: str) -> Kind:
+        """The type of what rows are ordered by: a column, or the time of their creation."""
+        column = self.by_name.get(order)
+        return KINDS[datetime] if column is None else column.kind
 
     @cached_property
     def derived(self) -> list[str]:

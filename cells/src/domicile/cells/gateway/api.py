@@ -176,12 +176,11 @@ async def open_vault(settings: GatewaySettings, directory: DirectoryClient) -> A
     """What reads and writes records as the application does. Raises InvalidInput, TokenInvalid, Unavailable."""
     credentials, identity = settings.credentials, settings.credentials.identity
     assert identity.cell is not None
-    assert settings.storage is not None
     manifest = await settings.topology(directory).load()
     keys = KeyClient.of_cell(credentials, manifest, identity.cell)
     pool = await open_pool(
         credentials,
-        [settings.storage],
+        settings.storage,
         jurisdiction=identity.jurisdiction,
         cell=identity.cell,
         user="domicile_app",
@@ -205,7 +204,7 @@ async def serve_gateway(settings: GatewaySettings) -> AsyncIterator[None]:
         raise InvalidInput(
             f"the certificate is for {identity.role}, not {Role.GATEWAY}", where=str(settings.certificate)
         )
-    if settings.storage is None:
+    if not settings.storage:
         raise InvalidInput("no database", where="DOMICILE_STORAGE", remedy="name the cell's storage, host:port")
     async with AsyncExitStack() as stack:
         directory = DirectoryClient(settings.credentials, settings.directory)
@@ -214,7 +213,7 @@ async def serve_gateway(settings: GatewaySettings) -> AsyncIterator[None]:
         for user in ("domicile_gateway", "domicile_abroad"):
             pool = await open_pool(
                 settings.credentials,
-                [settings.storage],
+                settings.storage,
                 jurisdiction=identity.jurisdiction,
                 cell=identity.cell,
                 user=user,

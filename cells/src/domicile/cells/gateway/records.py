@@ -45,7 +45,7 @@ FIND: Final = Operation(
     "A page of a subject's records that equal every condition",
     {200: RecordPage},
     body=RecordQuery,
-    refuses=(*_REFUSES, Conflict),
+    refuses=_REFUSES,
 )
 
 

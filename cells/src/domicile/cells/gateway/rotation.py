@@ -144,7 +144,7 @@ async def rotator(settings: GatewaySettings) -> AsyncIterator[Rotator]:
         raise InvalidInput(
             f"the certificate is for {identity.role}, not {Role.GATEWAY}", where=str(settings.certificate)
         )
-    if settings.storage is None:
+    if not settings.storage:
         raise InvalidInput("no database", where="DOMICILE_STORAGE", remedy="name the cell's storage, host:port")
     async with AsyncExitStack() as stack:
         directory = DirectoryClient(credentials, settings.directory)
@@ -153,7 +153,7 @@ async def rotator(settings: GatewaySettings) -> AsyncIterator[Rotator]:
         vault = await stack.enter_async_context(open_vault(settings, directory))
         pool = await open_pool(
             credentials,
-            [settings.storage],
+            settings.storage,
             jurisdiction=identity.jurisdiction,
             cell=identity.cell,
             user="domicile_gateway",

@@ -1,7 +1,8 @@
-"""Deletes rows whose class keeps them for a time only, when that is over: here, since this process runs in every cell.
+"""Deletes what is kept for a time only, when that is over: here, since this process runs in every cell.
 
-It holds the fence of each subject like any writer, so that what is being moved is left for the cell that it is
-moved to. Several gateways of a cell sweep beside each other.
+That is rows whose class says so, and answers under idempotency keys. For rows it holds the fence of each subject like
+any writer, so that what is being moved is left for the cell that it is moved to. Several gateways of a cell sweep
+beside each other.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ BATCH: Final = 200
 class Rows(Protocol):
     async def sweep(self, most: int) -> int: ...
 
+    async def forget_answers(self, most: int) -> int: ...
+
 
 class Sweeper:
     """``run`` never ends by itself. ``beat``: seconds between two sweeps at most."""
@@ -31,10 +34,13 @@ class Sweeper:
         await repeated(self.sweep, self._beat, "rows-not-swept")
 
     async def sweep(self) -> int:
-        """Until nothing is left whose time is over; how many rows that were. Raises DomicileError."""
-        count = 0
-        while swept := await self._rows.sweep(BATCH):
-            count += swept
-        if count:
-            log("rows-swept", count=count)
-        return count
+        """Until nothing is left whose time is over; how many rows and answers that were. Raises DomicileError."""
+        whole = 0
+        for forget, event in ((self._rows.sweep, "rows-swept"), (self._rows.forget_answers, "answers-forgotten")):
+            count = 0
+            while swept := await forget(BATCH):
+                count += swept
+            if count:
+                log(event, count=count)
+            whole += count
+        return whole

@@ -105,7 +105,11 @@ class GuardedHolder:
     async def _call(self, name: str, call: Callable[[], Awaitable[Result]]) -> Result:
         if not self._remote:
             with HOLDER_DURATION.labels(self.domain, name).time():
-                return await call()
+                try:
+                    return await call()
+                except DomicileError:
+                    HOLDER_FAILURES.labels(self.domain, "unavailable").inc()
+                    raise
         if self._running >= AT_ONCE:
             raise self._withheld("full")  # no fault of the holder's that would not be counted by those in flight
         if not self._breaker.admits():

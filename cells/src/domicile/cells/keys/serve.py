@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Final
 from pydantic import Field
 
 from domicile.cells.keys.api import KeyApi
+from domicile.cells.keys.audit import BEAT_SECONDS, prune
 from domicile.cells.keys.custody import Custody
 from domicile.cells.keys.customer import CustomerHolder
 from domicile.cells.keys.guarded import GuardedHolder
@@ -20,7 +22,7 @@ from domicile.cells.keys.transit import TransitHolder, read_token
 from domicile.client import DirectoryClient
 from domicile.model import GLOBAL, Address, InvalidInput, Role
 from domicile.model.key_domains import DEFAULT_DOMAIN, KeySection
-from domicile.service import ProcessSettings, Service
+from domicile.service import ProcessSettings, Service, ended, repeated
 
 KEK_FOLDER: Final = "kek"
 
@@ -73,10 +75,11 @@ async def serve_keys(settings: KeySettings, section: KeySection | None = None) -
     identity = settings.credentials.identity
     if identity.role is not Role.KEYS:
         raise InvalidInput(f"the certificate is for {identity.role}, not {Role.KEYS}", where=str(settings.certificate))
-    if settings.storage is None:
+    if not settings.storage:
         raise InvalidInput("no database", where="DOMICILE_STORAGE", remedy="name the key store's host:port")
     section = section or await _section(settings, identity.jurisdiction)
-    async with KeyStore.connect(settings.credentials, Address(settings.storage)) as store, AsyncExitStack() as stack:
+    addresses = [Address(each) for each in settings.storage]
+    async with KeyStore.connect(settings.credentials, addresses) as store, AsyncExitStack() as stack:
         await store.prepare()
         holders = await _holders(stack, settings, section, store)
         shredder = Shredder(store, identity, section, settings.state)
@@ -85,5 +88,9 @@ async def serve_keys(settings: KeySettings, section: KeySection | None = None) -
         custody = Custody(store, identity.jurisdiction, holders)
         KeyApi(custody, shredder, store, section.cache_seconds).routes(service)
         context = service.internal_context([Role.APP, Role.GATEWAY], [identity.jurisdiction, GLOBAL])
+        pruning = asyncio.create_task(
+            repeated(lambda: prune(store, section.audit_days), BEAT_SECONDS, "key-audit-not-pruned")
+        )
+        stack.push_async_callback(ended, pruning)
         async with service.listen(settings.address(), context):
             yield

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple, TypeAlias
 from uuid import UUID
 
 import asyncpg
+from asyncpg.connect_utils import SessionAttribute
 
 from domicile.identity import Credentials
 from domicile.model import Address, Conflict, Forbidden, NotFound, Role, Unavailable
@@ -94,13 +95,14 @@ class KeyStore:
 
     @classmethod
     @asynccontextmanager
-    async def connect(cls, credentials: Credentials, address: Address) -> AsyncIterator[KeyStore]:
-        """Opened by mutual TLS, as the only user that may; closed on leaving."""
+    async def connect(cls, credentials: Credentials, addresses: Sequence[Address]) -> AsyncIterator[KeyStore]:
+        """Opened by mutual TLS at whichever address leads, as the only user that may; closed on leaving."""
         context = credentials.client(credentials.identity.jurisdiction, [Role.STORAGE])
         async with _reachable():
             pool = await asyncpg.create_pool(
-                host=address.host,
-                port=address.port,
+                host=[address.host for address in addresses],
+                port=[address.port for address in addresses],
+                target_session_attrs=SessionAttribute.primary,
                 user=USER,
                 database=DATABASE,
                 ssl=context,
@@ -377,3 +379,9 @@ class KeyStore:
                 _SQL["rewrap_index_key"],
                 [(row.cell, row.wrapped, version, value) for row, version, value in index_keys],
             )
+
+    async def prune_audit(self, days: int, limit: int) -> int:
+        """Forget ``limit`` entries of the audit at most that are older than ``days``, the oldest first; how many."""
+        async with self._transaction() as connection:
+            gone: int = await connection.fetchval(_SQL["prune_audit"], days, limit)
+        return gone

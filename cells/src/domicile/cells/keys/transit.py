@@ -1,8 +1,8 @@
 """A key in the transit engine of HashiCorp Vault or OpenBao, over HTTPS.
 
 Written to their published API (``/v1/<mount>/encrypt|decrypt|keys/<key>``, batches, associated data) and tested
-against recorded exchanges of that shape only: unverified against a running server. The key must be of an AEAD type
-(``aes256-gcm96``), since what a wrapped key is bound to travels as associated data.
+against exchanges as it records them, and as OpenBao's source shapes them: unverified against a running server. The key
+must be of an AEAD type (``aes256-gcm96``), since what a wrapped key is bound to travels as associated data.
 """
 
 from __future__ import annotations
@@ -38,7 +38,16 @@ class _Batch(BaseModel):
 
 
 class _Key(BaseModel):
-    latest_version: int = Field(ge=1)
+    """``keys``: when each version began; the published exchange has no ``latest_version``, servers do."""
+
+    latest_version: int | None = Field(default=None, ge=1)
+    keys: dict[int, Any] = Field(default_factory=dict)
+
+    @property
+    def version(self) -> int:
+        if not self.latest_version and not self.keys:
+            raise KeyWithheld("an answer of another shape")
+        return self.latest_version or max(self.keys)
 
 
 class _BatchAnswer(BaseModel):
@@ -90,7 +99,7 @@ class TransitHolder:
             self._session = None
 
     async def version(self) -> int:
-        return (await self._ask(_KeyAnswer, "GET", f"keys/{self._key}")).data.latest_version
+        return (await self._ask(_KeyAnswer, "GET", f"keys/{self._key}")).data.version
 
     async def wrap(self, keys: Sequence[Plain]) -> list[Wrapped]:
         batch = [{"plaintext": _base64(key.value), "associated_data": _base64(key.context)} for key in keys]

@@ -30,7 +30,7 @@ from domicile.directory.commands.common import (
 
 @asynccontextmanager
 async def _database() -> AsyncIterator[asyncpg.Connection]:
-    async with bulk.connected(credentials(), addresses("STORAGE")[0]) as connection:
+    async with bulk.connected(credentials(), addresses("STORAGE")) as connection:
         yield connection
 
 

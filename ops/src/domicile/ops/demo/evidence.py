@@ -2,7 +2,7 @@
 
 A scan that finds nothing proves nothing until it has found what was planted: ``controls`` puts a value into
 a log and a router's file, in each encoding, and one with a sealed value into a database's table and its WAL,
-all in a foreign jurisdiction, and looks for them with the same scanner.
+all in a foreign jurisdiction, and looks for them with the same scanner; and for what ``domicile audit scan`` plants.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from domicile.model.access import GLOBAL, Role
+from domicile.model.access import Role
 from domicile.model.errors import Unavailable
 from domicile.model.ids import Peppers
 from domicile.model.sealed import Sealed, frame
 from domicile.ops import postgres
 from domicile.ops.demo.cast import Person
-from domicile.ops.layout import owner_of
-from domicile.ops.record import WorldRecord
+from domicile.ops.owners import Owners
 from domicile.ops.scan import Report, Scanner, files_below, needles_for, needles_for_value
+from domicile.ops.scan.controls import Control, prove
 from domicile.ops.world import World
 
 _NOWHERE: Final = "no-such-place"
@@ -40,18 +40,12 @@ class Evidence:
     def __init__(self, world: World) -> None:
         self._root = world.layout.root
         self._layout = world.layout
-        manifest = self._manifest = world.manifest
-        self._cells = {name: cell.jurisdiction for name, cell in manifest.cells.items()}
-        self._routers = {zone: manifest.jurisdiction_of(r.country) or GLOBAL for zone, r in manifest.routers.items()}
-        record = WorldRecord.read(world.layout)
-        self._processes = {p.name: p.jurisdiction for p in record.processes} if record else {}
-        self._processes |= {f"{name}-schema": jurisdiction for name, jurisdiction in self._cells.items()}
+        self._manifest = world.manifest
+        self._owners = Owners(world.layout, world.manifest)
+        self._cells = self._owners.cells
 
     def _outside(self, jurisdiction: str) -> Iterator[Path]:
-        for path in files_below(self._root):
-            relative = path.relative_to(self._root)
-            if owner_of(relative, self._cells, self._routers, self._processes) != jurisdiction:
-                yield path
+        return (path for path in files_below(self._root) if self._owners.of(path) != jurisdiction)
 
     def scan(self, jurisdiction: str, values: Mapping[str, str]) -> Report:
         """Every file outside a jurisdiction, for its users' values and for its sealed values."""
@@ -72,7 +66,7 @@ class Evidence:
         found: dict[str, bool] = {}
         cell = next(name for name, place in self._cells.items() if place != jurisdiction)
         for kind, template in _FILE_KINDS.items():
-            zone = next(zone for zone, place in self._routers.items() if place != jurisdiction)
+            zone = next(zone for zone, place in self._owners.routers.items() if place != jurisdiction)
             path = self._root / template.format(zone=zone)
             path.parent.mkdir(parents=True, exist_ok=True)
             content = b"\n".join(needle.pattern for needle in needles) + b"\n" + sealed
@@ -83,7 +77,9 @@ class Evidence:
                 path.unlink()
             found[kind] = {(hit.label, hit.encoding) for hit in hits} == wanted
         found |= self._database_controls(jurisdiction, cell, value)
-        return found
+        control = Control.make()
+        packed = prove(Scanner(needles + control.needles(), sealed=True), control)
+        return found | {f"{len(packed)} kinds of packed files": all(packed.values())}
 
     def _database_controls(self, jurisdiction: str, cell: str, value: str) -> dict[str, bool]:
         zone = next(iter(self._manifest.cells[cell].zones))

@@ -27,7 +27,10 @@ class FoundRow:
 
 @lru_cache(maxsize=128)
 def select(table: Table, compared: tuple[tuple[str, Operator], ...]) -> str:
-    """Rows of subjects that are open here, in the order of creation: what is compared with, then the limit."""
+    """Rows of subjects that are open here, in the order of creation: what is compared with, then the limit.
+
+    The fence, then the row's id and version, then the table's columns: read by their places, as in ``statements``.
+    """
     columns = "".join(f', t."{column.name}"' for column in table.columns)
     wheres = "".join(f' AND t."{name}" {operator.value} ${n}' for n, (name, operator) in enumerate(compared, start=1))
     return (
@@ -53,8 +56,8 @@ class AcrossStore:
         names = [column.name for column in table.columns]
         return [
             FoundRow(
-                Fence(SubjectKey(row["subject_key"]), UUID(int=row["internal_id"].int), row["epoch"], row["state"]),
-                StoredRow(UUID(int=row["id"].int), row["version"], {name: row[name] for name in names}),
+                Fence(SubjectKey(row[0]), UUID(int=row[1].int), row[2], row[3]),
+                StoredRow(UUID(int=row[4].int), row[5], dict(zip(names, row[6:], strict=True))),
             )
             for row in await untold(self._pool.fetch(statement, *values, limit))
         ]

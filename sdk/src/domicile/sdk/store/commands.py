@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import asyncpg
 import typer
+from asyncpg.connect_utils import SessionAttribute
 
 from domicile.identity import Credentials
 from domicile.model.access import Role
@@ -80,11 +81,12 @@ async def _storage(cell: str, jurisdiction: str) -> AsyncIterator[tuple[asyncpg.
     deployment = _setting("DEPLOYMENT")
     if credentials.identity.deployment != deployment:
         raise InvalidInput(f"the certificate is not for deployment {deployment}", where="DOMICILE_CERTIFICATE")
-    address = Address(_setting("STORAGE"))
+    places = [Address(each.strip()) for each in _setting("STORAGE").split(",")]
     connection = await untold(
         asyncpg.connect(
-            host=address.host,
-            port=address.port,
+            host=[place.host for place in places],
+            port=[place.port for place in places],
+            target_session_attrs=SessionAttribute.primary,
             user="postgres",
             database=DATABASE,
             ssl=credentials.client(jurisdiction, [Role.STORAGE], cell=cell),

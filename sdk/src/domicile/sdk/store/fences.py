@@ -8,6 +8,7 @@ is, a closed one stays closed.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Callable
@@ -24,11 +25,16 @@ from domicile.model.wire import FenceReport, FenceState
 from domicile.sdk.store.failures import untold
 from domicile.sdk.store.port import refused
 from domicile.sdk.store.queries import query
+from domicile.service import ended
 from domicile.service.commits import transaction
+from domicile.telemetry import warn
 
 COMMIT_SECONDS: Final = 15.0
 CLOSE_SECONDS: Final = 5.0
-"""How long writers that hold a fence may go on before closing it is given up."""
+"""How long writers that hold a fence may go on before they are ended."""
+END_SECONDS: Final = 3.0
+"""How long they are being ended before closing it is given up."""
+_BEAT_SECONDS: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +110,11 @@ class FenceStore:
     async def close(self, key: SubjectKey, epoch: int, *, seconds: float = CLOSE_SECONDS) -> Fence:
         """Close a fence that is open at ``epoch``: writers are refused at once, and those under way are waited for.
 
-        Raises FenceRefused for a fence that isn't open at it. Raises Unavailable where a writer does not end within
-        ``seconds``; then it stays open, and writers are let in again.
+        Those that are not done within ``seconds`` are ended: their connections break, and what they wrote is undone.
+        Raises FenceRefused for a fence that isn't open at it. Raises Unavailable where somebody holds it who can't be
+        ended (a COMMIT that waits for a standby, an operator); then it stays open, and writers are let in again.
         """
-        if not await untold(self._pool.fetchval(query("intend"), key, epoch, 2 * seconds)):
+        if not await untold(self._pool.fetchval(query("intend"), key, epoch, 2 * (seconds + END_SECONDS))):
             raise FenceRefused("the fence is not open at this epoch", where="storage")
         try:
             row = await untold(self._close(key, epoch, seconds))
@@ -120,8 +127,23 @@ class FenceStore:
 
     async def _close(self, key: SubjectKey, epoch: int, seconds: float) -> Any:
         async with self._pool.acquire() as connection, transaction(connection, seconds):
-            await connection.execute(query("lock_for"), f"{seconds * 1000:.0f}ms")
-            return await connection.fetchrow(query("close_fence"), key, epoch)
+            process = await connection.fetchval(query("lock_for"), f"{(seconds + END_SECONDS) * 1000:.0f}ms")
+            closing = asyncio.create_task(connection.fetchrow(query("close_fence"), key, epoch))
+            try:
+                await asyncio.wait({closing}, timeout=seconds)
+                if not closing.done():
+                    await self._end_writers(key, process, closing)
+                return await closing
+            finally:
+                await ended(closing)
+
+    async def _end_writers(self, key: SubjectKey, process: int, closing: asyncio.Task[Any]) -> None:
+        """Until ``closing`` is done, which ``process`` of the database carries out."""
+        count = 0
+        while not closing.done():
+            count += await self._pool.fetchval(query("end_writers"), key, process, END_SECONDS / 2)
+            await asyncio.wait({closing}, timeout=_BEAT_SECONDS)
+        warn("writers-ended", count=count)
 
     async def rekey(self, key: SubjectKey, successor: SubjectKey, alias_keys: dict[AliasKey, AliasKey]) -> Fence:
         """Name a subject by its key under another pepper, its rows too; harmless to repeat.
@@ -178,6 +200,11 @@ class FenceStore:
         """Delete rows whose time is over (``keep`` of their class), ``most`` of each table; how many those were."""
         swept: int = await untold(self._pool.fetchval(query("sweep"), most))
         return swept
+
+    async def forget_answers(self, most: int) -> int:
+        """Forget what was answered under idempotency keys that nobody has used in a week; ``most``, how many."""
+        forgotten: int = await untold(self._pool.fetchval(query("forget_answers"), most))
+        return forgotten
 
     async def page(self, after: SubjectKey | None, limit: int) -> list[FenceReport]:
         """The next fences after a key, in the order of their keys, whatever state they are in."""

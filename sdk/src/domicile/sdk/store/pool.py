@@ -7,6 +7,8 @@ COMMIT short; ``STATEMENT_SECONDS`` bounds every other wait from here, and COMMI
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -20,6 +22,16 @@ from domicile.model.manifest import Address
 
 DATABASE: Final = "domicile"
 CONNECT_SECONDS: Final = 5.0
+LEADER_SECONDS: Final = 8.0
+"""How long a caller waits for somebody to lead: a switchover takes less, a leader's unplanned end more."""
+_LOOK_SECONDS: Final = 0.2
+_NOBODY_LEADS: Final = (
+    asyncpg.CannotConnectNowError,
+    asyncpg.TargetServerAttributeNotMatched,
+    asyncpg.ConnectionDoesNotExistError,  # its server went while this connected
+    ConnectionResetError,
+)
+"""Not a refused connection: where no door is, nobody is about to lead."""
 STATEMENT_SECONDS: Final = 10.0
 CACHED_STATEMENTS: Final = 200
 """On each connection: a few for each record table."""
@@ -30,6 +42,18 @@ class AppConnection(asyncpg.Connection):
 
     def get_reset_query(self) -> str:
         return ""
+
+
+async def connect_to_leader(*where: Any, **options: Any) -> asyncpg.Connection:
+    """A connection to the one of the addresses that leads. Raises what the last attempt did."""
+    deadline = time.monotonic() + LEADER_SECONDS
+    while True:
+        try:
+            return await asyncpg.connect(*where, **options)
+        except _NOBODY_LEADS:
+            if time.monotonic() + _LOOK_SECONDS > deadline:
+                raise
+        await asyncio.sleep(_LOOK_SECONDS)
 
 
 def session_options(*, pooler: bool = False) -> dict[str, Any]:
@@ -73,6 +97,7 @@ async def open_pool(
         max_size=size,
         timeout=CONNECT_SECONDS,
         command_timeout=STATEMENT_SECONDS,
+        connect=connect_to_leader,
         **session_options(pooler=pooler),
     )
     assert pool is not None

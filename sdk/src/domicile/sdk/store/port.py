@@ -44,27 +44,39 @@ class Condition(NamedTuple):
     newest: int = 0
 
 
+class Place(NamedTuple):
+    """A place in an order: what a row there is, or was, ordered by, and its id."""
+
+    id: UUID
+    value: Any
+
+
 @dataclass(frozen=True, slots=True)
 class Selection:
     """Which rows, in which order: all that meet every condition, NULL last, equal ones by their ids.
 
-    ``after``: the id of the row after which to begin. ``limit``: at most so many; None for all.
+    ``after``: the place after which to begin, whether or not there is a row at it. ``limit``: at most so many; None
+    for all.
     """
 
     conditions: tuple[Condition, ...] = ()
     order: str = CREATED
     descending: bool = False
     limit: int | None = None
-    after: UUID | None = None
+    after: Place | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class StoredRow:
-    """A row as it lies: sealed values sealed. ``version`` counts its writes, from 1."""
+    """A row as it lies: sealed values sealed. ``version`` counts its writes, from 1.
+
+    ``place``: the value by which it was ordered.
+    """
 
     id: UUID
     version: int
     values: Mapping[str, Any]
+    place: Any = None
 
 
 class NewRow(NamedTuple):
@@ -114,8 +126,8 @@ class Rows(Protocol):
         ...
 
     async def select(self, table: Table, selection: Selection) -> list[StoredRow]:
-        """Rows and fence in one snapshot. Raises Conflict where the row to begin after is gone, OutdatedKeys where
-        rows may lie under newer keys than a condition knows."""
+        """Rows and fence in one snapshot. Raises OutdatedKeys where rows may lie under newer keys than a condition
+        knows."""
         ...
 
 
@@ -178,7 +190,3 @@ def another_request() -> Conflict:
 
 def given_twice(table: Table) -> InvalidInput:
     return InvalidInput("one row is given twice", where=table.name, remedy="put the last one of each id")
-
-
-def gone(table: Table) -> Conflict:
-    return Conflict("the row at which the page before ended is gone", where=table.name, remedy="begin anew")

@@ -33,7 +33,6 @@ from domicile.sdk.store.port import (
     Work,
     another_version,
     given_twice,
-    gone,
     refused,
 )
 from domicile.sdk.store.queries import query
@@ -52,12 +51,21 @@ def begin(key: SubjectKey, epoch: int) -> str:
     return f"BEGIN; {limits}; SELECT domicile.hold_fence('\\x{key}', {epoch:d})"
 
 
+async def _asked(method: Callable[..., Awaitable[Answer]], statement: str, *arguments: Any) -> Answer:
+    """A pool's connection that was lost meanwhile refuses the call itself: here, where the refusal is translated."""
+
+    async def asked() -> Answer:
+        return await method(statement, *arguments)
+
+    return await untold(asked())
+
+
 async def _begin(connection: Connection, key: SubjectKey, epoch: int) -> SubjectKey:
     """The subject's key in this transaction: another than ``key`` where its pepper was rotated meanwhile."""
     statement = begin(key, epoch)
     while True:
         try:
-            await untold(connection.execute(statement))
+            await _asked(connection.execute, statement)
         except Renamed as renamed:
             key = renamed.key
             statement = f"ROLLBACK; {begin(key, epoch)}"
@@ -86,7 +94,7 @@ class _Transaction:
         else:
             mode = Write.PUT if version is None else Write.NEW
             arguments = (self._jurisdiction, self._key, self._epoch, *_written(table, row))
-            written = await untold(self._connection.fetchval(statements.write(table, mode), *arguments))
+            written = await _asked(self._connection.fetchval, statements.write(table, mode), *arguments)
         if written is None:
             raise another_version(table)
         await self._remember(once, [written])
@@ -96,7 +104,7 @@ class _Transaction:
         if (said := await self._recall(once)) is not None:
             return said
         statement, arguments = many(table, rows, self._jurisdiction, self._key, self._epoch)
-        found = await untold(self._connection.fetch(statement, *arguments))
+        found = await _asked(self._connection.fetch, statement, *arguments)
         versions = in_order(rows, found)
         await self._remember(once, versions)
         return versions
@@ -110,13 +118,13 @@ class _Transaction:
     async def _replace(self, table: Table, row: NewRow, version: int) -> Any:
         statement = statements.replace(table, tuple(row.values))
         arguments = (version, self._key, self._epoch, row.id, str(row.keys), *row.values.values())
-        return await untold(self._connection.fetchval(statement, *arguments))
+        return await _asked(self._connection.fetchval, statement, *arguments)
 
     async def delete(self, table: Table, id: UUID, version: int | None) -> bool:  # noqa: A002
-        done = await untold(self._connection.execute(statements.delete(table), self._key, id, version))
+        done = await _asked(self._connection.execute, statements.delete(table), self._key, id, version)
         if done == "DELETE 1":
             return True
-        if version is not None and await untold(self._connection.fetchval(statements.there(table), self._key, id)):
+        if version is not None and await _asked(self._connection.fetchval, statements.there(table), self._key, id):
             raise another_version(table)
         return False
 
@@ -124,7 +132,7 @@ class _Transaction:
         return await untold(selected(self._connection, table, selection, self._key, self._epoch))
 
     async def query(self, statement: str, arguments: Sequence[Any]) -> list[dict[str, Any]]:
-        return [dict(row) for row in await untold(self._connection.fetch(statement, *arguments))]
+        return [dict(row) for row in await _asked(self._connection.fetch, statement, *arguments)]
 
     async def _recall(self, once: Once | None) -> list[int] | None:
         if once is None:
@@ -132,12 +140,12 @@ class _Transaction:
         if once.other is not None and (known := await self._recall(once.other)) is not None:
             return known
         arguments = (self._key, self._epoch, once.key, once.request)
-        said: list[int] | None = await untold(self._connection.fetchval(query("recall"), *arguments))
+        said: list[int] | None = await _asked(self._connection.fetchval, query("recall"), *arguments)
         return said
 
     async def _remember(self, once: Once | None, said: list[int]) -> None:
         if once is not None:
-            await untold(self._connection.fetchval(query("remember"), self._key, once.key, said))
+            await _asked(self._connection.fetchval, query("remember"), self._key, once.key, said)
 
 
 def many(table: Table, rows: Sequence[NewRow], jurisdiction: str, key: SubjectKey, epoch: int) -> tuple[str, list[Any]]:
@@ -176,19 +184,20 @@ async def selected(
         keyed=bool(newest),
     )
     arguments: list[Any] = [condition.value for condition in selection.conditions]
-    arguments += [value for value in (selection.after, selection.limit) if value is not None]
+    if selection.after is not None:
+        arguments += [selection.after.value, selection.after.id]
+    if selection.limit is not None:
+        arguments.append(selection.limit)
     rows = await connection.fetch(statement, key, *arguments)
-    if not rows or (rows[0]["fence_state"], rows[0]["fence_epoch"]) != ("open", epoch):
+    if not rows or rows[0][:2] != (epoch, "open"):
         raise refused()
-    if newest and rows[0]["newest_keys"] > newest:
+    if newest and rows[0][-1] > newest:
         raise OutdatedKeys
-    if not rows[0]["anchored"]:
-        raise gone(table)
     names = [column.name for column in table.columns]
     return [
-        StoredRow(UUID(int=row["id"].int), row["version"], {name: row[name] for name in names})
+        StoredRow(UUID(int=row[2].int), row[3], dict(zip(names, row[5 : 5 + len(names)], strict=True)), row[4])
         for row in rows
-        if row["id"] is not None
+        if row[2] is not None
     ]
 
 

@@ -114,31 +114,29 @@ def select(
 ) -> str:
     """Rows and fence in one snapshot; one row without an id where no row matches.
 
-    $1 is the subject, then what is compared with, then the id after which to begin, then the limit.
-    ``anchored`` says whether that first id's row is there; where ``keyed``, ``newest_keys`` tells under how new keys
+    The fence's epoch and state, the row's id, version and the value that it is ordered by, then the table's columns:
+    read by their places, since a class may call a column whatever it likes. Last, where ``keyed``, under how new keys
     rows may lie.
+
+    $1 is the subject, then what is compared with, then the value and the id of the place after which to begin, then
+    the limit.
     """
     columns = "".join(f', t."{column.name}"' for column in table.columns)
     wheres = "".join(f' AND t."{name}" {operator.value} (${n})' for n, (name, operator) in enumerate(compared, start=2))
     next_mark = len(compared) + 2
     way, beyond = ("DESC", "<") if descending else ("ASC", ">")
-    anchor, anchored = "", "true"
     if after:
-        anchor = (
-            f'LEFT JOIN LATERAL (SELECT t.id, t."{order}" AS value FROM {_target(table)} '  # noqa: S608
-            f"WHERE t.subject_key = f.subject_key AND t.id = ${next_mark} OFFSET 0) p ON true "
-        )
+        value, row = f"${next_mark}::{table.kind_of(order).sql}", f"${next_mark + 1}::uuid"
         wheres += (
-            f' AND (t."{order}" {beyond} p.value OR (t."{order}" IS NULL AND p.value IS NOT NULL) '
-            f'OR (t."{order}" IS NOT DISTINCT FROM p.value AND t.id {beyond} p.id))'
+            f' AND (t."{order}" {beyond} {value} OR (t."{order}" IS NULL AND {value} IS NOT NULL) '
+            f'OR (t."{order}" IS NOT DISTINCT FROM {value} AND t.id {beyond} {row}))'
         )
-        anchored = "p.id IS NOT NULL"
-        next_mark += 1
-    newest = "domicile.newest_keys($1) AS newest_keys, " if keyed else ""
+        next_mark += 2
+    newest = ", domicile.newest_keys($1)" if keyed else ""
     bound = f"LIMIT ${next_mark}" if limited else "OFFSET 0"
     return (
-        f"SELECT f.epoch AS fence_epoch, f.state AS fence_state, {anchored} AS anchored, {newest}r.* "  # noqa: S608
-        f"FROM domicile.enter($1) f {anchor}LEFT JOIN LATERAL (SELECT t.id, t.version{columns} FROM {_target(table)} "
+        f"SELECT f.epoch, f.state, r.*{newest} FROM domicile.enter($1) f LEFT JOIN LATERAL ("  # noqa: S608
+        f'SELECT t.id, t.version, t."{order}"{columns} FROM {_target(table)} '
         f'WHERE t.subject_key = f.subject_key{wheres} ORDER BY t."{order}" {way} NULLS LAST, t.id {way} {bound}) r '
         "ON true"
     )

@@ -12,6 +12,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from functools import cmp_to_key
 from itertools import count
 from typing import Any
@@ -22,7 +23,7 @@ from domicile.model.ids import KEY_BYTES, SubjectKey
 from domicile.model.wire import DataKey
 from domicile.sdk.home import Home, Vault
 from domicile.sdk.store import Condition, Fence, NewRow, Once, Operator, Rows, Selection, StoredRow, Work
-from domicile.sdk.store.port import CREATED, Alone, another_request, another_version, given_twice, gone, refused
+from domicile.sdk.store.port import CREATED, Alone, Place, another_request, another_version, given_twice, refused
 from domicile.sdk.tables import Table
 
 _COMPARED: Mapping[Operator, Callable[[Any, Any], bool]] = {
@@ -66,7 +67,7 @@ class MemoryKeys:
 @dataclass
 class _Held:
     version: int
-    created: int
+    created: datetime
     values: dict[str, Any]
 
 
@@ -106,8 +107,9 @@ class MemoryStore:
             raise refused()
         return held
 
-    def now(self) -> int:
-        return next(self._clock)
+    def now(self) -> datetime:
+        """A later time at each call."""
+        return datetime.fromtimestamp(0, UTC) + timedelta(microseconds=next(self._clock))
 
     def alone(self, key: SubjectKey, epoch: int) -> Rows:
         return _Alone(self, key, epoch)
@@ -189,30 +191,30 @@ class _Transaction:
         rows = self._rows(table)
         found = [name for name, held in rows.items() if all(_meets(name, held, c) for c in selection.conditions)]
 
-        def place(name: UUID) -> tuple[Any, UUID]:
+        def place(name: UUID) -> Place:
             held = rows[name]
-            return (held.created if selection.order == CREATED else held.values[selection.order], name)
+            return Place(name, held.created if selection.order == CREATED else held.values[selection.order])
 
         sign = -1 if selection.descending else 1
 
-        def compare(one: UUID, other: UUID) -> int:
-            (first, _), (second, _) = place(one), place(other)
+        def compare(one: Place, other: Place) -> int:
+            first, second = one.value, other.value
             if first is None or second is None:
                 by_value = (first is None) - (second is None)  # last, whichever the direction
             else:
                 by_value = sign * ((first > second) - (first < second))
-            return by_value or sign * ((one > other) - (one < other))
+            return by_value or sign * ((one.id > other.id) - (one.id < other.id))
 
-        if selection.after is not None:
-            after = selection.after
-            if after not in rows:
-                raise gone(table)
-            found = [name for name in found if compare(name, after) > 0]
-        found.sort(key=cmp_to_key(compare))
+        after = selection.after
+        places = [place(name) for name in found]
+        places = [each for each in places if after is None or compare(each, after) > 0]
+        places.sort(key=cmp_to_key(compare))
         columns = [column.name for column in table.columns]
         return [
-            StoredRow(name, rows[name].version, {column: rows[name].values[column] for column in columns})
-            for name in found[: selection.limit]
+            StoredRow(
+                each.id, rows[each.id].version, {name: rows[each.id].values[name] for name in columns}, each.value
+            )
+            for each in places[: selection.limit]
         ]
 
     async def query(self, statement: str, arguments: Sequence[Any]) -> list[dict[str, Any]]:

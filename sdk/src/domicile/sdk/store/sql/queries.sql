@@ -26,13 +26,17 @@ SELECT domicile.intend($1, $2, $3)
 -- Close the fence of a subject ($1) that is open at epoch $2.
 SELECT subject_key, internal_id, epoch, state FROM domicile.close_fence($1, $2)
 
+-- name: end_writers
+-- End those writers of a subject ($1) that process $2 waits for, for so many seconds ($3); how many.
+SELECT domicile.end_writers($1, $2, $3)
+
 -- name: give_up
 -- Forget that the fence of a subject ($1) was to be closed.
 SELECT domicile.give_up($1)
 
 -- name: lock_for
--- How long this transaction waits for a lock ($1, such as 2s).
-SELECT set_config('lock_timeout', $1, true)
+-- How long this transaction waits for a lock ($1, such as 2s); by which process it runs.
+SELECT pg_backend_pid() FROM set_config('lock_timeout', $1, true)
 
 -- name: forget_previous
 -- Forget the keys by which subjects were named under a pepper ($1) before.
@@ -94,3 +98,7 @@ SELECT domicile.withdraw_keys($1, $2)
 -- name: record_tables
 -- Every table of a class of records.
 SELECT DISTINCT table_name FROM domicile.columns ORDER BY table_name
+
+-- name: forget_answers
+-- Forget answers under idempotency keys that nobody has asked for in a week, at most $1.
+SELECT domicile.forget_answers($1)

@@ -28,12 +28,17 @@ BEGIN
     LOOP
         EXECUTE format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', name);
     END LOOP;
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'domicile_fencer') THEN
+        CREATE ROLE domicile_fencer NOLOGIN;
+    END IF;
+    GRANT domicile_app TO domicile_fencer;  -- whose sessions it may end: nobody else's
 END
 $roles$;
 
 REVOKE CREATE ON SCHEMA public FROM PUBLIC;
 GRANT USAGE, CREATE ON SCHEMA public TO domicile_owner;
 CREATE SCHEMA IF NOT EXISTS domicile AUTHORIZATION domicile_owner;
+DROP FUNCTION IF EXISTS domicile.end_writers(bytea, integer, double precision);  -- the fencer's, made anew below
 SET LOCAL ROLE domicile_owner;
 
 -- Which cell this database is. A restore changes the incarnation, and with it every grant made before.
@@ -220,6 +225,7 @@ CREATE TABLE IF NOT EXISTS domicile.answers (
     asked_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (subject, key)
 );
+CREATE INDEX IF NOT EXISTS answers_asked_at ON domicile.answers (asked_at);
 
 -- The answer under an idempotency key of a subject that is held open; NULL where the request is new and is to be done.
 -- It writes either way: who commits gets an answer that is as durable as this commit, also where the first one's was not.
@@ -425,6 +431,19 @@ BEGIN
 END
 $$;
 
+-- Forget answers that nobody has asked for in a week, at most this many; how many those were. One that is being asked
+-- for is held by who asks, and let be; who asks for one that is being forgotten waits, and finds none.
+CREATE OR REPLACE FUNCTION domicile.forget_answers(most integer) RETURNS bigint
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    WITH old AS (
+        SELECT a.subject, a.key FROM domicile.answers a WHERE a.asked_at <= now() - interval '7 days'
+        ORDER BY a.asked_at LIMIT most FOR UPDATE SKIP LOCKED
+    ), forgotten AS (
+        DELETE FROM domicile.answers a USING old WHERE (a.subject, a.key) = (old.subject, old.key) RETURNING 1
+    )
+    SELECT count(*) FROM forgotten
+$$;
+
 -- Subjects are no longer found by the keys that they had before, of one pepper's version; how many those were.
 CREATE OR REPLACE FUNCTION domicile.forget_previous(version integer) RETURNS bigint
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -454,9 +473,48 @@ GRANT EXECUTE ON FUNCTION domicile.forget_previous(integer) TO domicile_gateway;
 GRANT EXECUTE ON FUNCTION domicile.sweep(integer) TO domicile_gateway;
 GRANT EXECUTE ON FUNCTION domicile.announce_keys(uuid, integer) TO domicile_gateway;
 GRANT EXECUTE ON FUNCTION domicile.withdraw_keys(uuid, integer) TO domicile_gateway;
+GRANT EXECUTE ON FUNCTION domicile.forget_answers(integer) TO domicile_gateway;
 GRANT SELECT ON domicile.cell, domicile.fences TO domicile_gateway;
 GRANT SELECT ON domicile.columns TO domicile_abroad, domicile_gateway;
 GRANT INSERT ON domicile.border_events TO domicile_gateway;
+GRANT USAGE ON SCHEMA domicile TO domicile_fencer;
+GRANT SELECT ON domicile.fences, domicile.intents TO domicile_fencer;
+
+-- End the application's sessions that one of the caller's own (by its process) waits for, to close the fence of a
+-- subject that is about to move; for so many seconds, or until nobody is in its way. How many were ended. They hold the
+-- fence, whose holders are known to nobody but to who waits for them. One whose COMMIT waits for a standby is let be:
+-- ending it would show what is in one zone alone.
+RESET ROLE;
+CREATE FUNCTION domicile.end_writers(subject bytea, closer integer, seconds double precision) RETURNS integer
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    until timestamptz := clock_timestamp() + make_interval(secs => seconds);
+    ended integer[] := '{}';
+    pid   integer;
+BEGIN
+    PERFORM FROM domicile.intents i JOIN domicile.fences f ON f.internal_id = i.subject
+    WHERE f.subject_key = end_writers.subject AND i.until > clock_timestamp();
+    IF NOT FOUND OR NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = closer AND a.usename = session_user) THEN
+        RETURN 0;
+    END IF;
+    WHILE clock_timestamp() < until AND cardinality(pg_blocking_pids(closer)) > 0 LOOP
+        PERFORM pg_stat_clear_snapshot();
+        FOR pid IN
+            SELECT a.pid FROM pg_stat_activity a
+            WHERE a.pid = ANY (pg_blocking_pids(closer)) AND a.usename = 'domicile_app'
+              AND a.wait_event IS DISTINCT FROM 'SyncRep' AND a.pid <> ALL (ended)
+        LOOP
+            PERFORM pg_terminate_backend(pid);
+            ended := ended || pid;
+        END LOOP;
+        PERFORM pg_sleep(0.002);
+    END LOOP;
+    RETURN cardinality(ended);
+END
+$$;
+ALTER FUNCTION domicile.end_writers OWNER TO domicile_fencer;
+REVOKE ALL ON FUNCTION domicile.end_writers FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION domicile.end_writers TO domicile_gateway;
 
 -- the number grows with each change of this file; `schema apply` takes no database back to a lower one
-COMMENT ON SCHEMA domicile IS 'schema 3';
+COMMENT ON SCHEMA domicile IS 'schema 4';

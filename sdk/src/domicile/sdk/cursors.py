@@ -1,0 +1,66 @@
+"""Where a page ended, as a text that a client may carry: nobody but the cell reads it, and it fits one question alone.
+
+It holds the place itself, the last row's id and the value that rows are ordered by, so that the next page begins
+there also when that row was changed or deleted meanwhile. Both are sealed (AES-256-GCM under a key of the subject's
+own), with the question as additional data: what is asked for does not lie in it. Its length tells that of a text only
+by steps of 32 bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import os
+import struct
+from typing import Any, Final
+from uuid import UUID
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from domicile.model.errors import InvalidInput
+from domicile.model.sealed import NONCE_BYTES
+from domicile.sdk.store.port import Place, Selection, StoredRow
+from domicile.sdk.tables import Table
+
+_USE: Final = b"domicile/cursor/2"
+_STEP: Final = 32
+
+
+def another_question() -> InvalidInput:
+    return InvalidInput("a cursor of another question", remedy="ask as for the page before, or begin anew")
+
+
+class Cursors:
+    """Those of one subject's questions to one table. ``secret``: what only the cell knows."""
+
+    def __init__(self, secret: bytes, subject: UUID, table: Table, selection: Selection) -> None:
+        self._key = AESGCM(hmac.digest(secret, _USE + subject.bytes, hashlib.sha256))
+        self._kind = table.kind_of(selection.order)
+        spelled = [repr((c.column, c.operator.value, c.value)).encode() for c in selection.conditions]
+        parts = [table.name.encode(), selection.order.encode(), bytes([selection.descending]), *spelled]
+        self._question = b"".join(struct.pack(">I", len(part)) + part for part in parts)
+
+    def after(self, row: StoredRow) -> str:
+        """What leads to the rows after one."""
+        value = row.place
+        if self._kind.python is UUID and value is not None:
+            value = UUID(int=value.int)  # asyncpg has a class of its own
+        spelled = b"" if value is None else self._kind.dump(value)  # JSON: never empty, and without a NUL
+        text = row.id.bytes + spelled + bytes(-len(spelled) % _STEP)
+        nonce = os.urandom(NONCE_BYTES)
+        return base64.urlsafe_b64encode(nonce + self._key.encrypt(nonce, text, self._question)).decode()
+
+    def place(self, cursor: str) -> Place:
+        """Where a page begins. Raises InvalidInput for a cursor that was not made for this question."""
+        try:
+            raw = base64.b64decode(cursor, altchars=b"-_", validate=True)
+            text = self._key.decrypt(raw[:NONCE_BYTES], raw[NONCE_BYTES:], self._question)
+        except (binascii.Error, ValueError, InvalidTag):
+            text = b""
+        if not text:
+            raise another_question()
+        spelled: Any = text[16:].rstrip(b"\0")
+        return Place(UUID(bytes=text[:16]), self._kind.load(spelled) if spelled else None)
