@@ -28,7 +28,7 @@ from domicile.client import KeyClient, KeyTurnClient
 from domicile.identity import Signer, sign_topology, write_private
 from domicile.model import Conflict, DomicileError, Forbidden, KeyDestroyed, Role, SubjectKey, Unavailable
 from domicile.model.wire import DataKey, KeyTurn
-from domicile.sdk import Home, Personal, Record, Shareable
+from domicile.sdk import Home, Personal, Principal, Record, Shareable
 from domicile.sdk.home import Vault
 from domicile.sdk.sealing import blind_index
 from domicile.sdk.store import FenceReader, FenceStore, RowStore, apply_schema, open_pool
@@ -47,6 +47,11 @@ class Patient(Record, table="patients"):
 
 class Letter(Record, table="letters"):
     text: Annotated[str, Personal("user.content")]
+
+
+class Referral(Record, table="referrals"):
+    doctor: Annotated[UUID, Principal("user.unique_id")]
+    email: Annotated[str, Personal("user.contact.email", find=True)]
 
 
 @dataclass
@@ -105,8 +110,8 @@ class World:
 async def world(
     trust: Trust, key_storage: Storage, cell_storage: Storage, cell: asyncpg.Connection
 ) -> AsyncIterator[World]:
-    await apply_schema(cell, "eu-1", "eu", [Patient, Letter])
-    await cell.execute("TRUNCATE patients, letters, domicile.turns, domicile.answers")
+    await apply_schema(cell, "eu-1", "eu", [Patient, Letter, Referral])
+    await cell.execute("TRUNCATE patients, letters, referrals, domicile.turns, domicile.answers")
     settings = key_settings(trust, key_storage)
     async with serve_keys(settings, SECTION):
         async with superuser(key_storage) as root:
@@ -200,6 +205,62 @@ async def test_applications_with_either_keys_read_find_and_write_meanwhile(world
     assert (await fresh.find(Patient, email=EMAIL, plan="free")) == await stale.all(Patient)
 
 
+async def test_rows_about_others_are_turned_by_the_key_of_each(world: World) -> None:
+    home = await world.home()
+    anna, bert, gone = uuid4(), uuid4(), uuid4()
+    kept = [home.new(Referral, doctor=who, email=EMAIL) for who in (anna, bert, home.internal_id) for _ in range(2)]
+    lost = home.new(Referral, doctor=gone, email=EMAIL)
+    await home.put_many([*kept, lost])
+    await world.key_client().shred(home.internal_id, gone)  # whoever deletes the row has not come to it yet
+    half = world.key_client()
+    await half.data_key(home.internal_id, home.internal_id)
+    turn = await the_turn(world, home)
+    await world.rotator().begin(turn)
+    between = await world.home(home.subject_key, half)  # it holds the subject's key of before, and nobody else's
+    kept.append(between.new(Referral, doctor=anna, email=EMAIL))
+    await between.put(kept[-1])
+    for reader in (home, between, await world.home(home.subject_key)):
+        assert said(await reader.find(Referral, email=EMAIL, doctor=anna)) == said([*kept[:2], kept[-1]])
+    await world.rotator().finish(turn)
+    async with superuser(world.key_storage) as root:
+        rows = await root.fetch("SELECT principal, generation FROM keys.data_keys WHERE subject = $1", home.internal_id)
+    assert {(UUID(int=row[0].int), row[1]) for row in rows} == {(who, 2) for who in (anna, bert, home.internal_id)}
+    for reader in (home, between, await world.home(home.subject_key)):
+        found = await reader.find(Referral, email=EMAIL)
+        assert said([record for record in found if not record.destroyed]) == said(kept)
+        (bare,) = await reader.find(Referral, doctor=gone)
+        assert bare.destroyed == {"email"}
+    await world.key_client().shred(home.internal_id, home.internal_id)  # its own; the others' rows stay readable
+    done = await world.rotator().run(lambda now: None)
+    assert (done.due, done.turning, await world.generations(home)) == (0, 0, [3, 3])
+    found = await (await world.home(home.subject_key)).find(Referral, doctor=bert)
+    assert said(found) == said(kept[2:4])
+
+
+async def test_who_slept_through_a_rotation_writes_about_others_too(world: World) -> None:
+    home = await world.home()
+    one, two = [home.new(Referral, doctor=uuid4(), email=EMAIL) for _ in range(2)]
+    await home.put_many([one, two])
+    await world.rotator().run(lambda now: None)
+    await home.put(one)
+    (held,) = [each for each in await home.find(Referral, email=EMAIL) if each.id == two.id]
+    await world.rotator().run(lambda now: None)
+    await home.update(held, email="anna@example.eu")
+    fresh = await world.home(home.subject_key)
+    assert [each.id for each in await fresh.find(Referral, email="anna@example.eu")] == [two.id]
+
+
+async def test_who_comes_back_after_an_erasure_begins_with_first_keys(world: World) -> None:
+    home = await world.home()
+    await home.put(patient(home))
+    await world.rotator().run(lambda now: None)
+    await world.root.execute("SELECT domicile.erase_subject($1, 1)", home.subject_key)
+    await world.root.execute("UPDATE domicile.fences SET state = 'open' WHERE subject_key = $1", home.subject_key)
+    back = await world.home(home.subject_key)
+    await back.put(patient(back))
+    assert (len(await back.find(Patient, email=EMAIL)), await world.generations(back)) == (1, [1])
+
+
 async def test_who_slept_through_a_rotation_is_refused_and_asks_again(world: World) -> None:
     keys = world.key_client()
     asleep = await world.home(None, keys)
@@ -248,7 +309,13 @@ async def test_the_database_refuses_old_keys_also_without_the_sdk(world: World) 
         assert refused.value.sqlstate == "DM009"
 
 
-@pytest.mark.parametrize("step", ["make", "announce", "turn", "rows", "withdraw", "retire"])
+@pytest.mark.parametrize(
+    "step",
+    [
+        *("turn", "withdraw", "retire"),
+        *(pytest.param(name, marks=pytest.mark.full) for name in ("make", "announce", "rows")),
+    ],
+)
 async def test_an_end_at_each_step_loses_nothing(world: World, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As kill -9 leaves it: the step is committed, and nothing after it is."""
     home = await world.home()
@@ -467,6 +534,7 @@ def environment(world: World, storage: Storage) -> dict[str, str]:
     }
 
 
+@pytest.mark.full
 async def test_the_page_on_keys_rotates_data_keys_by_its_commands(world: World, cell_storage: Storage) -> None:
     page = Path(__file__).parents[2] / "docs" / "keys.md"
     blocks = re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL)

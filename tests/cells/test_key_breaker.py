@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import pytest
 
 from domicile.cells.keys import guarded
-from domicile.cells.keys.guarded import FAILURES, OPEN_SECONDS, Breaker, GuardedHolder, check_value
+from domicile.cells.keys.guarded import FAILURES, OPEN_SECONDS, Breaker, GuardedHolder
 from domicile.cells.keys.holders import Plain, Wrapped
+from domicile.identity.wrapping import check_value
 from domicile.model import KeyWithheld, Unavailable
 from domicile.telemetry import HOLDER_DURATION, HOLDER_FAILURES
 

@@ -10,7 +10,8 @@ from uuid import UUID
 import pytest
 
 from domicile.cells.keys.holders import Plain, Wrapped, data_key_context, index_key_context
-from domicile.cells.keys.own import KeyEncryptionKey, OwnHolder
+from domicile.cells.keys.own import OwnHolder
+from domicile.identity.wrapping import KeyEncryptionKey
 from domicile.model import InvalidInput, Unavailable
 
 ONE, TWO = UUID(int=1), UUID(int=2)

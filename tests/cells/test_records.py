@@ -18,7 +18,8 @@ import aiohttp
 import asyncpg
 import pytest
 from domicile_testing import Storage, Trust
-from domicile_testing.cell import Directory, gateway_settings, key_section, key_settings, manifest
+from domicile_testing.cell import Directory, gateway_settings, key_client, key_section, key_settings, manifest
+from domicile_testing.databases import until
 from domicile_testing.generated import session, storm
 from domicile_testing.logged import logged
 from domicile_testing.long import seeded
@@ -26,9 +27,10 @@ from domicile_testing.long import seeded
 from domicile.cells.gateway import serve_gateway
 from domicile.cells.keys import serve_keys
 from domicile.identity import Signer, sign_topology
-from domicile.model import Role, SubjectKey
-from domicile.sdk import Personal, Record, Shareable
+from domicile.model import Endpoint, Role, SubjectKey
+from domicile.sdk import Personal, Principal, Record, Shareable
 from domicile.sdk.store import apply_schema
+from domicile.telemetry.metrics import REGISTRY
 
 CANARY = "canary-hans@example.eu"
 FIELDS: dict[str, Any] = {"email": CANARY, "born": "1970-05-17", "photo": "AP_-", "plan": "pro", "seats": 5}
@@ -42,12 +44,21 @@ class Member(Record, table="members"):
     seats: Annotated[int | None, Shareable("user.account.plan")] = None
 
 
+class Guest(Record, table="guests"):
+    """Somebody who stays with a member."""
+
+    person: Annotated[UUID, Principal("user.unique_id")]
+    name: Annotated[str, Personal("user.name")]
+    nights: Annotated[int, Shareable("user.account.plan")]
+
+
 @dataclass
 class Client:
     """Somebody with a certificate."""
 
     trust: Trust
     address: str
+    keys: str = ""
 
     async def ask(
         self,
@@ -75,7 +86,7 @@ def written(**changes: Any) -> dict[str, Any]:
 
 @pytest.fixture
 async def subject(cell: asyncpg.Connection) -> SubjectKey:
-    await apply_schema(cell, "eu-1", "eu", [Member])
+    await apply_schema(cell, "eu-1", "eu", [Member, Guest])
     key = SubjectKey(bytes([1]) + uuid4().bytes)
     await cell.execute("INSERT INTO domicile.fences (subject_key, epoch, state) VALUES ($1, 3, 'open')", key)
     return key
@@ -97,8 +108,8 @@ async def client(
     (settings.state / "topology.json").unlink(missing_ok=True)
     topology = manifest(settings.bind, keys.bind).topology()
     directory.topology = sign_topology(operator, "acme", 1, topology)
-    async with serve_keys(keys, key_section()), serve_gateway(settings):
-        yield Client(trust, settings.bind)
+    async with serve_keys(keys, key_section(cache_seconds=1)), serve_gateway(settings):
+        yield Client(trust, settings.bind, keys.bind)
 
 
 def at(subject: SubjectKey, row: object) -> str:
@@ -199,6 +210,41 @@ async def test_nobody_else_is_answered(client: Client, subject: SubjectKey, peer
     assert (await client.ask("GET", at(subject, row)))[1]["version"] == 1
 
 
+async def test_refusals_are_on_the_record_and_name_nobody(
+    client: Client, subject: SubjectKey, caplog: pytest.LogCaptureFixture
+) -> None:
+    def counted(kind: str, peer: str = "eu") -> float:
+        labels = {"from_jurisdiction": peer, "to_jurisdiction": "eu", "kind": kind, "verdict": "refused"}
+        return REGISTRY.get_sample_value("domicile_border_crossings_total", labels) or 0.0
+
+    row, stranger = uuid4(), SubjectKey(bytes([1]) + uuid4().bytes)
+    attempts: list[tuple[str, str, Any, str]] = [
+        ("PUT", at(subject, row), written(jurisdiction="us"), "wrong-jurisdiction"),
+        ("GET", at(stranger, row), None, "fence-refused"),
+        ("DELETE", at(stranger, row), None, "fence-refused"),
+        ("POST", at(subject, "find"), {"conditions": {"photo": CANARY}}, "invalid-input"),
+    ]
+    kinds = ["record-put", "record-get", "record-delete", "record-find"]
+    before = [counted(kind) for kind in kinds]
+    for method, path, body, _ in attempts:
+        assert (await client.ask(method, path, body))[0] >= 400
+    assert (await client.ask("GET", at(subject, row)))[0] == 404, "an answer, and no refusal"
+    assert [counted(kind) for kind in kinds] == [count + 1 for count in before]
+    told = [line for line in caplog.records if line.msg == "record-refused"]
+    expected = [
+        {"kind": kind, "code": code, "from_jurisdiction": "eu"}
+        for kind, (_, _, _, code) in zip(kinds, attempts, strict=True)
+    ]
+    assert [vars(line)["domicile_fields"] for line in told] == expected
+    foreign = counted(str(Endpoint.RECORDS), "us")
+    assert (await client.ask("GET", at(subject, row), peer=("us", Role.APP, "us-1.iad")))[0] == 403
+    assert counted(str(Endpoint.RECORDS), "us") == foreign + 1
+    (line,) = (line for line in caplog.records if line.msg == "peer-refused")
+    assert vars(line)["domicile_fields"]["from_jurisdiction"] == "us"
+    assert str(subject) not in caplog.text
+    assert CANARY not in caplog.text
+
+
 async def test_abroad_sees_no_more_than_before(client: Client, subject: SubjectKey) -> None:
     row = uuid4()
     await client.ask("PUT", at(subject, row), written())
@@ -206,6 +252,33 @@ async def test_abroad_sees_no_more_than_before(client: Client, subject: SubjectK
     status, answer = await client.ask("GET", path, peer=("us", Role.APP, "us-1.iad"))
     assert (status, answer["rows"]) == (200, [{"id": str(row), "plan": "pro", "seats": 5}])
     assert CANARY not in str(answer)
+
+
+async def test_a_record_about_somebody_else_is_lost_with_that_persons_key_alone(
+    client: Client, subject: SubjectKey, cell: asyncpg.Connection
+) -> None:
+    people = [uuid4(), uuid4()]
+    rows = [at(subject, uuid4()).replace("members", "guests") for _ in people]
+    for person, row in zip(people, rows, strict=True):
+        fields = {"person": str(person), "name": CANARY, "nights": 2}
+        assert (await client.ask("PUT", row, written(fields=fields)))[0] == 200
+        assert (await client.ask("PUT", row, written(fields=fields | {"person": str(uuid4())})))[0] == 403
+    internal = await cell.fetchval("SELECT internal_id FROM domicile.fences WHERE subject_key = $1", subject)
+    async with key_client(client.trust, client.keys) as keys:
+        await keys.shred(UUID(int=internal.int), people[0])
+
+    async def forgotten() -> bool:
+        return bool((await client.ask("GET", rows[0]))[1].get("destroyed"))
+
+    await until(forgotten, "the gateway's cache to end")
+    gone, kept = [(await client.ask("GET", row))[1] for row in rows]
+    assert (gone["fields"], gone["destroyed"]) == ({"person": str(people[0]), "nights": 2}, ["name"])
+    assert kept["fields"]["name"] == CANARY
+    path = at(subject, "find").replace("members", "guests")
+    status, page = await client.ask("POST", path, {"conditions": {"person": str(people[0])}})
+    assert (status, [each["destroyed"] for each in page["records"]]) == (200, [["name"]])
+    assert (await client.ask("PUT", rows[0], written(fields=gone["fields"] | {"name": "x"})))[0] == 410
+    assert (await client.ask("DELETE", rows[0]))[0] == 204
 
 
 async def test_it_is_off_unless_it_is_asked_for(trust: Trust, gateway: str, subject: SubjectKey) -> None:

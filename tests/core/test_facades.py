@@ -9,10 +9,10 @@ import pytest
 FACADES = {
     "domicile.model": """
         ALIAS_KINDS COUNTRIES GLOBAL MATRIX PIN_GRANT_SECONDS RESIDENCY_TOKEN_SECONDS Address AliasKey Cell
-        CellState Conflict CrossBorderAccess DomicileError Endpoint FenceRefused FieldClass Forbidden
+        CellState Conflict CrossBorderAccess Destroyed DomicileError Endpoint FenceRefused FieldClass Forbidden
         IdentitiesDisagree Identity InvalidInput Jurisdiction KeyDestroyed KeyWithheld Manifest ManifestError
         ManifestProblem Misdirected ModelError NotFound Pepper Peppers Personal Pin PinGrant PinState Position
-        ResidencyToken Risk Role Router Rule Scope Shareable SubjectKey TokenInvalid TokenType TooLarge
+        Principal ResidencyToken Risk Role Router Rule Scope Shareable SubjectKey TokenInvalid TokenType TooLarge
         TooMany Travellers Unauthenticated Unavailable UnknownSubject UnsupportedQuery Withheld WrongCell
         WrongJurisdiction Zone by_code load_manifest may normalise_alias parse_manifest read_yaml require
     """,
@@ -22,11 +22,12 @@ FACADES = {
     """,
     "domicile.detect": "MAX_TEXT Detector Finding Rule",
     "domicile.client": """
-        Change DirectoryClient GatewayClient JailedResolver KeyClient KeyOperatorClient KeyTurnClient Peer RouterClient
-        Topology
+        BackupKeyClient Change DirectoryClient GatewayClient JailedResolver KeyClient KeyOperatorClient KeyTurnClient
+        Peer RouterClient Topology
     """,
     "domicile.telemetry": """
-        BORDER BORDER_BYTES DECISIONS DURATION FIELDS HOLDER_DURATION HOLDER_FAILURES REFUSALS REPLICA_LAG
+        BACKUP_AGE BACKUP_FAILURES BORDER BORDER_BYTES DECISIONS DURATION FIELDS HOLDER_DURATION HOLDER_FAILURES
+        LOG_LAG LOG_LOSSES LOG_WAITING REFUSALS REPLICA_LAG
         REPLICA_PINS REPLICA_STALENESS REQUESTS RULE_DISAGREEMENTS SHED STORAGE_LAG UNANSWERED_COMMITS
         UPSTREAM_DURATION UPSTREAM_EJECTIONS UPSTREAM_REQUESTS UPSTREAM_RETRIES FieldNotAllowed configure_logs
         log place_of render_metrics warn

@@ -19,6 +19,7 @@ from domicile_testing.fences import CELLS, QUIET_IS_OVER, Cells, check_refuses, 
 
 from domicile.directory import feed
 from domicile.directory.history import Mark, MarkFile, Standing, furthest, has_lost, wait_seconds
+from domicile.directory.transactions import SQL
 from domicile.identity import Signer
 from domicile.model import (
     GLOBAL,
@@ -237,6 +238,24 @@ async def test_no_alias_comes_back_that_nobody_could_find_or_release(
     await cells.report(reconciling)
     rows = await database.fetch("SELECT kind, alias_key, subject_key FROM directory.aliases")
     assert [tuple(row) for row in rows] == [("username", name, there)]
+
+
+async def test_whoever_was_erased_since_the_backup_is_erased_again(
+    reconciling: RunningDirectory, database: asyncpg.Connection
+) -> None:
+    """A cell retires the fence at the tombstone's epoch, above that of the pin that the backup brought back."""
+    cells, gone, there = Cells(), any_key(), any_key()
+    async with database.transaction():
+        await database.execute(SQL["allow_reconciling"])
+        for key in (gone, there):
+            await database.execute("INSERT INTO directory.pins VALUES ($1, 'eu', 'eu-1', 3, 'active')", key)
+            await database.execute("INSERT INTO directory.aliases VALUES ('email', $1, $2)", any_key(), key)
+    cells.all["eu-1"].hold(Pin(subject_key=gone, jurisdiction="eu", cell="eu-1", epoch=4), state="retired")
+    cells.hold(Pin(subject_key=there, jurisdiction="eu", cell="eu-1", epoch=3))
+    await cells.report(reconciling)
+    tombstone = await reconciling.app.pin(gone)
+    assert (tombstone.state, tombstone.epoch) == ("erased", 4)
+    assert [row[0] for row in await database.fetch("SELECT subject_key FROM directory.aliases")] == [there]
 
 
 async def test_a_key_that_is_told_twice_holds_nothing_up(reconciling: RunningDirectory) -> None:

@@ -114,7 +114,7 @@ def test_values_out_of_line_are_put_together(server: Server) -> None:
     edge = hex_noise(2 * chunk)[: chunk - 10]
     server.sql(
         f"INSERT INTO plain VALUES ('{edge}{VALUE}{hex_noise(4000)}')",
-        f"INSERT INTO bytes VALUES ('\\x{SEALED.hex()}{secrets.token_hex(5000)}')",
+        f"INSERT INTO bytes VALUES ('\\x{SEALED.hex()}{secrets.token_hex(3 * chunk + 1 - len(SEALED))}')",
         "CHECKPOINT",
     )
     assert not raw_holds(server.toast("long"))

@@ -133,6 +133,8 @@ async def running(layout: Layout) -> AsyncIterator[tuple[Pair, Writer]]:
         try:
             yield pair, writer
         finally:
+            writer.stop()  # first, since a connection that is cancelled while it opens complains
+            await asyncio.wait({writing}, timeout=15)
             writing.cancel()
             await asyncio.gather(writing, return_exceptions=True)
     finally:

@@ -1,20 +1,30 @@
-"""The directory cannot tell whose a subject key is: neither its process nor its files hold the pepper."""
+"""The directory cannot tell whose a subject key is: neither its process nor its files hold the pepper.
+
+And of somebody who was erased nobody can tell more: that is tried here, since it takes such a world, too.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
+import asyncpg
 import psutil
 import pytest
+from domicile_testing.databases import until
 from domicile_testing.memory import found_in_memory
-from domicile_testing.worlds import LocalWorld, running_world
+from domicile_testing.worlds import LocalWorld, domicile, running_world
 
+from domicile.identity import Credentials
+from domicile.model import Address, Peppers, Role
 from domicile.ops.demo.cast import cast
 from domicile.ops.demo.client import Browser
 from domicile.ops.layout import Layout
@@ -128,3 +138,103 @@ def test_state_folders_of_others_are_not_its_own(world: LocalWorld) -> None:
     """What the directory keeps on disk lies in its own folder and names no cell's private key."""
     assert not list(Path(world.state / "directory").rglob("session.key"))
     assert not list(Path(world.state / "directory").rglob("kek*"))
+
+
+async def count(world: LocalWorld, jurisdiction: str, storage: str, statement: str, *arguments: object) -> int:
+    """What an operator's statement counts in a storage of the world."""
+    folder = world.state / "operators" / jurisdiction
+    credentials = Credentials(folder / "cert.pem", folder / "key.pem", world.state / "trust" / "authorities")
+    address = Address(storage)
+    connection = await asyncpg.connect(
+        host=address.host, port=address.port, user="postgres", database="domicile",
+        ssl=credentials.client(jurisdiction, [Role.STORAGE]),
+    )  # fmt: skip
+    try:
+        found: int = await connection.fetchval(statement, *arguments)
+        return found
+    finally:
+        await connection.close()
+
+
+async def test_of_somebody_who_was_erased_a_tombstone_is_left(world: LocalWorld, tmp_path: Path) -> None:
+    """Asked for by the operator's command; told by the real router; looked for in every file and table."""
+    manifest = load_file(world.state / "domicile.yaml")
+    public, user = manifest.routers["fra"].public, f"erased-{uuid4()}"
+    told = {"user": user, "email": f"{user}@example.eu", "password": f"pw-{uuid4()}", "born": "1907-03-05"}
+    key = Peppers.parse((world.state / "secrets" / "pepper").read_text()).current.subject_key(user)
+    file, receipt = tmp_path / "subject.txt", tmp_path / "receipt"
+    file.write_text(f"{user}\n")
+
+    def erase(jurisdiction: str) -> tuple[int, dict[str, Any]]:
+        options = ["--as", jurisdiction, "--receipt", str(receipt), "--state", str(world.state), "--json"]
+        done = domicile("erase", f"@{file}", *options)
+        document: dict[str, Any] = json.loads(done.stdout)
+        assert user not in done.stdout + done.stderr
+        return done.returncode, document
+
+    def process(name: str) -> str:
+        address: str = next(each["address"] for each in world.record()["processes"] if each["name"] == name)
+        return address
+
+    def check() -> int:
+        return domicile("audit", "receipt", str(receipt), "--deployment", manifest.deployment).returncode
+
+    async with Browser(manifest, Layout.at(world.state)) as browser:
+
+        async def sign_up() -> tuple[str, str]:
+            body = told | {"plan": "pro", "residence": "DE"}
+            answer, _ = await browser.follow("POST", public, "/signup", body=body)
+            assert answer.status == 201, answer
+            return answer.body["cell"], answer.body["session"]
+
+        cell, session = await sign_up()
+        note = {"text": f"a note of {user}", "topic": "general"}
+        answer, _ = await browser.follow("POST", public, "/notes", body=note, session=session)
+        assert answer.status == 201
+        storage = process(f"{cell}-storage")
+        rows = (
+            "SELECT (SELECT count(*) FROM notes WHERE subject_key = $1)"
+            " + (SELECT count(*) FROM profiles WHERE subject_key = $1 OR born = '1907-03-05')"
+        )
+        assert await count(world, "eu", storage, rows, key) == 2
+
+        status, refused = await asyncio.to_thread(erase, "us")
+        assert (status, refused["code"]) == (1, "forbidden")
+        for _ in range(2):
+            status, said = await asyncio.to_thread(erase, "eu")
+            assert (status, said["ok"]) == (0, True)
+            deleted = said["deleted"]
+            assert (deleted["rows"], deleted["aliases"]) == ({"notes": 1, "profiles": 1}, 1)
+        assert await asyncio.to_thread(check) == 0
+        signed = receipt.read_text()
+        receipt.write_text(signed[:-8] + "AAAAAAAA")
+        assert await asyncio.to_thread(check) == 1
+
+        seen: set[int] = set()
+
+        async def gone() -> bool:
+            answer = await browser.send("GET", public, "/profile", session=session)
+            seen.add(answer.status)
+            return answer.status == 404 and answer.body["code"] == "unknown-subject"
+
+        await until(gone, "the router to hear of it")
+        assert seen <= {404, 421, 503}
+        login = {"email": told["email"], "password": told["password"]}
+        assert (await browser.send("POST", public, "/login", body=login)).status == 401
+
+        assert await count(world, "eu", storage, rows, key) == 0
+        aliases = "SELECT count(*) FROM directory.aliases WHERE subject_key = $1"
+        assert await count(world, "global", process("directory-storage"), aliases, key) == 0
+        needles = [needle for name in ("user", "email", "password") for needle in needles_for_value(name, told[name])]
+        report = Scanner([*needles, *needles_for_value("note", note["text"])]).scan(files_below(world.state))
+        assert report.hits == []
+        assert report.files > 100
+        planted = Scanner(needles).scan([file])
+        assert planted.hits, "the scan finds what is there"
+
+        again, fresh = await sign_up()
+        answer = await browser.send("GET", public, "/notes", session=fresh)
+        assert (answer.status, answer.body) == (200, {"items": []})
+        storage = process(f"{again}-storage")
+        epoch = "SELECT epoch FROM domicile.fences WHERE subject_key = $1"
+        assert await count(world, "eu", storage, epoch, key) > deleted["tombstone"]

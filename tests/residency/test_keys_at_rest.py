@@ -107,7 +107,9 @@ async def test_a_restored_backup_of_the_cell_stays_closed_after_a_shred(
         async with home_in(around, eu, keys.bind, key) as there:
             subject = there._fence.internal_id
         async with key_client(around.trust, keys.bind) as client:
-            receipt = verify_receipt(await client.shred(subject), "acme", (await client.receipt_key()).encode())
+            receipt = verify_receipt(
+                (await client.shred(subject)).receipt, "acme", (await client.receipt_key()).encode()
+            )
             assert receipt.principals == [subject]
         async with restored_from(around, tmp_path / "after") as restored:
             for place in (restored, eu):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -142,6 +144,81 @@ async def test_a_server_that_is_killed_under_a_write_has_all_of_it_or_nothing(
         assert [note.text for note in await home.all(Note)] == ["before"]
         assert set(await repeat(home, notes)) == {1}
         assert len(await home.all(Note)) == (2 if put is put_one else 21)
+
+
+APPLICATION = """
+import asyncio, sys
+from pathlib import Path
+from uuid import UUID
+from domicile.model import SubjectKey
+from domicile.model.wire import DataKey
+from domicile.sample import Note
+from domicile.sdk import Home
+from domicile.sdk.home import Vault
+from domicile.sdk.store import Fence, RowStore
+from domicile.sdk.store.local import application
+from domicile.sdk.testing import MemoryKeys
+
+folder, key, subject, many = sys.argv[1:]
+keys = MemoryKeys()
+name = (UUID(subject), UUID(subject))
+keys._keys[name] = DataKey(subject=name[0], principal=name[1], key=bytes(32), index_key=bytes(32))
+
+async def main():
+    async with application(Path(folder)) as pool:
+        home = Home(Vault(RowStore(pool, "eu"), keys, "eu-1", "eu"), Fence(SubjectKey.parse(key), name[0], 1, "open"))
+        notes = [home.new(Note, id=UUID(int=number + 1), text="x", topic="t") for number in range(20)]
+        if many == "many":
+            print(await home.put_many(notes, idempotency_key="k"))
+        else:
+            print([await home.put(notes[0], idempotency_key="k" if many == "once" else None)])
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("many", ["alone", "once", "many"])
+@pytest.mark.parametrize("step", STEPS)
+async def test_an_application_that_is_killed_under_a_write_leaves_all_of_it_or_nothing(
+    storage: Storage, step: str, many: str
+) -> None:
+    """The server may go on with what it was told, or not; who asks again has each row once, and one answer."""
+    fence = await founded(storage)
+    command = [sys.executable, "-c", APPLICATION, str(storage.folder), str(KEY), str(fence.internal_id), many]
+    whole = 20 if many == "many" else 1
+    async with root_of(storage) as root:
+
+        async def count() -> int:
+            found: int = await root.fetchval("SELECT count(*) FROM notes")
+            return found
+
+        await root.execute(SLOW.format(**STEPS[step]))
+        try:
+            await root.execute("SELECT pg_advisory_lock(42)")
+            writer = await asyncio.create_subprocess_exec(*command, stdout=subprocess.DEVNULL)
+            try:
+
+                async def waits() -> object:
+                    return await root.fetchval("SELECT pid FROM pg_stat_activity WHERE wait_event = 'advisory'")
+
+                await until(waits, "the write to come to the step")
+            finally:
+                writer.kill()
+                await writer.wait()
+            assert await count() == 0
+        finally:
+            await root.execute("SELECT pg_advisory_unlock(42)")
+
+        async def nobody_writes() -> bool:
+            return not await root.fetchval("SELECT count(*) FROM pg_stat_activity WHERE usename = 'domicile_app'")
+
+        await until(nobody_writes, "the server to be done with it")
+        await root.execute("DROP FUNCTION slow() CASCADE")
+        assert await count() in (0, whole)
+        again = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60, check=True)
+        assert again.stdout.strip() in ([str([1] * whole)] if many != "alone" else ["[1]", "[2]"])
+        assert await count() == whole
 
 
 async def test_what_was_acknowledged_outlives_the_server(storage: Storage) -> None:

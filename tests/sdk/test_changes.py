@@ -11,9 +11,9 @@ from uuid import UUID
 
 import pytest
 
-from domicile.sdk import ModelError, Personal, Record, Shareable
+from domicile.sdk import ModelError, Personal, Principal, Record, Shareable
 from domicile.sdk.store import ddl
-from domicile.sdk.store.changes import Found, Index, Plan, compare, recorded
+from domicile.sdk.store.changes import Found, Index, Plan, compare, recorded, recorded_about
 from domicile.sdk.tables import KINDS, Table
 
 PRIVATE = Personal("user.content.private")
@@ -30,6 +30,8 @@ class Before(Record, table="notes"):
 def found(table: Table, *, indexes: Collection[Index] | None = None, **changes: Any) -> Found:
     """A database to which this table was applied."""
     columns = {column.name: recorded(column) | changes for column in table.columns}
+    if table.about is not None:
+        columns[table.about.name] = recorded_about(table.about)
     stored = {name for name, _, _ in table.stored} | {"id", "expires_at"}
     built = [Index(columns, f"index_{number}", True) for number, columns in enumerate(ddl.indexes_of(table))]
     keep = {} if table.keep is None else {table.name: round(table.keep.total_seconds())}
@@ -243,3 +245,28 @@ def test_a_default_index_or_term_that_cannot_be_is_refused_where_it_is_written()
     for declared in attempts:
         with pytest.raises(ModelError):
             declared()
+
+
+class About(Before, table="notes"):
+    sender: Annotated[UUID, Principal("user.unique_id")]
+
+
+class Renamed(Before, table="notes"):
+    writer: Annotated[UUID | None, Principal("user.unique_id")] = None
+
+
+def test_a_principal_comes_without_a_column_of_its_own() -> None:
+    made = compare([About.domicile_table], Found(), "eu")
+    assert "VALUES ('notes', 'sender', 'principal', 'user.unique_id'" in made.steps[0].sql
+    assert plan(About, before=About) == Plan(())
+    for changed, before in ((About, Before), (Renamed, About)):
+        (step,) = plan(changed, before=before).steps
+        assert "ALTER TABLE" not in step.sql
+    assert "column_name = 'sender'" in step.sql
+
+
+def test_a_principal_is_forgotten_only_when_that_is_said() -> None:
+    assert [refusal.where for refusal in plan(Before, before=About).refusals] == ["notes.sender"]
+    (step,) = plan(Before, "notes.sender", before=About).steps
+    assert step.sql.startswith("DELETE FROM domicile.columns")
+    assert "ALTER TABLE" not in step.sql

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 from uuid import UUID
 
 import pytest
@@ -13,9 +13,9 @@ from domicile_testing.contract import CHECKS
 
 from domicile.model import SubjectKey
 from domicile.ops.testing import Cell
-from domicile.sdk import Conflict, FenceRefused, Home
-from domicile.sdk.store import NewRow, Once, Rows, Selection, Store, StoredRow, Work
-from domicile.sdk.tables import Table
+from domicile.sdk import Conflict, FenceRefused, Forbidden, Home
+from domicile.sdk.store import Condition, NewRow, Once, Rows, Selection, Store, StoredRow, Work
+from domicile.sdk.tables import ReferenceTable, Table
 
 
 @pytest.fixture(params=["domicile_memory", "domicile_postgres"])
@@ -117,6 +117,25 @@ class ForgetsWhereItWas(Selecting):
         return replace(selection, after=None)
 
 
+class ForgetsWhomAPutIsAbout(Broken):
+    async def put(self, table: Table, row: NewRow, version: int | None, once: Once | None = None) -> int:
+        return await self.rows.put(table, row._replace(principal=None), version, once)
+
+
+class ForgetsWhomRowsAreAbout(Broken):
+    async def select(self, table: Table, selection: Selection) -> list[StoredRow]:
+        return [replace(row, principal=None) for row in await self.rows.select(table, selection)]
+
+
+class PutsInAnothersPlace(Broken):
+    async def put(self, table: Table, row: NewRow, version: int | None, once: Once | None = None) -> int:
+        try:
+            return await self.rows.put(table, row, version, once)
+        except Forbidden:
+            await self.rows.delete(table, row.id, None)
+            return await self.rows.put(table, row, version, once)
+
+
 class ForgetsTheFence(Broken):
     async def select(self, table: Table, selection: Selection) -> list[StoredRow]:
         try:
@@ -129,6 +148,9 @@ class BrokenStore:
     def __init__(self, store: Store, flaw: Callable[[Rows], Rows]) -> None:
         self._store = store
         self._flaw = flaw
+
+    async def look_up(self, table: ReferenceTable, conditions: Sequence[Condition]) -> list[dict[str, Any]]:
+        return await self._store.look_up(table, conditions)
 
     def alone(self, key: SubjectKey, epoch: int) -> Rows:
         return self._flaw(self._store.alone(key, epoch))
@@ -145,6 +167,16 @@ class CommitsAtOnce(BrokenStore):
         async with self._store.work(key, epoch):
             pass
         yield cast("Work", self._store.alone(key, epoch))
+
+
+class LooksUpAnything(BrokenStore):
+    async def look_up(self, table: ReferenceTable, conditions: Sequence[Condition]) -> list[dict[str, Any]]:
+        return await self._store.look_up(table, conditions[1:])
+
+
+class LooksUpInAnyOrder(BrokenStore):
+    async def look_up(self, table: ReferenceTable, conditions: Sequence[Condition]) -> list[dict[str, Any]]:
+        return (await self._store.look_up(table, conditions))[::-1]
 
 
 class OneForAll(BrokenStore):
@@ -169,10 +201,15 @@ ROWS = [
     ForgetsTheDirection,
     ForgetsTheOrder,
     ForgetsWhereItWas,
+    ForgetsWhomAPutIsAbout,
+    ForgetsWhomRowsAreAbout,
+    PutsInAnothersPlace,
     ForgetsTheFence,
 ]
 MUTANTS: dict[str, Callable[[Store], Store]] = {
     **{flaw.__name__: lambda store, flaw=flaw: BrokenStore(store, flaw) for flaw in ROWS},  # type: ignore[misc]
+    "LooksUpAnything": lambda store: LooksUpAnything(store, lambda rows: rows),
+    "LooksUpInAnyOrder": lambda store: LooksUpInAnyOrder(store, lambda rows: rows),
     "CommitsAtOnce": lambda store: CommitsAtOnce(store, lambda rows: rows),
     "OneForAll": lambda store: OneForAll(store, lambda rows: rows),
 }

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID, uuid4
 
 import pytest
 from pydantic import BaseModel
 
+import domicile.sdk
 from domicile.sample import Profile
-from domicile.sdk import InvalidInput, ModelError, Personal, Record, Shareable
+from domicile.sdk import InvalidInput, ModelError, Personal, Principal, Record, Shareable
 from domicile.sdk.store.ddl import create_table
 from domicile.sdk.tables import KINDS
 
@@ -80,6 +83,31 @@ def column_like_an_index() -> None:
         email_index: Annotated[str, Shareable("user.account.plan")]
 
 
+def principal_by_name() -> None:
+    class Bad(Record, table="bads"):
+        sender: Annotated[str, Principal("user.unique_id")]
+
+
+def principal_and_personal() -> None:
+    class Bad(Record, table="bads"):
+        sender: Annotated[UUID, Principal("user.unique_id"), Personal("user.unique_id")]
+
+
+def principal_by_default() -> None:
+    class Bad(Record, table="bads"):
+        sender: Annotated[UUID, Principal("user.unique_id")] = UUID(int=1)
+
+
+def two_principals() -> None:
+    class Bad(Record, table="bads"):
+        sender: Annotated[UUID, Principal("user.unique_id")]
+        receiver: Annotated[UUID | None, Principal("user.unique_id")] = None
+
+
+def principal_of_no_category() -> None:
+    Principal("sender")
+
+
 @pytest.mark.parametrize(
     ("define", "where", "what"),
     [
@@ -95,6 +123,11 @@ def column_like_an_index() -> None:
         (table_with_a_quote, "Bad", "names no table"),
         (system_column, "Bad.subject_key", "no column"),
         (column_like_an_index, "Bad.email_index", "no column"),
+        (principal_by_name, "Bad.sender", "not a UUID"),
+        (principal_and_personal, "Bad.sender", "classified as something else"),
+        (principal_by_default, "Bad.sender", "by default"),
+        (two_principals, "Bad", "two principals"),
+        (principal_of_no_category, "", "data category"),
     ],
 )
 def test_a_class_that_does_not_say_what_it_holds_is_refused(define: Callable[[], None], where: str, what: str) -> None:
@@ -117,6 +150,16 @@ def test_a_record_shows_no_personal_value() -> None:
         assert "1912" not in text
         assert "free" in text
     assert "<personal user.contact.email>" in repr(record)
+
+
+def test_the_classes_on_the_applications_page_are_accepted() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "application.md").read_text()
+    _, *blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names = {**vars(domicile.sdk), "Annotated": Annotated, "Decimal": Decimal, "UUID": UUID, "__name__": __name__}
+    for block in (each for each in blocks if each.startswith("class ")):
+        exec(block, names)
+    assert {"Message", "Plan"} <= names.keys()
+    assert names["Message"].domicile_table.about.name == "sender"
 
 
 class Envelope(BaseModel):

@@ -7,7 +7,8 @@ import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from uuid import uuid4
+from typing import Annotated
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
@@ -17,8 +18,8 @@ from domicile_testing.homes import Surroundings
 
 from domicile.model import Pepper, Peppers, Role, SubjectKey
 from domicile.sample import Note, Profile
-from domicile.sdk import Conflict, Home, Residency, UnknownSubject
-from domicile.sdk.store import FenceStore, open_pool
+from domicile.sdk import Conflict, Home, Personal, Principal, Record, Residency, UnknownSubject
+from domicile.sdk.store import FenceStore, apply_schema, open_pool
 
 Somebody = Callable[[], tuple[str, SubjectKey]]
 BOTH = "2:" + "cd" * 32 + "\n" + PEPPER
@@ -81,6 +82,26 @@ async def test_rows_are_found_by_the_new_key_and_by_the_one_before(
         assert home.subject_key == new
         assert [profile.plan for profile in await home.all(Profile)] == ["pro++"]
         assert (await later.fence(old)) == (await later.fence(new))
+
+
+class Received(Record, table="received"):
+    sender: Annotated[UUID, Principal("user.unique_id")]
+    text: Annotated[str, Personal("user.content.private")]
+
+
+async def test_rows_stay_about_whom_they_were(
+    residency: Residency, eu_fences: FenceStore, eu_root: asyncpg.Connection, somebody: Somebody
+) -> None:
+    await apply_schema(eu_root, "eu-1", "eu", [Received])
+    user, old = somebody()
+    home, sender = await signed_up(residency, user), uuid4()
+    await home.put_many([home.new(Received, sender=who, text="x") for who in (sender, home.internal_id)])
+    await eu_fences.rekey(old, NEW.subject_key(user), {})
+    assert {each.sender for each in await home.all(Received)} == {sender, home.internal_id}
+    for who in (sender, home.internal_id):
+        (found,) = await home.find(Received, sender=who)
+        assert (await home.update(found, text="y")).sender == who
+        assert await home.put(home.new(Received, id=found.id, sender=who, text="z")) == 3
 
 
 async def test_a_home_that_was_open_goes_on_through_the_change(

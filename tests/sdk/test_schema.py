@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -15,6 +12,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 from domicile_testing import Storage, Trust
+from domicile_testing.commands import run_schema as run
 
 import domicile.sdk
 import domicile.sdk.store
@@ -235,28 +233,6 @@ async def test_a_pool_for_another_cell_never_says_a_word_to_this_one(trust: Trus
 # -- the command -------------------------------------------------------------------------------------
 
 
-def run(
-    trust: Trust, storage: Storage, *arguments: str, command: str = "apply", **changes: str
-) -> subprocess.CompletedProcess[str]:
-    operator = trust.credentials(storage.jurisdiction, Role.OPERATOR, "root")
-    environment = {
-        "DOMICILE_DEPLOYMENT": "acme",
-        "DOMICILE_CERTIFICATE": str(operator.certificate),
-        "DOMICILE_KEY": str(operator.key),
-        "DOMICILE_AUTHORITIES": str(operator.authorities),
-        "DOMICILE_STORAGE": storage.address,
-    }
-    console = "from domicile.sdk.store.commands import app; app(prog_name='domicile schema')"
-    return subprocess.run(
-        [sys.executable, "-c", console, command, *arguments],
-        env=os.environ | environment | changes,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-
-
 def test_the_command_applies_a_modules_records(trust: Trust, us: Storage) -> None:
     done = run(trust, us, "domicile.sample", "--cell", "us-1", "--jurisdiction", "us", "--json")
     assert (done.returncode, done.stderr) == (0, "")
@@ -311,7 +287,29 @@ async def test_a_plan_prints_the_sql_and_changes_nothing(
     [
         (("domicile.sample", "--cell", "us-2", "--jurisdiction", "us"), {}, "cannot be reached"),
         (("domicile.sample", "--cell", "us-1", "--jurisdiction", "eu"), {}, "cannot be reached"),
-        (("domicile.model", "--cell", "us-1", "--jurisdiction", "us"), {}, "names no record class"),
+        (("domicile.model", "--cell", "us-1", "--jurisdiction", "us"), {}, "names no class of records"),
+        (("", "--cell", "us-1", "--jurisdiction", "us"), {}, "cannot be imported: ValueError"),
+        ((".shop", "--cell", "us-1", "--jurisdiction", "us"), {}, "cannot be imported: TypeError"),
+        (("domicile.sample", "--cell", "EU 1", "--jurisdiction", "us"), {}, "--cell"),
+        (("domicile.sample", "--cell", "us-1", "--jurisdiction", "../us"), {}, "--jurisdiction"),
+        (("domicile.sample", "--cell", "us-1", "--jurisdiction", "fr"), {}, "no authority for fr"),
+        (("domicile.sample", "--cell", "us-1", "--jurisdiction", "us", "--drop", "no.such"), {}, "no.such: is dropped"),
+        (("domicile.sample", "--cell", "us-1", "--jurisdiction", "us"), {"DOMICILE_STORAGE": "nowhere"}, "nowhere"),
+        (
+            ("domicile.sample", "--cell", "us-1", "--jurisdiction", "us"),
+            {"DOMICILE_STORAGE": "127.0.0.1:1"},
+            "cannot be reached",
+        ),
+        (
+            ("domicile.sample", "--cell", "us-1", "--jurisdiction", "us"),
+            {"DOMICILE_CERTIFICATE": "/no/such.pem"},
+            "/no/such.pem",
+        ),
+        (
+            ("domicile.sample", "--cell", "us-1", "--jurisdiction", "us"),
+            {"DOMICILE_KEY": "/dev/null"},
+            "/dev/null",
+        ),
         (("no.such", "--cell", "us-1", "--jurisdiction", "us"), {}, "no such module"),
         (("domicile.sample", "--cell", "us-1", "--jurisdiction", "us"), {"DOMICILE_STORAGE": ""}, "DOMICILE_STORAGE"),
         (
@@ -340,18 +338,22 @@ def test_the_public_names_are_these() -> None:
         "CellSession",
         "Conflict",
         "CrossBorderAccess",
+        "Destroyed",
         "DomicileError",
         "FenceRefused",
         "Forbidden",
         "Found",
         "Home",
         "InvalidInput",
+        "KeyDestroyed",
         "ModelError",
         "NotFound",
         "Page",
         "Personal",
+        "Principal",
         "Range",
         "Record",
+        "Reference",
         "Residency",
         "Shareable",
         "Transaction",
@@ -367,9 +369,13 @@ def test_the_public_names_are_these() -> None:
         "AbroadStore",
         "AcrossStore",
         "Condition",
+        "Erasure",
+        "ErasureStore",
         "Fence",
         "FenceReader",
         "FenceStore",
+        "Loaded",
+        "Lookups",
         "NewRow",
         "Once",
         "Operator",
@@ -384,6 +390,7 @@ def test_the_public_names_are_these() -> None:
         "StoredRow",
         "Work",
         "apply_schema",
+        "load_reference",
         "open_pool",
         "plan_schema",
     ]

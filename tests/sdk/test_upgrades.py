@@ -1,7 +1,7 @@
 """A newer schema under processes of an older one: nothing is lost, nobody is refused, and no table lacks a lock.
 
 ``schemas/1.sql`` is the first schema that a cell could have, with the sample's tables as it made them; the
-statements below are those of its processes.
+statements below are those of its processes. The others are the system's own part, by its number.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from domicile.sdk.store import FenceStore, apply_schema, open_pool, plan_schema,
 from domicile.sdk.store.queries import query
 
 FIRST = (Path(__file__).parent / "schemas" / "1.sql").read_text()
+SYSTEMS = {int(path.stem): path.read_text() for path in (Path(__file__).parent / "schemas").glob("*.sql")}
 PLACE = ("eu-1", "eu")
 PUT = (
     'INSERT INTO public."notes" AS t (jurisdiction, subject_key, principal_key, id, epoch, "text", "topic") '
@@ -233,6 +234,22 @@ async def test_an_older_program_takes_no_system_schema_back(
     assert [step.what for step in (await plan_schema(root, *PLACE, [Order])).steps] == [f"system schema {number}"]
 
 
+def test_a_system_schema_that_changes_gets_the_next_number() -> None:
+    text, number, _ = schema.system()
+    assert max(SYSTEMS) == number
+    assert SYSTEMS[number] == text, "number the change, and copy the text to schemas/<number>.sql"
+
+
+@pytest.mark.parametrize("number", sorted(SYSTEMS)[1:])
+async def test_every_system_schema_becomes_the_last_one(root: asyncpg.Connection, number: int) -> None:
+    await root.execute("DROP TABLE notes, profiles; DROP SCHEMA domicile CASCADE")
+    async with root.transaction():
+        await root.execute(SYSTEMS[number])
+    done = await apply_schema(root, *PLACE, [Profile, Note])
+    assert (done.id, done.plan.steps[0].what) == (1, f"system schema {max(SYSTEMS)}")
+    assert await root.fetch(query("loose_tables")) == []
+
+
 LOOSE = {
     "ALTER TABLE notes DISABLE TRIGGER domicile_check": "the fence trigger",
     "DROP TRIGGER domicile_check ON notes": "the fence trigger",
@@ -251,6 +268,8 @@ LOOSE = {
     "GRANT TRUNCATE ON notes TO domicile_app": "the rights of each role and no more",
     "GRANT SELECT ON notes TO domicile_abroad": "the rights of each role and no more",
     'GRANT SELECT ("text") ON notes TO domicile_abroad': "the rights of each role and no more",
+    "GRANT SELECT ON notes TO domicile_eraser": "the rights of each role and no more",
+    "CREATE TABLE lists (a int); GRANT DELETE ON lists TO domicile_eraser": "the fence trigger",
     "CREATE TABLE lists (a int); GRANT SELECT ON lists TO PUBLIC": "the fence trigger",
     "CREATE VIEW lists AS SELECT * FROM notes; GRANT SELECT ON lists TO domicile_app": "being a table",
 }

@@ -75,7 +75,7 @@ def test_the_page_on_the_router(tmp_path: Path) -> None:
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the page drives its application with curl, which is not here")
 def test_the_page_on_writing_an_application(tmp_path: Path) -> None:
     page = (DOCS / "application.md").read_text()
-    (program,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    program, *_ = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     (drive,) = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
     assert len([line for line in program.splitlines() if line and not line.startswith(("import", "from"))]) <= 40
     (tmp_path / "journal.py").write_text(program)
@@ -105,3 +105,12 @@ def test_the_page_on_edges(tmp_path: Path) -> None:
     with running(tmp_path, "\n".join(script)) as told:
         assert told.count('"anna@example.org"') == 2
         assert "__Host-domicile" in (tmp_path / "jar").read_text(), "the second time by token"
+
+
+@pytest.mark.full
+def test_the_page_on_backups(tmp_path: Path) -> None:
+    commands = re.findall(r"```sh\n(.*?)```", (DOCS / "backup.md").read_text(), re.DOTALL)[0].strip()
+    drive, down = commands.rsplit("\n", 1)
+    with running(tmp_path, drive, down=down) as told:
+        assert "every check passed" in told
+        assert "0 of 0 fences settled" in told

@@ -121,8 +121,8 @@ def gateway_settings(trust: Trust, storage: str, directory: str, **more: Any) ->
     return made
 
 
-def manifest(gateway: str, keys: str = "127.0.0.1:2", **section: object) -> Manifest:
-    """A manifest whose cell ``eu-1`` has its gateway, and ``eu`` its key service, at these addresses.
+def manifest(gateway: str, keys: str = "127.0.0.1:2", storage: str = "127.0.0.1:4", **section: object) -> Manifest:
+    """A manifest whose cell ``eu-1`` has its gateway and storage, and ``eu`` its key service, at these addresses.
 
     ``section``: more of what it says of keys, as in KeySection.
     """
@@ -143,7 +143,7 @@ def manifest(gateway: str, keys: str = "127.0.0.1:2", **section: object) -> Mani
                             "country": "DE",
                             "network": "127.0.0.0/8",
                             "app": "127.0.0.1:3",
-                            "storage": "127.0.0.1:4",
+                            "storage": storage,
                             "gateway": gateway,
                         }
                     },

@@ -5,12 +5,28 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import date
+from decimal import Decimal
 from typing import Annotated, Any
+from uuid import UUID, uuid4
 
 import pytest
 
 from domicile.ops.testing import Cell
-from domicile.sdk import Conflict, FenceRefused, Home, InvalidInput, Personal, Range, Record, Shareable
+from domicile.sdk import (
+    Conflict,
+    FenceRefused,
+    Forbidden,
+    Home,
+    InvalidInput,
+    KeyDestroyed,
+    Personal,
+    Principal,
+    Range,
+    Record,
+    Reference,
+    Shareable,
+    UnsupportedQuery,
+)
 
 
 class Letter(Record, table="letters"):
@@ -20,13 +36,29 @@ class Letter(Record, table="letters"):
     weight: Annotated[int, Shareable("user.content.weight")]
 
 
+class Message(Record, table="messages"):
+    """About whoever sent it; about the subject itself where nobody is named."""
+
+    sender: Annotated[UUID | None, Principal("user.unique_id")] = None
+    name: Annotated[str, Personal("user.name", find=True)]
+    text: Annotated[str | None, Personal("user.content.private")] = None
+    length: Annotated[int, Shareable("user.content.length")] = 0
+
+
+class TaxRate(Reference, table="tax_rates", key=("country", "since")):
+    country: Annotated[str, Shareable("system.operations")]
+    since: Annotated[date, Shareable("system.operations")]
+    percent: Annotated[Decimal, Shareable("system.operations")]
+    note: Annotated[str | None, Shareable("system.operations")] = None
+
+
 Check = Callable[[Cell, Callable[[Home], Home]], Awaitable[None]]
 CHECKS: dict[str, Check] = {}
 
 
 def _check(check: Callable[[Home, Home, Cell], Awaitable[None]]) -> None:
     async def run(cell: Cell, changed: Callable[[Home], Home]) -> None:
-        async with cell.home(Letter) as one, cell.home(Letter) as other:
+        async with cell.home(Letter, Message) as one, cell.home(Letter, Message) as other:
             await check(changed(one), changed(other), cell)
 
     CHECKS[check.__name__] = run
@@ -201,3 +233,111 @@ async def refuses_everything_once_the_fence_is_closed(home: Home, other: Home, c
         async with home.transaction():
             pass
     await other.put(letter(other))
+
+
+def message(home: Home, sender: UUID | None, name: str = "n", **changes: Any) -> Message:
+    return home.new(Message, sender=sender, name=name, text=f"from {name}", **changes)
+
+
+@_check
+async def says_whom_rows_are_about(home: Home, other: Home, cell: Cell) -> None:
+    anna, bert = uuid4(), uuid4()
+    made = [message(home, None, "own"), message(home, anna, "a"), message(home, bert, "b"), message(home, bert, "c")]
+    await home.put(made[0])
+    await home.put_many(made[1:])
+    found = [(each.sender, each.name) for each in await home.all(Message)]
+    assert len(found) == 4
+    assert set(found) == {(None, "own"), (anna, "a"), (bert, "b"), (bert, "c")}
+    assert {each.name for each in await home.find(Message, sender=bert)} == {"b", "c"}
+    assert [each.name for each in await home.find(Message, sender=bert, name="c")] == ["c"]
+    assert [each.name for each in await home.find(Message, sender=home.internal_id)] == ["own"]
+    assert [each.sender for each in await home.find(Message, name="a")] == [anna]
+    own = message(home, home.internal_id, "self")
+    await home.put(own)
+    (read,) = await home.find(Message, name="self")
+    assert read.sender is None
+    assert (await home.update(read, length=9)).length == 9
+    assert await other.find(Message, sender=bert) == []
+
+
+@_check
+async def keeps_whom_a_row_is_about(home: Home, other: Home, cell: Cell) -> None:
+    anna, bert = uuid4(), uuid4()
+    made = message(home, anna, "a")
+    await home.put(made)
+    for sender in (bert, None):
+        with pytest.raises(Forbidden):
+            await home.put(made.model_copy(update={"sender": sender}))
+        with pytest.raises(Conflict):
+            await home.put(made.model_copy(update={"sender": sender}), version=1)
+    (read,) = await home.all(Message)
+    assert (read.sender, read.version) == (anna, 1)
+    with pytest.raises(InvalidInput):
+        await home.update(read, sender=bert)
+    changed = await home.update(read, text="new")
+    assert (changed.sender, changed.version) == (anna, 2)
+    with pytest.raises(Conflict):
+        await home.update(read.model_copy(update={"sender": bert}), text="newer")
+    assert await home.put(message(home, anna, "z", id=made.id)) == 3
+
+
+@_check
+async def loses_what_is_about_a_person_whose_key_was_destroyed_and_nothing_else(
+    home: Home, other: Home, cell: Cell
+) -> None:
+    anna, bert = uuid4(), uuid4()
+    made = [
+        message(home, None, "own", length=1),
+        message(home, anna, "a", length=2),
+        message(home, bert, "b", length=3),
+    ]
+    await home.put_many(made)
+    await other.put(message(other, anna, "there"))
+    await cell.shred(home, anna)
+    own, gone, kept = sorted(await home.all(Message), key=lambda each: each.length)
+    assert [(each.name, each.text) for each in (own, kept)] == [("own", "from own"), ("b", "from b")]
+    assert (gone.sender, gone.length, gone.version) == (anna, 2, 1)
+    assert (sorted(gone.destroyed), sorted(kept.destroyed)) == (["name", "text"], [])
+    assert repr(vars(gone)["text"]) == "<destroyed user.content.private>"
+    for attempt in (lambda: f"{gone.name}", lambda: gone.name == "a", lambda: {gone.name: 1}):
+        with pytest.raises(KeyDestroyed):
+            attempt()
+    with pytest.raises(KeyDestroyed):
+        await home.put(message(home, anna, "again"))
+    with pytest.raises(KeyDestroyed):
+        await home.put(gone)
+    with pytest.raises(KeyDestroyed):
+        await home.update(gone, length=4)
+    assert [each.name for each in await other.all(Message)] == ["there"]
+    assert await home.delete(Message, gone.id)
+    assert await home.put(message(home, bert, "b2")) == 1
+
+
+def rates(*given: tuple[str, int, str]) -> list[TaxRate]:
+    return [TaxRate(country=name, since=date(year, 1, 1), percent=Decimal(rate)) for name, year, rate in given]
+
+
+@_check
+async def looks_up_what_belongs_to_nobody(home: Home, other: Home, cell: Cell) -> None:
+    first, a, b, c = rates(("DE", 2020, "16"), ("DE", 2007, "19"), ("FR", 2014, "20"), ("Ab", 2020, "5.50"))
+    await cell.fill(TaxRate, [a, first])
+    assert await home.look_up(TaxRate) == await other.look_up(TaxRate) == [a, first]
+    await cell.fill(TaxRate, [b, first, c, a])
+    assert await home.look_up(TaxRate) == [c, a, first, b]
+    assert await home.look_up(TaxRate, country="DE") == [a, first]
+    assert await home.look_up(TaxRate, country="DE", since=Range(above=date(2007, 1, 1))) == [first]
+    assert await home.look_up(TaxRate, percent=Decimal("5.5"), country="Ab") == [c]
+    assert await home.look_up(TaxRate, note="x") == []
+    async with home.transaction() as transaction:
+        assert await transaction.look_up(TaxRate, country="FR") == [b]
+    for wanted in ({"country": None}, {"nobody": 1}, {"since": Range()}):
+        with pytest.raises(UnsupportedQuery):
+            await home.look_up(TaxRate, **wanted)
+    with pytest.raises(InvalidInput):
+        await home.look_up(TaxRate, since="2020-01-01")
+    with pytest.raises(InvalidInput):
+        await cell.fill(TaxRate, [a, b, a])
+    with pytest.raises(InvalidInput, match=r"row 2 .* \(email\)") as refusal:
+        await cell.fill(TaxRate, [a, b.model_copy(update={"note": "ask canary@example.eu"})])
+    assert "canary" not in str(refusal.value)
+    assert len(await home.look_up(TaxRate)) == 4

@@ -3,11 +3,12 @@
 from domicile.client.directory import Change, DirectoryClient
 from domicile.client.gateway import GatewayClient
 from domicile.client.http import JailedResolver, Peer
-from domicile.client.keys import KeyClient, KeyOperatorClient, KeyTurnClient
+from domicile.client.keys import BackupKeyClient, KeyClient, KeyOperatorClient, KeyTurnClient
 from domicile.client.router import RouterClient
 from domicile.client.topology import Topology
 
 __all__ = [
+    "BackupKeyClient",
     "Change",
     "DirectoryClient",
     "GatewayClient",

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from urllib.parse import quote, urlencode
+from uuid import UUID
 
 from domicile.client.http import Peer
 from domicile.identity import Credentials
 from domicile.model.access import Role
 from domicile.model.ids import AliasKey, SubjectKey
 from domicile.model.manifest import Manifest
-from domicile.model.wire import AbroadRows, FenceRequest, FenceResponse, RekeyRequest
+from domicile.model.wire import (
+    AbroadRows,
+    ErasureResponse,
+    FenceRequest,
+    FenceResponse,
+    PrincipalRequest,
+    RekeyRequest,
+)
 
 
 class GatewayClient:
@@ -50,6 +58,19 @@ class GatewayClient:
         Harmless to repeat. Raises UnknownSubject where the cell has no such fence.
         """
         return await self._peer.ask(FenceResponse, "POST", f"/.domicile/v1/fences/{key}/rekey", body=body)
+
+    async def erase(self, key: SubjectKey) -> ErasureResponse:
+        """Erase a subject at home in this cell, for good; repeating it gives the same receipt.
+
+        Raises UnknownSubject, WrongCell, Conflict for one that is being moved. Raises Unavailable where it is not done:
+        either nothing is begun, or the rest goes on by itself.
+        """
+        return await self._peer.ask(ErasureResponse, "POST", f"/.domicile/v1/fences/{key}/erase")
+
+    async def shred(self, key: SubjectKey, principal: UUID) -> ErasureResponse:
+        """Delete what is stored about one principal of a subject, and destroy its key. Raises as ``erase``."""
+        body = PrincipalRequest(principal=principal)
+        return await self._peer.ask(ErasureResponse, "POST", f"/.domicile/v1/fences/{key}/shred", body=body)
 
     async def abroad(self, key: SubjectKey, table: str, conditions: dict[str, str]) -> AbroadRows:
         """Shareable columns of a subject's rows, filtered by equality on shareable columns."""

@@ -23,10 +23,13 @@ from domicile.model.errors import DomicileError, KeyDestroyed, KeyWithheld, NotF
 from domicile.model.manifest import Manifest
 from domicile.model.wire import (
     MAX_BATCH,
+    BackupKey,
+    BackupKeyRequest,
     DataKey,
     DataKeyRef,
     DataKeysRequest,
     DataKeysResponse,
+    Deleted,
     IndexKeyRequest,
     IndexKeyResponse,
     KekProgress,
@@ -42,6 +45,7 @@ from domicile.model.wire import (
     ReceiptKey,
     ShredRequest,
     ShredResponse,
+    WrappedKey,
 )
 from domicile.telemetry import warn
 
@@ -213,9 +217,11 @@ class KeyClient:
         if held is not None:
             self._slots.wipe(held.slot)
 
-    def forget(self, subject: UUID, principal: UUID) -> None:
-        """Hold this key no longer: the next call asks for it, since its subject's keys were turned meanwhile."""
-        self._drop((subject, principal))
+    def forget(self, subject: UUID) -> None:
+        """Hold no key of this subject and its principals any longer: all of them were turned at once."""
+        for name in {*self._cache, *self._flights}:
+            if name[0] == subject:
+                self._drop(name)
 
     def _forget(self) -> None:
         now = self._clock()
@@ -245,17 +251,20 @@ class KeyClient:
         body = KeyDomainRequest(cell=self._cell, subject=subject, domain=domain)
         await self._peer.call("POST", "/v1/key-domains", body=body)
 
-    async def shred(self, subject: UUID, principal: UUID | None = None) -> str:
+    async def shred(
+        self, subject: UUID, principal: UUID | None = None, deleted: Deleted | None = None
+    ) -> ShredResponse:
         """Destroy the data key of a principal, or of a subject with all of its principals; the signed receipt.
 
-        Harmless to repeat. Other processes may hold the key until the receipt's ``caches_until``.
+        ``deleted``: what the receipt is to say, too. Harmless to repeat. Other processes may hold the key until the
+        receipt's ``caches_until``.
         """
-        body = ShredRequest(cell=self._cell, subject=subject, principal=principal)
+        body = ShredRequest(cell=self._cell, subject=subject, principal=principal, deleted=deleted)
         answer = await self._peer.ask(ShredResponse, "POST", "/v1/shreds", body=body)
         for name in self._cache.keys() | self._flights.keys():
             if name[0] == subject and principal in (None, name[1]):
                 self._drop(name)
-        return answer.receipt
+        return answer
 
     async def receipt_key(self) -> str:
         """The public key (PEM) by which the service that answers signs receipts: keep it beside them."""
@@ -312,3 +321,24 @@ class KeyOperatorClient:
     async def rewrap(self, domain: str) -> KekProgress:
         """Re-wrap a batch under the version in force; harmless to repeat and to run twice at once."""
         return await self._peer.ask(KekProgress, "POST", f"/v1/keks/{domain}/rewrap")
+
+
+class BackupKeyClient:
+    """Keys for backups, as who takes and restores them in the jurisdiction."""
+
+    def __init__(self, credentials: Credentials, addresses: Sequence[str], *, jurisdiction: str) -> None:
+        self._peer = Peer(credentials, addresses, jurisdiction=jurisdiction, role=Role.KEYS)
+
+    async def close(self) -> None:
+        await self._peer.close()
+
+    async def make(self, database: str) -> BackupKey:
+        """Raises Unavailable for no service."""
+        return await self._ask(BackupKeyRequest(database=database))
+
+    async def open(self, database: str, wrapped: WrappedKey) -> BackupKey:
+        """Raises Unavailable also for a key that this service did not wrap for this database."""
+        return await self._ask(BackupKeyRequest(database=database, wrapped=wrapped))
+
+    async def _ask(self, body: BackupKeyRequest) -> BackupKey:
+        return await self._peer.ask(BackupKey, "POST", "/v1/backup-keys", body=body)

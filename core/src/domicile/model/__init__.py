@@ -27,7 +27,7 @@ from domicile.model.errors import (
     WrongJurisdiction,
     by_code,
 )
-from domicile.model.fields import FieldClass, Personal, Shareable, Withheld
+from domicile.model.fields import Destroyed, FieldClass, Personal, Principal, Shareable, Withheld
 from domicile.model.geography import COUNTRIES
 from domicile.model.ids import ALIAS_KINDS, AliasKey, Pepper, Peppers, SubjectKey, normalise_alias
 from domicile.model.manifest import (
@@ -68,6 +68,7 @@ __all__ = [
     "CellState",
     "Conflict",
     "CrossBorderAccess",
+    "Destroyed",
     "DomicileError",
     "Endpoint",
     "FenceRefused",
@@ -92,6 +93,7 @@ __all__ = [
     "PinGrant",
     "PinState",
     "Position",
+    "Principal",
     "ResidencyToken",
     "Risk",
     "Role",

@@ -30,6 +30,7 @@ class Role(StrEnum):
     KEYS = "keys"
     HOLDER = "holder"
     STORAGE = "storage"
+    BACKUP = "backup"
     OPERATOR = "operator"
     LOAD = "load"
 
@@ -113,10 +114,13 @@ class Endpoint(StrEnum):
     KEYS_SHRED = "keys.shred"
     KEYS_ROTATE = "keys.rotate"
     KEYS_TURN = "keys.turn"
+    BACKUP_KEYS = "keys.backup-keys"
     KEYS_RECEIPTS = "keys.receipts"
     HELD_KEYS = "holder.keys"
     FENCES = "gateway.fences"
     FENCES_REKEY = "gateway.fences.rekey"
+    FENCES_ERASE = "gateway.fences.erase"
+    FENCES_SHRED = "gateway.fences.shred"
     RECORDS = "gateway.records"
     ABROAD_READ = "gateway.abroad.read"
     APP_REQUESTS = "app.requests"
@@ -127,6 +131,7 @@ class Endpoint(StrEnum):
     CELL_STORAGE = "storage.cell"
     KEY_STORAGE = "storage.keys"
     DIRECTORY_STORAGE = "storage.directory"
+    BACKUP_STREAM = "storage.backup"
     REPLICATION = "storage.replication"
 
 
@@ -162,7 +167,15 @@ MATRIX: Final[dict[Endpoint, Rule]] = {
     Endpoint.PEPPERS_CHANGE: _rule(Scope.JURISDICTION, Role.OPERATOR),
     Endpoint.ALIASES: _rule(Scope.ANY, Role.APP),
     Endpoint.TOPOLOGY_READ: _rule(
-        Scope.ANY, Role.ROUTER, Role.EDGE, Role.APP, Role.GATEWAY, Role.KEYS, Role.OPERATOR, Role.LOAD
+        Scope.ANY,
+        Role.ROUTER,
+        Role.EDGE,
+        Role.APP,
+        Role.GATEWAY,
+        Role.KEYS,
+        Role.BACKUP,
+        Role.OPERATOR,
+        Role.LOAD,
     ),
     Endpoint.TOPOLOGY_PUBLISH: _rule(Scope.JURISDICTION, Role.OPERATOR),
     Endpoint.SIGNING_KEYS_PUBLISH: _rule(Scope.ANY, Role.ROUTER),
@@ -171,13 +184,16 @@ MATRIX: Final[dict[Endpoint, Rule]] = {
     Endpoint.RECONCILIATION_REPORT: _rule(Scope.ANY, Role.GATEWAY),
     Endpoint.REPLICAS_READ: _rule(Scope.ANY, Role.OPERATOR),
     Endpoint.DATA_KEYS: _rule(Scope.JURISDICTION, Role.APP, Role.GATEWAY),
-    Endpoint.KEYS_SHRED: _rule(Scope.JURISDICTION, Role.APP),
+    Endpoint.KEYS_SHRED: _rule(Scope.JURISDICTION, Role.APP, Role.GATEWAY),
     Endpoint.KEYS_ROTATE: _rule(Scope.JURISDICTION, Role.OPERATOR),
     Endpoint.KEYS_TURN: _rule(Scope.JURISDICTION, Role.GATEWAY),
-    Endpoint.KEYS_RECEIPTS: _rule(Scope.JURISDICTION, Role.APP, Role.OPERATOR),
+    Endpoint.BACKUP_KEYS: _rule(Scope.JURISDICTION, Role.BACKUP),
+    Endpoint.KEYS_RECEIPTS: _rule(Scope.JURISDICTION, Role.APP, Role.GATEWAY, Role.OPERATOR),
     Endpoint.HELD_KEYS: _rule(Scope.JURISDICTION, Role.KEYS),
     Endpoint.FENCES: _rule(Scope.CELL, Role.APP),
     Endpoint.FENCES_REKEY: _rule(Scope.JURISDICTION, Role.OPERATOR),
+    Endpoint.FENCES_ERASE: _rule(Scope.JURISDICTION, Role.APP, Role.OPERATOR),
+    Endpoint.FENCES_SHRED: _rule(Scope.CELL, Role.APP),
     Endpoint.RECORDS: _rule(Scope.CELL, Role.APP),
     Endpoint.ABROAD_READ: _rule(Scope.ANY, Role.APP),
     Endpoint.APP_REQUESTS: _rule(Scope.JURISDICTION, Role.ROUTER, Role.EDGE),
@@ -188,6 +204,7 @@ MATRIX: Final[dict[Endpoint, Rule]] = {
     Endpoint.CELL_STORAGE: _rule(Scope.CELL, Role.APP, Role.GATEWAY),
     Endpoint.KEY_STORAGE: _rule(Scope.JURISDICTION, Role.KEYS),
     Endpoint.DIRECTORY_STORAGE: _rule(Scope.JURISDICTION, Role.DIRECTORY),
+    Endpoint.BACKUP_STREAM: _rule(Scope.JURISDICTION, Role.BACKUP),
     Endpoint.REPLICATION: _rule(Scope.STORE, Role.STORAGE),
 }
 """The matrix. An operator of the storage's own jurisdiction may open any storage: it applies schemas; and any operator

@@ -18,6 +18,7 @@ from domicile.model.addresses import Address as Address
 from domicile.model.addresses import AddressField as AddressField
 from domicile.model.addresses import Network as Network
 from domicile.model.addresses import NetworkField, PublicHost, inside, literal, may_listen
+from domicile.model.backups import BackupTarget, Placed, check_targets
 from domicile.model.errors import ManifestError, ManifestProblem
 from domicile.model.ids import RESERVED_JURISDICTIONS, CellName, Country, JurisdictionName, Name, ZoneName
 from domicile.model.key_domains import KeySection, check_key_domains, over_tls
@@ -72,6 +73,7 @@ class DirectorySection(Strict):
     """``witness``: the third voter of the directory's own database cluster, whose nodes are in the first two sites."""
 
     sites: list[DirectorySite] = Field(min_length=1)
+    backups: BackupTarget | None = None
     witness: Witness | None = None
 
 
@@ -89,6 +91,7 @@ class Jurisdiction(Strict):
     collector: Annotated[str, AfterValidator(over_tls)] | None = None
     collector_networks: list[NetworkField] = Field(default_factory=list, max_length=64)
     keys: KeySection
+    backups: BackupTarget | None = None
     lease: Lease | None = None
 
     def travellers_on(self, path: str) -> Travellers:
@@ -416,6 +419,13 @@ def _check_addresses(manifest: Manifest) -> Iterator[ManifestProblem]:
             )
 
 
+def _backups(manifest: Manifest) -> Iterator[Placed]:
+    top = manifest.directory
+    yield Placed("directory.backups", "the directory's sites", top.backups, {site.country for site in top.sites}, None)
+    for n, it in manifest.jurisdictions.items():
+        yield Placed(f"jurisdictions.{n}.backups", n, it.backups, it.countries, it.keys.backup_days)
+
+
 def _check_rules(manifest: Manifest) -> Iterator[ManifestProblem]:
     identity = manifest.identity
     if identity is not None and identity.outage_seconds < identity.refresh_seconds:
@@ -450,6 +460,7 @@ def check(manifest: Manifest) -> list[ManifestProblem]:
     problems += _check_directory_and_routers(manifest)
     problems += _check_outposts(manifest)
     problems += _check_addresses(manifest)
+    problems += check_targets(_backups(manifest))
     problems += _check_rules(manifest)
     return problems
 

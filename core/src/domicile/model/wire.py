@@ -226,18 +226,50 @@ class KeyDomainRequest(Frozen):
     domain: Name
 
 
+class Deleted(Frozen):
+    """What a cell says that it deleted before it asks for keys to be destroyed: rows of each table, and aliases.
+
+    ``tombstone``: the epoch of the pin's, where the subject was erased whole. Counts and names of tables; no value.
+    """
+
+    subject_key: SubjectKey
+    rows: dict[str, int] = Field(max_length=1_000)
+    aliases: int = 0
+    tombstone: Epoch | None = None
+
+
 class ShredRequest(Frozen):
     """Destroy the data key of a principal; of the subject with all of its principals, where none is named."""
 
     cell: str
     subject: UUID
     principal: UUID | None = None
+    deleted: Deleted | None = None
 
 
 class ShredResponse(Frozen):
-    """``receipt``: the statement that the key service signed (``ShredReceipt``)."""
+    """``receipt``: the statement that the key service signed (``ShredReceipt``); ``key``: its public key (PEM)."""
 
     receipt: str
+    key: str
+
+
+class PrincipalRequest(Frozen):
+    """A principal of a subject, by the id that the key service knows it by."""
+
+    principal: UUID
+
+
+class ErasureResponse(Frozen):
+    """A subject was erased, or a principal shredded. ``epoch``: the tombstone's, or the fence's.
+
+    ``key``: the public key (PEM) that the receipt was signed by. Keep both.
+    """
+
+    subject_key: SubjectKey
+    epoch: Epoch
+    receipt: str
+    key: str
 
 
 class ReceiptKey(Frozen):
@@ -249,7 +281,8 @@ class ReceiptKey(Frozen):
 class ShredReceipt(Frozen):
     """What was destroyed, where, and until when a copy may live. Times are seconds since 1970.
 
-    ``principals``: whose wrapped keys were destroyed. ``caches_until``: no process holds one of them after that.
+    ``principals``: whose wrapped keys are destroyed, by this call or one before. ``deleted``: what the cell says
+    that it deleted. ``caches_until``: no process holds one of the keys after that.
     ``backups_until``: when the last backup of ``store`` that still has one must have expired. ``iss``: deployment.
     """
 
@@ -263,6 +296,7 @@ class ShredReceipt(Frozen):
     iat: int
     caches_until: int
     backups_until: int
+    deleted: Deleted | None = None
 
 
 class KekProgress(Frozen):
@@ -359,6 +393,28 @@ class IndexKeyResponse(Frozen):
     key: bytes = Field(repr=False, min_length=32, max_length=32)
 
 
+class WrappedKey(Frozen):
+    """As a version of the jurisdiction's key-encryption key wrapped it; ``check``: what only the right key gives."""
+
+    value: bytes = Field(max_length=4096)
+    version: int = Field(ge=1, lt=2**31)
+    check: bytes = Field(max_length=64)
+
+
+class BackupKeyRequest(Frozen):
+    """A new key for backups of a database; with ``wrapped``, the one that a backup names."""
+
+    database: Name
+    wrapped: WrappedKey | None = None
+
+
+class BackupKey(Frozen):
+    """32 bytes of AES-256 key, and the same wrapped."""
+
+    key: bytes = Field(repr=False, min_length=32, max_length=32)
+    wrapped: WrappedKey
+
+
 class FenceReport(Frozen):
     """A fence as its cell holds it, and the alias keys beside it. ``previous_key``: before it was rekeyed."""
 
@@ -382,13 +438,17 @@ class FencesReport(Frozen):
 
 
 class CellReport(Frozen):
-    """How far a cell has come in telling its fences. ``contradictions``: fences that another cell has a pin for."""
+    """How far a cell has come in telling its fences. ``contradictions``: fences that another cell has a pin for.
+
+    ``superseded``: fences that another cell held, too, of which the one at the higher epoch counts.
+    """
 
     jurisdiction: JurisdictionName
     cell: CellName
     last_key: SubjectKey | None = None
     fences: int = 0
     contradictions: int = 0
+    superseded: int = 0
     done: bool = False
 
 
@@ -448,12 +508,16 @@ class RecordVersion(Frozen):
 
 
 class RecordDocument(Frozen):
-    """A record of a subject at home, with its personal fields."""
+    """A record of a subject at home, with its personal fields.
+
+    ``destroyed``: fields that are not among them, since the key of the person whom they are about was destroyed.
+    """
 
     jurisdiction: JurisdictionName
     id: UUID
     version: int
     fields: dict[str, Any] = Field(repr=False)
+    destroyed: list[str] | None = None
 
 
 class RecordQuery(Frozen):

@@ -25,13 +25,13 @@ from pydantic import BaseModel
 
 from domicile.identity import peer_of
 from domicile.model.access import Endpoint, Identity, Role, require
-from domicile.model.errors import DomicileError, InvalidInput, Unavailable
+from domicile.model.errors import DomicileError, Forbidden, InvalidInput, Unavailable
 from domicile.model.manifest import Address
 from domicile.model.wire import MAX_HEAD_BYTES
 from domicile.service.openapi import Described, Operation, Schema, document
 from domicile.service.problems import problem_middleware
 from domicile.service.settings import ProcessSettings
-from domicile.telemetry import DURATION, REQUESTS, configure_logs, log, place_of, render_metrics, warn
+from domicile.telemetry import BORDER, DURATION, REQUESTS, configure_logs, log, place_of, render_metrics, warn
 
 MAX_BODY_BYTES: Final = 1 << 20
 PEER: Final = web.RequestKey("domicile_peer", Identity)
@@ -59,6 +59,23 @@ def json_response(body: BaseModel, *, status: int = 200, **headers: str) -> web.
         content_type="application/json",
         headers={name.replace("_", "-"): value for name, value in headers.items()},
     )
+
+
+def _admit(peer: Identity, server: Identity, endpoint: Endpoint) -> None:
+    """As ``require``; who is refused is on the record."""
+    try:
+        require(peer, server, endpoint)
+    except Forbidden:
+        if peer.jurisdiction != server.jurisdiction:
+            BORDER.labels(peer.jurisdiction, server.jurisdiction, str(endpoint), "refused").inc()
+        warn(
+            "peer-refused",
+            endpoint=str(endpoint),
+            peer_role=str(peer.role),
+            from_jurisdiction=peer.jurisdiction,
+            to_jurisdiction=server.jurisdiction,
+        )
+        raise
 
 
 @web.middleware
@@ -131,7 +148,7 @@ class Service:
 
         async def checked(request: web.Request) -> web.StreamResponse:
             peer = peer_of(request.transport)
-            require(peer, self.identity, endpoint)
+            _admit(peer, self.identity, endpoint)
             request[PEER] = peer
             if operation is not None:
                 request[OPERATION] = operation

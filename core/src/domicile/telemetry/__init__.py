@@ -2,12 +2,17 @@
 
 from domicile.telemetry.logs import FIELDS, FieldNotAllowed, configure_logs, log, place_of, warn
 from domicile.telemetry.metrics import (
+    BACKUP_AGE,
+    BACKUP_FAILURES,
     BORDER,
     BORDER_BYTES,
     DECISIONS,
     DURATION,
     HOLDER_DURATION,
     HOLDER_FAILURES,
+    LOG_LAG,
+    LOG_LOSSES,
+    LOG_WAITING,
     REFUSALS,
     REPLICA_LAG,
     REPLICA_PINS,
@@ -25,6 +30,8 @@ from domicile.telemetry.metrics import (
 )
 
 __all__ = [
+    "BACKUP_AGE",
+    "BACKUP_FAILURES",
     "BORDER",
     "BORDER_BYTES",
     "DECISIONS",
@@ -32,6 +39,9 @@ __all__ = [
     "FIELDS",
     "HOLDER_DURATION",
     "HOLDER_FAILURES",
+    "LOG_LAG",
+    "LOG_LOSSES",
+    "LOG_WAITING",
     "REFUSALS",
     "REPLICA_LAG",
     "REPLICA_PINS",

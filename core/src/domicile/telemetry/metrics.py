@@ -95,6 +95,28 @@ HOLDER_FAILURES: Final = Counter(
     "domicile_key_holder_failures", "Batches that a holder did not serve", ["domain", "reason"], registry=REGISTRY
 )
 
+LOG_LAG: Final = Gauge(
+    "domicile_backup_log_lag_seconds",
+    "Since everything that a database had written was in its backup target",
+    ["database"],
+    registry=REGISTRY,
+)
+LOG_WAITING: Final = Gauge(
+    "domicile_backup_log_waiting_bytes", "Received and not in the target yet", ["database"], registry=REGISTRY
+)
+LOG_LOSSES: Final = Counter(
+    "domicile_backup_log_losses",
+    "Times that a database gave up log that was not in the target: a base backup was taken then",
+    ["database"],
+    registry=REGISTRY,
+)
+BACKUP_AGE: Final = Gauge(
+    "domicile_backup_age_seconds", "Since the last base backup ended", ["database"], registry=REGISTRY
+)
+BACKUP_FAILURES: Final = Counter(
+    "domicile_backup_failures", "What could not be kept or taken", ["database", "code"], registry=REGISTRY
+)
+
 
 def render_metrics() -> tuple[bytes, str]:
     """The exposition text and its content type."""

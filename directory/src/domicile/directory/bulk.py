@@ -125,6 +125,16 @@ async def connected(credentials: Credentials, addresses: Sequence[Address]) -> A
         connection.terminate()
 
 
+async def begin_rebuild(connection: asyncpg.Connection, revision: int) -> bool:
+    """Refuse claims from now on, and ask the cells for every pin; False where that is under way already.
+
+    ``revision``: of the topology that was published last, below which it is not over.
+    """
+    async with translated(), transaction(connection, COMMIT_SECONDS):
+        begun: bool = await connection.fetchval(SQL["begin_rebuild"], revision)
+    return begun
+
+
 async def published(connection: asyncpg.Connection) -> TopologyDocument:
     """Raises InvalidInput before the first topology."""
     async with translated():

@@ -29,7 +29,7 @@ from domicile.model.wire import SigningKey
 from domicile.service import Addresses, ProcessSettings, Service, ended, load_settings, run
 
 DAY_SECONDS: Final = 86_400.0
-CALLERS: Final = [Role.ROUTER, Role.EDGE, Role.APP, Role.GATEWAY, Role.KEYS, Role.OPERATOR, Role.LOAD]
+CALLERS: Final = [Role.ROUTER, Role.EDGE, Role.APP, Role.GATEWAY, Role.KEYS, Role.BACKUP, Role.OPERATOR, Role.LOAD]
 """Who may open a connection at all; the matrix then narrows each route."""
 _EXAMPLE: Final = """
 Example (all paths and addresses are this process's own):

@@ -36,6 +36,8 @@ async def take(storage: Storage, topology: PublishedTopology, cell: Identity, re
         after = await transaction.merge(before, report)
         if after.contradictions:
             warn("fences-contradict", cell=after.cell, count=after.contradictions)
+        if after.superseded > before.superseded:
+            warn("fences-superseded", cell=after.cell, count=after.superseded)
         if report.last:
             await _end(transaction, topology)
 

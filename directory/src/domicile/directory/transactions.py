@@ -211,7 +211,9 @@ class ReportTransaction:
             (f.previous_key, f.epoch + RENAMED_STEP, "retired") for f in report.fences if f.previous_key is not None
         ]
         fences = [list(column) for column in zip(*told, strict=True)] or [[], [], []]
+        superseded = await self._connection.fetchval(SQL["count_superseded"], *fences, *place)
         await self._connection.execute(SQL["merge_fences"], *fences, *place)
+        await self._connection.execute(SQL["release_erased"], fences[0])
         contradictions = await self._connection.fetchval(SQL["count_contradictions"], *fences, *place)
         aliases = [
             (kind, alias, fence.subject_key) for fence in report.fences for kind, alias in fence.alias_keys.items()
@@ -223,10 +225,11 @@ class ReportTransaction:
                 "last_key": report.fences[-1].subject_key if report.fences else before.last_key,
                 "fences": before.fences + len(report.fences),
                 "contradictions": before.contradictions + contradictions,
+                "superseded": before.superseded + superseded,
                 "done": report.last,
             }
         )
-        kept = (after.last_key or b"", after.fences, after.contradictions, after.done)
+        kept = (after.last_key or b"", after.fences, after.contradictions, after.superseded, after.done)
         await self._connection.execute(SQL["keep_report"], *place, *kept)
         return after
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 from domicile.model.leases import Lease
 from domicile.model.manifest import Address
 from domicile.ops.leadership import LEASE_SECONDS, LOOP_SECONDS
-from domicile.ops.postgres import REPLICATION_USER, REWIND_USER, SUPERUSER
+from domicile.ops.postgres import BACKUP_SLOT, BACKUP_USER, KEPT_LOG, REPLICATION_USER, REWIND_USER, SUPERUSER
 
 MAX_LAG_BYTES: Final = 1 << 20
 RAFT, REST = "raft", "rest"
@@ -40,13 +40,16 @@ class Node:
 @dataclass(frozen=True, slots=True)
 class Cluster:
     """``strict``: no COMMIT is acknowledged while the standby is gone. ``witness``: its Raft address, unless ``lease``
-    says where the lease is kept instead."""
+    says where the lease is kept instead. ``backed_up``: the backup agent's place in the log is kept at both nodes, so
+    that a failover loses nothing of it.
+    """
 
     name: str
     strict: bool
     nodes: tuple[Node, Node]
     witness: str
     lease: Lease | None = None
+    backed_up: bool = False
 
     def other(self, node: Node) -> Node:
         first, second = self.nodes
@@ -114,7 +117,12 @@ def node_settings(
                 "maximum_lag_on_failover": MAX_LAG_BYTES,
                 "synchronous_mode": True,
                 "synchronous_mode_strict": cluster.strict,
-                "postgresql": {"use_pg_rewind": True, "use_slots": True, "parameters": {"max_connections": 60}},
+                "postgresql": {
+                    "use_pg_rewind": True,
+                    "use_slots": True,
+                    "parameters": {"max_connections": 60, "max_slot_wal_keep_size": KEPT_LOG},
+                },
+                **({"slots": {BACKUP_SLOT: {"type": "physical"}}} if cluster.backed_up else {}),
             }
         },
         "postgresql": {
@@ -132,6 +140,7 @@ def node_settings(
             },
             "parameters": {"unix_socket_directories": str(node.folder)},
             "pg_hba": [
+                f"local replication {BACKUP_USER} trust",  # whose certificate its door has seen
                 f"local all {REPLICATION_USER},{REWIND_USER} scram-sha-256",
                 "local replication all scram-sha-256",
                 "local all all trust",

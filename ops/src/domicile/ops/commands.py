@@ -44,6 +44,9 @@ def up_command(
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
     ha: Annotated[bool, typer.Option("--ha", help="Give every database a standby and a witness.")] = False,
     ha_cell: Annotated[list[str] | None, typer.Option("--ha-cell", help="Only this cell's; may be repeated.")] = None,
+    backups: Annotated[
+        bool, typer.Option("--backups", help="Keep each database's log and backups in a target in the state folder.")
+    ] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Start a part again, 5 s after it ended.")] = False,
     app: Annotated[str, typer.Option(help="The application of each cell: a module that names its records.")] = SAMPLE,
     json_output: JsonOption = False,
@@ -61,7 +64,16 @@ def up_command(
             )
         standbys = ha_cell or ([] if ha else None)
         if detach:
-            _detached(layout, manifest, log_level, app, standbys, restart=restart, json_output=json_output)
+            _detached(
+                layout,
+                manifest,
+                log_level,
+                app,
+                standbys,
+                restart=restart,
+                backups=backups,
+                json_output=json_output,
+            )
             return
         supervise(
             layout,
@@ -71,6 +83,7 @@ def up_command(
             as_json=json_output,
             ready_descriptor=ready_descriptor,
             ha=standbys,
+            backups=backups,
             restarts=restart,
         )
 
@@ -82,6 +95,7 @@ def _detached(
     app: str,
     standbys: list[str] | None,
     *,
+    backups: bool,
     restart: bool,
     json_output: bool,
 ) -> None:
@@ -96,6 +110,8 @@ def _detached(
         command.append("--restart")
     if standbys is not None:
         command += ["--ha", *(word for cell in standbys for word in ("--ha-cell", cell))]
+    if backups:
+        command.append("--backups")
     if manifest is not None:
         command.append(str(manifest.absolute()))
     child = subprocess.Popen(

@@ -29,7 +29,7 @@ from domicile.model.access import Endpoint, Identity, Role, may
 from domicile.model.errors import Forbidden, Unauthenticated
 from domicile.model.manifest import Address, AddressField
 from domicile.ops.leadership import Leadership, Patroni
-from domicile.ops.postgres import DATABASE, REPLICATION_USER, REWIND_USER, SOCKET, SUPERUSER
+from domicile.ops.postgres import BACKUP_USER, DATABASE, REPLICATION_USER, REWIND_USER, SOCKET, SUPERUSER
 from domicile.ops.startup import (
     CANCEL_REQUEST,
     SSL_REQUEST,
@@ -50,10 +50,11 @@ from domicile.telemetry import REFUSALS, render_metrics, warn
 
 USERS: Final[dict[Role, frozenset[str]]] = {
     Role.APP: frozenset({"domicile_app", "domicile_cell"}),
-    Role.GATEWAY: frozenset({"domicile_gateway", "domicile_abroad", "domicile_app"}),
+    Role.GATEWAY: frozenset({"domicile_gateway", "domicile_abroad", "domicile_app", "domicile_eraser"}),
     Role.KEYS: frozenset({"domicile_keys"}),
     Role.DIRECTORY: frozenset({"domicile_directory"}),
     Role.OPERATOR: frozenset({SUPERUSER}),
+    Role.BACKUP: frozenset({BACKUP_USER}),
     Role.STORAGE: frozenset({REPLICATION_USER, REWIND_USER}),
 }
 _HANDSHAKE_SECONDS: Final = 5.0
@@ -76,17 +77,18 @@ class DoorSettings(ProcessSettings):
 
 def allowed(peer: Identity, storage: Identity, endpoint: Endpoint, startup: dict[str, str]) -> None:
     """Raise Refused unless this peer may open this storage as the user that it names. Pure."""
-    node = peer.role is Role.STORAGE
-    if not may(peer, storage, Endpoint.REPLICATION if node else endpoint):
+    wanted = {Role.STORAGE: Endpoint.REPLICATION, Role.BACKUP: Endpoint.BACKUP_STREAM}.get(peer.role, endpoint)
+    if not may(peer, storage, wanted):
         raise Refused(f"{peer.role} of {peer.jurisdiction} may not open this storage")
     if startup.get("user") not in USERS.get(peer.role, frozenset()):
         raise Refused(f"a certificate for {peer.role} does not log in as this user")
-    if node:
+    replicating = startup.get("replication", "false") not in ("false", "off", "no", "0")
+    if peer.role is Role.STORAGE or (peer.role is Role.BACKUP and replicating):
         return
     if startup.get("database", startup.get("user")) != DATABASE:
         raise Refused(f"the database is {DATABASE}")
-    if startup.get("replication", "false") not in ("false", "off", "no", "0"):
-        raise Refused("replication passes between the nodes of a cluster only")
+    if replicating:
+        raise Refused("replication passes between the nodes of a cluster, and to a backup, only")
 
 
 class Door:

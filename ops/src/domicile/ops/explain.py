@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -11,11 +10,10 @@ import typer
 from pydantic import ValidationError
 
 from domicile.client import RouterClient
-from domicile.identity import Credentials
 from domicile.model.errors import InvalidInput
 from domicile.model.explanation import ExplainRequest, Explanation
 from domicile.model.manifest import Manifest
-from domicile.ops.health import operator
+from domicile.ops.health import operator_given
 from domicile.ops.layout import Layout
 from domicile.ops.manifests import load_file
 from domicile.ops.output import JsonOption, emit_json, refusals, table
@@ -120,20 +118,11 @@ async def _ask(
         raise InvalidInput(
             f"no router in zone {zone!r}", where="--from", remedy=f"one of {', '.join(manifest.routers) or 'none'}"
         )
-    client = RouterClient(_credentials(layout, jurisdiction or home), router.internal, home)
+    client = RouterClient(operator_given(layout, jurisdiction or home), router.internal, home)
     try:
         return await client.explain(asked)
     finally:
         await client.close()
-
-
-def _credentials(layout: Layout, jurisdiction: str) -> Credentials:
-    given = [os.environ.get(f"DOMICILE_{name}") for name in ("CERTIFICATE", "KEY", "AUTHORITIES")]
-    if any(given):
-        if not all(given):
-            raise InvalidInput("only some are set", where="DOMICILE_CERTIFICATE, _KEY, _AUTHORITIES", remedy="set all")
-        return Credentials(*(Path(each or "") for each in given))
-    return operator(layout, jurisdiction)
 
 
 def _print(found: Explanation) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import ssl
+from base64 import b64encode
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,7 +14,7 @@ import aiohttp
 
 from domicile.identity import Credentials
 from domicile.model.access import GLOBAL, Role
-from domicile.model.errors import Unavailable
+from domicile.model.errors import InvalidInput, Unavailable
 from domicile.model.manifest import Address
 from domicile.ops.clusters import PATRONI_USER
 from domicile.ops.layout import Layout
@@ -26,6 +28,16 @@ RUNNING, STOPPED, UNREADY = "running", "stopped", "unready"
 def operator(layout: Layout, jurisdiction: str = GLOBAL) -> Credentials:
     folder = layout.operator(jurisdiction)
     return Credentials(folder / "cert.pem", folder / "key.pem", layout.authorities)
+
+
+def operator_given(layout: Layout, jurisdiction: str) -> Credentials:
+    """Those of DOMICILE_CERTIFICATE, _KEY and _AUTHORITIES, else the state folder's. Raises InvalidInput."""
+    given = [os.environ.get(f"DOMICILE_{name}") for name in ("CERTIFICATE", "KEY", "AUTHORITIES")]
+    if any(given):
+        if not all(given):
+            raise InvalidInput("only some are set", where="DOMICILE_CERTIFICATE, _KEY, _AUTHORITIES", remedy="set all")
+        return Credentials(*(Path(each or "") for each in given))
+    return operator(layout, jurisdiction)
 
 
 class Prober:
@@ -70,13 +82,15 @@ class Prober:
 
     async def order(self, record: ProcessRecord, password: str, path: str, body: dict[str, str]) -> None:
         """Tell a Patroni to do something. Raises Unavailable with what it says where it does not."""
-        own = aiohttp.BasicAuth(PATRONI_USER, password)
+        own = b64encode(f"{PATRONI_USER}:{password}".encode()).decode()
         connector = aiohttp.TCPConnector(ssl=self._context(record, Role.STORAGE), force_close=True)
         timeout = aiohttp.ClientTimeout(total=ORDER_SECONDS)
         try:
             async with (
                 aiohttp.ClientSession(connector=connector, timeout=timeout, trust_env=False) as session,
-                session.post(f"https://{record.address}{path}", json=body, auth=own) as answer,
+                session.post(
+                    f"https://{record.address}{path}", json=body, headers={"Authorization": f"Basic {own}"}
+                ) as answer,
             ):
                 if answer.status != 200:
                     raise Unavailable(f"{path} was refused: {await answer.text()}", where=record.name)

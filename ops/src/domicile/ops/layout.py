@@ -67,6 +67,10 @@ class Layout:
     def logs(self) -> Path:
         return self.root / "logs"
 
+    @property
+    def pauses(self) -> Path:
+        return self.root / "pauses"
+
     def log(self, process: str) -> Path:
         return self.logs / f"{process}.log"
 
@@ -140,7 +144,7 @@ def owner_of(path: Path, cells: dict[str, str], routers: dict[str, str], process
         return cells.get(name, GLOBAL)
     if kind in ("routers", "edges"):
         return routers.get(name, GLOBAL)
-    if kind in ("keys", "operators"):
+    if kind in ("keys", "operators", "backups"):
         return name
     if kind == "logs":
         return processes.get(name.removesuffix(".log"), GLOBAL)

@@ -7,6 +7,8 @@ from typing import Final
 
 import typer
 
+from domicile.ops.backup.commands import app as backup
+from domicile.ops.backup.commands import restore_command
 from domicile.ops.commands import (
     apply_command,
     check_command,
@@ -19,6 +21,7 @@ from domicile.ops.commands import (
 from domicile.ops.edge.asking import haproxy_command, nginx_command
 from domicile.ops.edge.commands import app as edge
 from domicile.ops.edge.examine import examine_command
+from domicile.ops.erase import erase_command, receipt_command
 from domicile.ops.explain import explain_command
 from domicile.ops.scan.command import app as audit
 
@@ -39,7 +42,11 @@ app.command("demo")(demo_command)
 app.command("check")(check_command)
 app.command("apply")(apply_command)
 app.command("explain")(explain_command)
+app.command("restore")(restore_command)
+app.add_typer(backup, name="backup")
+app.command("erase")(erase_command)
 app.add_typer(audit, name="audit")
+audit.command("receipt")(receipt_command)
 app.add_typer(edge, name="edge")
 edge.command("nginx")(nginx_command)
 edge.command("haproxy")(haproxy_command)

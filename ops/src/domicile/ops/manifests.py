@@ -34,8 +34,11 @@ def load_file(path: Path) -> Manifest:
     return load_manifest(read_text(path), source=str(path))
 
 
-def local_manifest(path: Path | None, layout: Layout) -> Manifest:
-    """The manifest of a local world, with its ports chosen; written to the state folder as it is used."""
+def local_manifest(path: Path | None, layout: Layout, *, backups: bool = False) -> Manifest:
+    """The manifest of a local world, with its ports chosen; written to the state folder as it is used.
+
+    ``backups``: where it names no backup target, one in the state folder.
+    """
     if path is None:
         text, source = files("domicile.ops").joinpath("default_world.yaml").read_text(), "the default world"
     else:
@@ -43,6 +46,9 @@ def local_manifest(path: Path | None, layout: Layout) -> Manifest:
     data: Any = choose_ports(read_yaml(text, source=source), set())
     identity = data.get("identity") if isinstance(data, dict) else None
     manifest = parse_manifest(data, source=source)
+    if backups:
+        _add_targets(data, manifest)
+        manifest = parse_manifest(data, source=source)
     if isinstance(identity, dict):
         identity["jwks"] = str(_own_key_set(layout.root, identity["jwks"], source))
         manifest = parse_manifest(data, source=source)
@@ -50,6 +56,19 @@ def local_manifest(path: Path | None, layout: Layout) -> Manifest:
     with layout.manifest.open("w") as stream:
         YAML(typ="safe", pure=True).dump(data, stream)
     return manifest
+
+
+def _add_targets(data: Any, manifest: Manifest) -> None:
+    """Each in the country of a place that the data is in already."""
+    data["directory"].setdefault(
+        "backups", {"country": manifest.directory.sites[0].country, "folder": "backups/global"}
+    )
+    for name, jurisdiction in manifest.jurisdictions.items():
+        target = {"country": jurisdiction.countries[0], "folder": f"backups/{name}"}
+        for cell in manifest.cells_of(name).values():
+            target["country"] = next(iter(cell.zones.values())).country
+            break
+        data["jurisdictions"][name].setdefault("backups", target)
 
 
 def _own_key_set(root: Path, jwks: str, source: str) -> Path:

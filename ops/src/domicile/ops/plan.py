@@ -67,6 +67,11 @@ def doors_of(specs: Collection[ProcessSpec], storage: str) -> list[ProcessSpec]:
     return [spec for spec in specs if spec.name == name or spec.name.startswith(f"{name}.")]
 
 
+def databases_of(manifest: Manifest, jurisdiction: str) -> list[str]:
+    """The databases that a jurisdiction's backup agent keeps, the key store's first; ``global`` has the directory's."""
+    return ["directory"] if jurisdiction == GLOBAL else [f"keys-{jurisdiction}", *manifest.cells_of(jurisdiction)]
+
+
 def highly_available(manifest: Manifest, cells: Collection[str] = ()) -> frozenset[str]:
     """The databases that get a standby and a witness: those of ``cells``, or every one. Raises InvalidInput."""
     if unknown := sorted(set(cells) - set(manifest.cells)):
@@ -128,7 +133,27 @@ class Planner:
             assert home is not None, "a manifest that loaded has every router in a jurisdiction"
             self._service(f"router-{zone_name}", home, Role.ROUTER, zone_name, router.internal, CELLS)
             self._edge(home, zone_name)
+        self._backups()
         return self.specs
+
+    def _backups(self) -> None:
+        """For each jurisdiction with a target, and the directory: what keeps its databases' log there."""
+        sections = {name: jurisdiction.backups for name, jurisdiction in self._manifest.jurisdictions.items()}
+        for jurisdiction, target in {GLOBAL: self._manifest.directory.backups, **sections}.items():
+            if target is None:
+                continue
+            names = databases_of(self._manifest, jurisdiction)
+            first = doors_of(self.specs, names[-1])[0]
+            address = self._free(Address(first.address).host)
+            self._service(f"backup-{jurisdiction}", jurisdiction, Role.BACKUP, first.zone, address, CELLS)
+            doors = {name: ",".join(door.address for door in doors_of(self.specs, name)) for name in names}
+            self.specs[-1].environment["DOMICILE_DATABASES"] = ";".join(f"{name}={doors[name]}" for name in names)
+            self.specs[-1].environment["DOMICILE_TARGETS"] = str(self._layout.root)
+
+    def _is_backed_up(self, jurisdiction: str) -> bool:
+        if jurisdiction == GLOBAL:
+            return self._manifest.directory.backups is not None
+        return self._manifest.jurisdictions[jurisdiction].backups is not None
 
     def _zone_of(self, jurisdiction: str, address: str) -> str:
         place = literal(address)
@@ -253,7 +278,7 @@ class Planner:
             nodes.append(Node(zone.rpartition(".")[2], address, way, rest, raft, folder))
             homes.append((zone, beside))
         voter = self._free(str(witness.network[WITNESS_HOST])) if witness and witness.network and not lease else ""
-        cluster = Cluster(name, strict, (nodes[0], nodes[1]), voter, lease)
+        cluster = Cluster(name, strict, (nodes[0], nodes[1]), voter, lease, self._is_backed_up(jurisdiction))
         common = nodes[0].folder.parent.parent if endpoint is Endpoint.CELL_STORAGE else nodes[0].folder.parent
         secrets = self._provision.cluster_secrets(common, SECRETS)
         authority = self._layout.authorities / f"{jurisdiction}.pem"
@@ -409,4 +434,5 @@ _COMMANDS: Final[dict[Role, list[str]]] = {
     Role.ROUTER: _serve("domicile.router.main", "app"),
     Role.GATEWAY: _serve("domicile.cells.serve", "cell"),
     Role.KEYS: _serve("domicile.cells.serve", "keys"),
+    Role.BACKUP: ["-m", "domicile.ops.backup.agent"],
 }

@@ -25,6 +25,8 @@ DATABASE: Final = "domicile"
 SUPERUSER: Final = "postgres"
 REPLICATION_USER: Final = "domicile_replication"
 REWIND_USER: Final = "domicile_rewind"
+BACKUP_USER: Final = "domicile_backup"
+BACKUP_SLOT: Final = "domicile_backup"
 SOCKET: Final = ".s.PGSQL.5432"
 ORPHAN_SECONDS: Final = 10.0
 _LAUNCHER: Final = Path(__file__).with_name("launch.py")
@@ -44,7 +46,10 @@ log_error_verbosity = 'terse'
 log_min_messages = 'log'  # above error: the text of an error quotes values
 log_connections = off
 track_activities = on
+# how much log is kept for a backup agent that can't take it; past that it is the agent that loses, not the disk
+max_slot_wal_keep_size = {kept}
 """
+KEPT_LOG: Final = "1GB"
 
 
 def binary(name: str) -> Path:
@@ -100,14 +105,19 @@ def create(folder: Path, *, owner: str | None = None, connections: int = 60) -> 
     initdb = [str(binary("initdb")), "-D", str(data), "-U", SUPERUSER, "-A", "trust", "-E", "UTF8"]
     _run([*initdb, "--locale=C", "--no-sync", "--no-instructions"], "initdb")
     with (data / "postgresql.conf").open("a") as stream:
-        stream.write(_CONFIGURATION.format(connections=connections))
-    statements = []
+        stream.write(configuration(connections))
+    statements = [f"CREATE ROLE {BACKUP_USER} LOGIN REPLICATION;"]
     if owner is not None:
         statements.append(f"CREATE ROLE {owner} LOGIN;")
     statements.append(f"CREATE DATABASE {DATABASE}" + (f" OWNER {owner};" if owner else ";"))
     single = [str(binary("postgres")), "--single", "-D", str(data), "postgres"]
     _run(single, "creating the database", stdin="\n".join(statements) + "\n")
     done.touch()
+
+
+def configuration(connections: int = 60) -> str:
+    """What ``postgresql.conf`` says beside PostgreSQL's own defaults."""
+    return _CONFIGURATION.format(connections=connections, kept=KEPT_LOG)
 
 
 def is_replicated(folder: Path) -> bool:

@@ -75,13 +75,22 @@ def supervise(
     ready_descriptor: int | None = None,
     ha: Collection[str] | None = None,
     restarts: bool = False,
+    backups: bool = False,
 ) -> None:
     """Run a world in the foreground until SIGINT, SIGTERM or SIGHUP. Raises DomicileError where it can't start."""
     reporter = Reporter(ready_descriptor, quiet=as_json)
     try:
         asyncio.run(
             _supervise(
-                layout, manifest, reporter, log_level=log_level, app=app, as_json=as_json, ha=ha, restarts=restarts
+                layout,
+                manifest,
+                reporter,
+                log_level=log_level,
+                app=app,
+                as_json=as_json,
+                ha=ha,
+                restarts=restarts,
+                backups=backups,
             )
         )
     except Exception as error:
@@ -99,13 +108,24 @@ async def _supervise(
     as_json: bool,
     ha: Collection[str] | None,
     restarts: bool,
+    backups: bool,
 ) -> None:
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, told.set)
     layout.prepare()
-    world = await start_world(layout, manifest, reporter, told, log_level=log_level, app=app, ha=ha, restarts=restarts)
+    world = await start_world(
+        layout,
+        manifest,
+        reporter,
+        told,
+        log_level=log_level,
+        app=app,
+        ha=ha,
+        restarts=restarts,
+        backups=backups,
+    )
     if world is None:
         raise SystemExit(130)
     try:
@@ -131,15 +151,17 @@ async def start_world(
     app: str = SAMPLE,
     ha: Collection[str] | None = None,
     restarts: bool = False,
+    backups: bool = False,
 ) -> World | None:
     """Start a world; None where ``told`` was set meanwhile. Whatever fails, nothing is left running.
 
     ``ha``: the cells whose databases get a standby, none named for every database; None for no standby at all.
     ``restarts``: whether the world starts a part again that ends by itself.
+    ``backups``: every jurisdiction without a backup target gets one in the state folder.
     """
     world = World.acquire(layout, progress=reporter.progress, log_level=log_level, app=app, restarts=restarts)
     try:
-        loaded = local_manifest(manifest, layout)
+        loaded = local_manifest(manifest, layout, backups=backups)
         world.prepare(loaded, () if ha is None else highly_available(loaded, ha))
         starting = asyncio.create_task(world.start())
         telling = asyncio.create_task(told.wait())

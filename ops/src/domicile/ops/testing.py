@@ -15,11 +15,11 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Final, Protocol
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -27,7 +27,8 @@ from domicile.model.ids import KEY_BYTES, SubjectKey
 from domicile.ops import postgres
 from domicile.sdk import Home, Record
 from domicile.sdk.home import Vault
-from domicile.sdk.store import RowStore, apply_schema, local
+from domicile.sdk.references import Ref
+from domicile.sdk.store import RowStore, apply_schema, load_reference, local
 from domicile.sdk.testing import MemoryKeys, MemoryStore, memory_home
 
 JURISDICTION: Final = "eu"
@@ -42,8 +43,16 @@ class Cell(Protocol):
         """A new subject's home, in which records of these classes can be put."""
         ...
 
+    async def fill(self, kind: type[Ref], rows: Sequence[Ref]) -> None:
+        """These are the rows of a reference table from now on, as an operator would load them."""
+        ...
+
     async def close(self, home: Home) -> None:
         """The subject moves away: from now on everything is refused."""
+        ...
+
+    async def shred(self, home: Home, principal: UUID | None = None) -> None:
+        """The data key of a principal of the subject's is destroyed; without one, all of the subject's."""
         ...
 
 
@@ -55,8 +64,14 @@ class MemoryCell:
     async def home(self, *records: type[Record]) -> AsyncIterator[Home]:
         yield memory_home(JURISDICTION, CELL, store=self._store, keys=self._keys)
 
+    async def fill(self, kind: type[Ref], rows: Sequence[Ref]) -> None:
+        self._store.fill(kind, rows)
+
     async def close(self, home: Home) -> None:
         self._store.close(home.subject_key)
+
+    async def shred(self, home: Home, principal: UUID | None = None) -> None:
+        self._keys.shred(home, principal)
 
 
 class PostgresCell:
@@ -78,9 +93,17 @@ class PostgresCell:
         async with local.application(self._pooler or self._folder, pooler=self._pooler is not None) as pool:
             yield Home(Vault(RowStore(pool, JURISDICTION), self._keys, CELL, JURISDICTION), fence)
 
+    async def fill(self, kind: type[Ref], rows: Sequence[Ref]) -> None:
+        async with local.superuser(self._folder) as root:
+            await apply_schema(root, CELL, JURISDICTION, [kind])
+            await load_reference(root, CELL, JURISDICTION, kind, rows)
+
     async def close(self, home: Home) -> None:
         async with local.superuser(self._folder) as root:
             await root.execute("UPDATE domicile.fences SET state = 'closed' WHERE subject_key = $1", home.subject_key)
+
+    async def shred(self, home: Home, principal: UUID | None = None) -> None:
+        self._keys.shred(home, principal)
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ from domicile.identity import Signer, sign_topology, verify_topology
 from domicile.model.access import GLOBAL, Role
 from domicile.model.errors import Conflict, InvalidInput, NotFound, Unavailable
 from domicile.model.manifest import Manifest
-from domicile.ops import postgres
+from domicile.ops import pauses, postgres
 from domicile.ops.clusters import REST, members, settled
 from domicile.ops.ending import STOP_SECONDS, end_processes
 from domicile.ops.health import PATRONI, Prober, operator
@@ -39,6 +39,7 @@ from domicile.ops.plan import CELLS, DIRECTORY, DOORS, SAMPLE, STORAGE, Planner,
 from domicile.ops.ports import free_address, require_free
 from domicile.ops.provision import Provision
 from domicile.ops.record import ProcessRecord, WorldRecord, own_record, try_lock
+from domicile.ops.switching import finish_switch
 
 START_SECONDS: Final = 60.0
 SETTLE_SECONDS: Final = 120.0
@@ -97,6 +98,7 @@ class World:
         self._restarts = restarts
         self._phase = "starting"
         self._reported: set[str] = set()
+        self._paused: set[str] = set()
         self._ended: dict[str, float] = {}
         self._spawned: dict[str, float] = {}
         self._told: set[str] = set()
@@ -199,10 +201,13 @@ class World:
         await asyncio.gather(
             *(self.settle(name, [spec for spec in late if spec.cluster == name]) for name in sorted(names))
         )
+        if clusters is not None:
+            self._write("running")
 
     def _create(self, spec: ProcessSpec) -> None:
         if spec.database is None:
             return
+        finish_switch(spec.database)
         if spec.cluster:
             spec.database.mkdir(parents=True, exist_ok=True, mode=0o700)
             spec.database.chmod(0o700)
@@ -288,6 +293,7 @@ class World:
                 start_new_session=True,
             )
         self._children[spec.name] = child
+        self._reported.discard(spec.name)
         self._spawned[spec.name] = time.monotonic()
         self._records[spec.name] = ProcessRecord(
             name=spec.name,
@@ -338,6 +344,7 @@ class World:
             for name, when in list(self._ended.items() if self._restarts else ()):
                 if time.monotonic() - when >= RESTART_SECONDS:
                     self._again(name)
+            self._paused = await pauses.mind(self, self._paused, self._progress)
             try:
                 await asyncio.wait_for(told.wait(), 0.5)
             except TimeoutError:
@@ -368,7 +375,6 @@ class World:
     def _again(self, name: str) -> None:
         self._spawn(self.specs[name])
         self._ended.pop(name, None)
-        self._reported.discard(name)
 
     @property
     def specs(self) -> dict[str, ProcessSpec]:

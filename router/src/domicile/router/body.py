@@ -79,7 +79,8 @@ class Body:
             piece = chunk(piece)
         if self._chunks.complete:
             self.complete = True
-            piece += LAST_CHUNK + self._chunks.trailers + b"\r\n"
+            # trailers end here (RFC 9110, 6.5.1): some servers take the last one for a field of the next request
+            piece += LAST_CHUNK + b"\r\n"
         return piece, rest
 
     def begin(self) -> bytes:

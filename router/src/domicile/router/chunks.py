@@ -1,4 +1,4 @@
-"""Chunked bodies (RFC 9112, 7.1): read by llhttp, written anew. Extensions end here, trailers go on.
+"""Chunked bodies (RFC 9112, 7.1): read by llhttp, written anew. Extensions end here; trailers go on to clients alone.
 
 A chunk says little and costs much, so what comes around the data is bounded by the data.
 """

@@ -70,7 +70,7 @@ def answer_passes(name: str) -> bool:
 
 
 def trailer_passes(name: str) -> bool:
-    """Whether a field may come after a body, in either direction (RFC 9110, 6.5.1)."""
+    """Whether a field may come after the body of an answer (RFC 9110, 6.5.1). Of a request none does."""
     return (
         request_passes(name)
         and name not in _FRAMING

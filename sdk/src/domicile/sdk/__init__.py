@@ -14,13 +14,16 @@ The guard for aiohttp applications is ``domicile.sdk.aiohttp``; errors are those
 from domicile.model import (
     Conflict,
     CrossBorderAccess,
+    Destroyed,
     DomicileError,
     FenceRefused,
     Forbidden,
     InvalidInput,
+    KeyDestroyed,
     ModelError,
     NotFound,
     Personal,
+    Principal,
     Shareable,
     Unavailable,
     UnknownSubject,
@@ -35,6 +38,7 @@ from domicile.sdk.even import evenly
 from domicile.sdk.finding import Page, Range
 from domicile.sdk.home import Home, Transaction
 from domicile.sdk.records import Record
+from domicile.sdk.references import Reference
 from domicile.sdk.residency import Residency
 
 __all__ = [
@@ -43,18 +47,22 @@ __all__ = [
     "CellSession",
     "Conflict",
     "CrossBorderAccess",
+    "Destroyed",
     "DomicileError",
     "FenceRefused",
     "Forbidden",
     "Found",
     "Home",
     "InvalidInput",
+    "KeyDestroyed",
     "ModelError",
     "NotFound",
     "Page",
     "Personal",
+    "Principal",
     "Range",
     "Record",
+    "Reference",
     "Residency",
     "Shareable",
     "Transaction",

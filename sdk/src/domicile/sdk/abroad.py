@@ -80,6 +80,8 @@ def _rows(kind: type[R], answer: AbroadRows) -> list[AbroadRow[R]]:
             else:
                 given = row.get(column.name)
                 values[column.name] = None if given is None else column.kind.load(json.dumps(given).encode())
+        if table.about is not None:
+            values[table.about.name] = Withheld(table.about.field.category, answer.jurisdiction)
         rows.append(AbroadRow(answer.jurisdiction, key, values))
     return rows
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from domicile.model.errors import UnsupportedQuery
 from domicile.sdk.records import Record
-from domicile.sdk.tables import Table
+from domicile.sdk.references import Reference
+from domicile.sdk.tables import ReferenceTable, Table
 
 if TYPE_CHECKING:
     from sqlalchemy.sql import ClauseElement
@@ -60,14 +61,23 @@ def _of_kind(name: str) -> UnsupportedQuery:
 
 def _records(root: type[Record]) -> Iterator[Table]:
     for record in root.__subclasses__():
-        yield record.domicile_table
+        if "domicile_table" in vars(record):  # a definition that was refused may linger
+            yield record.domicile_table
         yield from _records(record)
 
 
-def _tables() -> dict[str, list[Table]]:
-    """Record tables by name; several classes may stand for one while a schema is being changed."""
-    found: dict[str, list[Table]] = {}
-    for table in _records(Record):
+def _references(root: type[Reference]) -> Iterator[ReferenceTable]:
+    for reference in root.__subclasses__():
+        if "domicile_reference" in vars(reference):
+            yield reference.domicile_reference
+        yield from _references(reference)
+
+
+def _tables() -> dict[str, list[Table | ReferenceTable]]:
+    """Tables by name; several classes may stand for one while a schema is being changed."""
+    found: dict[str, list[Table | ReferenceTable]] = {}
+    tables: list[Table | ReferenceTable] = [*_records(Record), *_references(Reference)]
+    for table in tables:
         found.setdefault(table.name, []).append(table)
     return found
 
@@ -121,12 +131,12 @@ def _check_node(node: exp.Expr) -> None:
         raise _refuse("a DELETE inside another statement")
 
 
-def _check_tables(nodes: Sequence[exp.Expr]) -> list[Table]:
+def _check_tables(nodes: Sequence[exp.Expr]) -> list[Table | ReferenceTable]:
     from sqlglot import exp
 
     known = _tables()
     named = {node.alias for node in nodes if isinstance(node, exp.CTE)}
-    used: list[Table] = []
+    used: list[Table | ReferenceTable] = []
     for node in nodes:
         if not isinstance(node, exp.Table):
             continue
@@ -136,13 +146,15 @@ def _check_tables(nodes: Sequence[exp.Expr]) -> list[Table]:
             continue
         if node.name not in known:
             raise _refuse("a table that is not one of the records'", "the tables of classes that are imported")
+        if isinstance(node.parent, exp.Delete) and all(isinstance(each, ReferenceTable) for each in known[node.name]):
+            raise _refuse("a DELETE of what belongs to no subject", "`domicile schema load`")
         used += known[node.name]
     if named & known.keys():
         raise _refuse("a name of WITH that is a table's, too")
     return used
 
 
-def _check_columns(tree: exp.Expr, nodes: Sequence[exp.Expr], used: Sequence[Table]) -> None:
+def _check_columns(tree: exp.Expr, nodes: Sequence[exp.Expr], used: Sequence[Table | ReferenceTable]) -> None:
     from sqlglot import exp
 
     sealed = {column.name for table in used for column in table.columns if column.sealed}

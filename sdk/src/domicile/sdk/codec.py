@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final, Protocol, TypeVar
 from uuid import UUID
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from domicile.model.errors import Conflict, DomicileError, InvalidInput, UnsupportedQuery, WrongJurisdiction
+from domicile.model.errors import (
+    Conflict,
+    DomicileError,
+    InvalidInput,
+    KeyDestroyed,
+    NotFound,
+    Unavailable,
+    UnsupportedQuery,
+    WrongJurisdiction,
+)
+from domicile.model.fields import Destroyed
 from domicile.model.wire import DataKey
 from domicile.sdk.records import Record
 from domicile.sdk.sealing import Sealer, blind_index
-from domicile.sdk.store.port import Condition, NewRow, Once, Operator, StoredRow
-from domicile.sdk.tables import Column, Table
+from domicile.sdk.store.port import Condition, NewRow, Once, Operator, StoredRow, principal_of
+from domicile.sdk.tables import PRINCIPAL, Column, Table
 
 R = TypeVar("R", bound=Record)
 MAX_KEY_BYTES: Final = 256
+MAX_SEALERS: Final = 1_000
+ATTEMPTS: Final = 3
 
 
 class Keys(Protocol):
@@ -26,29 +39,35 @@ class Keys(Protocol):
 
     async def data_key(self, subject: UUID, principal: UUID, *, create: bool = False) -> DataKey: ...
 
-    def forget(self, subject: UUID, principal: UUID) -> None:
-        """Ask the service for this key when it is wanted next."""
+    async def data_keys(self, names: Sequence[tuple[UUID, UUID]], *, create: bool = False) -> list[DataKey]: ...
+
+    def forget(self, subject: UUID) -> None:
+        """Ask the service for the keys of this subject and its principals when they are wanted next."""
         ...
 
     async def cell_index_key(self) -> bytes: ...
 
 
 class Codec:
-    """Of one subject, which is its own principal. ``internal_id`` names it to the key service."""
+    """Of one subject. ``internal_id`` names it to the key service: as subject, and as the principal of its own rows.
+
+    A principal is None where that is the subject. Blind indexes are under the subject's secret, whoever a row is about.
+    """
 
     def __init__(self, keys: Keys, cell: str, jurisdiction: str, internal_id: UUID) -> None:
         self.cell = cell
         self.jurisdiction = jurisdiction
         self._keys = keys
         self._internal_id = internal_id
-        self._opened: tuple[DataKey, Sealer] | None = None
+        self._sealers: dict[UUID, tuple[DataKey, Sealer]] = {}
+        self._destroyed: set[UUID] = set()
 
-    async def key(self, *, create: bool = False) -> DataKey:
-        return await self._keys.data_key(self._internal_id, self._internal_id, create=create)
+    async def key(self, principal: UUID | None = None, *, create: bool = False) -> DataKey:
+        return await self._keys.data_key(self._internal_id, principal or self._internal_id, create=create)
 
     def forget(self) -> None:
         """The subject's keys were turned since they were asked for: ask again."""
-        self._keys.forget(self._internal_id, self._internal_id)
+        self._keys.forget(self._internal_id)
 
     async def secret(self, column: Column, *, create: bool = False) -> bytes:
         """Under which the column's blind index is written. Raises NotFound for a subject that never had a key."""
@@ -74,18 +93,30 @@ class Codec:
 
     def _sealer(self, key: DataKey) -> Sealer:
         """Kept for as long as the key service's client answers with an equal key, which it makes anew each time."""
-        if self._opened is None or (self._opened[0] is not key and self._opened[0] != key):
-            other = None if key.other is None else AESGCM(key.other.key)
-            sealer = Sealer(self.cell, self.jurisdiction, key.subject, key.principal, AESGCM(key.key), other)
-            self._opened = (key, sealer)
-        return self._opened[1]
+        held = self._sealers.get(key.principal)
+        if held is not None and (held[0] is key or held[0] == key):
+            return held[1]
+        if len(self._sealers) >= MAX_SEALERS:
+            self._sealers.clear()
+        other = None if key.other is None else AESGCM(key.other.key)
+        sealer = Sealer(self.cell, self.jurisdiction, key.subject, key.principal, AESGCM(key.key), other)
+        self._sealers[key.principal] = (key, sealer)
+        return sealer
 
-    async def _renewed(self, sealer: Sealer) -> Sealer:
-        """By the keys that the service has now, where the sealer's are no longer these; else the same again."""
-        before = self._opened
-        self.forget()
-        key = await self.key()
-        return sealer if before is not None and before[0] == key else self._sealer(key)
+    def principal(self, record: Record) -> UUID | None:
+        """Who a record is about, where that is not the subject."""
+        about = record.domicile_table.about
+        named: UUID | None = None if about is None else getattr(record, about.name)
+        return None if named == self._internal_id else named
+
+    def is_subject(self, principal: UUID) -> bool:
+        return principal == self._internal_id
+
+    def require_whole(self, record: Record) -> None:
+        """Raises KeyDestroyed for a record that was read after a key of it was gone."""
+        if record.destroyed:
+            where = f"{record.domicile_table.name}.{min(record.destroyed)}"
+            raise KeyDestroyed("was destroyed, and is not written again", where=where, remedy="delete the record")
 
     def require_home(self, record: Record) -> None:
         """Raises WrongJurisdiction for a record that isn't labelled with the home's."""
@@ -98,12 +129,18 @@ class Codec:
 
     async def row(self, record: Record) -> NewRow:
         """The whole record as it is stored."""
+        self.require_whole(record)
         table = record.domicile_table
         columns = {column: getattr(record, column.name) for column in table.columns}
-        return await self.encode(table, record.id, columns)
+        return await self.encode(table, record.id, columns, self.principal(record))
 
-    async def encode(self, table: Table, row: UUID, columns: Mapping[Column, Any]) -> NewRow:
-        """Values as they lie at rest, blind indexes among them, all under keys of one generation."""
+    async def encode(
+        self, table: Table, row: UUID, columns: Mapping[Column, Any], principal: UUID | None = None
+    ) -> NewRow:
+        """Values as they lie at rest, blind indexes among them, all under keys of one generation.
+
+        Raises KeyDestroyed where the principal's key was, Unavailable while the keys are turned again and again.
+        """
         values: dict[str, Any] = {}
         sealer: Sealer | None = None
         generation = 0
@@ -115,8 +152,9 @@ class Codec:
                 values[column.name] = None if value is None else column.clear(value)
             else:
                 if sealer is None:
-                    key = await self.key(create=True)
-                    sealer, generation, own = self._sealer(key), key.generation, key.index_key
+                    indexed = any(each.find == "subject" and columns[each] is not None for each in columns)
+                    key, own = await self._pair(principal, indexed=indexed, create=True)
+                    sealer, generation = self._sealer(key), key.generation
                 spelled = column.kind.dump(value)
                 values[column.name] = sealer.seal(table.name, column.name, row, spelled)
             if column.find is not None and spelled is None:
@@ -124,29 +162,50 @@ class Codec:
             elif column.find is not None and spelled is not None:
                 secret = await self._keys.cell_index_key() if column.find == "cell" else own
                 values[column.index] = blind_index(secret, table.name, column.name, spelled)
-        return NewRow(row, values, generation)
+        return NewRow(row, values, principal, generation)
 
-    async def resealed(self, table: Table, row: UUID, values: Mapping[str, Any], generation: int) -> dict[str, Any]:
-        """A row's sealed values, and what is derived from them, under the keys of a generation; none where all are.
+    async def _pair(self, principal: UUID | None, *, indexed: bool, create: bool = False) -> tuple[DataKey, bytes]:
+        """A principal's key, and where ``indexed`` the secret of the subject's blind indexes, of one generation."""
+        for _ in range(ATTEMPTS):
+            key = await self.key(principal, create=create)
+            own = await self.key(create=create) if indexed and principal is not None else key
+            if own.generation == key.generation:
+                return key, own.index_key
+            self.forget()  # one of them was asked for before the keys were turned
+        raise Unavailable("the subject's keys are being turned", where="keys", retry_after=1)
 
-        Raises Conflict where it isn't the one to write with, DomicileError for a value that is not in its place.
+    async def resealed(
+        self, table: Table, row: UUID, values: Mapping[str, Any], principal: UUID | None, generation: int
+    ) -> dict[str, Any]:
+        """A row's sealed values, and what is derived from them, under the keys of a generation.
+
+        Empty where all of them are, and where the key of whom the row is about was destroyed: nothing opens them.
+        Raises Conflict where it isn't the generation to write with, DomicileError for a value that is not in its place.
         """
-        key = await self.key()
+        sealed = [column for column in table.columns if column.sealed and values.get(column.name) is not None]
+        if not sealed:
+            return {}
+        try:
+            key = await self.key(principal)
+        except KeyDestroyed:
+            return {}
+        try:
+            key, secret = await self._pair(principal, indexed=any(column.find == "subject" for column in sealed))
+        except KeyDestroyed:  # the subject's own, by whose secret nobody looks up any more
+            secret = key.index_key
         if key.generation != generation:
             raise Conflict("the keys were turned again meanwhile", where=table.name)
         both = self._sealer(key)
         new = replace(both, other=None)
         fresh: dict[str, Any] = {}
         stale = False
-        for column in table.columns:
-            raw = values.get(column.name) if column.sealed else None
-            if raw is None:
-                continue
+        for column in sealed:
+            raw = values[column.name]
             spelled = both.open(table.name, column.name, row, raw)
             stale = stale or not new.opens(table.name, column.name, row, raw)
             fresh[column.name] = new.seal(table.name, column.name, row, spelled)
             if column.find == "subject":
-                fresh[column.index] = blind_index(key.index_key, table.name, column.name, spelled)
+                fresh[column.index] = blind_index(secret, table.name, column.name, spelled)
         return fresh if stale else {}
 
     async def once(self, records: Iterable[Record], idempotency_key: str) -> Once:
@@ -159,6 +218,8 @@ class Codec:
             raise InvalidInput(f"an idempotency key has 1 to {MAX_KEY_BYTES} bytes, not {len(raw)}")
         request = hashlib.sha256()
         for record in records:
+            principal = self.principal(record)
+            request.update(b"" if principal is None else principal.bytes)
             for column in record.domicile_table.columns:
                 value = getattr(record, column.name)
                 spelled = b"" if value is None else column.kind.dump(value)
@@ -171,11 +232,33 @@ class Codec:
         now = await self.key(create=True)
         return under(now.index_key, None if now.other is None else under(now.other.index_key))
 
+    async def prepare(self, principals: Iterable[UUID | None]) -> None:
+        """Have the keys of many people's rows unwrapped in one call."""
+        others = set(principals) - {None}
+        if len(others) > 1:
+            with suppress(NotFound):  # destroyed, or never made where nothing is sealed: it turns out row by row
+                await self._keys.data_keys([(self._internal_id, each) for each in others if each is not None])
+
+    async def _opener(self, principal: UUID | None) -> Sealer | None:
+        """None where the key of another than the subject was destroyed."""
+        if principal in self._destroyed:
+            return None
+        try:
+            return self._sealer(await self.key(principal))
+        except KeyDestroyed:
+            if principal is None:
+                raise
+        self._destroyed.add(principal)
+        return None
+
     async def record(self, kind: type[R], row: StoredRow) -> R:
-        """Raises NotFound where the key was destroyed, DomicileError for a value that is not in its place."""
+        """Raises NotFound where the subject's key was destroyed, DomicileError for a value that is not in its place."""
         table = kind.domicile_table
         values = dict(row.values)
         sealer: Sealer | None = None
+        if table.about is not None:
+            subject = None if table.about.nullable else self._internal_id
+            values[table.about.name] = row.principal or subject
         for column in table.columns:
             raw = values[column.name]
             if raw is None:
@@ -183,13 +266,15 @@ class Codec:
                     values[column.name] = column.default  # written before there was such a field
                 continue
             if column.sealed:
-                sealer = sealer or self._sealer(await self.key())
+                sealer = sealer or await self._opener(row.principal)
                 try:
-                    spelled = sealer.open(table.name, column.name, row.id, raw)
+                    spelled = None if sealer is None else sealer.open(table.name, column.name, row.id, raw)
                 except DomicileError:  # what was written since the key was asked for may lie under a newer one
-                    sealer = await self._renewed(sealer)
-                    spelled = sealer.open(table.name, column.name, row.id, raw)
-                values[column.name] = column.kind.load(spelled)
+                    self.forget()
+                    sealer = await self._opener(row.principal)
+                    spelled = None if sealer is None else sealer.open(table.name, column.name, row.id, raw)
+                destroyed = Destroyed(column.field.category)
+                values[column.name] = destroyed if spelled is None else column.kind.load(spelled)
             elif column.kind.python is UUID:
                 values[column.name] = UUID(int=raw.int)
         return kind._stored({"jurisdiction": self.jurisdiction, "id": row.id, **values}, row.version)
@@ -197,11 +282,17 @@ class Codec:
     async def record_of(self, kind: type[R], row: Mapping[str, Any]) -> R:
         """From a row of raw SQL; raises UnsupportedQuery where it lacks a column of the class."""
         names = [column.name for column in kind.domicile_table.columns]
-        if missing := sorted({"id", "version", *names} - row.keys()):
+        about = {"subject_key", PRINCIPAL}
+        needed = {"id", "version", *names} | (about if kind.domicile_table.about is not None else set())
+        if missing := sorted(needed - row.keys()):
             raise UnsupportedQuery(
                 f"a result without {', '.join(missing)}",
                 where=kind.__name__,
                 remedy=f"select {kind.domicile_table.name}.*",
             )
-        stored = StoredRow(UUID(int=row["id"].int), row["version"], {name: row[name] for name in names})
+        others = about <= row.keys() and row["subject_key"] != row[PRINCIPAL]
+        principal = principal_of(row[PRINCIPAL]) if others else None
+        stored = StoredRow(
+            UUID(int=row["id"].int), row["version"], {name: row[name] for name in names}, principal=principal
+        )
         return await self.record(kind, stored)

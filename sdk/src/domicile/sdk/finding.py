@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final, Generic, TypeVar
+from uuid import UUID
 
 from domicile.model.errors import InvalidInput, NotFound, UnsupportedQuery
 from domicile.model.wire import MAX_BATCH
 from domicile.sdk.codec import Codec
 from domicile.sdk.records import Record
-from domicile.sdk.store.port import CREATED, Condition, Operator
-from domicile.sdk.tables import Column
+from domicile.sdk.references import Reference
+from domicile.sdk.store.port import CREATED, Condition, Operator, stored_principal
+from domicile.sdk.tables import PRINCIPAL, Column
 
 R = TypeVar("R", bound=Record)
 _BOUNDS: Final = {
@@ -47,6 +49,27 @@ class Page(Generic[R]):
     next: str | None
 
 
+def _reference(kind: type[Reference], name: str) -> tuple[str, Column]:
+    where, column = f"{kind.__name__}.{name}", kind.domicile_reference.by_name.get(name)
+    if column is None:
+        raise UnsupportedQuery("no such field to look up by", where=kind.__name__)
+    return where, column
+
+
+def look_up_by(kind: type[Reference], wanted: Mapping[str, Any]) -> list[Condition]:
+    """Conditions on a table that belongs to no subject. Raises UnsupportedQuery, and InvalidInput for other values."""
+    conditions: list[Condition] = []
+    for name, value in wanted.items():
+        where, column = _reference(kind, name)
+        if value is None:
+            raise UnsupportedQuery("None is not a value to find", where=where)
+        if isinstance(value, Range):
+            conditions += [Condition(name, operator, bound) for operator, bound in _bounds(where, column, value)]
+        else:
+            conditions.append(Condition(name, Operator.EQUAL, column.clear(value)))
+    return conditions
+
+
 def _column(kind: type[Record], name: str) -> tuple[str, Column]:
     where = f"{kind.__name__}.{name}"
     column = kind.domicile_table.by_name.get(name)
@@ -55,8 +78,7 @@ def _column(kind: type[Record], name: str) -> tuple[str, Column]:
     return where, column
 
 
-def _bounds(kind: type[Record], name: str, value: Range) -> list[tuple[Operator, Any]]:
-    where, column = _column(kind, name)
+def _bounds(where: str, column: Column, value: Range) -> list[tuple[Operator, Any]]:
     if column.sealed:
         raise UnsupportedQuery("a range of a sealed field", where=where, remedy="sealed=False, or equality")
     given = [(operator, getattr(value, bound)) for bound, operator in _BOUNDS.items()]
@@ -75,7 +97,13 @@ async def conditions_on(codec: Codec, kind: type[Record], wanted: Mapping[str, A
     conditions: list[Condition] = []
     for name, value in wanted.items():
         if isinstance(value, Range):
-            conditions += [Condition(name, operator, bound) for operator, bound in _bounds(kind, name, value)]
+            conditions += [Condition(name, operator, bound) for operator, bound in _bounds(*_column(kind, name), value)]
+            continue
+        if (about := kind.domicile_table.about) is not None and name == about.name:
+            if not isinstance(value, UUID):
+                raise InvalidInput("a principal is a UUID", where=f"{kind.__name__}.{name}", remedy="home.internal_id")
+            principal = None if codec.is_subject(value) else stored_principal(value)
+            conditions.append(Condition(PRINCIPAL, Operator.EQUAL, principal))
             continue
         where, column = _column(kind, name)
         if column.sealed and column.find is None:

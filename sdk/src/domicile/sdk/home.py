@@ -23,7 +23,8 @@ from domicile.sdk.codec import Codec, Keys
 from domicile.sdk.cursors import Cursors, another_question
 from domicile.sdk.finding import Page
 from domicile.sdk.records import Record
-from domicile.sdk.store import Condition, Fence, Operator, Rows, Selection, Store, Work
+from domicile.sdk.references import Ref, Reference
+from domicile.sdk.store import Condition, Fence, Lookups, Operator, Rows, Selection, Store, Work
 from domicile.sdk.store.port import OutdatedKeys
 from domicile.sdk.tickets import ticket_of
 
@@ -80,6 +81,10 @@ class Records(ABC):
     @abstractmethod
     def _rows(self) -> Rows: ...
 
+    @property
+    @abstractmethod
+    def _lookups(self) -> Lookups: ...
+
     def new(self, kind: type[R], **fields: Any) -> R:
         """A record labelled with this home's jurisdiction, with a random ``id`` unless one is given.
 
@@ -89,6 +94,9 @@ class Records(ABC):
 
     async def put(self, record: Record, *, version: int | None = None, idempotency_key: str | None = None) -> int:
         """Store a record, or replace the one with its id; answers the row's version, which starts at 1.
+
+        Raises Forbidden for a record that replaces one about somebody else, KeyDestroyed where the key of whom it is
+        about was destroyed.
 
         ``version``: the one that must be there, 0 for none; Conflict otherwise. ``idempotency_key``: a call that is
         repeated under it for the same record writes nothing and answers what was answered first; for another record
@@ -130,25 +138,32 @@ class Records(ABC):
         """Write some fields of a record that was read, and answer it as it is then.
 
         Raises Conflict where the row has another version than the record, InvalidInput for a record that was not
-        read, for ``id`` and ``jurisdiction``, and for values that don't fit.
+        read, for ``id``, ``jurisdiction`` and a principal, and for values that don't fit; KeyDestroyed where a field
+        of it was destroyed.
         """
         self._codec.require_home(record)
         kind, table = type(record), record.domicile_table
+        self._codec.require_whole(record)
         if record.version == 0:
             raise InvalidInput("a record that was not read has no version", where=kind.__name__, remedy="put() it")
         if not changes or not changes.keys() <= table.by_name.keys():
             raise InvalidInput("changes are fields of the record, at least one", where=kind.__name__)
         checked = kind(**{**dict(record), **changes})
         columns = {table.by_name[name]: getattr(checked, name) for name in changes}
+        principal = self._codec.principal(record)
 
         async def write() -> int:
-            return await self._rows.update(table, await self._codec.encode(table, record.id, columns), record.version)
+            row = await self._codec.encode(table, record.id, columns, principal)
+            return await self._rows.update(table, row, record.version)
 
         checked._version = await self._sealing(write)
         return checked
 
     async def get(self, kind: type[R], id: UUID) -> R | None:  # noqa: A002 - the field's name
-        """The record with this id, or None. Raises NotFound where its key was destroyed."""
+        """The record with this id, or None. Raises NotFound where the subject's key was destroyed.
+
+        Where the key of somebody else was whom the record is about, its sealed fields are ``Destroyed``.
+        """
         found = await self._select(kind, Selection((Condition("id", Operator.EQUAL, id),)))
         return found[0] if found else None
 
@@ -233,9 +248,22 @@ class Records(ABC):
             self._codec.forget()
         return await read()
 
+    async def look_up(self, kind: type[Ref], **conditions: Any) -> list[Ref]:
+        """Rows of a table that belongs to no subject and that meet every condition, in the order of their key.
+
+        A condition is a value to equal, or a ``Range``; none is all rows. Raises UnsupportedQuery, InvalidInput.
+        """
+        return await look_up(self._lookups, kind, conditions)
+
     async def _select(self, kind: type[R], selection: Selection) -> list[R]:
         rows = await self._rows.select(kind.domicile_table, selection)
+        await self._codec.prepare(row.principal for row in rows)
         return [await self._codec.record(kind, row) for row in rows]
+
+
+async def look_up(lookups: Lookups, kind: type[Ref], conditions: Mapping[str, Any]) -> list[Ref]:
+    wanted = finding.look_up_by(kind, conditions)
+    return [kind.of_row(row) for row in await lookups.look_up(kind.domicile_reference, wanted)]
 
 
 class Transaction(Records):
@@ -249,16 +277,25 @@ class Transaction(Records):
     def _rows(self) -> Rows:
         return self._work
 
+    @property
+    def _lookups(self) -> Lookups:
+        return self._work
+
     @overload
     async def sql(self, statement: str | ClauseElement, *arguments: Any) -> list[dict[str, Any]]: ...
 
     @overload
     async def sql(self, statement: str | ClauseElement, *arguments: Any, into: type[R]) -> list[R]: ...
 
+    @overload
+    async def sql(self, statement: str | ClauseElement, *arguments: Any, into: type[Ref]) -> list[Ref]: ...
+
     async def sql(
-        self, statement: str | ClauseElement, *arguments: Any, into: type[R] | None = None
-    ) -> list[dict[str, Any]] | list[R]:
-        """One SELECT or DELETE over the subject's own rows: text with ``$1``, ``$2``..., or SQLAlchemy Core.
+        self, statement: str | ClauseElement, *arguments: Any, into: type[Record] | type[Reference] | None = None
+    ) -> Sequence[Any]:
+        """One SELECT over the subject's own rows and references, or one DELETE of its rows.
+
+        The statement is text with ``$1``, ``$2``..., or SQLAlchemy Core.
 
         Rows come as dicts, in which sealed values stay sealed, or as records of ``into``, whose every column must be
         selected. Raises UnsupportedQuery for any other statement or function, and for a question about a sealed
@@ -266,7 +303,11 @@ class Transaction(Records):
         """
         text, values = admitted(statement, arguments)
         rows = await self._work.query(text, values)
-        return rows if into is None else [await self._codec.record_of(into, row) for row in rows]
+        if into is None:
+            return rows
+        if issubclass(into, Reference):
+            return [into.of_row(row) for row in rows]
+        return [await self._codec.record_of(into, row) for row in rows]
 
 
 class Home(Records):
@@ -282,6 +323,10 @@ class Home(Records):
     async def _sealing(self, write: Callable[[], Awaitable[T]]) -> T:
         """Again where keys were turned since they were asked for: nothing was written."""
         return await self._knowing(write)
+
+    @property
+    def _lookups(self) -> Lookups:
+        return self._vault.rows
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:

@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, PrivateAt
 from pydantic.fields import FieldInfo
 
 from domicile.model.errors import InvalidInput, ModelError, UnsupportedQuery
-from domicile.model.fields import Personal, Shareable
-from domicile.sdk.tables import IDENTIFIER, INDEX_SUFFIX, KINDS, SYSTEM_COLUMNS, Column, Kind, Table
+from domicile.model.fields import Destroyed, Personal, Principal, Shareable
+from domicile.sdk.tables import IDENTIFIER, INDEX_SUFFIX, KINDS, SYSTEM_COLUMNS, About, Column, Kind, Table
 from domicile.service import where_invalid
 
 _OWN: Final = ("jurisdiction", "id")
@@ -40,6 +40,10 @@ class Record(BaseModel):
     ``id`` is a random key and never personal. Every other field is ``Annotated[type, Personal(...)]`` or
     ``Annotated[type, Shareable(...)]``; else the definition raises ModelError. A value that does not fit its
     field raises InvalidInput. Records are immutable: change one with ``record.model_copy(update={...})``.
+
+    One field may be ``Annotated[UUID, Principal(...)]``, or ``UUID | None``: who the row is about, by a random id
+    that the application gives that person. None, or the home's ``internal_id``, is the subject itself. What the row
+    seals is under that person's key; when that is destroyed, ``Destroyed`` is read in the place of sealed fields.
 
     ``indexes=("topic",)`` names shareable or clear fields that one subject's rows are looked up or ordered by;
     ``keep=timedelta(days=30)`` has rows deleted that long after they were first put, a minute late at most.
@@ -70,6 +74,11 @@ class Record(BaseModel):
         """How often the row had been written when it was read; 0 for a record that was not read."""
         return self._version
 
+    @property
+    def destroyed(self) -> frozenset[str]:
+        """Fields that were sealed under a key that was destroyed: ``Destroyed`` stands in their place."""
+        return frozenset(name for name, value in self if isinstance(value, Destroyed))
+
     @classmethod
     def _stored(cls, fields: dict[str, Any], version: int) -> Self:
         """A record from a store of ours, which was checked on its way in: as ``model_construct``, in a third of it."""
@@ -98,10 +107,13 @@ class Record(BaseModel):
         )
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
-        columns = type(self).domicile_table.by_name
+        table = type(self).domicile_table
         for name in type(self).model_fields:
-            field = columns[name].field if name in columns else None
-            yield name, _Hidden(field.category) if isinstance(field, Personal) else getattr(self, name, None)
+            field = table.by_name[name].field if name in table.by_name else None
+            if table.about is not None and name == table.about.name:
+                yield name, _Hidden(table.about.field.category)
+            else:
+                yield name, _Hidden(field.category) if isinstance(field, Personal) else getattr(self, name, None)
 
 
 _set_fields, _set_extra, _set_private = (
@@ -128,13 +140,45 @@ def _kind(where: str, annotation: Any) -> tuple[Kind, bool]:
     return kind, nullable
 
 
-def _column(where: str, name: str, info: FieldInfo) -> Column:
+def check_name(where: str, name: str) -> None:
+    """Raises ModelError for a name that no column of ours can have."""
     if not IDENTIFIER.fullmatch(name) or name in SYSTEM_COLUMNS or name.endswith(INDEX_SUFFIX):
         raise ModelError(
             "a name that no column can have",
             where=where,
             remedy=f"lower-case letters, digits and _; none of {', '.join(sorted(SYSTEM_COLUMNS))}; no {INDEX_SUFFIX}",
         )
+
+
+def _about(where: str, name: str, info: FieldInfo) -> About:
+    check_name(where, name)
+    plain, nullable = _split_optional(info.annotation)
+    (field,) = (entry for entry in info.metadata if isinstance(entry, Principal))
+    if plain is not UUID or len([each for each in info.metadata if isinstance(each, Personal | Shareable)]):
+        raise ModelError(
+            "a principal that is not a UUID, or is classified as something else, too",
+            where=where,
+            remedy='write Annotated[UUID, Principal("user...")], or UUID | None',
+        )
+    if info.default_factory is not None or not (info.is_required() or info.default is None):
+        raise ModelError("a principal by default", where=where, remedy="no default, or None: the subject itself")
+    return About(name, field, nullable)
+
+
+def _abouts(record: type[Record]) -> list[About]:
+    found = [
+        _about(f"{record.__name__}.{name}", name, info)
+        for name, info in record.model_fields.items()
+        if any(isinstance(entry, Principal) for entry in info.metadata)
+    ]
+    if len(found) > 1:
+        raise ModelError("two principals", where=record.__name__, remedy="a row is about one person: two classes")
+    return found
+
+
+def column_of(where: str, name: str, info: FieldInfo) -> Column:
+    """The column of a classified field; raises ModelError that names it and the remedy."""
+    check_name(where, name)
     classes = [entry for entry in info.metadata if isinstance(entry, Personal | Shareable)]
     if len(classes) != 1:
         raise ModelError(
@@ -180,14 +224,18 @@ def describe(record: type[Record], table: str, indexes: tuple[str, ...] = (), ke
         raise ModelError(
             "jurisdiction is a required str without a default", where=name, remedy="leave it as Record declares it"
         )
-    if any(isinstance(entry, Personal) for entry in key.metadata):
+    if any(isinstance(entry, Personal | Principal) for entry in key.metadata):
         raise ModelError("a personal primary key", where=f"{name}.id", remedy="a random UUID, and a field of its own")
     if key.annotation is not UUID:
         raise ModelError("a primary key that is not a UUID", where=f"{name}.id", remedy="id: UUID")
+    about = next(iter(_abouts(record)), None)
+    not_columns = {*_OWN, about.name} if about else {*_OWN}
     columns = tuple(
-        _column(f"{name}.{field}", field, info) for field, info in record.model_fields.items() if field not in _OWN
+        column_of(f"{name}.{field}", field, info)
+        for field, info in record.model_fields.items()
+        if field not in not_columns
     )
     _check_indexes(name, columns, indexes)
     if keep is not None and keep < timedelta(seconds=1):
         raise ModelError("is kept for less than a second", where=name, remedy="leave keep= out to keep it for ever")
-    return Table(table, columns, indexes, keep)
+    return Table(table, columns, indexes, keep, about)

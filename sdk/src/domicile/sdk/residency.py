@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
+from uuid import UUID
 
 from domicile.client import DirectoryClient, GatewayClient, KeyClient
 from domicile.model.access import Identity, Role
@@ -24,10 +25,11 @@ from domicile.model.errors import (
 from domicile.model.ids import KEY_BYTES, AliasKey, Peppers, SubjectKey
 from domicile.model.manifest import Manifest
 from domicile.model.pins import Pin, PinState
-from domicile.model.wire import ClaimRequest
+from domicile.model.wire import ClaimRequest, ErasureResponse
 from domicile.sdk.abroad import Abroad
 from domicile.sdk.cell import CellSession
-from domicile.sdk.home import Home, Vault
+from domicile.sdk.home import Home, Vault, look_up
+from domicile.sdk.references import Ref
 from domicile.sdk.store import AcrossStore, Fence, FenceReader, RowStore, open_pool
 from domicile.sdk.tickets import key_of
 from domicile.service import ProcessSettings, load_settings
@@ -193,6 +195,36 @@ class Residency:
         """The home that a ticket names, as ``home`` finds it. Raises InvalidInput for what is no ticket."""
         return await self.home_of(key_of(ticket))
 
+    async def erase(self, subject_id: str) -> ErasureResponse:
+        """Erase a subject at home here for good: rows, aliases, keys and pin, in every process at once.
+
+        The answer holds the signed receipt; who asks again gets the same one. Whoever comes back starts with nothing,
+        at a higher epoch. Raises WrongCell, CrossBorderAccess, UnknownSubject, and Conflict for one that is being
+        moved. Raises Unavailable where it is not done: nothing is begun, or the rest goes on by itself.
+        """
+        keys = self.subject_keys(subject_id)
+        gateway = self._gateways[self.cell_name]
+        try:
+            pin = await self._pin(*keys)
+        except UnknownSubject:
+            for key in keys:  # erased already, perhaps here
+                try:
+                    return await gateway.erase(key)
+                except (UnknownSubject, WrongCell):
+                    continue
+            raise
+        self._require_here(pin)
+        return await gateway.erase(pin.subject_key)
+
+    async def shred(self, subject_id: str, principal: UUID) -> ErasureResponse:
+        """Delete what is stored about one principal of a subject at home here, and destroy its key.
+
+        What is put under a key that another process still holds, until the receipt's ``caches_until``, is closed after
+        that. Raises as ``erase``.
+        """
+        home = await self.home(subject_id)
+        return await self._gateways[self.cell_name].shred(home.subject_key, principal)
+
     @asynccontextmanager
     async def cell(self, *, purpose: str) -> AsyncIterator[CellSession]:
         """To look across the subjects of this cell, by a role of its own; ``purpose`` is kept with the time.
@@ -200,6 +232,10 @@ class Residency:
         Raises InvalidInput for a purpose that is no code such as ``support:T-1042``, and Unavailable.
         """
         yield await CellSession.begin(self._vault, self._across, purpose)
+
+    async def look_up(self, kind: type[Ref], **conditions: Any) -> list[Ref]:
+        """As ``home.look_up``, for whom there is no home yet."""
+        return await look_up(self._vault.rows, kind, conditions)
 
     async def resolve_alias(self, kind: str, value: str) -> SubjectKey:
         """Whose alias this is, in whatever cell; raises UnknownSubject for nobody's."""

@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 from uuid import UUID
 
 from domicile.model.ids import SubjectKey
+from domicile.model.wire import ErasureResponse
 from domicile.sdk import abroad as asynchronous_abroad
 from domicile.sdk import cell as asynchronous_cell
 from domicile.sdk import home as asynchronous
 from domicile.sdk.abroad import AbroadRow
 from domicile.sdk.finding import Page
 from domicile.sdk.records import Record
+from domicile.sdk.references import Ref, Reference
 from domicile.sdk.residency import Residency as AsynchronousResidency
 from domicile.service import ProcessSettings
 
@@ -135,6 +137,9 @@ class Records:
     def delete(self, kind: type[Record], id: UUID, *, version: int | None = None) -> bool:  # noqa: A002
         return self._loop.run(self._records.delete(kind, id, version=version))
 
+    def look_up(self, kind: type[Ref], **conditions: Any) -> list[Ref]:
+        return self._loop.run(self._records.look_up(kind, **conditions))
+
 
 class Transaction(Records):
     """See ``domicile.sdk.home.Transaction``."""
@@ -149,11 +154,16 @@ class Transaction(Records):
     @overload
     def sql(self, statement: str | ClauseElement, *arguments: Any, into: type[R]) -> list[R]: ...
 
+    @overload
+    def sql(self, statement: str | ClauseElement, *arguments: Any, into: type[Ref]) -> list[Ref]: ...
+
     def sql(
-        self, statement: str | ClauseElement, *arguments: Any, into: type[R] | None = None
-    ) -> list[dict[str, Any]] | list[R]:
+        self, statement: str | ClauseElement, *arguments: Any, into: type[Record] | type[Reference] | None = None
+    ) -> Sequence[Any]:
         if into is None:
             return self._loop.run(self._transaction.sql(statement, *arguments))
+        if issubclass(into, Reference):
+            return self._loop.run(self._transaction.sql(statement, *arguments, into=into))
         return self._loop.run(self._transaction.sql(statement, *arguments, into=into))
 
 
@@ -263,6 +273,15 @@ class Residency:
 
     def redeem(self, ticket: str) -> Home:
         return Home(self._loop, self._loop.run(self._residency.redeem(ticket)))
+
+    def look_up(self, kind: type[Ref], **conditions: Any) -> list[Ref]:
+        return self._loop.run(self._residency.look_up(kind, **conditions))
+
+    def erase(self, subject_id: str) -> ErasureResponse:
+        return self._loop.run(self._residency.erase(subject_id))
+
+    def shred(self, subject_id: str, principal: UUID) -> ErasureResponse:
+        return self._loop.run(self._residency.shred(subject_id, principal))
 
     def resolve_alias(self, kind: str, value: str) -> SubjectKey:
         return self._loop.run(self._residency.resolve_alias(kind, value))

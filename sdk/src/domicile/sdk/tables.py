@@ -18,15 +18,16 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 
 from domicile.model.errors import InvalidInput
-from domicile.model.fields import FieldClass, Personal
+from domicile.model.fields import FieldClass, Personal, Principal
 
 IDENTIFIER: Final = re.compile(r"[a-z][a-z0-9_]{0,54}")
 INDEX_SUFFIX: Final = "_index"
+PRINCIPAL: Final = "principal_key"
 SYSTEM_COLUMNS: Final = frozenset(
     {
         "jurisdiction",
         "subject_key",
-        "principal_key",
+        PRINCIPAL,
         "id",
         "epoch",
         "version",
@@ -72,6 +73,10 @@ class Kind:
         if isinstance(checked, datetime) and checked.tzinfo is None:
             raise InvalidInput("a time without a zone", remedy="use datetime.now(UTC)")
         return checked
+
+    def plain(self, value: Any) -> Any:
+        """A value as a driver answers it, as one of this type itself."""
+        return UUID(int=value.int) if self.python is UUID and value is not None else value
 
     def dump(self, value: Any) -> bytes:
         """The one spelling of a value, as JSON."""
@@ -155,18 +160,28 @@ class Column:
         return self.nullable or (self.sealed and self.default is not None)
 
 
+@dataclass(frozen=True)
+class About:
+    """The field that names who a row is about. ``nullable``: None is the subject itself."""
+
+    name: str
+    field: Principal
+    nullable: bool
+
+
 @dataclass(frozen=True, eq=False)
 class Table:
     """A record class's table: the columns that the class declared, in its order. It is equal to itself alone.
 
     ``indexes``: clear columns that rows of one subject are looked up or ordered by. ``keep``: how long after a
-    row was first put it is swept away; None for never.
+    row was first put it is swept away; None for never. ``about``: None where every row is about its subject.
     """
 
     name: str
     columns: tuple[Column, ...]
     indexes: tuple[str, ...] = ()
     keep: timedelta | None = None
+    about: About | None = None
 
     @cached_property
     def by_name(self) -> dict[str, Column]:
@@ -188,3 +203,16 @@ class Table:
         """(name, SQL type, nullable) of every column that a row carries beside the system's own."""
         plain = [(column.name, column.sql_type, column.sql_nullable) for column in self.columns]
         return (*plain, *((column.index, "bytea", column.sql_nullable) for column in self.columns if column.find))
+
+
+@dataclass(frozen=True, eq=False)
+class ReferenceTable:
+    """A table that belongs to no subject. ``key``: the columns that tell its rows apart."""
+
+    name: str
+    columns: tuple[Column, ...]
+    key: tuple[str, ...]
+
+    @cached_property
+    def by_name(self) -> dict[str, Column]:
+        return {column.name: column for column in self.columns}

@@ -6,6 +6,7 @@ update is lost and nobody is waited for. Versions and times stay, since the valu
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 from uuid import UUID
 
@@ -13,8 +14,9 @@ from domicile.model.errors import Unavailable
 from domicile.sdk.codec import Codec
 from domicile.sdk.home import Vault
 from domicile.sdk.store import Fence, Work
+from domicile.sdk.store.port import principal_of
 from domicile.sdk.store.statements import reseal, sealed
-from domicile.sdk.tables import Table
+from domicile.sdk.tables import PRINCIPAL, Table
 
 BATCH: Final = 100
 """Rows in one transaction, which holds them and the fence until it ends."""
@@ -44,7 +46,8 @@ async def _pass(vault: Vault, fence: Fence, codec: Codec, table: Table, generati
     while True:
         async with vault.rows.work(fence.subject_key, fence.epoch) as work:
             found = await work.query(sealed(table), (after, BATCH))
-            old = [row["id"] for row in found if await codec.resealed(table, row["id"], row, generation)]
+            await codec.prepare(principal_of(row[PRINCIPAL]) for row in found)
+            old = [row["id"] for row in found if await _turned(codec, table, row, generation)]
             if old:
                 await _reseal(work, fence, codec, table, generation, old)
         rows, stale = rows + len(found), stale + len(old)
@@ -53,11 +56,16 @@ async def _pass(vault: Vault, fence: Fence, codec: Codec, table: Table, generati
         after = found[-1]["id"]
 
 
+async def _turned(codec: Codec, table: Table, row: Mapping[str, Any], generation: int) -> dict[str, Any]:
+    """What changes in a row, by the key of whom it is about."""
+    return await codec.resealed(table, row["id"], row, principal_of(row[PRINCIPAL]), generation)
+
+
 async def _reseal(work: Work, fence: Fence, codec: Codec, table: Table, generation: int, ids: list[Any]) -> None:
     """Of these rows, those that nobody else holds."""
     fresh: dict[Any, dict[str, Any]] = {}
     for row in await work.query(sealed(table, held=True), (ids,)):
-        if values := await codec.resealed(table, row["id"], row, generation):
+        if values := await _turned(codec, table, row, generation):
             fresh[row["id"]] = values
     if fresh:
         names = tuple(table.derived)

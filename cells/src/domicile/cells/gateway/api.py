@@ -16,10 +16,12 @@ from typing import Final, NoReturn
 from aiohttp import web
 from pydantic import Field
 
+from domicile.cells.gateway.erasures import Eraser
 from domicile.cells.gateway.grants import Grants
 from domicile.cells.gateway.records import RecordsApi
 from domicile.cells.gateway.reports import Reporter
-from domicile.cells.gateway.routes import OPEN_FENCE, PARAMETERS, READ_ABROAD, REKEY
+from domicile.cells.gateway.restores import Settler
+from domicile.cells.gateway.routes import ERASE, OPEN_FENCE, PARAMETERS, READ_ABROAD, REKEY, SHRED
 from domicile.cells.gateway.sweeper import Sweeper
 from domicile.client import DirectoryClient, KeyClient
 from domicile.model import (
@@ -36,9 +38,16 @@ from domicile.model import (
     Unavailable,
     UnknownSubject,
 )
-from domicile.model.wire import MAX_CONDITIONS, AbroadRows, FenceRequest, FenceResponse, RekeyRequest
+from domicile.model.wire import (
+    MAX_CONDITIONS,
+    AbroadRows,
+    FenceRequest,
+    FenceResponse,
+    PrincipalRequest,
+    RekeyRequest,
+)
 from domicile.sdk.home import Vault
-from domicile.sdk.store import AbroadStore, Fence, FenceStore, RowStore, open_pool
+from domicile.sdk.store import AbroadStore, ErasureStore, Fence, FenceStore, RowStore, open_pool
 from domicile.service import PEER, ProcessSettings, Service, ended, json_response, read_body
 from domicile.telemetry import BORDER
 
@@ -83,9 +92,16 @@ class GatewayApi:
     """Handlers of one cell. ``cell`` is the gateway's own identity."""
 
     def __init__(
-        self, cell: Identity, fences: FenceStore, abroad: AbroadStore, grants: Grants, directory: DirectoryClient
+        self,
+        cell: Identity,
+        fences: FenceStore,
+        abroad: AbroadStore,
+        grants: Grants,
+        directory: DirectoryClient,
+        eraser: Eraser,
     ) -> None:
         self._cell = cell
+        self._eraser = eraser
         self._directory = directory
         self._fences = fences
         self._abroad = abroad
@@ -94,6 +110,8 @@ class GatewayApi:
     def routes(self, service: Service) -> None:
         service.route("POST", FENCES_PATH, Endpoint.FENCES, self.open_fence, OPEN_FENCE)
         service.route("POST", f"{FENCES_PATH}/rekey", Endpoint.FENCES_REKEY, self.rekey, REKEY)
+        service.route("POST", f"{FENCES_PATH}/erase", Endpoint.FENCES_ERASE, self.erase, ERASE)
+        service.route("POST", f"{FENCES_PATH}/shred", Endpoint.FENCES_SHRED, self.shred, SHRED)
         service.route("GET", ABROAD_PATH, Endpoint.ABROAD_READ, self.read_abroad, READ_ABROAD)
         service.route("*", ABROAD_PATH, Endpoint.ABROAD_READ, self.refuse_abroad)
 
@@ -126,6 +144,19 @@ class GatewayApi:
         fence = await self._fences.rekey(key, wish.successor, {each.alias_key: each.successor for each in wish.aliases})
         await self._directory.rekey(key, wish)
         return _fence_response(fence)
+
+    async def erase(self, request: web.Request) -> web.Response:
+        """Erase a subject at home here, for this cell's application or an operator of the jurisdiction."""
+        key, peer = SubjectKey.parse(request.match_info["subject_key"]), request[PEER]
+        if peer.role is Role.APP and peer.cell != self._cell.cell:
+            raise Forbidden("an application erases subjects of its own cell", where=self._cell.uri)
+        return json_response(await self._eraser.erase(key), Cache_Control="no-store")
+
+    async def shred(self, request: web.Request) -> web.Response:
+        """Shred one principal of a subject that is open here."""
+        key = SubjectKey.parse(request.match_info["subject_key"])
+        asked = await read_body(request, PrincipalRequest)
+        return json_response(await self._eraser.shred(key, asked.principal), Cache_Control="no-store")
 
     async def read_abroad(self, request: web.Request) -> web.Response:
         """Shareable columns of a subject at home here; every answer, and every refusal, is on the record."""
@@ -171,6 +202,29 @@ class GatewaySettings(ProcessSettings):
     )
 
 
+class _LateKeys:
+    """The key service, by the signed topology: read when a key is first destroyed, since a gateway starts without."""
+
+    def __init__(self, settings: ProcessSettings, directory: DirectoryClient) -> None:
+        self._settings = settings
+        self._directory = directory
+        self._client: KeyClient | None = None
+
+    async def client(self) -> KeyClient:
+        """Raises TokenInvalid or Unavailable for no topology."""
+        if self._client is None:
+            credentials = self._settings.credentials
+            manifest = await self._settings.topology(self._directory).load()
+            assert credentials.identity.cell is not None
+            if self._client is None:
+                self._client = KeyClient.of_cell(credentials, manifest, credentials.identity.cell)
+        return self._client
+
+    async def close(self) -> None:
+        if self._client is not None:
+            await self._client.close()
+
+
 @asynccontextmanager
 async def open_vault(settings: GatewaySettings, directory: DirectoryClient) -> AsyncIterator[Vault]:
     """What reads and writes records as the application does. Raises InvalidInput, TokenInvalid, Unavailable."""
@@ -210,7 +264,7 @@ async def serve_gateway(settings: GatewaySettings) -> AsyncIterator[None]:
         directory = DirectoryClient(settings.credentials, settings.directory)
         stack.push_async_callback(directory.close)
         pools = []
-        for user in ("domicile_gateway", "domicile_abroad"):
+        for user in ("domicile_gateway", "domicile_abroad", "domicile_eraser"):
             pool = await open_pool(
                 settings.credentials,
                 settings.storage,
@@ -227,13 +281,20 @@ async def serve_gateway(settings: GatewaySettings) -> AsyncIterator[None]:
             await fences.incarnation()
 
         service = Service(settings, ready)
-        GatewayApi(identity, fences, abroad, Grants(directory, identity), directory).routes(service)
+        grants, keys = Grants(directory, identity), _LateKeys(settings, directory)
+        stack.push_async_callback(keys.close)
+        eraser = Eraser(identity, ErasureStore(pools[2]), fences, grants, directory, keys.client)
+        GatewayApi(identity, fences, abroad, grants, directory, eraser).routes(service)
         if settings.records:
             RecordsApi(await stack.enter_async_context(open_vault(settings, directory)), fences).routes(service)
         service.describe("Domicile gateway", Endpoint.ABROAD_READ, PARAMETERS)
         reporting = asyncio.create_task(Reporter(identity, fences, directory).run())
         stack.push_async_callback(ended, reporting)
+        settling = asyncio.create_task(Settler(identity, fences, directory, grants).run())
+        stack.push_async_callback(ended, settling)
         sweeping = asyncio.create_task(Sweeper(fences).run())
         stack.push_async_callback(ended, sweeping)
+        erasing = asyncio.create_task(eraser.run())
+        stack.push_async_callback(ended, erasing)
         async with service.listen(settings.address(), service.internal_context([Role.APP, Role.ROUTER])):
             yield

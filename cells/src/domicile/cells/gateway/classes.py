@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, cast
 
 from pydantic import ConfigDict, create_model
 
-from domicile.model import Conflict, NotFound, Personal, Shareable
+from domicile.model import Conflict, NotFound, Personal, Principal, Shareable
 from domicile.sdk import Record
 from domicile.sdk.store import RecordedColumn
 from domicile.sdk.tables import KINDS
@@ -25,6 +25,8 @@ def _field(column: RecordedColumn) -> tuple[Any, Any]:
     python: Any = _TYPES[column.kind or ""]
     if column.nullable:
         python = python | None
+    if column.field_class == "principal":
+        return Annotated[python, Principal(column.category)], None if column.nullable else ...
     if column.field_class == "shareable":
         return Annotated[python, Shareable(column.category)], None if column.nullable else ...
     find: Any = {"subject": True, "cell": "cell", None: False}[column.find]

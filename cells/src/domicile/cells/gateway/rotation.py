@@ -123,7 +123,7 @@ class Rotator:
         log("subject-turned", count=count)
 
     async def _turn_rows(self, fence: Fence, turn: KeyTurn, *, wholly: bool) -> int:
-        self._vault.keys.forget(turn.subject, turn.subject)
+        self._vault.keys.forget(turn.subject)
         count = 0
         for table in await self._fences.tables():
             kind = record_class(table, await self._fences.columns(table))

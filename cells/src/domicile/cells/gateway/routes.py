@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from domicile.model import Conflict, FenceRefused, NotFound, UnknownSubject, WrongCell
 from domicile.model.ids import KEY_BYTES
-from domicile.model.wire import AbroadRows, FenceRequest, FenceResponse, RekeyRequest
+from domicile.model.wire import AbroadRows, ErasureResponse, FenceRequest, FenceResponse, PrincipalRequest, RekeyRequest
 from domicile.service import Operation
 
 PARAMETERS: Final[dict[str, dict[str, Any]]] = {
@@ -26,6 +26,17 @@ REKEY: Final = Operation(
     {200: FenceResponse},
     body=RekeyRequest,
     refuses=(UnknownSubject, WrongCell, FenceRefused, Conflict),
+)
+ERASE: Final = Operation(
+    "Erase a subject at home here for good; who asks again gets the same receipt",
+    {200: ErasureResponse},
+    refuses=(UnknownSubject, WrongCell, FenceRefused, Conflict),
+)
+SHRED: Final = Operation(
+    "Delete what is stored about one principal of a subject, and destroy its key",
+    {200: ErasureResponse},
+    body=PrincipalRequest,
+    refuses=(UnknownSubject, FenceRefused),
 )
 READ_ABROAD: Final = Operation(
     "A subject's rows, shareable columns only; every other query parameter is a column that the rows equal",

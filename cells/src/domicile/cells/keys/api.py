@@ -14,6 +14,7 @@ from domicile.cells.keys.shreds import Shredder
 from domicile.cells.keys.storage import KeyStore, Name
 from domicile.model import Endpoint, Forbidden
 from domicile.model.wire import (
+    BackupKeyRequest,
     DataKeyRef,
     DataKeysRequest,
     DataKeysResponse,
@@ -50,6 +51,7 @@ class KeyApi:
         service.route("POST", "/v1/key-rotations", Endpoint.KEYS_TURN, self.rotation)
         service.route("POST", "/v1/key-rotations/subjects", Endpoint.KEYS_TURN, self.turns)
         service.route("POST", "/v1/key-rotations/turns", Endpoint.KEYS_TURN, self.turn)
+        service.route("POST", "/v1/backup-keys", Endpoint.BACKUP_KEYS, self.backup_key)
         service.route("GET", "/v1/keks", Endpoint.KEYS_ROTATE, self.keks)
         service.route("POST", "/v1/keks/{domain}/rotate", Endpoint.KEYS_ROTATE, self.rotate)
         service.route("POST", "/v1/keks/{domain}/rewrap", Endpoint.KEYS_ROTATE, self.rewrap)
@@ -113,10 +115,16 @@ class KeyApi:
     async def shred(self, request: web.Request) -> web.Response:
         asked = await read_body(request, ShredRequest)
         caller = await self._own_cell(request, asked.cell, [(asked.subject, asked.principal or asked.subject)])
-        return json_response(ShredResponse(receipt=await self._shredder.shred(asked, caller)), Cache_Control="no-store")
+        receipt = await self._shredder.shred(asked, caller)
+        return json_response(ShredResponse(receipt=receipt, key=self._shredder.public_pem), Cache_Control="no-store")
 
     async def receipt_key(self, _: web.Request) -> web.Response:
         return json_response(ReceiptKey(pem=self._shredder.public_pem))
+
+    async def backup_key(self, request: web.Request) -> web.Response:
+        asked = await read_body(request, BackupKeyRequest)
+        key = await self._custody.backup_key(asked, request[PEER].uri)
+        return json_response(key, Cache_Control="no-store")
 
     async def keks(self, _: web.Request) -> web.Response:
         return json_response(KekProgresses(domains=await self._custody.progress()), Cache_Control="no-store")

@@ -13,12 +13,13 @@ from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from domicile.cells.keys.guarded import GuardedHolder, check_value
+from domicile.cells.keys.guarded import GuardedHolder
 from domicile.cells.keys.holders import Plain, Wrapped, data_key_context, index_key_context
 from domicile.cells.keys.storage import DataKeyRow, IndexKeyRow, KeyStore, Name
+from domicile.identity.wrapping import backup_key_context, check_value
 from domicile.model import InvalidInput, KeyWithheld, NotFound
 from domicile.model.key_domains import DEFAULT_DOMAIN
-from domicile.model.wire import DataKey, KekProgress, OtherKey
+from domicile.model.wire import BackupKey, BackupKeyRequest, DataKey, KekProgress, OtherKey, WrappedKey
 
 KEY_BYTES: Final = 32
 REWRAP_BATCH: Final = 200
@@ -148,6 +149,24 @@ class Custody:
         if withheld:
             raise KeyWithheld("the holder of its key-encryption key does not wrap this data key", where="keys")
         await self._store.add_next(cell, [row for row, _ in made.values()], generation, caller)
+
+    async def backup_key(self, asked: BackupKeyRequest, caller: str) -> BackupKey:
+        """A key for backups, under the service's own key-encryption key; it is kept with them, and nowhere here.
+
+        Raises Unavailable for a wrapped one that was not made here, or for another database.
+        """
+        holder = self._holder(DEFAULT_DOMAIN)
+        context = backup_key_context(self._jurisdiction, DEFAULT_DOMAIN, asked.database)
+        if asked.wrapped is None:
+            plain = _fresh(1)
+            (made,) = await holder.wrap([Plain(context, plain)])
+            await self._store.record(asked.database, "made", caller)
+            wrapped = WrappedKey(value=made.value, version=made.version, check=check_value(plain, context))
+            return BackupKey(key=plain, wrapped=wrapped)
+        found = Wrapped(context, asked.wrapped.version, asked.wrapped.value)
+        (plain,) = await holder.unwrap([found], [asked.wrapped.check])
+        await self._store.record(asked.database, "unwrapped", caller)
+        return BackupKey(key=plain, wrapped=asked.wrapped)
 
     async def progress(self, domain: str | None = None) -> list[KekProgress]:
         """Of every domain, or of one. Raises NotFound for an unknown one, KeyWithheld where its holder is silent."""

@@ -8,13 +8,13 @@ so that a wrong key seals nothing.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import hmac
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
 from domicile.cells.keys.holders import KeyHolder, Plain, Wrapped
+from domicile.identity.wrapping import check_value
 from domicile.model import Conflict, DomicileError, KeyWithheld
 from domicile.telemetry import HOLDER_DURATION, HOLDER_FAILURES, warn
 
@@ -23,14 +23,8 @@ DEADLINE_SECONDS: Final = 2.0
 AT_ONCE: Final = 32
 FAILURES: Final = 5
 OPEN_SECONDS: Final = 5.0
-CHECK_BYTES: Final = 16
 MAX_WRAPPED_BYTES: Final = 4096
 Result = TypeVar("Result")
-
-
-def check_value(key: bytes, context: bytes) -> bytes:
-    """What tells the right key from any other, and nothing of it: HMAC-SHA256 under the key, cut to 16 bytes."""
-    return hmac.digest(key, b"domicile/key-check" + context, hashlib.sha256)[:CHECK_BYTES]
 
 
 class Breaker:

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
+from domicile.identity.wrapping import joined
+
 
 class Plain(NamedTuple):
     """A key, and the bytes that name whose it is: unwrapping needs the same."""
@@ -37,11 +39,6 @@ class KeyHolder(Protocol):
 
     async def rotate(self) -> int:
         """Begin a new version and answer it; Conflict where only the holder's owner can."""
-
-
-def joined(*parts: bytes) -> bytes:
-    """Parts with their lengths, so that no two lists of parts give the same bytes."""
-    return b"".join(len(part).to_bytes(2, "big") + part for part in parts)
 
 
 def data_key_context(jurisdiction: str, domain: str, subject: UUID, principal: UUID) -> bytes:

@@ -1,57 +1,24 @@
 """The key-encryption keys that this service holds itself: one file for each version, and nowhere else.
 
-Neither the key store's database nor its backups open anything without them. Wrapping is AES-256-GCM (NIST SP 800-38D)
-with a random nonce. The database records a check value of each version, so that a service with a lost or another
-key refuses to start, or to use it. No code of ours ever deletes such a file.
+Neither the key store's database nor its backups open anything without them. The database records a check value of
+each version, so that a service with a lost or another key refuses to start, or to use it. No code of ours ever
+deletes such a file.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import hmac
 import os
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Protocol
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
-from domicile.cells.keys.holders import Plain, Wrapped, joined
+from domicile.cells.keys.holders import Plain, Wrapped
 from domicile.identity import write_private
-from domicile.model import InvalidInput, Unavailable
-
-KEY_BYTES: Final = 32
-_NONCE_BYTES: Final = 12
-
-
-class KeyEncryptionKey:
-    """One version of the key of one (jurisdiction, domain)."""
-
-    def __init__(self, secret: bytes, jurisdiction: str, domain: str) -> None:
-        if len(secret) != KEY_BYTES:
-            raise InvalidInput(f"a key-encryption key has {KEY_BYTES} bytes, not {len(secret)}")
-        scope = joined(b"check", jurisdiction.encode(), domain.encode())
-        self._cipher = AESGCM(secret)
-        self.check_value = hmac.digest(secret, scope, hashlib.sha256)
-        """32 bytes that only this key gives for this jurisdiction and domain; they tell nothing about it."""
-
-    def wrap(self, plain: bytes, context: bytes) -> bytes:
-        nonce = os.urandom(_NONCE_BYTES)
-        return nonce + self._cipher.encrypt(nonce, plain, context)
-
-    def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
-        """Raises Unavailable for a value that this key did not wrap for this context."""
-        try:
-            return self._cipher.decrypt(wrapped[:_NONCE_BYTES], wrapped[_NONCE_BYTES:], context)
-        except (InvalidTag, ValueError):  # altered, or cut short
-            raise Unavailable(
-                "a wrapped key does not open under this key-encryption key",
-                where="key store",
-                remedy="restore the key store and the key-encryption keys from the same time",
-            ) from None
+from domicile.identity.wrapping import KEY_BYTES, KeyEncryptionKey
+from domicile.model import InvalidInput
 
 
 class Register(Protocol):

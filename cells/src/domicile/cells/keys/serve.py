@@ -87,7 +87,7 @@ async def serve_keys(settings: KeySettings, section: KeySection | None = None) -
         service = Service(settings, store.probe)
         custody = Custody(store, identity.jurisdiction, holders)
         KeyApi(custody, shredder, store, section.cache_seconds).routes(service)
-        context = service.internal_context([Role.APP, Role.GATEWAY], [identity.jurisdiction, GLOBAL])
+        context = service.internal_context([Role.APP, Role.GATEWAY, Role.BACKUP], [identity.jurisdiction, GLOBAL])
         pruning = asyncio.create_task(
             repeated(lambda: prune(store, section.audit_days), BEAT_SECONDS, "key-audit-not-pruned")
         )

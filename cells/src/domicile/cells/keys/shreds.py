@@ -49,10 +49,10 @@ class Shredder:
         return self._signer.public_pem().decode()
 
     async def shred(self, asked: ShredRequest, caller: str) -> str:
-        """Destroy, and sign what was destroyed. Who repeats it gets a receipt about what was left to destroy."""
+        """Destroy, and sign what is destroyed. Who repeats it, as after an interruption, gets the same said."""
         await self._store.check_owner(asked.cell, asked.subject)  # before it is noted for every start to come
         await asyncio.to_thread(self._note, asked)
-        gone = await self._store.shred(asked.cell, asked.subject, asked.principal, caller)
+        shredded = await self._store.shred(asked.cell, asked.subject, asked.principal, caller)
         now = int(self._clock())
         receipt = ShredReceipt(
             iss=self._identity.deployment,
@@ -60,11 +60,12 @@ class Shredder:
             store=self._identity.uri,
             cell=asked.cell,
             subject=asked.subject,
-            principals=sorted(gone),
+            principals=sorted(shredded.principals),
             whole_subject=asked.principal is None,
             iat=now,
             caches_until=now + self._section.cache_seconds,
             backups_until=now + self._section.backup_days * DAY,
+            deleted=asked.deleted,
         )
         return self._signer.sign(receipt.model_dump(mode="json"), TokenType.SHRED_RECEIPT)
 
@@ -72,7 +73,7 @@ class Shredder:
         """What was noted and is there all the same: an interrupted shred, or a restored store; how many keys."""
         again = 0
         for asked in self._noted():
-            again += len(await self._store.shred(asked.cell, asked.subject, asked.principal, self._identity.uri))
+            again += (await self._store.shred(asked.cell, asked.subject, asked.principal, self._identity.uri)).now
         if again:
             warn("keys-destroyed-again", count=again)
         return again
@@ -80,7 +81,7 @@ class Shredder:
     def _note(self, asked: ShredRequest) -> None:
         descriptor = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         with os.fdopen(descriptor, "ab") as stream:
-            stream.write(asked.model_dump_json().encode() + b"\n")
+            stream.write(asked.model_dump_json(exclude={"deleted"}).encode() + b"\n")
             stream.flush()
             os.fsync(stream.fileno())
 

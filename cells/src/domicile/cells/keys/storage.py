@@ -59,6 +59,13 @@ class IndexKeyRow(NamedTuple):
     check_value: bytes
 
 
+class Shredded(NamedTuple):
+    """``principals``: of what was asked for, those whose key is destroyed; ``now``: how many were by this call."""
+
+    principals: list[UUID]
+    now: int
+
+
 class Found(NamedTuple):
     """What there is of the names asked for. ``others``: of another generation. ``domains``: of their subjects."""
 
@@ -168,6 +175,11 @@ class KeyStore:
         async with self._transaction() as connection:
             await self._audit(connection, caller, cell, "refused", names)
 
+    async def record(self, database: str, action: str, caller: str) -> None:
+        """Into the audit: a key that is no subject's was made or unwrapped, for backups of a database."""
+        async with self._transaction() as connection:
+            await self._audit(connection, caller, database, action, [(None, None)])
+
     async def _found(self, connection: Connection, names: Collection[Name], domains: dict[UUID, str]) -> Found:
         columns = [name[0] for name in names], [name[1] for name in names]
         rows = await connection.fetch(_SQL["find_data_keys"], *columns)
@@ -275,8 +287,8 @@ class KeyStore:
         if any(row["cell"] != cell for row in rows):
             raise Forbidden("a subject of another cell", where="key store")
 
-    async def shred(self, cell: str, subject: UUID, principal: UUID | None, caller: str) -> list[UUID]:
-        """Destroy the wrapped key of a principal, or all of a subject's; the principals whose key it was.
+    async def shred(self, cell: str, subject: UUID, principal: UUID | None, caller: str) -> Shredded:
+        """Destroy the wrapped key of a principal, or all of a subject's.
 
         Waits for whoever makes one at that moment. Harmless to repeat. Raises Forbidden where the subject belongs
         to another cell.
@@ -288,7 +300,8 @@ class KeyStore:
             if principal is None:
                 await connection.execute(_SQL["destroy_subject"], subject)
             await self._audit(connection, caller, cell, "shredded", [(subject, each) for each in gone])
-        return [UUID(int=each.int) for each in gone]
+            rows = await connection.fetch(_SQL["find_shredded"], subject, principal)
+        return Shredded([UUID(int=row[0].int) for row in rows], len(gone))
 
     async def rotation(self, cell: str, action: str) -> KeyRotation:
         """``status``, ``go`` or ``pause``. One that has nothing left to turn is over."""

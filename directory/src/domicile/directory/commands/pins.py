@@ -140,7 +140,11 @@ def reconcile_command(as_json: JsonOption = False) -> None:
 
     Example: until domicile pin reconcile; do sleep 5; done
     """
-    found = run("reconcile", _reconciliation(), as_json=as_json)
+    _tell(run("reconcile", _reconciliation(), as_json=as_json), as_json=as_json)
+
+
+def _tell(found: dict[str, Any], *, as_json: bool) -> None:
+    """How it stands; exit status 1 while it is not over."""
     if as_json:
         typer.echo(json.dumps({"ok": not found["reconciling"]} | found))
     elif not found["reconciling"]:
@@ -151,7 +155,8 @@ def reconcile_command(as_json: JsonOption = False) -> None:
         for cell in found["cells"]:
             told = "all" if cell["done"] else "so far"
             typer.echo(
-                f"{cell['cell']}: {cell['fences']:,} fences told ({told}), {cell['contradictions']:,} contradict"
+                f"{cell['cell']}: {cell['fences']:,} fences told ({told}), {cell['contradictions']:,} contradict,"
+                f" {cell['superseded']:,} superseded"
             )
         if found["waiting_for"]:
             typer.echo(f"waiting for {', '.join(found['waiting_for'])}")
@@ -159,3 +164,30 @@ def reconcile_command(as_json: JsonOption = False) -> None:
             typer.echo(f"waiting for topology revision {found['wanted_revision']}: publish it with `domicile apply`")
     if found["reconciling"]:
         raise typer.Exit(1)
+
+
+async def _rebuild(revision: int) -> bool:
+    async with _database() as connection:
+        return await bulk.begin_rebuild(connection, revision)
+
+
+def rebuild_command(
+    revision: Annotated[
+        int, typer.Option(min=0, help="the topology's revision that was published last, where it is known")
+    ] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Rebuild a lost map from what the cells hold: every fence, retired ones too, and the aliases beside them.
+
+    Run it on the empty database that a directory process has just made, before the topology is published. Claims,
+    grants and "no such pin" are refused until every cell has told all of its fences. Where two cells hold one subject
+    the higher epoch counts and is told (superseded); at one epoch nobody is believed, and it is not over until an
+    operator has settled it (contradict). Settings as for export. See how it stands with `domicile pin reconcile`.
+
+    Example: domicile pin rebuild && domicile apply && until domicile pin reconcile; do sleep 5; done
+    """
+    begun = run("rebuild", _rebuild(revision), as_json=as_json)
+    if as_json:
+        typer.echo(json.dumps({"ok": True, "begun": begun}))
+    else:
+        typer.echo("cells are asked for their fences" if begun else "cells are being asked for their fences already")

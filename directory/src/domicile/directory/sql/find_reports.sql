@@ -1,4 +1,4 @@
 -- What each cell has told so far.
-SELECT jurisdiction, cell, last_key, fences, contradictions, done
+SELECT jurisdiction, cell, last_key, fences, contradictions, superseded, done
 FROM directory.reports
 ORDER BY cell

@@ -2,7 +2,7 @@
 -- Keys are 17 keyed bytes; no column can hold a name, an address or any other personal value.
 -- Each change of this text gets the next number; processes of the number before go on over it, so it only adds.
 CREATE SCHEMA IF NOT EXISTS directory;
-COMMENT ON SCHEMA directory IS 'schema 6';
+COMMENT ON SCHEMA directory IS 'schema 7';
 
 -- Subject key to home. An epoch never falls and a row is never deleted: an erased subject leaves its tombstone.
 CREATE TABLE IF NOT EXISTS directory.pins (
@@ -127,6 +127,9 @@ CREATE TABLE IF NOT EXISTS directory.reports (
     done           boolean NOT NULL,
     PRIMARY KEY (jurisdiction, cell)
 );
+
+-- Fences of a cell that another one's at a higher epoch overrules: the home is told, and so is the contradiction.
+ALTER TABLE directory.reports ADD COLUMN IF NOT EXISTS superseded bigint NOT NULL DEFAULT 0;
 
 -- Begin a generation: of another history of the database, or of one that has lost something. What was logged before
 -- is of no use to anybody: who read it may have read what this history never had. seen: the generation that the

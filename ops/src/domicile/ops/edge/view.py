@@ -38,6 +38,10 @@ AMBIGUOUS: Final = (
 
 A regular expression that every proxy's engine reads alike, to be looked for in the path of a target.
 """
+HOST: Final = r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"
+"""The whole of a Host field that a router takes, in the same grammar; a request with another one is left to it too."""
+REFUSED_METHODS: Final = ("CONNECT", "TRACE")
+"""No application sees them, whatever the proxy itself thinks of them: a router answers 405."""
 
 
 @dataclass(frozen=True, slots=True)

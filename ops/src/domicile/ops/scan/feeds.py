@@ -33,7 +33,9 @@ _CONTEXT: Final = 64
 _TRIAL: Final = 1024
 _CHANCE: Final = 64
 """A stream that breaks before it gave so many bytes was none."""
-_LINES: Final = re.compile(rb"(?<=[A-Za-z0-9+/_-]{16})\r?\n[ \t]*[A-Za-z0-9+/_=-]")
+_LINES: Final = [
+    re.compile(end + rb"(?<=[A-Za-z0-9+/_-]{16}" + end + rb")[ \t]*[A-Za-z0-9+/_=-]") for end in (rb"\n", rb"\r\n")
+]
 
 
 class Decoder(Protocol):
@@ -237,7 +239,7 @@ class Feed:
                 self.job.hit(number, data, start, self._position + start, self.inside)
             else:
                 signatures.append((start, name))
-        if _LINES.search(data):
+        if any(line.search(data) for line in _LINES):
             self._in_lines(data)
         self._decode(region, signatures)
         if self._tap is not None:

@@ -34,9 +34,13 @@ _HEADER: Final = 24
 _LAYOUT: Final = PAGE | 4
 _WAL_MAGIC: Final = 0xD1
 _HEAP, _INSERT = 10, 0x00
-_ODD: Final = b"[" + b"".join(re.escape(bytes([b])) for b in range(2, 256, 4)) + b"]"
-_COMPRESSED: Final = re.compile(rb"(?=" + _ODD + rb"[\0-\x7f]\0\0..[\0-\x1f][\0\x40])", re.DOTALL)
-"""A compressed value's header (shorter than a page) and the size of what it holds, with its method."""
+_MARKED: Final = [bytes([low]) for low in range(2, 256, 4)]
+_COMPRESSED: Final = re.compile(
+    rb"(?=(?:[%b][\x01-\x7f]|[%b]\0)\0\0..[\0-\x0b][\0\x40])"
+    % (b"".join(map(re.escape, _MARKED)), b"".join(map(re.escape, _MARKED[16:]))),
+    re.DOTALL,
+)
+"""A compressed value's header (16 bytes to a page) and the size of what it holds, with its method."""
 
 
 def is_page(page: bytes) -> bool:
@@ -54,8 +58,11 @@ def is_wal(head: bytes) -> bool:
 
 
 def _plausible(method: int, packed: int, size: int) -> bool:
-    """Whether so many bytes can hold ``size``, and are fewer: a copy gives at most 273 bytes of 3, or 255 of one."""
-    return method in _MOST and packed < size <= packed * _MOST[method]
+    """Whether so many bytes can hold ``size``, and are fewer: a copy gives at most 273 bytes of 3, or 255 of one.
+
+    By pglz a value is kept only where a quarter is saved (PGLZ_strategy_default).
+    """
+    return method in _MOST and packed < size <= packed * _MOST[method] and (method == 1 or 4 * packed <= 3 * size)
 
 
 def _unpacked(feed: Feed, method: int, packed: bytes, size: int) -> bytes | None:
@@ -90,6 +97,9 @@ def inline_values(feed: Feed, data: bytes) -> None:
         length, method, size = length >> 2, size >> 30, size & 0x3FFFFFFF
         if not 9 < length <= len(data) - place or not _plausible(method, length - 8, size):
             continue
+        first = data[place + 8]
+        if not first >> 4 if method else first & 1:
+            continue  # nothing is there yet to be copied from
         packed = data[place + 8 : place + length]
         with feed.job.search.barren.once(packed, feed.job.report) as fresh:
             found = _unpacked(feed, method, packed, size) if fresh else None
@@ -108,10 +118,14 @@ class Chunks:
         self._last: dict[tuple[bytes, int], int] = {}
         self._held = 0
 
-    def add(self, relation: bytes, row: bytes) -> None:
-        """A row: a chunk if it has a chunk's three columns (oid, integer, bytea), else nothing."""
-        if len(row) < 36 or row[22] != _HEADER or row[18] & 0xFF != 3 or row[19] & 7 or row[20] & 1:
-            return
+    def add(self, relation: bytes, row: bytes) -> bool:
+        """A row, if it has a chunk's three columns (oid, integer, bytea); whether it has."""
+        if len(row) < 34 or row[22] != _HEADER or row[18] != 3 or row[19] & 7 or row[20] & 1:
+            return False
+        self._add(relation, row.ljust(36, b"\0"))
+        return True
+
+    def _add(self, relation: bytes, row: bytes) -> None:
         identity, sequence, length = unpack_from("<III", row, _HEADER)
         if row[32] & 3 == 0:
             chunk = row[36 : 32 + (length >> 2)]
@@ -196,12 +210,14 @@ class Pages:
     def page(self, page: bytes, relation: bytes = b"") -> None:
         if not is_page(page):
             return
-        inline_values(self._feed, page)
+        with self._feed.job.search.barren.once(page[10:], self._feed.job.report) as fresh:
+            if fresh:  # but for the time of its last change and its checksum
+                inline_values(self._feed, page)
         (lower,) = unpack_from("<H", page, 12)
         for (item,) in _items(page, lower):
             offset, length = item & 0x7FFF, item >> 17
-            if length and offset + length <= PAGE:
-                self.chunks.add(relation, page[offset : offset + length])
+            if length and offset + length <= PAGE and not self.chunks.add(relation, page[offset : offset + length]):
+                break  # no table of chunks
 
     def finish(self) -> None:
         self.chunks.flush()

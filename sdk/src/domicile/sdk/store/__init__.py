@@ -3,19 +3,25 @@
 from domicile.sdk.store.abroad import AbroadStore, ShareableRows
 from domicile.sdk.store.across import AcrossStore
 from domicile.sdk.store.changes import Plan
+from domicile.sdk.store.erasures import Erasure, ErasureStore
 from domicile.sdk.store.fences import Fence, FenceReader, FenceStore, RecordedColumn
 from domicile.sdk.store.pool import open_pool
-from domicile.sdk.store.port import Condition, NewRow, Once, Operator, Rows, Selection, Store, StoredRow, Work
+from domicile.sdk.store.port import Condition, Lookups, NewRow, Once, Operator, Rows, Selection, Store, StoredRow, Work
+from domicile.sdk.store.references import Loaded
 from domicile.sdk.store.rows import RowStore
-from domicile.sdk.store.schema import Revision, apply_schema, plan_schema
+from domicile.sdk.store.schema import Revision, apply_schema, load_reference, plan_schema
 
 __all__ = [
     "AbroadStore",
     "AcrossStore",
     "Condition",
+    "Erasure",
+    "ErasureStore",
     "Fence",
     "FenceReader",
     "FenceStore",
+    "Loaded",
+    "Lookups",
     "NewRow",
     "Once",
     "Operator",
@@ -30,6 +36,7 @@ __all__ = [
     "StoredRow",
     "Work",
     "apply_schema",
+    "load_reference",
     "open_pool",
     "plan_schema",
 ]

@@ -53,7 +53,7 @@ class AbroadStore:
         if not known:
             raise NotFound("no such table of records")
         types = {_KEY: "uuid"} | {row["column_name"]: row["sql_type"] for row in known if row["class"] == "shareable"}
-        withheld = {row["column_name"]: row["category"] for row in known if row["class"] == "personal"}
+        withheld = {row["column_name"]: row["category"] for row in known if row["class"] != "shareable"}
         if not conditions.keys() <= types.keys():
             raise UnsupportedQuery(
                 "a condition on a column that may not be asked from abroad", remedy="shareable columns only"

@@ -12,8 +12,9 @@ import asyncpg
 from domicile.model.ids import SubjectKey
 from domicile.sdk.store.failures import untold
 from domicile.sdk.store.fences import Fence
-from domicile.sdk.store.port import Condition, Operator, StoredRow
+from domicile.sdk.store.port import Condition, Operator, StoredRow, principal_of
 from domicile.sdk.store.queries import query
+from domicile.sdk.store.statements import compare, who
 from domicile.sdk.tables import Table
 
 
@@ -29,12 +30,13 @@ class FoundRow:
 def select(table: Table, compared: tuple[tuple[str, Operator], ...]) -> str:
     """Rows of subjects that are open here, in the order of creation: what is compared with, then the limit.
 
-    The fence, then the row's id and version, then the table's columns: read by their places, as in ``statements``.
+    The fence, then the row's id, version and principal, then the table's columns: read by their places, as in
+    ``statements``.
     """
     columns = "".join(f', t."{column.name}"' for column in table.columns)
-    wheres = "".join(f' AND t."{name}" {operator.value} ${n}' for n, (name, operator) in enumerate(compared, start=1))
+    wheres = "".join(f" AND {compare(name, operator, n)}" for n, (name, operator) in enumerate(compared, start=1))
     return (
-        f"SELECT f.subject_key, f.internal_id, f.epoch, f.state, t.id, t.version{columns} "  # noqa: S608 - checked names
+        f"SELECT f.subject_key, f.internal_id, f.epoch, f.state, t.id, t.version, {who()}{columns} "  # noqa: S608 - checked names
         f'FROM public."{table.name}" AS t CROSS JOIN LATERAL domicile.read_fence(t.subject_key) f '
         f"WHERE f.state = 'open'{wheres} ORDER BY t.created_at, t.id LIMIT ${len(compared) + 1}"
     )
@@ -57,7 +59,12 @@ class AcrossStore:
         return [
             FoundRow(
                 Fence(SubjectKey(row[0]), UUID(int=row[1].int), row[2], row[3]),
-                StoredRow(UUID(int=row[4].int), row[5], dict(zip(names, row[6:], strict=True))),
+                StoredRow(
+                    UUID(int=row[4].int),
+                    row[5],
+                    dict(zip(names, row[7:], strict=True)),
+                    principal=principal_of(row[6]),
+                ),
             )
             for row in await untold(self._pool.fetch(statement, *values, limit))
         ]

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from domicile.sdk.store import ddl
-from domicile.sdk.tables import Column, Table
+from domicile.sdk.tables import About, Column, Table
 
 _NEW_FIELD: Final = "add a field of another name, fill it, then drop this one"
 
@@ -65,7 +65,8 @@ class Index:
 class Found:
     """A cell's database: by table, each field as it was recorded, and what is there beside the record.
 
-    ``across``: the tables that the role for looks across subjects may read.
+    ``across``: the tables that the role for looks across subjects may read. ``references``: of tables that belong
+    to no subject, each field as it was recorded.
     """
 
     columns: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
@@ -73,6 +74,7 @@ class Found:
     indexes: Mapping[str, Collection[Index]] = field(default_factory=dict)
     keep: Mapping[str, int] = field(default_factory=dict)
     across: Collection[str] = ()
+    references: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
 
 
 def recorded(column: Column) -> dict[str, Any]:
@@ -90,20 +92,31 @@ def recorded(column: Column) -> dict[str, Any]:
     }
 
 
-def _sql(value: str | bool | None) -> str:
-    if value is None:
-        return "NULL"
-    return str(value).lower() if isinstance(value, bool) else ddl.literal(value)
+def recorded_about(about: About) -> dict[str, Any]:
+    """The same of the field that names a row's principal, which every table has a column for."""
+    return {
+        "column_name": about.name,
+        "class": "principal",
+        "category": about.field.category,
+        "sealed": False,
+        "find": None,
+        "sql_type": "bytea",
+        "nullable": about.nullable,
+        "kind": "UUID",
+        "default": None,
+    }
 
 
-def note(table: str, column: Column) -> str:
+def note(table: str, field: Column | About) -> str:
     """The statement that records a field; for one that is recorded, what may change of it."""
-    row = {"table_name": table, **recorded(column)}
-    changes = ", ".join(f'"{name}" = excluded."{name}"' for name in row if name not in ("table_name", "column_name"))
-    names, values = ", ".join(map(ddl.quote, row)), ", ".join(map(_sql, row.values()))
+    said = recorded_about(field) if isinstance(field, About) else recorded(field)
+    return ddl.upsert("domicile.columns", {"table_name": table, **said}, key=("table_name", "column_name"))
+
+
+def _forget(table: str, field: str) -> str:
     return (
-        f"INSERT INTO domicile.columns ({names}) VALUES ({values})\n"  # noqa: S608 - quoted
-        f"ON CONFLICT (table_name, column_name) DO UPDATE SET {changes};"
+        f"DELETE FROM domicile.columns WHERE table_name = {ddl.literal(table)} "  # noqa: S608 - quoted
+        f"AND column_name = {ddl.literal(field)};"
     )
 
 
@@ -154,7 +167,8 @@ class _Comparison:
                 Refusal(table.name, "is a table that no class of records made", "give the class another table=")
             )
             return
-        parts = [ddl.create_table(table, self._jurisdiction), *(note(table.name, column) for column in table.columns)]
+        fields = [*table.columns, *((table.about,) if table.about is not None else ())]
+        parts = [ddl.create_table(table, self._jurisdiction), *(note(table.name, field) for field in fields)]
         if table.keep is not None:
             parts.append(_kept(table.name, _keep(table)))
         self.steps.append(Step(f"create table {table.name}", "\n".join(parts)))
@@ -172,8 +186,10 @@ class _Comparison:
         if table.name not in self._found.stored:
             self.refusals.append(Refusal(table.name, "was applied, and is not there", "restore it, or --drop it first"))
             return
-        before = self._found.columns[table.name]
+        fields = self._found.columns[table.name]
+        before = {name: field for name, field in fields.items() if field["class"] != "principal"}
         gone: set[str] = set()
+        self._change_about(table, [field for field in fields.values() if field["class"] == "principal"])
         for name in sorted(before.keys() - table.by_name.keys()):
             self._drop(table.name, name, before[name], gone, "is no field of its class any more")
         for column in table.columns:
@@ -185,6 +201,23 @@ class _Comparison:
             self._step(f"let the cell's own role read {table.name}", ddl.across(table.name))
         self._keep_for(table)
         self._build_indexes(table, gone)
+
+    def _change_about(self, table: Table, before: list[Mapping[str, Any]]) -> None:
+        """Rows keep whom they are about, whatever the field is called; rows of before are about their subject."""
+        named = [field["column_name"] for field in before]
+        about = table.about
+        if about is None:
+            for name in named:
+                where = f"{table.name}.{name}"
+                if where not in self.drops:
+                    what = "is no field of its class any more, which says whom rows are about"
+                    self.refusals.append(Refusal(where, what, f"keep it; --drop {where} forgets its name"))
+                    continue
+                self.used.add(where)
+                self._step(f"drop {where}", _forget(table.name, name))
+        elif [recorded_about(about)] != [{key: field.get(key) for key in recorded_about(about)} for field in before]:
+            forgotten = [_forget(table.name, name) for name in named if name != about.name]
+            self._step(f"let {table.name}.{about.name} say whom rows are about", *forgotten, note(table.name, about))
 
     def _step(self, what: str, *sql: str) -> None:
         self.steps.append(Step(what, "\n".join(sql)))
@@ -201,8 +234,7 @@ class _Comparison:
         self._step(
             f"drop {where} and its values",
             f"ALTER TABLE {ddl.place(table)} {drops};",
-            f"DELETE FROM domicile.columns WHERE table_name = {ddl.literal(table)} "  # noqa: S608 - quoted
-            f"AND column_name = {ddl.literal(name)};",
+            _forget(table, name),
         )
         return True
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import json
 import os
-import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,19 +17,20 @@ from asyncpg.connect_utils import SessionAttribute
 
 from domicile.identity import Credentials
 from domicile.model.access import Role
+from domicile.model.addresses import Address, AddressField
 from domicile.model.errors import DomicileError, InvalidInput
-from domicile.model.manifest import Address
-from domicile.sdk.records import Record
+from domicile.model.ids import JurisdictionName, Name
 from domicile.sdk.store.changes import Plan
 from domicile.sdk.store.failures import untold
+from domicile.sdk.store.inputs import checked, classes_in, reference_in, rows_in, table_of
 from domicile.sdk.store.pool import CONNECT_SECONDS, DATABASE
 from domicile.sdk.store.queries import query
-from domicile.sdk.store.schema import apply_schema, plan_schema
+from domicile.sdk.store.schema import apply_schema, load_reference, plan_schema
 
 app = typer.Typer(help="Bring a cell's storage to what the record classes say.", no_args_is_help=True)
 EXAMPLE = "Example: domicile schema {} shop.records --cell eu-1 --jurisdiction eu"
 
-Module = Annotated[str, typer.Argument(help="the Python module that names the record classes")]
+Module = Annotated[str, typer.Argument(help="the Python module that names the classes of records and references")]
 CellOption = Annotated[str, typer.Option("--cell", help="the cell whose storage DOMICILE_STORAGE is")]
 JurisdictionOption = Annotated[str, typer.Option("--jurisdiction", help="the cell's jurisdiction")]
 Drops = Annotated[
@@ -39,32 +39,13 @@ Drops = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
 
 
-@app.callback()
+@app.callback(epilog=EXAMPLE.format("plan"))
 def _schema() -> None:
     """Bring a cell's storage to what the record classes say.
 
     The operator's certificate and the storage's address come from DOMICILE_DEPLOYMENT, _CERTIFICATE, _KEY,
     _AUTHORITIES and _STORAGE.
     """
-
-
-def records_in(module: str) -> list[type[Record]]:
-    """The record classes that a module names, in the order of their tables. Raises InvalidInput for none."""
-    sys.path.insert(0, os.getcwd())
-    try:
-        loaded = importlib.import_module(module)
-    except ModuleNotFoundError:
-        raise InvalidInput("no such module", where=module, remedy="run this where it can be imported") from None
-    finally:
-        sys.path.pop(0)
-    found = {
-        value
-        for value in vars(loaded).values()
-        if isinstance(value, type) and issubclass(value, Record) and value is not Record
-    }
-    if not found:
-        raise InvalidInput("names no record class", where=module)
-    return sorted(found, key=lambda record: record.domicile_table.name)
 
 
 def _setting(name: str) -> str:
@@ -81,7 +62,12 @@ async def _storage(cell: str, jurisdiction: str) -> AsyncIterator[tuple[asyncpg.
     deployment = _setting("DEPLOYMENT")
     if credentials.identity.deployment != deployment:
         raise InvalidInput(f"the certificate is not for deployment {deployment}", where="DOMICILE_CERTIFICATE")
-    places = [Address(each.strip()) for each in _setting("STORAGE").split(",")]
+    cell = checked(Name, cell, "--cell", "eu-1")
+    jurisdiction = checked(JurisdictionName, jurisdiction, "--jurisdiction", "eu")
+    places = [
+        Address(checked(AddressField, each.strip(), "DOMICILE_STORAGE", "127.10.1.1:5432"))
+        for each in _setting("STORAGE").split(",")
+    ]
     connection = await untold(
         asyncpg.connect(
             host=[place.host for place in places],
@@ -132,7 +118,7 @@ def plan(
 
     async def work() -> dict[str, Any]:
         async with _storage(cell, jurisdiction) as (connection, _):
-            return _spelled(await plan_schema(connection, cell, jurisdiction, records_in(module), drops=drop or ()))
+            return _spelled(await plan_schema(connection, cell, jurisdiction, classes_in(module), drops=drop or ()))
 
     said = _run("plan", as_json, work)
     if not as_json:
@@ -157,13 +143,13 @@ def apply(
     """
 
     async def work() -> dict[str, Any]:
-        records = records_in(module)
+        classes = classes_in(module)
         async with _storage(cell, jurisdiction) as (connection, who):
-            done = await apply_schema(connection, cell, jurisdiction, records, drops=drop or (), by=who)
+            done = await apply_schema(connection, cell, jurisdiction, classes, drops=drop or (), by=who)
         return {
             "ok": True,
             "cell": cell,
-            "tables": [record.domicile_table.name for record in records],
+            "tables": [table_of(each) for each in classes],
             "revision": done.id,
             "digest": done.digest,
             "steps": [step.what for step in done.plan.steps],
@@ -174,6 +160,33 @@ def apply(
         for step in said["steps"]:
             typer.echo(f"  {step}")
         typer.echo(f"{cell}: {', '.join(said['tables'])} as declared in {module}")
+
+
+@app.command(epilog="Example: domicile schema load shop.records plans plans.jsonl --cell eu-1 --jurisdiction eu")
+def load(
+    module: Module,
+    table: Annotated[str, typer.Argument(help="the reference table to fill")],
+    file: Annotated[Path, typer.Argument(help="its rows as JSON Lines, one object a line")],
+    cell: CellOption,
+    jurisdiction: JurisdictionOption,
+    as_json: AsJson = False,
+) -> None:
+    """Make the rows of a file those of a table that belongs to no subject; readers see the old ones or the new.
+
+    Run it against every cell with the same file: cells that print the same digest hold the same rows.
+    """
+
+    async def work() -> dict[str, Any]:
+        kind = reference_in(module, table)
+        rows = rows_in(kind, file)
+        async with _storage(cell, jurisdiction) as (connection, who):
+            done = await load_reference(connection, cell, jurisdiction, kind, rows, by=who)
+        return {"ok": True, "cell": cell, "table": table, **asdict(done)}
+
+    said = _run("load", as_json, work)
+    if not as_json:
+        state = "" if said["changed"] else ", as before"
+        typer.echo(f"{cell}: {said['rows']:,} rows of {table}{state} ({said['digest'][:16]})")
 
 
 @app.command(epilog="Example: domicile schema revisions --cell eu-1 --jurisdiction eu")

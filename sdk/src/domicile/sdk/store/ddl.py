@@ -5,6 +5,7 @@ Names come from classes that ``describe`` accepted, and are quoted all the same.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import date, timedelta
 from decimal import Decimal
 from typing import Any, Final
@@ -21,6 +22,22 @@ def quote(name: str) -> str:
 
 def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
+
+
+def _sql(value: str | bool | int | None) -> str:
+    if value is None:
+        return "NULL"
+    return literal(value) if isinstance(value, str) else str(value).lower()
+
+
+def upsert(table: str, row: Mapping[str, Any], key: tuple[str, ...]) -> str:
+    """The statement that puts a row into a table of the system's own."""
+    changes = ", ".join(f"{quote(name)} = excluded.{quote(name)}" for name in row if name not in key)
+    names, values = ", ".join(map(quote, row)), ", ".join(map(_sql, row.values()))
+    return (
+        f"INSERT INTO {table} ({names}) VALUES ({values})\n"  # noqa: S608 - quoted
+        f"ON CONFLICT ({', '.join(key)}) DO UPDATE SET {changes};"
+    )
 
 
 def place(table: str) -> str:

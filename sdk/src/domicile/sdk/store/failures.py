@@ -22,7 +22,7 @@ from domicile.model.errors import (
     WrongJurisdiction,
 )
 from domicile.model.ids import SubjectKey
-from domicile.sdk.store.port import OutdatedKeys, another_request, refused
+from domicile.sdk.store.port import OutdatedKeys, another_request, kept_for_life, no_table, refused
 
 WAIT_SECONDS: Final = 20.0
 _WHERE: Final = "storage"
@@ -45,7 +45,7 @@ def _of_sqlstate(state: str) -> DomicileError:
         case "DM002":
             return WrongJurisdiction("a row's label is not the jurisdiction of this cell", where=_WHERE)
         case "DM003":
-            return Forbidden("a row keeps its subject, principal, key and jurisdiction for life", where=_WHERE)
+            return kept_for_life()
         case "DM004":
             return Forbidden("synchronous_commit below on", where=_WHERE, remedy="leave it as the role has it")
         case "DM005":
@@ -63,7 +63,7 @@ def _of_sqlstate(state: str) -> DomicileError:
         case "40001" | "40P01" | "55P03":
             return Unavailable("another transaction was in the way", where=_WHERE, retry_after=1)
         case "42P01":
-            return InvalidInput("no such table", where=_WHERE, remedy="run `domicile schema apply`")
+            return no_table()
         case _ if state[:2] == "42":
             return InvalidInput(f"the database does not understand the statement (SQLSTATE {state})", where=_WHERE)
         case _ if state[:2] in ("22", "23"):

@@ -220,6 +220,29 @@ class FenceStore:
             for row in rows
         ]
 
+    async def is_settling(self) -> bool:
+        """Whether fences that a restore closed are still to be settled."""
+        row = await untold(self._pool.fetchrow(query("last_restore")))
+        return row is not None and row["ended"] is None
+
+    async def unsettled(self, after: SubjectKey | None, limit: int) -> list[tuple[SubjectKey, int]]:
+        """The next of them after a key, in the order of their keys, with their epochs."""
+        rows = await untold(self._pool.fetch(query("unsettled"), after or b"", limit))
+        return [(SubjectKey(row["subject_key"]), row["epoch"]) for row in rows]
+
+    async def settle(self, key: SubjectKey, incarnation: UUID, epoch: int, verdict: str) -> int:
+        """Open one at an epoch that was granted, or retire it with its rows, or say why it stays closed; rows deleted.
+
+        Raises FenceRefused where the database was restored again, or where the fence is above that epoch.
+        """
+        gone: int = await untold(self._pool.fetchval(query("settle"), key, incarnation, epoch, verdict))
+        return gone
+
+    async def end_restored(self) -> int:
+        """How many are left; with none, the restore is over."""
+        left: int = await untold(self._pool.fetchval(query("end_restored")))
+        return left
+
     async def record_border(self, *, from_jurisdiction: str, role: str, kind: str, verdict: str) -> None:
         """Keep that something crossed, or tried to; committed when this returns."""
         await untold(self._pool.execute(query("record_border"), from_jurisdiction, role, kind, verdict))

@@ -12,9 +12,9 @@ from enum import StrEnum
 from typing import Any, Final, NamedTuple, Protocol
 from uuid import UUID
 
-from domicile.model.errors import Conflict, FenceRefused, InvalidInput, Unavailable
+from domicile.model.errors import Conflict, DomicileError, FenceRefused, Forbidden, InvalidInput, Unavailable
 from domicile.model.ids import SubjectKey
-from domicile.sdk.tables import Table
+from domicile.sdk.tables import ReferenceTable, Table
 
 CREATED: Final = "created_at"
 """The order in which rows were first written: of every table, and no field of a record."""
@@ -33,7 +33,7 @@ class Operator(StrEnum):
 
 
 class Condition(NamedTuple):
-    """``value`` as it lies in the column; for a blind index, the index.
+    """``value`` as it lies in the column; for a blind index, the index; for ``PRINCIPAL``, None is the subject.
 
     ``newest``: of a subject's blind index, the newest generation of keys that ``value`` was made for; else 0.
     """
@@ -70,20 +70,26 @@ class Selection:
 class StoredRow:
     """A row as it lies: sealed values sealed. ``version`` counts its writes, from 1.
 
-    ``place``: the value by which it was ordered.
+    ``place``: the value by which it was ordered. ``principal``: who it is about, where that is not the subject.
     """
 
     id: UUID
     version: int
     values: Mapping[str, Any]
     place: Any = None
+    principal: UUID | None = None
 
 
 class NewRow(NamedTuple):
-    """A row to be written: stored columns by name. ``keys``: the generation that sealed them; 0 for none sealed."""
+    """A row to be written: each of the table's stored columns by name, or those that change.
+
+    ``principal``: who it is about, where that is not the subject; it stays so for as long as the row is there.
+    ``keys``: the generation that sealed it; 0 where nothing is sealed.
+    """
 
     id: UUID
     values: Mapping[str, Any]
+    principal: UUID | None = None
     keys: int = 0
 
 
@@ -106,11 +112,22 @@ class OutdatedKeys(Unavailable):
         super().__init__("the subject has newer keys", where="storage", retry_after=1)
 
 
+class Lookups(Protocol):
+    """What belongs to no subject, and needs no fence."""
+
+    async def look_up(self, table: ReferenceTable, conditions: Sequence[Condition]) -> list[dict[str, Any]]:
+        """Rows that meet every condition, in the order of their key. Raises InvalidInput where there is no table."""
+        ...
+
+
 class Rows(Protocol):
     """One subject's rows at one epoch. Every method raises FenceRefused where the fence isn't open at it."""
 
     async def put(self, table: Table, row: NewRow, version: int | None, once: Once | None = None) -> int:
-        """Write a row and answer its new version. ``version``: the one that must be there (0: none), else Conflict."""
+        """Write a row and answer its new version. ``version``: the one that must be there (0: none), else Conflict.
+
+        Raises Forbidden where a row about another principal is there; Conflict, where a version was named.
+        """
         ...
 
     async def put_many(self, table: Table, rows: Sequence[NewRow], once: Once | None = None) -> list[int]:
@@ -118,7 +135,7 @@ class Rows(Protocol):
         ...
 
     async def update(self, table: Table, row: NewRow, version: int) -> int:
-        """Change the columns given of the row that is at ``version``, else Conflict; the new version."""
+        """Change some columns of the row that is at ``version``, else Conflict; the new version."""
         ...
 
     async def delete(self, table: Table, id: UUID, version: int | None) -> bool:  # noqa: A002
@@ -131,7 +148,7 @@ class Rows(Protocol):
         ...
 
 
-class Work(Rows, Protocol):
+class Work(Rows, Lookups, Protocol):
     """The same, inside a transaction."""
 
     async def query(self, statement: str, arguments: Sequence[Any]) -> list[dict[str, Any]]:
@@ -139,7 +156,7 @@ class Work(Rows, Protocol):
         ...
 
 
-class Store(Protocol):
+class Store(Lookups, Protocol):
     """The rows of one cell."""
 
     def alone(self, key: SubjectKey, epoch: int) -> Rows:
@@ -178,6 +195,28 @@ class Alone:
 
 def refused() -> FenceRefused:
     return FenceRefused("this cell does not hold the subject open at this epoch", where="storage")
+
+
+def no_table() -> InvalidInput:
+    return InvalidInput("no such table", where="storage", remedy="run `domicile schema apply`")
+
+
+def kept_for_life() -> Forbidden:
+    return Forbidden("a row keeps its subject, principal, key and jurisdiction for life", where="storage")
+
+
+def stored_principal(principal: UUID | None) -> bytes | None:
+    """As it lies in ``PRINCIPAL``: 17 bytes, the first of which is no pepper's version; None for the subject's key."""
+    return None if principal is None else b"\0" + principal.bytes
+
+
+def principal_of(raw: bytes | None) -> UUID | None:
+    """What ``stored_principal`` wrote. Raises DomicileError for what it cannot have written."""
+    if raw is None:
+        return None
+    if len(raw) != 17 or raw[0] != 0:
+        raise DomicileError("a principal that is named by no id", where="storage")
+    return UUID(bytes=raw[1:])
 
 
 def another_version(table: Table) -> Conflict:

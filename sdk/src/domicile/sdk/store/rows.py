@@ -21,10 +21,11 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from domicile.model.ids import SubjectKey
-from domicile.sdk.store import statements
+from domicile.sdk.store import references, statements
 from domicile.sdk.store.failures import FAILURES, Renamed, untold
 from domicile.sdk.store.port import (
     Alone,
+    Condition,
     NewRow,
     Once,
     OutdatedKeys,
@@ -33,11 +34,13 @@ from domicile.sdk.store.port import (
     Work,
     another_version,
     given_twice,
+    principal_of,
     refused,
+    stored_principal,
 )
 from domicile.sdk.store.queries import query
 from domicile.sdk.store.statements import Write
-from domicile.sdk.tables import Table
+from domicile.sdk.tables import ReferenceTable, Table
 from domicile.service.commits import NEVER, commit, roll_back, uncut
 
 COMMIT_SECONDS: Final = 15.0
@@ -74,7 +77,8 @@ async def _begin(connection: Connection, key: SubjectKey, epoch: int) -> Subject
 
 
 def _written(table: Table, row: NewRow) -> list[Any]:
-    return [row.id, str(row.keys), *(row.values[name] for name, _, _ in table.stored)]
+    values = (row.values[name] for name, _, _ in table.stored)
+    return [row.id, stored_principal(row.principal), str(row.keys), *values]
 
 
 class _Transaction:
@@ -117,7 +121,8 @@ class _Transaction:
 
     async def _replace(self, table: Table, row: NewRow, version: int) -> Any:
         statement = statements.replace(table, tuple(row.values))
-        arguments = (version, self._key, self._epoch, row.id, str(row.keys), *row.values.values())
+        who = stored_principal(row.principal)
+        arguments = (version, self._key, self._epoch, row.id, who, str(row.keys), *row.values.values())
         return await _asked(self._connection.fetchval, statement, *arguments)
 
     async def delete(self, table: Table, id: UUID, version: int | None) -> bool:  # noqa: A002
@@ -133,6 +138,9 @@ class _Transaction:
 
     async def query(self, statement: str, arguments: Sequence[Any]) -> list[dict[str, Any]]:
         return [dict(row) for row in await _asked(self._connection.fetch, statement, *arguments)]
+
+    async def look_up(self, table: ReferenceTable, conditions: Sequence[Condition]) -> list[dict[str, Any]]:
+        return await self.query(references.select(table, conditions), [each.value for each in conditions])
 
     async def _recall(self, once: Once | None) -> list[int] | None:
         if once is None:
@@ -158,7 +166,8 @@ def many(table: Table, rows: Sequence[NewRow], jurisdiction: str, key: SubjectKe
         raise given_twice(table)
     columns = [[row.values[name] for row in ordered] for name, _, _ in table.stored]
     oldest = min((row.keys for row in rows if row.keys), default=0)
-    return statements.write_many(table), [jurisdiction, key, epoch, [row.id for row in ordered], str(oldest), *columns]
+    ids, who = [row.id for row in ordered], [stored_principal(row.principal) for row in ordered]
+    return statements.write_many(table), [jurisdiction, key, epoch, ids, who, str(oldest), *columns]
 
 
 def in_order(rows: Sequence[NewRow], found: Sequence[asyncpg.Record]) -> list[int]:
@@ -195,7 +204,13 @@ async def selected(
         raise OutdatedKeys
     names = [column.name for column in table.columns]
     return [
-        StoredRow(UUID(int=row[2].int), row[3], dict(zip(names, row[5 : 5 + len(names)], strict=True)), row[4])
+        StoredRow(
+            UUID(int=row[2].int),
+            row[3],
+            dict(zip(names, row[6 : 6 + len(names)], strict=True)),
+            row[4],
+            principal_of(row[5]),
+        )
         for row in rows
         if row[2] is not None
     ]
@@ -273,6 +288,10 @@ class RowStore:
             await untold(commit(connection, COMMIT_SECONDS))
         finally:
             await self._release(connection)
+
+    async def look_up(self, table: ReferenceTable, conditions: Sequence[Condition]) -> list[dict[str, Any]]:
+        statement, values = references.select(table, conditions), [each.value for each in conditions]
+        return [dict(row) for row in await untold(self._pool.fetch(statement, *values))]
 
     async def alone_with(self, attempt: Callable[[Connection], Awaitable[Answer]]) -> Answer:
         """One statement on a connection of its own; again where the subject was given another key meanwhile."""

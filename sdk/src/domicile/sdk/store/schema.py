@@ -18,20 +18,24 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequ
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import asyncpg
 
 from domicile.model.errors import Conflict, Unavailable
 from domicile.sdk.records import Record
-from domicile.sdk.store.changes import Found, Index, Plan, Refusal, Step, compare, recorded
+from domicile.sdk.references import Ref, Reference
+from domicile.sdk.store import references
+from domicile.sdk.store.changes import Found, Index, Plan, Refusal, Step, compare, recorded, recorded_about
 from domicile.sdk.store.ddl import literal
 from domicile.sdk.store.failures import untold
 from domicile.sdk.store.queries import query, script
-from domicile.sdk.tables import Table
+from domicile.sdk.store.references import Loaded
+from domicile.sdk.tables import ReferenceTable, Table
 
 LOCK_SECONDS: Final = 15.0
 """How long another schema change is waited for."""
+Stored: TypeAlias = type[Record] | type[Reference]
 ATTEMPTS: Final = 8
 _PAUSE: Final = 0.25
 _GIVE_WAY: Final = "SET LOCAL lock_timeout = '500ms'"  # below deadlock_timeout: writers are never the victims
@@ -56,19 +60,28 @@ def system() -> tuple[str, int, str]:
     return text, int(number), hashlib.sha256(text.encode()).hexdigest()
 
 
-def digest(tables: Sequence[Table]) -> str:
+def digest(tables: Sequence[Table], lists: Sequence[ReferenceTable] = ()) -> str:
     """Of what the classes say, whatever their order."""
-    said = {
-        table.name: [[recorded(column) for column in table.columns], table.indexes, str(table.keep)] for table in tables
+    said: dict[str, Any] = {
+        table.name: [
+            [recorded(column) for column in table.columns],
+            table.indexes,
+            str(table.keep),
+            *([recorded_about(table.about)] if table.about is not None else []),
+        ]
+        for table in tables
     }
+    said |= {table.name: [references.recorded(table, column) for column in table.columns] for table in lists}
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
-def _tables(records: Sequence[type[Record]]) -> list[Table]:
-    tables = [record.domicile_table for record in records]
-    if len({table.name for table in tables}) != len(tables):
-        raise Conflict("two record classes name one table", where=_WHERE, remedy="give each its own")
-    return tables
+def _tables(classes: Sequence[Stored]) -> tuple[list[Table], list[ReferenceTable]]:
+    tables = [each.domicile_table for each in classes if issubclass(each, Record)]
+    lists = [each.domicile_reference for each in classes if issubclass(each, Reference)]
+    names = [*(table.name for table in tables), *(table.name for table in lists)]
+    if len(set(names)) != len(names):
+        raise Conflict("two classes name one table", where=_WHERE, remedy="give each its own")
+    return tables, lists
 
 
 async def _check_cell(connection: asyncpg.Connection, cell: str, jurisdiction: str) -> bool:
@@ -83,7 +96,8 @@ async def _check_cell(connection: asyncpg.Connection, cell: str, jurisdiction: s
     return there is not None
 
 
-async def _find(connection: asyncpg.Connection) -> Found:
+async def _find(connection: asyncpg.Connection, *, lists: bool) -> Found:
+    """``lists``: whether there are reference tables, which came later."""
     columns: dict[str, dict[str, dict[str, Any]]] = {}
     for row in await connection.fetch(query("applied_columns")):
         column = json.loads(row["column"])
@@ -96,7 +110,11 @@ async def _find(connection: asyncpg.Connection) -> Found:
         index = Index(tuple(row["columns"]), row["index_name"], row["valid"])
         indexes.setdefault(row["table_name"], []).append(index)
     across = {row["table_name"] for row in await connection.fetch(query("read_across"))}
-    return Found(columns, stored, indexes, across=across)
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in await connection.fetch(query("reference_columns"), None) if lists else []:
+        field = dict(row)
+        found.setdefault(field.pop("table_name"), {})[field["column_name"]] = field
+    return Found(columns, stored, indexes, across=across, references=found)
 
 
 async def _system_step(connection: asyncpg.Connection, *, revisions: bool) -> Step | None:
@@ -109,27 +127,31 @@ async def _system_step(connection: asyncpg.Connection, *, revisions: bool) -> St
 
 
 async def _plan(
-    connection: asyncpg.Connection, cell: str, jurisdiction: str, tables: Sequence[Table], drops: Collection[str]
+    connection: asyncpg.Connection, cell: str, jurisdiction: str, classes: Sequence[Stored], drops: Collection[str]
 ) -> Plan:
+    tables, lists = _tables(classes)
     has = await connection.fetchrow(query("has_system"))
     assert has is not None
     founded = has["cell"] and await _check_cell(connection, cell, jurisdiction)
-    found = await _find(connection) if has["cell"] else Found()
+    found = await _find(connection, lists=has["lists"]) if has["cell"] else Found()
     if has["revisions"]:
         keep = {row["table_name"]: row["keep_seconds"] for row in await connection.fetch(query("applied_tables"))}
         found = replace(found, keep=keep)
     first = await _system_step(connection, revisions=has["revisions"])
-    plan = compare(tables, found, jurisdiction, drops)
-    refusals = list(plan.refusals)
+    plan, others = compare(tables, found, jurisdiction, drops), references.compare(lists, found, drops)
+    refusals = [*plan.refusals, *others.refusals]
     refusals += [
-        Refusal(name, "is dropped, and is not there or not in question", "leave it out") for name in plan.unused
+        Refusal(name, "is dropped, and is not there or not in question", "leave it out")
+        for name in plan.unused
+        if name not in others.used
     ]
     steps = [step for step in (first,) if step is not None]
     if not founded:
         values = f"{literal(cell)}, {literal(jurisdiction)}"
         sql = f"INSERT INTO domicile.cell (cell, jurisdiction) VALUES ({values});"  # noqa: S608 - quoted
         steps.append(Step(f"become {cell} of {jurisdiction}", sql))
-    return replace(plan, steps=(*steps, *plan.steps), refusals=tuple(refusals))
+    # before the record tables, whose indexes come last
+    return replace(plan, steps=(*steps, *others.steps, *plan.steps), refusals=tuple(refusals))
 
 
 @asynccontextmanager
@@ -181,16 +203,16 @@ async def plan_schema(
     connection: asyncpg.Connection,
     cell: str,
     jurisdiction: str,
-    records: Sequence[type[Record]],
+    classes: Sequence[Stored],
     *,
     drops: Collection[str] = (),
 ) -> Plan:
     """What ``apply_schema`` would do, and what it would refuse; changes nothing. Raises Conflict for another's cell."""
-    tables = _tables(records)
+    _tables(classes)
 
     async def look() -> Plan:
         async with connection.transaction(readonly=True):
-            return await _plan(connection, cell, jurisdiction, tables, drops)
+            return await _plan(connection, cell, jurisdiction, classes, drops)
 
     return await untold(look())
 
@@ -199,12 +221,12 @@ async def apply_schema(
     connection: asyncpg.Connection,
     cell: str,
     jurisdiction: str,
-    records: Sequence[type[Record]],
+    classes: Sequence[Stored],
     *,
     drops: Collection[str] = (),
     by: str = "",
 ) -> Revision:
-    """Make this database the storage of ``cell``, with a table for each record class.
+    """Make this database the storage of ``cell``, with a table for each class of records or references.
 
     ``connection`` is a superuser's. ``drops`` names tables and ``table.field``s whose values may go; ``by``, who
     applies. Raises Conflict, with nothing changed, for a database of another cell, for changes that would lose
@@ -212,10 +234,9 @@ async def apply_schema(
     another schema change is under way, or where somebody holds a table for long. Whatever ends it in the middle,
     applying again goes on from there.
     """
-    tables = _tables(records)
-    said, number = digest(tables), None
+    said, number = digest(*_tables(classes)), None
     async with _alone(connection):
-        plan = await untold(_plan(connection, cell, jurisdiction, tables, drops))
+        plan = await untold(_plan(connection, cell, jurisdiction, classes, drops))
         if plan.refusals:
             raise Conflict("; ".join(map(str, plan.refusals)), where=_WHERE)
 
@@ -234,3 +255,35 @@ async def apply_schema(
             await untold(revise())
         await untold(_require_locks(connection))
     return Revision(number, said, plan)
+
+
+async def load_reference(
+    connection: asyncpg.Connection,
+    cell: str,
+    jurisdiction: str,
+    kind: type[Ref],
+    rows: Sequence[Ref],
+    *,
+    by: str = "",
+) -> Loaded:
+    """Make these the rows of a reference table, in the place of all that were there; readers see either.
+
+    ``connection`` is a superuser's. Harmless to repeat. Raises Conflict for a database of another cell, a table that is
+    not applied as the class says and one that somebody else can write, InvalidInput for a key that is given twice.
+    """
+    table = kind.domicile_reference
+    given = references.checked(table, rows)
+
+    async def work() -> Loaded:
+        async with connection.transaction():
+            has = await connection.fetchrow(query("has_system"))
+            if has is None or not has["lists"]:
+                raise Conflict("no schema was applied", where=_WHERE, remedy="run `domicile schema apply` first")
+            await _check_cell(connection, cell, jurisdiction)
+            await connection.execute(f"{_GIVE_WAY}; {_OWNED}")
+            done = await references.replace(connection, table, given, by)
+            await connection.execute("RESET ROLE")
+            await _require_locks(connection)
+            return done
+
+    return await untold(work(), seconds=None)

@@ -13,9 +13,11 @@ from functools import lru_cache
 from typing import Final
 
 from domicile.sdk.store.port import CREATED, Operator
-from domicile.sdk.tables import Table
+from domicile.sdk.tables import PRINCIPAL, Table
 
 CACHED: Final = 512
+_KEPT: Final = f"{PRINCIPAL} = excluded.{PRINCIPAL}"
+"""For the trigger to see, which refuses another."""
 
 
 class Write(Enum):
@@ -23,6 +25,13 @@ class Write(Enum):
 
     NEW = auto()
     PUT = auto()
+
+
+def compare(column: str, operator: Operator, mark: int) -> str:
+    """A condition on a row ``t`` of the fence ``f``."""
+    if column == PRINCIPAL:
+        return f"t.{PRINCIPAL} {operator.value} coalesce(${mark}::bytea, f.subject_key)"
+    return f't."{column}" {operator.value} (${mark})'
 
 
 def _target(table: Table) -> str:
@@ -34,6 +43,11 @@ def _sealed_by(mark: str) -> str:
     return f"set_config('domicile.keys', {mark}, true) IS NOT NULL"
 
 
+def who() -> str:
+    """Who a row ``t`` is about, where that is not the subject of the fence ``f``."""
+    return f"nullif(t.{PRINCIPAL}, f.subject_key) AS {PRINCIPAL}"
+
+
 def _changes(columns: Iterable[str], marks: Iterable[str]) -> str:
     given = "".join(f', "{column}" = {mark}' for column, mark in zip(columns, marks, strict=True))
     return f"epoch = $3, version = t.version + 1, updated_at = clock_timestamp(){given}"
@@ -43,34 +57,36 @@ def _changes(columns: Iterable[str], marks: Iterable[str]) -> str:
 def write(table: Table, mode: Write) -> str:
     """One row: its new version. Nothing where it is there and must not be, and where there is no fence at all.
 
-    $1 jurisdiction, $2 subject, $3 epoch, $4 id, $5 keys, then the columns. That a row is there is no error, which
-    would fail the transaction; a fence that refuses is one, by the trigger.
+    $1 jurisdiction, $2 subject, $3 epoch, $4 id, $5 principal, $6 keys, then the columns. That a row is there is no
+    error, which would fail the transaction; a fence that refuses is one, by the trigger.
     """
     columns = [column for column, _, _ in table.stored]
     names = "".join(f', "{column}"' for column in columns)
-    marks = "".join(f", ${number}::{sql_type}" for number, (_, sql_type, _) in enumerate(table.stored, start=6))
+    marks = "".join(f", ${number}::{sql_type}" for number, (_, sql_type, _) in enumerate(table.stored, start=7))
     found = _changes(columns, (f'excluded."{column}"' for column in columns))
     return (
         f"INSERT INTO {_target(table)} (jurisdiction, subject_key, principal_key, epoch, id{names}) "  # noqa: S608
-        f"SELECT $1, f.subject_key, f.subject_key, $3, $4{marks} FROM domicile.enter($2) f WHERE {_sealed_by('$5')} "
-        f"ON CONFLICT (subject_key, id) DO {f'UPDATE SET {found}' if mode is Write.PUT else 'NOTHING'} "
+        f"SELECT $1, f.subject_key, coalesce($5::bytea, f.subject_key), $3, $4{marks} FROM domicile.enter($2) f "
+        f"WHERE {_sealed_by('$6')} "
+        f"ON CONFLICT (subject_key, id) DO {f'UPDATE SET {_KEPT}, {found}' if mode is Write.PUT else 'NOTHING'} "
         "RETURNING t.version"
     )
 
 
 @lru_cache(maxsize=CACHED)
 def write_many(table: Table) -> str:
-    """Many rows, each id once: $1 jurisdiction, $2 subject, $3 epoch, $4 ids, $5 keys, an array for each column."""
+    """Many rows, each id once: $1 jurisdiction, $2 subject, $3 epoch, $4 ids, $5 principals, $6 keys, then arrays."""
     columns = [column for column, _, _ in table.stored]
     names = "".join(f', "{column}"' for column in columns)
     values = "".join(f', u."{column}"' for column in columns)
-    arrays = "".join(f", ${number}::{sql_type}[]" for number, (_, sql_type, _) in enumerate(table.stored, start=6))
+    arrays = "".join(f", ${number}::{sql_type}[]" for number, (_, sql_type, _) in enumerate(table.stored, start=7))
     found = _changes(columns, (f'excluded."{column}"' for column in columns))
     return (
         f"INSERT INTO {_target(table)} (jurisdiction, subject_key, principal_key, epoch, id{names}) "  # noqa: S608
-        f"SELECT $1, f.subject_key, f.subject_key, $3, u.id{values} "
-        f"FROM domicile.enter($2) f CROSS JOIN unnest($4::uuid[]{arrays}) AS u (id{names}) WHERE {_sealed_by('$5')} "
-        f"ON CONFLICT (subject_key, id) DO UPDATE SET {found} RETURNING t.id, t.version"
+        f"SELECT $1, f.subject_key, coalesce(u.principal, f.subject_key), $3, u.id{values} "
+        f"FROM domicile.enter($2) f CROSS JOIN unnest($4::uuid[], $5::bytea[]{arrays}) AS u (id, principal{names}) "
+        f"WHERE {_sealed_by('$6')} "
+        f"ON CONFLICT (subject_key, id) DO UPDATE SET {_KEPT}, {found} RETURNING t.id, t.version"
     )
 
 
@@ -78,13 +94,14 @@ def write_many(table: Table) -> str:
 def replace(table: Table, columns: tuple[str, ...]) -> str:
     """Some columns of a row at a version, in a fenced transaction.
 
-    $1 version, $2 subject, $3 epoch, $4 id, $5 keys, then the columns.
+    $1 version, $2 subject, $3 epoch, $4 id, $5 principal, $6 keys, then the columns.
     """
     types = {column: sql_type for column, sql_type, _ in table.stored}
-    marks = [f"${number}::{types[column]}" for number, column in enumerate(columns, start=6)]
+    marks = [f"${number}::{types[column]}" for number, column in enumerate(columns, start=7)]
     return (
         f"UPDATE {_target(table)} SET {_changes(columns, marks)} "  # noqa: S608 - checked names
-        f"WHERE t.subject_key = $2 AND t.id = $4 AND t.version = $1 AND {_sealed_by('$5')} RETURNING t.version"
+        f"WHERE t.subject_key = $2 AND t.id = $4 AND t.version = $1 AND t.{PRINCIPAL} = coalesce($5::bytea, $2) "
+        f"AND {_sealed_by('$6')} RETURNING t.version"
     )
 
 
@@ -114,15 +131,15 @@ def select(
 ) -> str:
     """Rows and fence in one snapshot; one row without an id where no row matches.
 
-    The fence's epoch and state, the row's id, version and the value that it is ordered by, then the table's columns:
-    read by their places, since a class may call a column whatever it likes. Last, where ``keyed``, under how new keys
-    rows may lie.
+    The fence's epoch and state, the row's id, version, the value that it is ordered by and its principal, then the
+    table's columns: read by their places, since a class may call a column whatever it likes. Last, where ``keyed``,
+    under how new keys rows may lie.
 
     $1 is the subject, then what is compared with, then the value and the id of the place after which to begin, then
     the limit.
     """
     columns = "".join(f', t."{column.name}"' for column in table.columns)
-    wheres = "".join(f' AND t."{name}" {operator.value} (${n})' for n, (name, operator) in enumerate(compared, start=2))
+    wheres = "".join(f" AND {compare(name, operator, n)}" for n, (name, operator) in enumerate(compared, start=2))
     next_mark = len(compared) + 2
     way, beyond = ("DESC", "<") if descending else ("ASC", ">")
     if after:
@@ -136,7 +153,7 @@ def select(
     bound = f"LIMIT ${next_mark}" if limited else "OFFSET 0"
     return (
         f"SELECT f.epoch, f.state, r.*{newest} FROM domicile.enter($1) f LEFT JOIN LATERAL ("  # noqa: S608
-        f'SELECT t.id, t.version, t."{order}"{columns} FROM {_target(table)} '
+        f'SELECT t.id, t.version, t."{order}", {who()}{columns} FROM {_target(table)} '
         f'WHERE t.subject_key = f.subject_key{wheres} ORDER BY t."{order}" {way} NULLS LAST, t.id {way} {bound}) r '
         "ON true"
     )
@@ -144,7 +161,9 @@ def select(
 
 @lru_cache(maxsize=CACHED)
 def sealed(table: Table, *, held: bool = False) -> str:
-    """Sealed values of the transaction's subject: $1 the id after which to begin, $2 how many rows at most.
+    """Sealed values of the transaction's subject, and whom they are about, where that is another.
+
+    $1 the id after which to begin, $2 how many rows at most.
 
     ``held``: those of $1 ids that nobody else holds, held until the transaction ends.
     """
@@ -152,7 +171,8 @@ def sealed(table: Table, *, held: bool = False) -> str:
     which = "t.id > $1 ORDER BY t.id LIMIT $2"
     if held:
         which = "t.id = ANY ($1::uuid[]) ORDER BY t.id FOR NO KEY UPDATE SKIP LOCKED"
-    return f"SELECT t.id{columns} FROM {_target(table)} WHERE {which}"  # noqa: S608 - checked names
+    about = f"nullif(t.{PRINCIPAL}, t.subject_key) AS {PRINCIPAL}"
+    return f"SELECT t.id, {about}{columns} FROM {_target(table)} WHERE {which}"  # noqa: S608 - checked names
 
 
 @lru_cache(maxsize=CACHED)

@@ -18,13 +18,25 @@ from itertools import count
 from typing import Any
 from uuid import UUID, uuid4
 
-from domicile.model.errors import NotFound, UnsupportedQuery
+from domicile.model.errors import KeyDestroyed, NotFound, UnsupportedQuery
 from domicile.model.ids import KEY_BYTES, SubjectKey
 from domicile.model.wire import DataKey
 from domicile.sdk.home import Home, Vault
-from domicile.sdk.store import Condition, Fence, NewRow, Once, Operator, Rows, Selection, StoredRow, Work
-from domicile.sdk.store.port import CREATED, Alone, Place, another_request, another_version, given_twice, refused
-from domicile.sdk.tables import Table
+from domicile.sdk.references import Ref
+from domicile.sdk.store import Condition, Fence, NewRow, Once, Operator, Rows, Selection, StoredRow, Work, references
+from domicile.sdk.store.port import (
+    CREATED,
+    Alone,
+    Place,
+    another_request,
+    another_version,
+    given_twice,
+    kept_for_life,
+    no_table,
+    refused,
+    stored_principal,
+)
+from domicile.sdk.tables import PRINCIPAL, ReferenceTable, Table
 
 _COMPARED: Mapping[Operator, Callable[[Any, Any], bool]] = {
     Operator.EQUAL: lambda held, value: held == value,
@@ -37,31 +49,37 @@ _COMPARED: Mapping[Operator, Callable[[Any, Any], bool]] = {
 
 
 class MemoryKeys:
-    """A key service. ``shred`` is what an erasure does to a subject's key."""
+    """A key service. ``shred`` is what an erasure does to a subject's keys, or to one principal's."""
 
     def __init__(self) -> None:
         self._keys: dict[tuple[UUID, UUID], DataKey] = {}
+        self._destroyed: set[tuple[UUID, UUID | None]] = set()
         self._index = os.urandom(32)
 
     async def data_key(self, subject: UUID, principal: UUID, *, create: bool = False) -> DataKey:
         name = (subject, principal)
+        if not self._destroyed.isdisjoint({name, (subject, None)}):
+            raise KeyDestroyed("the data key was destroyed: what it sealed opens no more")
         if name not in self._keys:
             if not create:
-                raise NotFound("no data key: shredded, or never made")
+                raise NotFound("no data key was made")
             self._keys[name] = DataKey(
                 subject=subject, principal=principal, key=os.urandom(32), index_key=os.urandom(32)
             )
         return self._keys[name]
 
-    def forget(self, subject: UUID, principal: UUID) -> None:
+    def forget(self, subject: UUID) -> None:
         """None is held: each call asks."""
+
+    async def data_keys(self, names: Sequence[tuple[UUID, UUID]], *, create: bool = False) -> list[DataKey]:
+        return [await self.data_key(*name, create=create) for name in names]
 
     async def cell_index_key(self) -> bytes:
         return self._index
 
-    def shred(self, home: Home) -> None:
-        """No sealed value of the home's subject opens from now on."""
-        self._keys = {name: key for name, key in self._keys.items() if name[0] != home.internal_id}
+    def shred(self, home: Home, principal: UUID | None = None) -> None:
+        """No sealed value of the home's subject opens from now on; with a principal, none that is about that one."""
+        self._destroyed.add((home.internal_id, principal))
 
 
 @dataclass
@@ -69,6 +87,7 @@ class _Held:
     version: int
     created: datetime
     values: dict[str, Any]
+    principal: UUID | None
 
 
 @dataclass
@@ -84,6 +103,7 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self._subjects: dict[SubjectKey, _Subject] = {}
+        self._references: dict[str, list[dict[str, Any]]] = {}
         self._clock = count(1)
 
     def open(self, key: SubjectKey, epoch: int = 1) -> Fence:
@@ -100,6 +120,19 @@ class MemoryStore:
         """As when the subject moves away: from now on everything is refused."""
         held = self._subjects[key]
         held.fence = Fence(key, held.fence.internal_id, held.fence.epoch, "closed")
+
+    def fill(self, kind: type[Ref], rows: Sequence[Ref]) -> None:
+        """As a load by an operator: these are the table's rows from now on."""
+        table = kind.domicile_reference
+        names = [column.name for column in table.columns]
+        self._references[table.name] = [dict(zip(names, row, strict=True)) for row in references.checked(table, rows)]
+
+    async def look_up(self, table: ReferenceTable, conditions: Sequence[Condition]) -> list[dict[str, Any]]:
+        if table.name not in self._references:
+            raise no_table()
+        rows = self._references[table.name]
+        found = [dict(row) for row in rows if all(_compared(row[each.column], each) for each in conditions)]
+        return sorted(found, key=lambda row: tuple(row[name] for name in table.key))
 
     def subject(self, key: SubjectKey, epoch: int) -> _Subject:
         held = self._subjects.get(key)
@@ -156,7 +189,10 @@ class _Transaction:
         held = rows.get(row.id)
         if version is not None and version != (held.version if held else 0):
             raise another_version(table)
-        written = _Held((held.version if held else 0) + 1, held.created if held else self._store.now(), {**row.values})
+        if held is not None and held.principal != row.principal:
+            raise another_version(table) if version else kept_for_life()
+        created = held.created if held else self._store.now()
+        written = _Held((held.version if held else 0) + 1, created, {**row.values}, row.principal)
         rows[row.id] = written
         self._remember(once, [written.version])
         return written.version
@@ -172,7 +208,7 @@ class _Transaction:
 
     async def update(self, table: Table, row: NewRow, version: int) -> int:
         held = self._rows(table).get(row.id)
-        if held is None or held.version != version:
+        if held is None or (held.version, held.principal) != (version, row.principal):
             raise another_version(table)
         held.values |= row.values
         held.version += 1
@@ -212,17 +248,30 @@ class _Transaction:
         columns = [column.name for column in table.columns]
         return [
             StoredRow(
-                each.id, rows[each.id].version, {name: rows[each.id].values[name] for name in columns}, each.value
+                each.id,
+                rows[each.id].version,
+                {name: rows[each.id].values[name] for name in columns},
+                each.value,
+                rows[each.id].principal,
             )
             for each in places[: selection.limit]
         ]
+
+    async def look_up(self, table: ReferenceTable, conditions: Sequence[Condition]) -> list[dict[str, Any]]:
+        return await self._store.look_up(table, conditions)
 
     async def query(self, statement: str, arguments: Sequence[Any]) -> list[dict[str, Any]]:
         raise UnsupportedQuery("SQL on a home in memory", remedy="the fixture domicile_postgres")
 
 
 def _meets(name: UUID, held: _Held, condition: Condition) -> bool:
+    if condition.column == PRINCIPAL:
+        return bool(stored_principal(held.principal) == condition.value)
     value = name if condition.column == "id" else held.values[condition.column]
+    return _compared(value, condition)
+
+
+def _compared(value: Any, condition: Condition) -> bool:
     return value is not None and _COMPARED[condition.operator](value, condition.value)
 
 

@@ -74,7 +74,7 @@ CREATE TABLE IF NOT EXISTS keys.shredded (
 );
 
 -- Each key that was made, handed out, re-wrapped, refused or destroyed: for whom, by its internal ids. No key.
--- A cell's index secret has no subject.
+-- A cell's index secret has no subject, nor has a key for backups, where cell is the database.
 CREATE TABLE IF NOT EXISTS keys.audit (
     time      timestamptz NOT NULL DEFAULT clock_timestamp(),
     caller    text NOT NULL,

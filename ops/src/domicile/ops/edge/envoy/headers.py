@@ -28,7 +28,11 @@ _SPACE: Final = "domicile"
 _OF_ATTEMPTS: Final = ("cookie", TOKEN_HEADER.lower())
 _MAX_METADATA: Final = 8192
 """Envoy rewrites no longer value (``header_to_metadata``): of a longer one the application sees the token too."""
-_FROM_PROXIES: Final = "x-forwarded-.*|x-envoy-.*|forwarded|x-real-ip|via|tracestate"
+_FROM_PROXIES: Final = (
+    "x-forwarded-.*|x-envoy-.*|forwarded|x-real-ip|via|tracestate|trailer|proxy-authorization|http2-settings"
+)
+_ODD: Final = "[^:a-z0-9-].*|[a-z0-9-]+[^a-z0-9-].*"
+"""Names that an application may read as another one, with a hyphen for a dot; HTTP/2's own begin with ``:``."""
 _OF_ENVOY: Final = "x-envoy-.*"
 
 
@@ -42,12 +46,12 @@ def all_but(prefix: str, name: str) -> str:
 def early(view: View) -> Message:
     """Before a route is looked for, so that no forged field chooses one."""
     forged = all_but(HEADER_PREFIX, TOKEN_HEADER.lower())
-    steps: list[Message] = [{"remove_on_match": {"key_matcher": matching(forged)}}]
+    steps: list[Message] = [{"remove_on_match": {"key_matcher": matching(f"{forged}|{_ODD}")}}]
     steps += [{"remove": name} for name in view.untrusted]
-    token = TOKEN_HEADER.lower()
     # of a field that is given twice a route would see the first alone: as one value it can be told
-    one = f"%CEL('{token}' in request.headers ? request.headers['{token}'] : '')%"
-    steps.append({"append": {"header": {"key": token, "value": one}, "append_action": "OVERWRITE_IF_EXISTS"}})
+    for name in _OF_ATTEMPTS:
+        one = f"%CEL('{name}' in request.headers ? request.headers['{name}'] : '')%"
+        steps.append({"append": {"header": {"key": name, "value": one}, "append_action": "OVERWRITE_IF_EXISTS"}})
     name = "http.early_header_mutation.header_mutation"
     return extension(name, "http.early_header_mutation.header_mutation.v3.HeaderMutation", mutations=steps)
 
@@ -63,8 +67,8 @@ def remembered() -> list[Message]:
         }
         for name in _OF_ATTEMPTS
     ]
-    pair = re.escape(TOKEN_COOKIE) + "=[^;]*"
-    token = {"regex": f"^(?:{pair}(?:; *|$))+|; *{pair}"}
+    pair = re.escape(TOKEN_COOKIE) + r"\s*=[^;]*"
+    token = {"regex": rf"^\s*(?:{pair}(?:;\s*|$))+|;\s*{pair}"}
     cookies = {
         "metadata_namespace": _SPACE,
         "key": "cookie",

@@ -15,7 +15,7 @@ from domicile.model.wire import CELL_HEADER, EPOCH_HEADER, GUARD_HEADER, SUBJECT
 from domicile.ops.edge.envoy.clusters import ROUTERS
 from domicile.ops.edge.envoy.proto import Message, extension, matching, seconds
 from domicile.ops.edge.envoy.recipe import Recipe, Tuning
-from domicile.ops.edge.view import AMBIGUOUS, GATEWAY_PATHS, View
+from domicile.ops.edge.view import AMBIGUOUS, GATEWAY_PATHS, HOST, REFUSED_METHODS, View
 
 ROUTES: Final = "domicile"
 SAFE_METHODS: Final = "GET|HEAD|OPTIONS"
@@ -33,13 +33,22 @@ def _field(name: str, pattern: str, **more: Any) -> Message:
     return {"name": name, "string_match": matching(pattern), **more}
 
 
+def _refused() -> list[list[Message]]:
+    """What no router forwards, and Envoy would."""
+    return [
+        [_field(":method", "|".join(REFUSED_METHODS))],
+        [_field(":authority", HOST, invert_match=True)],
+    ]
+
+
 def _for_routers(view: View) -> list[list[Message]]:
     """Each a set of fields that a request must have to be left to a router, whatever token it carries."""
+    token = re.escape(TOKEN_COOKIE) + r"\s*="
     in_cookie = {"name": "cookie", "string_match": {"contains": f"{TOKEN_COOKIE}="}}
     found: list[list[Message]] = [
         [{"name": TOKEN_HEADER, "present_match": True}, in_cookie],
         [{"name": TOKEN_HEADER, "string_match": {"contains": ","}}],
-        [in_cookie, _field("cookie", f".*{re.escape(TOKEN_COOKIE)}=.*{re.escape(TOKEN_COOKIE)}=.*")],
+        [in_cookie, _field("cookie", f".*{token}.*{token}.*")],
         [_field(":path", f"[^?]*{AMBIGUOUS}.*")],
         [_field(":path", re.escape(GATEWAY_PATHS) + ".*")],
     ]
@@ -116,7 +125,7 @@ def routes(view: View, recipe: Recipe) -> Message:
     Where a router is asked about each request, its word is enough."""
     tuning = recipe.tuning
     router = _action(view, {"cluster": ROUTERS}, idle=tuning.relay_seconds, zones=0, safe=False)
-    left = [] if recipe.asks else _for_routers(view)
+    left = _refused() + ([] if recipe.asks else _for_routers(view))
     found = [{"match": {"prefix": "/", "headers": fields}, "route": router} for fields in left]
     if view.cells and (view.by_token or recipe.asks):
         found += _to_cells(view, tuning)

@@ -28,7 +28,7 @@ from domicile.model.wire import (
     Problem,
 )
 from domicile.ops.edge.equipment import Equipment, Pair
-from domicile.ops.edge.view import AMBIGUOUS, GATEWAY_PATHS, EdgeCell, View
+from domicile.ops.edge.view import AMBIGUOUS, GATEWAY_PATHS, HOST, REFUSED_METHODS, EdgeCell, View
 
 CONFIGURATION: Final = "haproxy.cfg"
 SUBJECTS: Final = "subjects.map"
@@ -39,7 +39,10 @@ _OWN: Final = "own.pem"
 _PUBLIC: Final = "public.pem"
 _ASK: Final = "ask.sock"
 _RETRY_SECONDS: Final = 2
-_OF_PROXIES: Final = "^(x-forwarded-.*|forwarded|x-real-ip|via|tracestate|te|trailer|keep-alive|proxy-.*)$"
+_OF_PROXIES: Final = (
+    "^(x-forwarded-.*|forwarded|x-real-ip|via|tracestate|te|trailer|keep-alive|proxy-.*|http2-settings)$"
+)
+_TOKEN: Final = re.escape(TOKEN_COOKIE) + r"\s*="
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +155,8 @@ def _frontend(view: View, equipment: Equipment, folder: Path) -> Iterable[str]:
     yield f"http-request del-header '^{HEADER_PREFIX}(?!token$)' -m reg"
     yield "http-request del-header '[^a-z0-9-]' -m reg"
     yield from (f"http-request del-header {name}" for name in view.untrusted)
-    yield "http-request del-header upgrade unless { req.hdr(upgrade) -i websocket }"
+    upgraded = "{ req.fhdr(upgrade) -i websocket } { req.fhdr_cnt(upgrade) 1 } { req.hdr(connection) -i upgrade }"
+    yield f"http-request del-header upgrade unless {upgraded}"
     yield "http-request set-var(txn.target) pathq"
     for condition, way in _ways(view):
         yield f"http-request set-var(txn.way) str({way}) if !{{ var(txn.way) -m found }} {condition}"
@@ -160,6 +164,9 @@ def _frontend(view: View, equipment: Equipment, folder: Path) -> Iterable[str]:
     yield f"http-request set-var(txn.where) var(txn.subject),map_str({folder / SUBJECTS})"
     yield f"http-request set-var(txn.doubted) var(txn.subject),map_str({folder / DOUBTS})"
     yield "http-request set-var(txn.cell) var(txn.where),word(1,/) unless { var(txn.doubted),strcmp(txn.where) eq 0 }"
+    for cell in view.cells:  # a cell that answers nobody here may yet answer a router
+        gone = f"{{ var(txn.cell) -m str {cell.name} }} {{ nbsrv(cell_{cell.name}) 0 }}"
+        yield f"http-request unset-var(txn.cell) if {gone}"
     yield "use_backend cell_%[var(txn.cell)] if { var(txn.cell) -m found }"
     yield "default_backend routers"
     yield f"http-response del-header '{HEADER_PREFIX}' -m beg"
@@ -167,6 +174,13 @@ def _frontend(view: View, equipment: Equipment, folder: Path) -> Iterable[str]:
 
 def _ways(view: View) -> Iterable[tuple[str, str]]:
     """Conditions in their order; the first that holds decides whether an edge may forward at all."""
+    yield f"{{ method {' '.join(REFUSED_METHODS)} }}", "router"
+    yield f"!{{ req.fhdr(host) -m reg '^{HOST}$' }}", "router"
+    yield "!{ path -m beg / }", "router"
+    # a trailer would go on, which a server may take for a field of the next request: of somebody else
+    yield "{ req.hdr(transfer-encoding) -m found }", "router"
+    yield "{ req.fhdr_cnt(cookie) gt 1 }", "router"
+    yield f"{{ req.fhdr(cookie) -m reg '{_TOKEN}.*{_TOKEN}' }}", "router"
     yield f"{{ path -m reg '{AMBIGUOUS}' }}", "router"
     yield "{ path -m beg '//' }", "router"  # a Location would name a host by it
     yield f"{{ path -m beg '{GATEWAY_PATHS}' }}", "router"
@@ -197,7 +211,12 @@ def _cell(view: View, cell: EdgeCell, equipment: Equipment, folder: Path, tuning
     yield "http-request disable-l7-retry unless { method GET HEAD OPTIONS }"
     yield f"http-request del-header '{_OF_PROXIES}' -m reg"
     yield f"http-request del-header {HEADER_PREFIX}token"
-    pair = re.escape(TOKEN_COOKIE) + "=[^;]*"
+    yield "http-request del-header expect unless { req.hdr(expect) -i 100-continue }"
+    # what it names a proxy of the application's would take out: ours, too
+    yield "http-request del-header connection unless { req.hdr(upgrade) -m found }"
+    yield "http-request set-header connection upgrade if { req.hdr(upgrade) -m found }"
+    yield "http-request set-uri %[pathq]"
+    pair = f"{_TOKEN}[^;]*"
     yield rf"http-request replace-header Cookie '^\s*{pair}(?:;\s*)?(.*)$' '\1'"
     yield rf"http-request replace-header Cookie '^(.*?);\s*{pair}(.*)$' '\1\2'"
     yield "http-request del-header cookie if { req.hdr(cookie) -m len 0 }"

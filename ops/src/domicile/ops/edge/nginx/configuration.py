@@ -38,7 +38,7 @@ _ASKED: Final = "/.domicile/edge/decide"
 _RETRY_SECONDS: Final = 2
 _ROUTER_SECONDS: Final = 300
 _PROXIES: Final = ("Forwarded", "X-Real-IP", "Via", "Tracestate", "TE", "Trailer", "Keep-Alive", "Proxy-Connection",
-                   "Proxy-Authorization")  # fmt: skip
+                   "Proxy-Authorization", "HTTP2-Settings")  # fmt: skip
 """What would speak of another hop, or ends at this one (RFC 9110, 7.6.1)."""
 _MAX_BODY: Final = "64m"
 _HEAD: Final = "32k"

@@ -12,7 +12,7 @@ from typing import Final
 
 from domicile.model.wire import TOKEN_COOKIE
 from domicile.ops.edge.nginx.blocks import mapped
-from domicile.ops.edge.view import AMBIGUOUS, GATEWAY_PATHS, View
+from domicile.ops.edge.view import AMBIGUOUS, GATEWAY_PATHS, HOST, View
 
 IN_MEMORY_BYTES: Final = 65_536
 """Of a body that can be sent a second time: what a router keeps for a replay, too."""
@@ -23,7 +23,7 @@ _SIZES: Final = r"[0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-
 
 
 def _cookie(name: str) -> str:
-    return rf"(?:^|;)\s*{re.escape(name)}="
+    return rf"(?:^|;)\s*{re.escape(name)}\s*="
 
 
 def _target(pattern: str) -> str:
@@ -34,7 +34,10 @@ def _target(pattern: str) -> str:
 
 def paths(view: View) -> list[str]:
     """``$domicile_path``: ``ask`` for what may be a subject's own, else ``router``."""
-    entries: dict[str, object] = {f"~^[^?]*{AMBIGUOUS}": "router", f"~^{re.escape(GATEWAY_PATHS)}": "router"}
+    entries: dict[str, object] = {
+        f"~^[^?]*{AMBIGUOUS}|[^!-~]|#": "router",
+        f"~^{re.escape(GATEWAY_PATHS)}": "router",
+    }
     entries |= {rf"~^{pattern}(?:\?|$)": "router" for pattern in view.named_paths}
     if view.named_paths:
         entries[_OTHERWISE_READ] = "router"
@@ -54,7 +57,7 @@ def proofs(view: View) -> Iterable[str]:
     twice = {rf"~{_cookie(name)}.*{_cookie(name)}": "router" for name in names}
     yield from mapped("$http_cookie", "$domicile_cookies", {"default": "ask", **twice})
     hosts = {f"~*^{pattern}$": "router" for pattern in view.named_hosts}
-    yield from mapped("$http_host", "$domicile_host", {"default": "ask", **hosts})
+    yield from mapped("$http_host", "$domicile_host", {"default": "router", **hosts, f"~^{HOST}$": "ask"})
     shown = ["$http_authorization", "$domicile_token", *variables]
     # a value can hold no line end, so that two sets of proofs never look alike
     yield from mapped("$domicile_connection", "$domicile_proofs", {"default": "\n".join(shown)})
@@ -65,15 +68,16 @@ def proofs(view: View) -> Iterable[str]:
 
 def passed_on() -> Iterable[str]:
     """The cookies without the token, an upgrade to a WebSocket and no other, and how a body can be sent."""
-    pair = re.escape(TOKEN_COOKIE) + "=[^;]*"
+    pair = re.escape(TOKEN_COOKIE) + r"\s*=[^;]*"
     without = {
         rf"~^\s*{pair}(?:;\s*)?(?<domicile_rest>.*)$": "$domicile_rest",
         rf"~^(?<domicile_before>.*?);\s*{pair}(?<domicile_after>.*)$": "$domicile_before$domicile_after",
         "default": "$http_cookie",
     }
     yield from mapped("$http_cookie", "$domicile_cookie", without)
-    yield from mapped("$http_upgrade", "$domicile_upgrade", {"~*^websocket$": "websocket", "default": ""})
-    yield from mapped("$http_upgrade", "$domicile_connection", {"~*^websocket$": "upgrade", "default": ""})
+    asked = r"~*^websocket (?:.*,)?\s*upgrade\s*(?:,|$)"
+    yield from mapped("$http_upgrade $http_connection", "$domicile_upgrade", {asked: "websocket", "default": ""})
+    yield from mapped("$domicile_upgrade", "$domicile_connection", {"websocket": "upgrade", "default": ""})
     unread = {"~^(?:GET|HEAD|OPTIONS|DELETE)::$": "home", rf"~^[A-Z]+::(?:{_SIZES})$": "home", "default": "streamed"}
     yield from mapped("$request_method:$http_transfer_encoding:$http_content_length", "$domicile_sent", unread)
     # what a decision depends on is whether a method changes anything

@@ -99,6 +99,58 @@ SELECT domicile.withdraw_keys($1, $2)
 -- Every table of a class of records.
 SELECT DISTINCT table_name FROM domicile.columns ORDER BY table_name
 
+-- name: begin_restored
+-- Close every fence of a restored database, which is as of a moment ($1); how many those were.
+SELECT domicile.begin_restored($1)
+
+-- name: unsettled
+-- Subjects whose fence a restore closed, after a key ($1), at most $2 of them.
+SELECT f.subject_key, f.epoch
+FROM domicile.unsettled u JOIN domicile.fences f ON f.internal_id = u.subject
+WHERE f.subject_key > $1
+ORDER BY f.subject_key
+LIMIT $2
+
+-- name: settle
+-- Settle a subject's fence ($1) in incarnation $2 at epoch $3 as was judged ($4).
+SELECT domicile.settle($1, $2, $3, $4)
+
+-- name: end_restored
+-- How many fences a restore closed that are not settled.
+SELECT domicile.end_restored()
+
+-- name: last_restore
+-- What became of the last restore's fences; no row where there was none.
+SELECT restored_at, upto, fences, reopened, behind, moved, erased, unclear, rows_gone, ended,
+    (SELECT count(*) FROM domicile.unsettled) AS remaining
+FROM domicile.restores
+ORDER BY id DESC
+LIMIT 1
+
+-- name: held_keys
+-- Subjects that this cell holds, whatever state their fence is in, after a key ($1), at most $2 of them.
+SELECT subject_key FROM domicile.fences WHERE subject_key > $1 ORDER BY subject_key LIMIT $2
+
+-- name: erase_subject
+-- Retire the fence of a subject ($1), open at epoch $2, and delete all that is stored for it.
+SELECT * FROM domicile.erase_subject($1, $2)
+
+-- name: shred_principal
+-- Delete the rows of a subject ($1), open at epoch $2, that are about a principal ($3).
+SELECT * FROM domicile.shred_principal($1, $2, $3)
+
+-- name: last_erasure
+-- The last erasure of a subject ($1).
+SELECT * FROM domicile.last_erasure($1)
+
+-- name: erasures_under_way
+-- Erasures without a receipt, at most $1.
+SELECT * FROM domicile.erasures_under_way($1)
+
+-- name: keep_receipt
+-- Keep the receipt ($2) of an erasure ($1) and the key that it was signed by ($3), unless there is one.
+SELECT * FROM domicile.keep_receipt($1, $2, $3)
+
 -- name: forget_answers
 -- Forget answers under idempotency keys that nobody has asked for in a week, at most $1.
 SELECT domicile.forget_answers($1)

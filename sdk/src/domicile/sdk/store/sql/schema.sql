@@ -8,7 +8,8 @@ SELECT pg_advisory_unlock(hashtext('domicile.schema'))
 
 -- name: has_system
 -- Whether there is a system schema at all, and one that keeps its revisions.
-SELECT to_regclass('domicile.cell') IS NOT NULL AS cell, to_regclass('domicile.revisions') IS NOT NULL AS revisions
+SELECT to_regclass('domicile.cell') IS NOT NULL AS cell, to_regclass('domicile.revisions') IS NOT NULL AS revisions,
+       to_regclass('domicile.reference_columns') IS NOT NULL AS lists
 
 -- name: cell
 -- Which cell this database says that it is.
@@ -17,6 +18,17 @@ SELECT cell, jurisdiction FROM domicile.cell
 -- name: applied_columns
 -- What each column of each record table is; as JSON, since members came later.
 SELECT c.table_name, to_jsonb(c) AS column FROM domicile.columns c ORDER BY c.table_name, c.column_name
+
+-- name: reference_columns
+-- What each column of one reference table ($1), or of all of them (NULL), is.
+SELECT table_name, column_name, category, sql_type, nullable, "default", key_place
+FROM domicile.reference_columns WHERE table_name = $1 OR $1 IS NULL
+
+-- name: note_load
+-- Keep that a reference table ($1) has rows with digest $2, so many ($3), by whom ($4).
+INSERT INTO domicile.reference_loads (table_name, digest, rows, loaded_by) VALUES ($1, $2, $3, $4)
+ON CONFLICT (table_name) DO UPDATE
+SET digest = excluded.digest, rows = excluded.rows, loaded_by = excluded.loaded_by, loaded_at = clock_timestamp()
 
 -- name: applied_tables
 -- How long (in seconds) rows of the record tables are kept that are not kept for ever.
@@ -59,12 +71,17 @@ FROM domicile.revisions ORDER BY id DESC
 -- name: loose_tables
 -- What a session that is not the operator's can reach and no lock holds: which relation, and what it lacks.
 WITH reachable AS (
-    SELECT c.oid, c.relname, c.relkind, c.relrowsecurity, c.relowner
+    SELECT c.oid, c.relname, c.relkind, c.relrowsecurity, c.relowner,
+           -- belongs to no subject: what is on record so, and not as a table of records, in the schema of both
+           n.nspname = 'public' AND EXISTS (SELECT FROM domicile.reference_columns l WHERE l.table_name = c.relname)
+               AND NOT EXISTS (SELECT FROM domicile.columns l WHERE l.table_name = c.relname) AS reference
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')
       AND n.nspname NOT IN ('domicile', 'pg_catalog', 'information_schema', 'pg_toast')
       AND EXISTS (
-          SELECT FROM unnest(ARRAY['domicile_app', 'domicile_abroad', 'domicile_gateway', 'domicile_cell']) AS role
+          SELECT FROM unnest(ARRAY[
+              'domicile_app', 'domicile_abroad', 'domicile_gateway', 'domicile_cell', 'domicile_eraser'
+          ]) AS role
           WHERE has_table_privilege(role, c.oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER')
              OR has_any_column_privilege(role, c.oid, 'SELECT, INSERT, UPDATE, REFERENCES')
       )
@@ -87,7 +104,8 @@ WITH reachable AS (
                    SELECT FROM pg_policy p
                    WHERE p.polrelid = r.oid AND p.polname <> 'domicile_subject' AND p.polpermissive
                      AND p.polroles && ARRAY[
-                         0::oid, 'domicile_app'::regrole::oid, 'domicile_abroad'::regrole::oid, 'domicile_gateway'::regrole::oid
+                         0::oid, 'domicile_app'::regrole::oid, 'domicile_abroad'::regrole::oid, 'domicile_gateway'::regrole::oid,
+                         'domicile_eraser'::regrole::oid
                      ]
                )
             THEN 'the rule of one subject alone' END,
@@ -101,6 +119,7 @@ WITH reachable AS (
                OR has_table_privilege('domicile_cell', r.oid, 'INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER')
                OR has_table_privilege('domicile_gateway', r.oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE, TRIGGER')
                OR has_table_privilege('domicile_abroad', r.oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE, TRIGGER')
+               OR has_table_privilege('domicile_eraser', r.oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE, TRIGGER')
                OR EXISTS (
                    SELECT FROM pg_attribute a
                    WHERE a.attrelid = r.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -113,6 +132,33 @@ WITH reachable AS (
                )
             THEN 'the rights of each role and no more' END
     ], NULL) AS lacks
-    FROM reachable r
+    FROM reachable r WHERE NOT r.reference
+    UNION ALL
+    SELECT r.relname, array_remove(ARRAY[
+        CASE WHEN r.relkind <> 'r' THEN 'being a table' END,
+        CASE WHEN r.relowner <> 'domicile_owner'::regrole THEN 'the owner that nobody logs in as' END,
+        CASE WHEN EXISTS (
+                SELECT FROM pg_roles role
+                WHERE role.rolcanlogin AND NOT role.rolsuper AND (
+                    has_table_privilege(role.oid, r.oid, 'INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER')
+                    OR has_any_column_privilege(role.oid, r.oid, 'INSERT, UPDATE, REFERENCES')
+                )
+             ) THEN 'the fence trigger, and can be written without it' END,
+        CASE WHEN EXISTS (
+                SELECT FROM unnest(ARRAY['domicile_abroad', 'domicile_gateway', 'domicile_cell']) AS role
+                WHERE has_table_privilege(role, r.oid, 'SELECT') OR has_any_column_privilege(role, r.oid, 'SELECT')
+             ) THEN 'the rights of each role and no more' END,
+        -- a parent is read with the rows of its children, past their row security
+        CASE WHEN EXISTS (SELECT FROM pg_inherits i WHERE r.oid IN (i.inhrelid, i.inhparent)) THEN 'rows of its own alone' END,
+        CASE WHEN EXISTS (
+                SELECT FROM pg_attribute a
+                WHERE a.attrelid = r.oid AND a.attnum > 0 AND NOT a.attisdropped AND NOT EXISTS (
+                    SELECT FROM domicile.reference_columns l
+                    WHERE l.table_name = r.relname AND l.column_name = a.attname
+                      AND l.sql_type = format_type(a.atttypid, a.atttypmod)
+                )
+             ) THEN 'a class that says what each column is' END
+    ], NULL)
+    FROM reachable r WHERE r.reference
 )
 SELECT table_name, lacks FROM lacking WHERE lacks <> '{}' ORDER BY table_name

@@ -10,7 +10,7 @@ BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'domicile_owner') THEN
         CREATE ROLE domicile_owner NOLOGIN;
     END IF;
-    FOREACH name IN ARRAY ARRAY['domicile_app', 'domicile_cell', 'domicile_gateway', 'domicile_abroad'] LOOP
+    FOREACH name IN ARRAY ARRAY['domicile_app', 'domicile_cell', 'domicile_gateway', 'domicile_abroad', 'domicile_eraser'] LOOP
         IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name) THEN
             EXECUTE format('CREATE ROLE %I LOGIN', name);
         END IF;
@@ -87,10 +87,37 @@ CREATE TABLE IF NOT EXISTS domicile.columns (
 ALTER TABLE domicile.columns ADD COLUMN IF NOT EXISTS kind text;
 ALTER TABLE domicile.columns ADD COLUMN IF NOT EXISTS "default" text;
 
+-- ``principal``: which field says whom a row is about; it lies in principal_key, whatever it is called.
+DO $classes$ BEGIN
+    ALTER TABLE domicile.columns DROP CONSTRAINT IF EXISTS columns_class_check;
+    ALTER TABLE domicile.columns ADD CONSTRAINT columns_class_check CHECK (class IN ('personal', 'shareable', 'principal'));
+END $classes$;
+
 -- How long the rows of a table are kept after they were first put; tables without a row here keep theirs.
 CREATE TABLE IF NOT EXISTS domicile.retention (
     table_name   text PRIMARY KEY,
     keep_seconds bigint NOT NULL CHECK (keep_seconds > 0)
+);
+
+-- What each column of each table is that belongs to no subject. No role but the owner writes these tables.
+CREATE TABLE IF NOT EXISTS domicile.reference_columns (
+    table_name  text NOT NULL,
+    column_name text NOT NULL,
+    category    text NOT NULL CHECK (category ~ '^system(\.|$)'),
+    sql_type    text NOT NULL,
+    nullable    boolean NOT NULL,
+    "default"   text,
+    key_place   integer,
+    PRIMARY KEY (table_name, column_name)
+);
+
+-- Which rows each of them was given last: equal digests are equal tables, in whatever cell.
+CREATE TABLE IF NOT EXISTS domicile.reference_loads (
+    table_name text PRIMARY KEY,
+    digest     text NOT NULL,
+    rows       bigint NOT NULL,
+    loaded_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    loaded_by  text NOT NULL
 );
 
 -- Each schema that was applied: by whom (the operator's certificate), which, and by what statements.
@@ -359,6 +386,11 @@ BEGIN
     THEN
         RAISE EXCEPTION 'the subject has newer keys' USING ERRCODE = 'DM009';
     END IF;
+    -- a principal is the subject, or a random id of the application's after a byte that no pepper has
+    IF NEW.principal_key <> NEW.subject_key
+        AND (octet_length(NEW.principal_key) <> 17 OR get_byte(NEW.principal_key, 0) <> 0) THEN
+        RAISE EXCEPTION 'the row is about nobody that could be named' USING ERRCODE = 'DM003';
+    END IF;
     IF label IS DISTINCT FROM NEW.jurisdiction THEN
         RAISE EXCEPTION 'the row is labelled with another jurisdiction' USING ERRCODE = 'DM002';
     END IF;
@@ -453,9 +485,253 @@ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 
     SELECT count(*) FROM forgotten
 $$;
 
+-- Restores of this database: to which moment, and what became of the fences that each closed. ended: all are settled.
+CREATE TABLE IF NOT EXISTS domicile.restores (
+    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    restored_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    upto        timestamptz,
+    fences      bigint NOT NULL,
+    reopened    bigint NOT NULL DEFAULT 0,
+    behind      bigint NOT NULL DEFAULT 0,
+    moved       bigint NOT NULL DEFAULT 0,
+    erased      bigint NOT NULL DEFAULT 0,
+    unclear     bigint NOT NULL DEFAULT 0,
+    rows_gone   bigint NOT NULL DEFAULT 0,
+    ended       timestamptz
+);
+
+-- Subjects (by internal id) whose fence a restore closed, until the directory has said what they are. verdict: of those
+-- that it could not settle, why.
+CREATE TABLE IF NOT EXISTS domicile.unsettled (
+    subject uuid PRIMARY KEY,
+    verdict text
+);
+
+-- After a restore, before anybody can use it: every fence is closed, and no grant of before opens one.
+CREATE OR REPLACE FUNCTION domicile.begin_restored(upto timestamptz) RETURNS bigint
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    closed bigint;
+BEGIN
+    INSERT INTO domicile.unsettled (subject) SELECT f.internal_id FROM domicile.fences f WHERE f.state = 'open'
+    ON CONFLICT DO NOTHING;
+    UPDATE domicile.unsettled SET verdict = NULL;
+    UPDATE domicile.fences f SET state = 'closed' WHERE f.state = 'open';
+    DELETE FROM domicile.intents;
+    UPDATE domicile.cell SET incarnation = gen_random_uuid();
+    SELECT count(*) INTO closed FROM domicile.unsettled;
+    UPDATE domicile.restores SET ended = clock_timestamp() WHERE ended IS NULL;
+    INSERT INTO domicile.restores (upto, fences) VALUES (begin_restored.upto, closed);
+    RETURN closed;
+END
+$$;
+
+-- Settle a fence that a restore closed, for this incarnation of the cell: open it at an epoch that the directory granted,
+-- or retire it and delete its subject's rows, which are at home elsewhere or nowhere by now, or leave it closed.
+-- How many rows went; none for a fence that is settled already.
+CREATE OR REPLACE FUNCTION domicile.settle(subject bytea, place uuid, wanted bigint, judged text) RETURNS bigint
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    held domicile.fences;
+    name text;
+    went bigint;
+    gone bigint := 0;
+BEGIN
+    PERFORM FROM domicile.cell c WHERE c.incarnation = place FOR SHARE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'the grant is for another cell or incarnation' USING ERRCODE = 'DM005';
+    END IF;
+    SELECT f.* INTO held FROM domicile.fences f JOIN domicile.unsettled u ON u.subject = f.internal_id
+    WHERE f.subject_key = settle.subject FOR UPDATE;
+    IF NOT FOUND OR held.state <> 'closed' THEN
+        DELETE FROM domicile.unsettled u WHERE u.subject = held.internal_id;
+        RETURN 0;
+    END IF;
+    IF judged IN ('reopened', 'behind') THEN
+        IF wanted < held.epoch THEN
+            RAISE EXCEPTION 'the fence is at a higher epoch' USING ERRCODE = 'DM001';
+        END IF;
+        UPDATE domicile.fences f SET state = 'open', epoch = wanted WHERE f.subject_key = settle.subject;
+    ELSIF judged IN ('moved', 'erased') THEN
+        -- rows go by way of an open fence, as every row does; nobody sees it open
+        UPDATE domicile.fences f SET state = 'open' WHERE f.subject_key = settle.subject;
+        PERFORM set_config('domicile.epoch', held.epoch::text, true);
+        FOR name IN
+            SELECT DISTINCT c.table_name FROM domicile.columns c JOIN pg_attribute a
+                ON a.attrelid = to_regclass(format('public.%I', c.table_name)) AND a.attname = 'subject_key'
+            ORDER BY 1
+        LOOP
+            EXECUTE format('DELETE FROM public.%I WHERE subject_key = $1', name) USING settle.subject;
+            GET DIAGNOSTICS went = ROW_COUNT;
+            gone := gone + went;
+        END LOOP;
+        DELETE FROM domicile.answers a WHERE a.subject = held.internal_id;
+        UPDATE domicile.fences f SET state = 'retired' WHERE f.subject_key = settle.subject;
+    END IF;
+    IF judged IN ('reopened', 'behind', 'moved', 'erased') THEN
+        DELETE FROM domicile.unsettled u WHERE u.subject = held.internal_id;
+        UPDATE domicile.restores r SET
+            reopened = r.reopened + (judged = 'reopened')::int, behind = r.behind + (judged = 'behind')::int,
+            moved = r.moved + (judged = 'moved')::int, erased = r.erased + (judged = 'erased')::int,
+            rows_gone = r.rows_gone + gone
+        WHERE r.ended IS NULL;
+    ELSE
+        UPDATE domicile.unsettled u SET verdict = judged WHERE u.subject = held.internal_id;
+    END IF;
+    RETURN gone;
+END
+$$;
+
+-- What is left to settle: how many, and of those how many the directory could not say.
+CREATE OR REPLACE FUNCTION domicile.end_restored() RETURNS bigint
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    remaining bigint;
+    doubtful  bigint;
+BEGIN
+    SELECT count(*), count(u.verdict) INTO remaining, doubtful FROM domicile.unsettled u;
+    UPDATE domicile.restores r SET
+        unclear = doubtful, ended = CASE WHEN remaining = 0 THEN clock_timestamp() END
+    WHERE r.ended IS NULL AND (r.unclear <> doubtful OR remaining = 0);
+    RETURN remaining;
+END
+$$;
+
+
+-- Each erasure of a subject and each shred of a principal: what was deleted here, and in the end the receipt, by which it
+-- is told from one that was interrupted. Keys are named by subject and principal (internal ids); no principal: all.
+CREATE TABLE IF NOT EXISTS domicile.erasures (
+    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    subject     uuid NOT NULL,
+    principal   uuid,
+    subject_key bytea NOT NULL CHECK (octet_length(subject_key) = 17),
+    epoch       bigint NOT NULL,
+    rows        jsonb NOT NULL,
+    aliases     integer NOT NULL,
+    begun_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
+    receipt     text,
+    receipt_key text,
+    UNIQUE NULLS NOT DISTINCT (subject, principal)
+);
+CREATE INDEX IF NOT EXISTS erasures_by_key ON domicile.erasures (subject_key, id);
+CREATE INDEX IF NOT EXISTS erasures_under_way ON domicile.erasures (id) WHERE receipt IS NULL;
+
+-- Delete a subject's rows that are about a principal, or all of them, and keep how many of each table. Called with the
+-- fence locked. Counts add up where a principal is shredded again, and the receipt is then to be made anew.
+CREATE OR REPLACE FUNCTION domicile.delete_rows(held domicile.fences, whose uuid, about bytea, named integer)
+RETURNS domicile.erasures
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    place text;
+    count bigint;
+    gone  jsonb := '{}';
+    kept  domicile.erasures;
+BEGIN
+    IF current_setting('synchronous_commit') NOT IN ('on', 'remote_apply') THEN
+        RAISE EXCEPTION 'synchronous_commit is below on' USING ERRCODE = 'DM004';
+    END IF;
+    DELETE FROM domicile.intents i WHERE i.subject = held.internal_id;
+    PERFORM set_config('domicile.epoch', held.epoch::text, true);
+    FOR place IN
+        SELECT DISTINCT c.table_name FROM domicile.columns c JOIN pg_attribute a
+            ON a.attrelid = to_regclass(format('public.%I', c.table_name)) AND a.attname = 'subject_key'
+        ORDER BY 1
+    LOOP
+        EXECUTE format('DELETE FROM public.%I WHERE subject_key = $1 AND ($2 IS NULL OR principal_key = $2)', place)
+            USING held.subject_key, about;
+        GET DIAGNOSTICS count = ROW_COUNT;
+        IF count > 0 THEN
+            gone := gone || jsonb_build_object(place, count);
+        END IF;
+    END LOOP;
+    INSERT INTO domicile.erasures AS e (subject, principal, subject_key, epoch, rows, aliases)
+    VALUES (held.internal_id, whose, held.subject_key, held.epoch, gone, named)
+    ON CONFLICT (subject, principal) DO UPDATE SET
+        epoch = excluded.epoch,
+        rows = (
+            SELECT coalesce(jsonb_object_agg(s.key, s.total), '{}') FROM (
+                SELECT a.key, sum(a.value::bigint) AS total FROM (
+                    SELECT * FROM jsonb_each_text(e.rows) UNION ALL SELECT * FROM jsonb_each_text(excluded.rows)
+                ) a GROUP BY a.key
+            ) s
+        ),
+        receipt = CASE WHEN excluded.rows = '{}' THEN e.receipt END
+    RETURNING e.* INTO kept;
+    RETURN kept;
+END
+$$;
+
+-- Retire the fence of a subject that is open at an epoch and delete all that was stored for it, at once or not at all.
+-- Whoever comes back has a fence of a higher epoch, and another internal id: the keys of before are never made anew.
+CREATE OR REPLACE FUNCTION domicile.erase_subject(subject bytea, wanted bigint) RETURNS SETOF domicile.erasures
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    held domicile.fences;
+BEGIN
+    SELECT f.* INTO held FROM domicile.fences f WHERE f.subject_key = subject FOR UPDATE;
+    IF held.state IS DISTINCT FROM 'open' OR held.epoch IS DISTINCT FROM wanted THEN
+        RAISE EXCEPTION 'the fence is not open at this epoch' USING ERRCODE = 'DM001';
+    END IF;
+    RETURN NEXT domicile.delete_rows(
+        held, NULL, NULL, (SELECT count(*)::integer FROM jsonb_object_keys(held.alias_keys)));
+    DELETE FROM domicile.answers a WHERE a.subject = held.internal_id;
+    DELETE FROM domicile.turns t WHERE t.subject = held.internal_id;
+    -- at the tombstone's epoch, so that a directory that has lost the tombstone gets it back from here
+    UPDATE domicile.fences AS f
+    SET state = 'retired', epoch = f.epoch + 1, internal_id = gen_random_uuid(), alias_keys = '{}', oldest_keys = 1
+    WHERE f.subject_key = held.subject_key;
+END
+$$;
+
+-- Delete the rows of a subject, open at an epoch, that are about one principal; the subject itself is one, by its
+-- internal id. Others are named in rows by their id after a byte that no pepper has.
+CREATE OR REPLACE FUNCTION domicile.shred_principal(subject bytea, wanted bigint, whose uuid)
+RETURNS SETOF domicile.erasures
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    held  domicile.fences;
+    about bytea := '\x00'::bytea || uuid_send(whose);
+BEGIN
+    SELECT f.* INTO held FROM domicile.fences f WHERE f.subject_key = subject FOR UPDATE;
+    IF held.state IS DISTINCT FROM 'open' OR held.epoch IS DISTINCT FROM wanted THEN
+        RAISE EXCEPTION 'the fence is not open at this epoch' USING ERRCODE = 'DM001';
+    END IF;
+    IF whose = held.internal_id THEN
+        about := held.subject_key;
+    END IF;
+    RETURN NEXT domicile.delete_rows(held, whose, about, 0);
+END
+$$;
+
+-- The last erasure of a subject, by its key or the one before.
+CREATE OR REPLACE FUNCTION domicile.last_erasure(subject bytea) RETURNS SETOF domicile.erasures
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT e.* FROM domicile.erasures e
+    WHERE e.principal IS NULL AND e.subject_key = coalesce(
+        (SELECT f.subject_key FROM domicile.fences f WHERE f.previous_key = last_erasure.subject), last_erasure.subject)
+    ORDER BY e.id DESC LIMIT 1
+$$;
+
+-- Erasures and shreds that were begun and have no receipt yet.
+CREATE OR REPLACE FUNCTION domicile.erasures_under_way(most integer) RETURNS SETOF domicile.erasures
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT e.* FROM domicile.erasures e WHERE e.receipt IS NULL ORDER BY e.id LIMIT most
+$$;
+
+-- Keep the receipt of an erasure, unless there is one; what is kept by now, as durable as this commit.
+CREATE OR REPLACE FUNCTION domicile.keep_receipt(erasure bigint, signed text, signed_by text)
+RETURNS SETOF domicile.erasures
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    UPDATE domicile.erasures AS e
+    SET receipt = coalesce(e.receipt, signed),
+        receipt_key = CASE WHEN e.receipt IS NULL THEN signed_by ELSE e.receipt_key END
+    WHERE e.id = erasure
+    RETURNING e.*
+$$;
+
 REVOKE ALL ON ALL TABLES IN SCHEMA domicile FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA domicile FROM PUBLIC;
-GRANT USAGE ON SCHEMA domicile TO domicile_app, domicile_cell, domicile_gateway, domicile_abroad;
+GRANT USAGE ON SCHEMA domicile TO domicile_app, domicile_cell, domicile_gateway, domicile_abroad, domicile_eraser;
 GRANT INSERT (purpose) ON domicile.cell_sessions TO domicile_cell;
 GRANT EXECUTE ON FUNCTION domicile.read_fence(bytea) TO domicile_cell;
 GRANT EXECUTE ON FUNCTION domicile.hold_fence(bytea, bigint) TO domicile_app;
@@ -473,6 +749,16 @@ GRANT EXECUTE ON FUNCTION domicile.forget_previous(integer) TO domicile_gateway;
 GRANT EXECUTE ON FUNCTION domicile.sweep(integer) TO domicile_gateway;
 GRANT EXECUTE ON FUNCTION domicile.announce_keys(uuid, integer) TO domicile_gateway;
 GRANT EXECUTE ON FUNCTION domicile.withdraw_keys(uuid, integer) TO domicile_gateway;
+GRANT EXECUTE ON FUNCTION domicile.settle(bytea, uuid, bigint, text) TO domicile_gateway;
+GRANT EXECUTE ON FUNCTION domicile.end_restored() TO domicile_gateway;
+GRANT SELECT ON domicile.cell, domicile.fences, domicile.unsettled, domicile.restores TO domicile_gateway;
+GRANT EXECUTE ON FUNCTION domicile.intend(bytea, bigint, double precision) TO domicile_eraser;
+GRANT EXECUTE ON FUNCTION domicile.give_up(bytea) TO domicile_eraser;
+GRANT EXECUTE ON FUNCTION domicile.erase_subject(bytea, bigint) TO domicile_eraser;
+GRANT EXECUTE ON FUNCTION domicile.shred_principal(bytea, bigint, uuid) TO domicile_eraser;
+GRANT EXECUTE ON FUNCTION domicile.last_erasure(bytea) TO domicile_eraser;
+GRANT EXECUTE ON FUNCTION domicile.erasures_under_way(integer) TO domicile_eraser;
+GRANT EXECUTE ON FUNCTION domicile.keep_receipt(bigint, text, text) TO domicile_eraser;
 GRANT EXECUTE ON FUNCTION domicile.forget_answers(integer) TO domicile_gateway;
 GRANT SELECT ON domicile.cell, domicile.fences TO domicile_gateway;
 GRANT SELECT ON domicile.columns TO domicile_abroad, domicile_gateway;
@@ -517,4 +803,4 @@ REVOKE ALL ON FUNCTION domicile.end_writers FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION domicile.end_writers TO domicile_gateway;
 
 -- the number grows with each change of this file; `schema apply` takes no database back to a lower one
-COMMENT ON SCHEMA domicile IS 'schema 4';
+COMMENT ON SCHEMA domicile IS 'schema 3';

@@ -1,0 +1,123 @@
+"""Where an operator's backup commands work: one state folder's databases, their targets, keys, doors and folders."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from domicile.client import BackupKeyClient
+from domicile.identity import Credentials
+from domicile.model.access import GLOBAL, Identity, Role
+from domicile.model.errors import InvalidInput, Unavailable
+from domicile.model.manifest import Manifest
+from domicile.ops.backup.agent import open_target
+from domicile.ops.backup.keys import KEYS_AT, BackupKeys, FileKeys, FirstOf, Keyring
+from domicile.ops.backup.passage import Passage
+from domicile.ops.backup.store import Store
+from domicile.ops.backup.targets import Owner
+from domicile.ops.layout import Layout
+from domicile.ops.manifests import load_file
+from domicile.ops.plan import databases_of
+from domicile.ops.record import WorldRecord
+
+AGENT: Final = "agent"
+
+
+@dataclass(frozen=True)
+class Database:
+    name: str
+    jurisdiction: str
+
+
+class Place:
+    """Raises InvalidInput where the folder holds no world."""
+
+    def __init__(self, layout: Layout) -> None:
+        if not layout.manifest.exists():
+            raise InvalidInput("holds no world", where=str(layout.root), remedy="name the --state of one")
+        self.layout = layout
+        self.manifest: Manifest = load_file(layout.manifest)
+
+    def databases(self, names: list[str] | None = None) -> list[Database]:
+        """Those named, or every one whose jurisdiction has a target. Raises InvalidInput for an unknown one."""
+        known = {
+            name: Database(name, jurisdiction)
+            for jurisdiction in (*self.manifest.jurisdictions, GLOBAL)
+            for name in databases_of(self.manifest, jurisdiction)
+        }
+        if unknown := [name for name in names or [] if name not in known]:
+            raise InvalidInput(f"no database {unknown[0]}", remedy=f"one of {', '.join(known)}")
+        if names:
+            return [known[name] for name in names]
+        found = [each for each in known.values() if self._has_target(each.jurisdiction)]
+        if not found:
+            raise InvalidInput(
+                "names no backup target", where=str(self.layout.manifest), remedy="see docs/backup.md, or up --backups"
+            )
+        return found
+
+    def _has_target(self, jurisdiction: str) -> bool:
+        section = self.manifest.directory if jurisdiction == GLOBAL else self.manifest.jurisdictions[jurisdiction]
+        return section.backups is not None
+
+    def keep_days(self, database: Database) -> int:
+        global_ = database.jurisdiction == GLOBAL
+        section = self.manifest.directory if global_ else self.manifest.jurisdictions[database.jurisdiction]
+        assert section.backups is not None
+        return section.backups.keep_days
+
+    def credentials(self, jurisdiction: str) -> Credentials:
+        """The backup agent's, which every world has where there is a target."""
+        home = self.home(jurisdiction)
+        return Credentials(home / "cert.pem", home / "key.pem", self.layout.authorities)
+
+    def home(self, jurisdiction: str) -> Path:
+        return self.layout.home_of(Identity(self.manifest.deployment, jurisdiction, Role.BACKUP, AGENT))
+
+    @asynccontextmanager
+    async def store(self, database: Database) -> AsyncIterator[Store]:
+        """Its backups in its target. Raises WrongJurisdiction for a target that is another's."""
+        jurisdiction = database.jurisdiction
+        target = open_target(self.manifest, jurisdiction, self.layout.root)
+        async with AsyncExitStack() as stack:
+            keys: BackupKeys
+            if jurisdiction == GLOBAL:
+                keys = FileKeys(self.home(GLOBAL) / KEYS_AT, GLOBAL, own=True)
+            else:
+                addresses = self.manifest.jurisdictions[jurisdiction].keys.service
+                service = BackupKeyClient(self.credentials(jurisdiction), addresses, jurisdiction=jurisdiction)
+                stack.push_async_callback(service.close)
+                files = self.layout.keys(jurisdiction) / Role.KEYS / KEYS_AT
+                keys = FirstOf(service, FileKeys(files, jurisdiction))
+            owner = Owner(deployment=self.manifest.deployment, jurisdiction=jurisdiction)
+            yield Store(target, Keyring(keys, owner.deployment, jurisdiction), owner, database.name)
+
+    def record(self) -> WorldRecord | None:
+        """Of a world that runs."""
+        record = WorldRecord.read(self.layout)
+        return record if record is not None and record.supervisor.process() is not None else None
+
+    def passage(self, database: Database) -> Passage:
+        """To the running database. Raises Unavailable where the world does not run."""
+        record = self.record()
+        if record is None:
+            raise Unavailable("no world runs here", where=str(self.layout.root), remedy="start it with `domicile up`")
+        return Passage(self.credentials(database.jurisdiction), doors(record, database.name))
+
+    def folders(self, database: Database) -> list[Path]:
+        """Of its nodes, the first one's first: where data, socket and certificate of each are."""
+        if database.name in self.manifest.cells:
+            zones = self.manifest.cells[database.name].zones
+            found = [self.layout.cell(database.name, zone) / Role.STORAGE for zone in zones]
+        else:
+            top = self.layout.directory if database.jurisdiction == GLOBAL else self.layout.keys(database.jurisdiction)
+            found = [top / Role.STORAGE, *sorted(top.glob(f"*/{Role.STORAGE}"))]
+        return [found[0], *(folder for folder in found[1:] if (folder / "cert.pem").exists())]
+
+
+def doors(record: WorldRecord, database: str) -> list[str]:
+    name = f"{database}-storage"
+    return [each.address for each in record.processes if each.name == name or each.name.startswith(f"{name}.")]

@@ -1,0 +1,167 @@
+"""A restore from its first byte to a database in use: staged beside, closed there, and only then put in place.
+
+Everything that takes long happens in a folder of its own, while the database of before goes on if it can. What a
+restored database must not do is settled before anybody can reach it: a cell's fences are closed, a directory refuses
+claims. The switch itself is a stop, two renames and a start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+from domicile.model.access import GLOBAL
+from domicile.model.errors import InvalidInput, Unavailable
+from domicile.ops import postgres
+from domicile.ops.backup.catalog import Base, choose, number_of, segment_at
+from domicile.ops.backup.place import Database, Place
+from domicile.ops.backup.programs import command, query, run
+from domicile.ops.backup.scratch import Tell, bring, count_rows, last_commit, recovered
+from domicile.ops.pauses import paused
+from domicile.ops.record import try_lock
+from domicile.ops.switching import put_in_place, set_aside, staging
+from domicile.sdk.store.local import superuser
+from domicile.sdk.store.restoring import begin_restored
+
+_BEGIN_DIRECTORY: Final = "SELECT directory.begin_generation(NULL, true, 0)"
+_POSITION: Final = "SELECT timeline_id, redo_lsn FROM pg_control_checkpoint()"
+
+
+@dataclass(frozen=True)
+class Restored:
+    """``upto``: when the last commit that is here was made; ``rows`` by table; ``dropped_segments``: of the log that
+    lies in the target after it; ``closed``: a cell's fences that the directory has to settle; ``before``: where the
+    data of before is."""
+
+    base: Base
+    upto: datetime | None
+    rows: dict[str, int]
+    dropped_segments: int
+    closed: int | None
+    before: Path | None = None
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "database": self.base.database,
+            "base": self.base.id,
+            "upto": None if self.upto is None else self.upto.isoformat(),
+            "rows": self.rows,
+            "dropped_segments": self.dropped_segments,
+            "closed_fences": self.closed,
+            "before": None if self.before is None else str(self.before),
+        }
+
+
+async def verify(place: Place, database: Database, at: datetime | None, wanted: str | None, tell: Tell) -> Restored:
+    """Restore into a folder of its own, check files, tables and indexes, count rows, throw away.
+
+    Raises InvalidInput for a backup that does not hold what it says.
+    """
+    folder = place.home(database.jurisdiction) / "verify"
+    async with place.store(database) as store:
+        base = choose(store.bases(), at, wanted)
+        with staging(folder) as scratch:
+            await bring(store, base, at, scratch, tell)
+            tell("checking files")
+            manifest = command("pg_verifybackup", "--no-parse-wal", "--quiet", *_CHANGED, str(scratch / "data"))
+            await run(manifest, "checking the files of the base backup", seconds=3600)
+            async with recovered(scratch, tell) as socket:
+                tell("checking indexes")
+                words = command("pg_amcheck", "--install-missing", "-h", str(socket), "-U", postgres.SUPERUSER)
+                await run([*words, postgres.DATABASE], "checking tables and indexes", seconds=3600)
+                rows = await count_rows(socket)
+            return Restored(base, last_commit(scratch), rows, 0, None)
+
+
+_CHANGED: Final = [
+    f"--ignore={name}"
+    for name in (
+        "postgresql.auto.conf",
+        "postgresql.auto.conf.own",
+        "postgresql.conf",
+        "pg_hba.conf",
+        "recovery.signal",
+    )
+]
+"""What is written anew before it is checked."""
+
+
+async def restore(place: Place, database: Database, at: datetime | None, wanted: str | None, tell: Tell) -> Restored:
+    """Put a database back as it was ``at`` that time, or as late as its log goes, in the place of the one there is.
+
+    Whatever ends it early, the one there is stays. Raises InvalidInput, NotFound, Unavailable, WrongJurisdiction.
+    """
+    folder = place.folders(database)[0]
+    async with place.store(database) as store:
+        base = choose(store.bases(), at, wanted)
+        segments = store.log(base.system)
+        with staging(folder) as scratch:
+            await bring(store, base, at, scratch, tell)
+            async with recovered(scratch, tell) as socket:
+                upto = last_commit(scratch) or base.ended
+                closed = await _close(database, socket, upto)
+                rows = await count_rows(socket)
+                ((timeline, position),) = await query(socket, _POSITION, user=postgres.SUPERUSER)
+            here = number_of(segment_at(int(timeline), position))
+            dropped = sum(1 for segment in segments if number_of(segment) > here)
+            history = scratch / "data" / "pg_wal" / f"{int(timeline):08X}.history"
+            if history.exists():  # so that a later restore begins no timeline of the same number
+                await store.keep_log(base.system, history, history.name, await store.key())
+            tell("switching")
+            async with _alone(place, database):
+                before = put_in_place(folder, scratch)
+                _forget_cluster(place.folders(database))
+    return Restored(base, upto, rows, dropped, closed, before)
+
+
+async def _close(database: Database, socket: Path, upto: datetime) -> int | None:
+    if database.jurisdiction == GLOBAL:
+        await query(socket, _BEGIN_DIRECTORY, user=postgres.SUPERUSER)
+        return None
+    if database.name.startswith("keys-"):
+        return None  # each key service process destroys again what was shredded, when it starts
+    async with superuser(socket) as connection:
+        return await begin_restored(connection, upto)
+
+
+def _forget_cluster(folders: list[Path]) -> None:
+    """Under Patroni the other node copies this one anew, and nobody remembers who led."""
+    for number, folder in enumerate(folders):
+        shutil.rmtree(folder / "raft", ignore_errors=True)
+        if number:
+            set_aside(folder)
+    for common in {folder.parent.parent for folder in folders} | {folders[0].parent}:
+        shutil.rmtree(common / "witness" / "raft", ignore_errors=True)
+
+
+@asynccontextmanager
+async def _alone(place: Place, database: Database) -> AsyncIterator[None]:
+    """Nobody uses the database's folder: a running world has stopped it, or no world may start. Raises Unavailable."""
+    lock = try_lock(place.layout.lock)
+    if lock is not None:
+        with lock:
+            for folder in place.folders(database):
+                await asyncio.to_thread(postgres.clear_stale_lock, folder)
+            yield
+        return
+    if place.record() is None:
+        raise Unavailable("a world starts or stops here just now", where=str(place.layout.root), remedy="try again")
+    async with paused(place.layout, database.name):
+        yield
+
+
+def parse_moment(text: str) -> datetime:
+    """ISO 8601, with its offset. Raises InvalidInput."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise InvalidInput(f"{text!r} is no time", where="--at", remedy="such as 2026-11-25T15:04:05+00:00") from None
+    if moment.tzinfo is None:
+        raise InvalidInput(f"{text!r} has no offset", where="--at", remedy=f"such as {text}+00:00 or {text}Z")
+    return moment
