@@ -112,6 +112,12 @@ async def updates_what_was_read(home: Home, other: Home, cell: Cell) -> None:
         await home.update(read, weight=2)
     assert [each.version for each in await home.find(Letter, sender="new")] == [changed.version] == [2]
     assert await home.find(Letter, sender="s1") == []
+    answered = await home.update(changed.model_copy(update={"text": "other", "sender": "newer"}), weight=3)
+    (stored,) = await home.find(Letter, sender="newer")
+    assert (stored.model_dump(), stored.version) == (answered.model_dump(), 3)
+    assert (stored.text, stored.weight) == ("other", 3)
+    with pytest.raises(InvalidInput):
+        await home.update(stored.model_copy(update={"id": uuid4()}), weight=4)
 
 
 @_check

@@ -137,6 +137,7 @@ class Records(ABC):
     async def update(self, record: R, **changes: Any) -> R:
         """Write some fields of a record that was read, and answer it as it is then.
 
+        Fields that the record's ``model_copy``, or its class, changed since it was read are written with them.
         Raises Conflict where the row has another version than the record, InvalidInput for a record that was not
         read, for ``id``, ``jurisdiction`` and a principal, and for values that don't fit; KeyDestroyed where a field
         of it was destroyed.
@@ -149,7 +150,13 @@ class Records(ABC):
         if not changes or not changes.keys() <= table.by_name.keys():
             raise InvalidInput("changes are fields of the record, at least one", where=kind.__name__)
         checked = kind(**{**dict(record), **changes})
-        columns = {table.by_name[name]: getattr(checked, name) for name in changes}
+        written = record._changed.union(changes)
+        values = {column: getattr(checked, column.name) for column in table.columns}
+        columns = {
+            column: value
+            for column, value in values.items()
+            if column.name in written or value != getattr(record, column.name)
+        }
         principal = self._codec.principal(record)
 
         async def write() -> int:
