@@ -234,7 +234,11 @@ def another_version(table: Table) -> Conflict:
 
 
 def another_request() -> Conflict:
-    return Conflict("another request was made under this idempotency key", where="storage")
+    return Conflict(
+        "another request was made under this idempotency key",
+        where="storage",
+        remedy="home.new(..., idempotency_key=...) gives a record that is made again its id",
+    )
 
 
 def given_twice(table: Table) -> InvalidInput:
