@@ -52,6 +52,10 @@ class TaxRate(Reference, table="tax_rates", key=("country", "since")):
     note: Annotated[str | None, Shareable("system.operations")] = None
 
 
+SOME: list[tuple[type[Record], dict[str, Any]]] = [
+    (Letter, {"sender": "s", "weight": 1}),
+    (Message, {"name": "n"}),
+]
 Check = Callable[[Cell, Callable[[Home], Home]], Awaitable[None]]
 CHECKS: dict[str, Check] = {}
 
@@ -112,6 +116,12 @@ async def updates_what_was_read(home: Home, other: Home, cell: Cell) -> None:
         await home.update(read, weight=2)
     assert [each.version for each in await home.find(Letter, sender="new")] == [changed.version] == [2]
     assert await home.find(Letter, sender="s1") == []
+    answered = await home.update(changed.model_copy(update={"text": "other", "sender": "newer"}), weight=3)
+    (stored,) = await home.find(Letter, sender="newer")
+    assert (stored.model_dump(), stored.version) == (answered.model_dump(), 3)
+    assert (stored.text, stored.weight) == ("other", 3)
+    with pytest.raises(InvalidInput):
+        await home.update(stored.model_copy(update={"id": uuid4()}), weight=4)
 
 
 @_check
@@ -189,9 +199,32 @@ async def answers_a_repeated_request_alike(home: Home, other: Home, cell: Cell) 
     made = letter(home)
     answers = await asyncio.gather(*(home.put(made, idempotency_key="k") for _ in range(3)))
     assert answers == [1, 1, 1]
+    others: list[Callable[[], Awaitable[Any]]] = [
+        lambda: home.put(letter(home), idempotency_key="k"),
+        lambda: home.put(made, version=1, idempotency_key="k"),
+        lambda: home.put_many([made], idempotency_key="k"),
+        lambda: home.put(message(home, None, id=made.id), idempotency_key="k"),
+    ]
+    for attempt in others:
+        with pytest.raises(Conflict, match="another request"):
+            await attempt()
+    assert [each.version for each in await home.all(Letter)] == [1]
+
+
+@_check
+async def knows_a_request_whose_record_is_made_again(home: Home, other: Home, cell: Cell) -> None:
+    for number, text in ((1, "x"), (2, "x"), (2, "x"), (1, "x")):
+        key = f"request {number}"
+        made = letter(home, number, text=text, idempotency_key=key)
+        assert await home.put(made, version=0, idempotency_key=key) == 1
+    assert {each.weight for each in await home.all(Letter)} == {1, 2}
     with pytest.raises(Conflict):
-        await home.put(letter(home), idempotency_key="k")
-    assert len(await home.all(Letter)) == 1
+        await home.put(letter(home, text="y", idempotency_key="request 1"), version=0, idempotency_key="request 1")
+    ids = {made.new(kind, **fields, idempotency_key="k").id for made in (home, other) for kind, fields in SOME}
+    assert len(ids) == 4
+    for key in ("", "k" * 257):
+        with pytest.raises(InvalidInput):
+            letter(home, idempotency_key=key)
 
 
 @_check

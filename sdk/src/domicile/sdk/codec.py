@@ -34,6 +34,18 @@ MAX_SEALERS: Final = 1_000
 ATTEMPTS: Final = 3
 
 
+def _raw_key(idempotency_key: str) -> bytes:
+    raw = idempotency_key.encode("utf-8", "surrogatepass")
+    if not 1 <= len(raw) <= MAX_KEY_BYTES:
+        raise InvalidInput(f"an idempotency key has 1 to {MAX_KEY_BYTES} bytes, not {len(raw)}")
+    return raw
+
+
+def _framed(*parts: bytes) -> bytes:
+    """Each with its length before it, so that no two lists of parts are spelled alike."""
+    return b"".join(len(part).to_bytes(8, "big") + part for part in parts)
+
+
 class Keys(Protocol):
     """The key service, as a home needs it. Raises NotFound for a key that was destroyed, Unavailable for no service."""
 
@@ -211,22 +223,45 @@ class Codec:
                 fresh[column.index] = blind_index(secret, table.name, column.name, spelled)
         return fresh if stale else {}
 
-    async def once(self, records: Iterable[Record], idempotency_key: str) -> Once:
+    def new_id(self, table: Table, idempotency_key: str) -> UUID:
+        """The id of a record that is made under a key, the same each time, whatever became of keys meanwhile.
+
+        Under the subject's internal id, which is random: to whoever does not have that, it tells nothing of the key.
+        """
+        named = _framed(table.name.encode(), _raw_key(idempotency_key))
+        key = self._internal_id.bytes
+        return UUID(bytes=hashlib.blake2b(named, key=key, digest_size=16, person=b"domicile/new").digest(), version=5)
+
+    def _spelled(self, record: Record) -> bytes:
+        """All that a request says of a record, and nothing that can be taken for something else.
+
+        A field that is what it is by default says nothing: a request of before there was the field stays the same one.
+        """
+        self.require_whole(record)
+        table, principal = record.domicile_table, self.principal(record)
+        parts = [table.name.encode(), record.id.bytes, b"" if principal is None else principal.bytes]
+        for column in table.columns:
+            value = getattr(record, column.name)
+            spelled = b"" if value is None else column.kind.dump(value)
+            info = type(record).model_fields[column.name]
+            if not info.is_required() and info.default_factory is None:
+                default = b"" if info.default is None else column.kind.dump(info.default)
+                if spelled == default:
+                    continue
+            parts += [column.name.encode(), spelled]
+        return _framed(*parts)
+
+    async def once(
+        self, operation: str, records: Iterable[Record], idempotency_key: str, version: int | None = None
+    ) -> Once:
         """What the store keeps of a request: neither its key nor its values can be read from it.
 
         Raises InvalidInput for a key that is empty or too long.
         """
-        raw = idempotency_key.encode("utf-8", "surrogatepass")
-        if not 1 <= len(raw) <= MAX_KEY_BYTES:
-            raise InvalidInput(f"an idempotency key has 1 to {MAX_KEY_BYTES} bytes, not {len(raw)}")
-        request = hashlib.sha256()
+        raw = _raw_key(idempotency_key)
+        request = hashlib.sha256(_framed(operation.encode(), b"" if version is None else b"%d" % version))
         for record in records:
-            principal = self.principal(record)
-            request.update(b"" if principal is None else principal.bytes)
-            for column in record.domicile_table.columns:
-                value = getattr(record, column.name)
-                spelled = b"" if value is None else column.kind.dump(value)
-                request.update(b"%b %d %b" % (record.id.bytes, len(spelled), spelled))
+            request.update(_framed(self._spelled(record)))
 
         def under(secret: bytes, before: Once | None = None) -> Once:
             key = hashlib.blake2b(raw, key=secret, digest_size=32, person=b"domicile/once").digest()

@@ -85,12 +85,16 @@ class Records(ABC):
     @abstractmethod
     def _lookups(self) -> Lookups: ...
 
-    def new(self, kind: type[R], **fields: Any) -> R:
+    def new(self, kind: type[R], *, idempotency_key: str | None = None, **fields: Any) -> R:
         """A record labelled with this home's jurisdiction, with a random ``id`` unless one is given.
 
-        It is not stored yet: ``put`` it. Raises InvalidInput for fields that don't fit.
+        ``idempotency_key``: the one that it will be put under; the ``id`` is then the same for each record of the class
+        that the subject makes under it, so that a repeated request is the same one. It is not stored yet: ``put`` it.
+        Raises InvalidInput for fields that don't fit, and for a key that is empty or too long.
         """
-        return kind(**{"jurisdiction": self.jurisdiction, "id": uuid4(), **fields})
+        table = kind.domicile_table
+        made = uuid4() if idempotency_key is None else self._codec.new_id(table, idempotency_key)
+        return kind(**{"jurisdiction": self.jurisdiction, "id": made, **fields})
 
     async def put(self, record: Record, *, version: int | None = None, idempotency_key: str | None = None) -> int:
         """Store a record, or replace the one with its id; answers the row's version, which starts at 1.
@@ -99,17 +103,18 @@ class Records(ABC):
         about was destroyed.
 
         ``version``: the one that must be there, 0 for none; Conflict otherwise. ``idempotency_key``: a call that is
-        repeated under it for the same record writes nothing and answers what was answered first; for another record
-        it raises Conflict. Raises WrongJurisdiction, before any connection is used, for a record that isn't labelled
-        with the home's jurisdiction.
+        repeated under it for the same record and ``version`` writes nothing and answers what was answered first; any
+        other raises Conflict (``new`` under the same key makes the same record again). Raises WrongJurisdiction, before
+        any connection is used, for a record that isn't labelled with the home's jurisdiction.
         """
         self._codec.require_home(record)
         if version is not None and version < 0:
             raise InvalidInput("a version is 0 or more")
 
         async def put() -> int:
-            once = None if idempotency_key is None else await self._codec.once([record], idempotency_key)
-            return await self._rows.put(record.domicile_table, await self._codec.row(record), version, once)
+            codec = self._codec
+            once = None if idempotency_key is None else await codec.once("put", [record], idempotency_key, version)
+            return await self._rows.put(record.domicile_table, await codec.row(record), version, once)
 
         return await self._sealing(put)
 
@@ -128,7 +133,7 @@ class Records(ABC):
             return []
 
         async def put() -> list[int]:
-            once = None if idempotency_key is None else await self._codec.once(records, idempotency_key)
+            once = None if idempotency_key is None else await self._codec.once("put_many", records, idempotency_key)
             rows = [await self._codec.row(record) for record in records]
             return await self._rows.put_many(records[0].domicile_table, rows, once)
 
@@ -137,6 +142,7 @@ class Records(ABC):
     async def update(self, record: R, **changes: Any) -> R:
         """Write some fields of a record that was read, and answer it as it is then.
 
+        Fields that the record's ``model_copy``, or its class, changed since it was read are written with them.
         Raises Conflict where the row has another version than the record, InvalidInput for a record that was not
         read, for ``id``, ``jurisdiction`` and a principal, and for values that don't fit; KeyDestroyed where a field
         of it was destroyed.
@@ -149,7 +155,13 @@ class Records(ABC):
         if not changes or not changes.keys() <= table.by_name.keys():
             raise InvalidInput("changes are fields of the record, at least one", where=kind.__name__)
         checked = kind(**{**dict(record), **changes})
-        columns = {table.by_name[name]: getattr(checked, name) for name in changes}
+        written = record._changed.union(changes)
+        values = {column: getattr(checked, column.name) for column in table.columns}
+        columns = {
+            column: value
+            for column, value in values.items()
+            if column.name in written or value != getattr(record, column.name)
+        }
         principal = self._codec.principal(record)
 
         async def write() -> int:

@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 
 from domicile.model.errors import ModelError, UnsupportedQuery
 from domicile.model.fields import Personal, Principal
-from domicile.sdk.records import column_of
+from domicile.sdk.records import check_aliases, column_of
 from domicile.sdk.tables import TABLE, Column, ReferenceTable
 
 Ref = TypeVar("Ref", bound="Reference")
@@ -77,6 +77,7 @@ def describe(reference: type[Reference], table: str, key: tuple[str, ...]) -> Re
         raise ModelError(
             "names no table", where=name, remedy=f'class {name}(Reference, table="lower_case", key=("x",)), not pg_...'
         )
+    check_aliases(reference)
     columns = tuple(_column(f"{name}.{field}", field, info) for field, info in reference.model_fields.items())
     by_name = {column.name: column for column in columns}
     keys = [by_name[each] for each in key if each in by_name]
