@@ -52,6 +52,22 @@ class Guest(Record, table="guests"):
     nights: Annotated[int, Shareable("user.account.plan")]
 
 
+class Pet(Record, table="pets"):
+    name: Annotated[str, Shareable("user.account.plan")]
+
+
+class GrownPet(Pet, table="pets"):
+    """The same, a release later: every kind of field with a default."""
+
+    food: Annotated[str, Personal("user.behavior")] = "hay"
+    chip: Annotated[bytes, Personal("user.unique_id")] = b"\x00\xff\xfe"
+    home: Annotated[str, Personal("user.contact.address", sealed=False)] = "stable"
+    plan: Annotated[str, Shareable("user.account.plan")] = "free"
+    legs: Annotated[int, Shareable("user.account.plan")] = 4
+    tone: Annotated[str | None, Shareable("user.account.plan")] = "loud"
+    note: Annotated[str | None, Personal("user.content")] = "none yet"
+
+
 @dataclass
 class Client:
     """Somebody with a certificate."""
@@ -246,6 +262,28 @@ async def test_a_condition_of_another_type_is_refused_and_finds_nothing_else(
     everything = {"seats": 1, "plan": "pro", "email": CANARY, "born": "1970-05-17"}
     _, page = await client.ask("POST", at(subject, "find"), {"conditions": everything})
     assert len(page["records"]) == 1
+
+
+async def test_a_field_with_a_default_may_be_left_out_and_is_read_of_older_rows(
+    client: Client, subject: SubjectKey, cell: asyncpg.Connection
+) -> None:
+    await apply_schema(cell, "eu-1", "eu", [Member, Guest, Pet])
+    before, after = (at(subject, uuid4()).replace("members", "pets") for _ in range(2))
+    old = written(fields={"name": "Ann"})
+    assert (await client.ask("PUT", before, old))[0] == 200
+    await apply_schema(cell, "eu-1", "eu", [Member, Guest, GrownPet])
+    defaults = {"food": "hay", "chip": "AP_-", "home": "stable", "plan": "free", "legs": 4}
+    fields = {"name": "Ann", **defaults, "tone": None, "note": None}
+    assert (await client.ask("GET", before))[1]["fields"] == fields
+    assert (await client.ask("PUT", after, old))[0] == 200, "a client of before"
+    assert (await client.ask("GET", after))[1]["fields"] == fields | {"tone": "loud", "note": "none yet"}
+    for name in defaults:
+        status, problem = await client.ask("PUT", after, written(fields={"name": "Ann", name: None}))
+        assert (status, problem["code"]) == (422, "invalid-input"), name
+    whole = written(fields={"name": "Ann", "note": None, "food": "oats"})
+    assert (await client.ask("PUT", after, whole))[0] == 200
+    kept = (await client.ask("GET", after))[1]["fields"]
+    assert (kept["food"], kept["chip"], kept["note"]) == ("oats", "AP_-", None)
 
 
 @pytest.mark.parametrize(

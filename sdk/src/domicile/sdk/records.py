@@ -187,7 +187,7 @@ def column_of(where: str, name: str, info: FieldInfo) -> Column:
             remedy='write Annotated[type, Personal("user...")] or Annotated[type, Shareable("user...")], once',
         )
     kind, nullable = _kind(where, info.annotation)
-    default = None if info.is_required() or nullable or info.default_factory is not None else info.default
+    default = None if info.is_required() or info.default_factory is not None else info.default
     if default is not None:
         try:
             kind.check(default)
