@@ -85,6 +85,9 @@ async def test_one_key_makes_one_cipher_however_often_the_client_answers_with_it
         async def data_key(self, subject: UUID, principal: UUID, *, create: bool = False) -> DataKey:
             return DataKey(subject=subject, principal=principal, key=keys["secret"], index_key=b"i" * 32)
 
+        def forget(self, subject: UUID) -> None:
+            raise AssertionError
+
         async def data_keys(self, names: Sequence[tuple[UUID, UUID]], *, create: bool = False) -> list[DataKey]:
             raise AssertionError
 

@@ -16,7 +16,6 @@ from domicile.model.wire import MAX_BATCH
 from domicile.sdk.codec import Codec
 from domicile.sdk.records import Record
 from domicile.sdk.references import Reference
-from domicile.sdk.sealing import blind_index
 from domicile.sdk.store.port import CREATED, Condition, Operator, stored_principal
 from domicile.sdk.tables import PRINCIPAL, Column
 
@@ -119,11 +118,9 @@ async def conditions_on(codec: Codec, kind: type[Record], wanted: Mapping[str, A
             conditions.append(Condition(name, Operator.EQUAL, value))
             continue
         try:
-            secret = await codec.secret(column)
+            conditions.append(await codec.condition(column, kind.domicile_table, value))
         except NotFound:
             return None
-        index = blind_index(secret, kind.domicile_table.name, name, value)
-        conditions.append(Condition(column.index, Operator.EQUAL, index))
     return tuple(conditions)
 
 

@@ -7,7 +7,7 @@ write. The guard and the database ask again, each on its own.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -25,12 +25,14 @@ from domicile.sdk.finding import Page
 from domicile.sdk.records import Record
 from domicile.sdk.references import Ref, Reference
 from domicile.sdk.store import Condition, Fence, Lookups, Operator, Rows, Selection, Store, Work
+from domicile.sdk.store.port import OutdatedKeys
 from domicile.sdk.tickets import ticket_of
 
 if TYPE_CHECKING:
     from sqlalchemy.sql import ClauseElement
 
 R = TypeVar("R", bound=Record)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +106,12 @@ class Records(ABC):
         self._codec.require_home(record)
         if version is not None and version < 0:
             raise InvalidInput("a version is 0 or more")
-        once = None if idempotency_key is None else await self._codec.once([record], idempotency_key)
-        return await self._rows.put(record.domicile_table, await self._codec.row(record), version, once)
+
+        async def put() -> int:
+            once = None if idempotency_key is None else await self._codec.once([record], idempotency_key)
+            return await self._rows.put(record.domicile_table, await self._codec.row(record), version, once)
+
+        return await self._sealing(put)
 
     async def put_many(self, records: Sequence[Record], *, idempotency_key: str | None = None) -> list[int]:
         """Store up to 1,000 records of one class, all of them or none; their versions, in the same order.
@@ -120,9 +126,13 @@ class Records(ABC):
             self._codec.require_home(record)
         if not records:
             return []
-        once = None if idempotency_key is None else await self._codec.once(records, idempotency_key)
-        rows = [await self._codec.row(record) for record in records]
-        return await self._rows.put_many(records[0].domicile_table, rows, once)
+
+        async def put() -> list[int]:
+            once = None if idempotency_key is None else await self._codec.once(records, idempotency_key)
+            rows = [await self._codec.row(record) for record in records]
+            return await self._rows.put_many(records[0].domicile_table, rows, once)
+
+        return await self._sealing(put)
 
     async def update(self, record: R, **changes: Any) -> R:
         """Write some fields of a record that was read, and answer it as it is then.
@@ -140,8 +150,13 @@ class Records(ABC):
             raise InvalidInput("changes are fields of the record, at least one", where=kind.__name__)
         checked = kind(**{**dict(record), **changes})
         columns = {table.by_name[name]: getattr(checked, name) for name in changes}
-        row = await self._codec.encode(table, record.id, columns, self._codec.principal(record))
-        checked._version = await self._rows.update(table, row, record.version)
+        principal = self._codec.principal(record)
+
+        async def write() -> int:
+            row = await self._codec.encode(table, record.id, columns, principal)
+            return await self._rows.update(table, row, record.version)
+
+        checked._version = await self._sealing(write)
         return checked
 
     async def get(self, kind: type[R], id: UUID) -> R | None:  # noqa: A002 - the field's name
@@ -165,8 +180,12 @@ class Records(ABC):
         """
         if not conditions:
             raise UnsupportedQuery("no condition", where=kind.__name__, remedy="use all()")
-        wanted = await finding.conditions_on(self._codec, kind, conditions)
-        return [] if wanted is None else await self._select(kind, Selection(wanted))
+
+        async def find() -> list[R]:
+            wanted = await finding.conditions_on(self._codec, kind, conditions)
+            return [] if wanted is None else await self._select(kind, Selection(wanted))
+
+        return await self._knowing(find)
 
     async def page(
         self,
@@ -185,7 +204,16 @@ class Records(ABC):
         """
         finding.check_size(size)
         order, descending = finding.parse_order(kind, order_by)
-        wanted = await finding.conditions_on(self._codec, kind, conditions or {})
+
+        async def page() -> Page[R]:
+            return await self._page(kind, conditions or {}, size, order, descending, after)
+
+        return await self._knowing(page)
+
+    async def _page(
+        self, kind: type[R], conditions: Mapping[str, Any], size: int, order: str, descending: bool, after: str | None
+    ) -> Page[R]:
+        wanted = await finding.conditions_on(self._codec, kind, conditions)
         if wanted is None:
             if after is not None:
                 raise another_question()
@@ -204,6 +232,22 @@ class Records(ABC):
         """Delete the record with this id; whether there was one. ``version``: what it must have, else Conflict."""
         return await self._rows.delete(kind.domicile_table, id, version)
 
+    async def _sealing(self, write: Callable[[], Awaitable[T]]) -> T:
+        """Raises OutdatedKeys where keys were turned since they were asked for; the next call asks again."""
+        try:
+            return await write()
+        except OutdatedKeys:
+            self._codec.forget()
+            raise
+
+    async def _knowing(self, read: Callable[[], Awaitable[T]]) -> T:
+        """Again where rows may lie under newer keys than those that were known."""
+        try:
+            return await read()
+        except OutdatedKeys:
+            self._codec.forget()
+        return await read()
+
     async def look_up(self, kind: type[Ref], **conditions: Any) -> list[Ref]:
         """Rows of a table that belongs to no subject and that meet every condition, in the order of their key.
 
@@ -213,7 +257,7 @@ class Records(ABC):
 
     async def _select(self, kind: type[R], selection: Selection) -> list[R]:
         rows = await self._rows.select(kind.domicile_table, selection)
-        await self._codec.prepare(rows)
+        await self._codec.prepare(row.principal for row in rows)
         return [await self._codec.record(kind, row) for row in rows]
 
 
@@ -275,6 +319,10 @@ class Home(Records):
     @property
     def _rows(self) -> Rows:
         return self._vault.rows.alone(self.subject_key, self.epoch)
+
+    async def _sealing(self, write: Callable[[], Awaitable[T]]) -> T:
+        """Again where keys were turned since they were asked for: nothing was written."""
+        return await self._knowing(write)
 
     @property
     def _lookups(self) -> Lookups:

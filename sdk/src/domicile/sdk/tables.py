@@ -204,6 +204,12 @@ class Table:
         return KINDS[datetime] if column is None else column.kind
 
     @cached_property
+    def derived(self) -> list[str]:
+        """Stored columns that are made of values and a subject's keys: they are turned together."""
+        names = [column.name for column in self.columns if column.sealed]
+        return [*names, *(column.index for column in self.columns if column.find == "subject")]
+
+    @cached_property
     def stored(self) -> tuple[tuple[str, str, bool], ...]:
         """(name, SQL type, nullable) of every column that a row carries beside the system's own."""
         plain = [(column.name, column.sql_type, column.sql_nullable) for column in self.columns]

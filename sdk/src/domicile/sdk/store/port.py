@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Any, Final, NamedTuple, Protocol
 from uuid import UUID
 
-from domicile.model.errors import Conflict, DomicileError, FenceRefused, Forbidden, InvalidInput
+from domicile.model.errors import Conflict, DomicileError, FenceRefused, Forbidden, InvalidInput, Unavailable
 from domicile.model.ids import SubjectKey
 from domicile.sdk.tables import ReferenceTable, Table
 
@@ -28,14 +28,20 @@ class Operator(StrEnum):
     ABOVE = ">"
     AT_MOST = "<="
     BELOW = "<"
+    AMONG = "= ANY"
+    """Of several values: of a blind index, one for each generation of keys."""
 
 
 class Condition(NamedTuple):
-    """``value`` as it lies in the column; for a blind index, the index; for ``PRINCIPAL``, None is the subject."""
+    """``value`` as it lies in the column; for a blind index, the index; for ``PRINCIPAL``, None is the subject.
+
+    ``newest``: of a subject's blind index, the newest generation of keys that ``value`` was made for; else 0.
+    """
 
     column: str
     operator: Operator
     value: Any
+    newest: int = 0
 
 
 class Place(NamedTuple):
@@ -78,19 +84,32 @@ class NewRow(NamedTuple):
     """A row to be written: each of the table's stored columns by name, or those that change.
 
     ``principal``: who it is about, where that is not the subject; it stays so for as long as the row is there.
+    ``keys``: the generation that sealed it; 0 where nothing is sealed.
     """
 
     id: UUID
     values: Mapping[str, Any]
     principal: UUID | None = None
+    keys: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Once:
-    """A request that is carried out once: hashes of its idempotency key (32 bytes) and of itself (16)."""
+    """A request that is carried out once: hashes of its idempotency key (32 bytes) and of itself (16).
+
+    ``other``: the same under keys of another generation, by which it may have been answered while the keys are turned.
+    """
 
     key: bytes
     request: bytes
+    other: Once | None = None
+
+
+class OutdatedKeys(Unavailable):
+    """The subject's keys were replaced since they were asked for; nothing was done. Ask for them, and try again."""
+
+    def __init__(self) -> None:
+        super().__init__("the subject has newer keys", where="storage", retry_after=1)
 
 
 class Lookups(Protocol):
@@ -124,7 +143,8 @@ class Rows(Protocol):
         ...
 
     async def select(self, table: Table, selection: Selection) -> list[StoredRow]:
-        """Rows and fence in one snapshot."""
+        """Rows and fence in one snapshot. Raises OutdatedKeys where rows may lie under newer keys than a condition
+        knows."""
         ...
 
 

@@ -28,6 +28,7 @@ from domicile.sdk.store.port import (
     Condition,
     NewRow,
     Once,
+    OutdatedKeys,
     Selection,
     StoredRow,
     Work,
@@ -76,7 +77,8 @@ async def _begin(connection: Connection, key: SubjectKey, epoch: int) -> Subject
 
 
 def _written(table: Table, row: NewRow) -> list[Any]:
-    return [row.id, stored_principal(row.principal), *(row.values[name] for name, _, _ in table.stored)]
+    values = (row.values[name] for name, _, _ in table.stored)
+    return [row.id, stored_principal(row.principal), str(row.keys), *values]
 
 
 class _Transaction:
@@ -120,7 +122,7 @@ class _Transaction:
     async def _replace(self, table: Table, row: NewRow, version: int) -> Any:
         statement = statements.replace(table, tuple(row.values))
         who = stored_principal(row.principal)
-        arguments = (version, self._key, self._epoch, row.id, who, *row.values.values())
+        arguments = (version, self._key, self._epoch, row.id, who, str(row.keys), *row.values.values())
         return await _asked(self._connection.fetchval, statement, *arguments)
 
     async def delete(self, table: Table, id: UUID, version: int | None) -> bool:  # noqa: A002
@@ -143,6 +145,8 @@ class _Transaction:
     async def _recall(self, once: Once | None) -> list[int] | None:
         if once is None:
             return None
+        if once.other is not None and (known := await self._recall(once.other)) is not None:
+            return known
         arguments = (self._key, self._epoch, once.key, once.request)
         said: list[int] | None = await _asked(self._connection.fetchval, query("recall"), *arguments)
         return said
@@ -161,8 +165,9 @@ def many(table: Table, rows: Sequence[NewRow], jurisdiction: str, key: SubjectKe
     if any(one.id == other.id for one, other in pairwise(ordered)):
         raise given_twice(table)
     columns = [[row.values[name] for row in ordered] for name, _, _ in table.stored]
+    oldest = min((row.keys for row in rows if row.keys), default=0)
     ids, who = [row.id for row in ordered], [stored_principal(row.principal) for row in ordered]
-    return statements.write_many(table), [jurisdiction, key, epoch, ids, who, *columns]
+    return statements.write_many(table), [jurisdiction, key, epoch, ids, who, str(oldest), *columns]
 
 
 def in_order(rows: Sequence[NewRow], found: Sequence[asyncpg.Record]) -> list[int]:
@@ -177,6 +182,7 @@ async def selected(
     connection: Connection, table: Table, selection: Selection, key: SubjectKey, epoch: int
 ) -> list[StoredRow]:
     """One statement, in a transaction or alone."""
+    newest = min((condition.newest for condition in selection.conditions if condition.newest), default=0)
     statement = statements.select(
         table,
         tuple((condition.column, condition.operator) for condition in selection.conditions),
@@ -184,6 +190,7 @@ async def selected(
         descending=selection.descending,
         limited=selection.limit is not None,
         after=selection.after is not None,
+        keyed=bool(newest),
     )
     arguments: list[Any] = [condition.value for condition in selection.conditions]
     if selection.after is not None:
@@ -193,9 +200,17 @@ async def selected(
     rows = await connection.fetch(statement, key, *arguments)
     if not rows or rows[0][:2] != (epoch, "open"):
         raise refused()
+    if newest and rows[0][-1] > newest:
+        raise OutdatedKeys
     names = [column.name for column in table.columns]
     return [
-        StoredRow(UUID(int=row[2].int), row[3], dict(zip(names, row[6:], strict=True)), row[4], principal_of(row[5]))
+        StoredRow(
+            UUID(int=row[2].int),
+            row[3],
+            dict(zip(names, row[6 : 6 + len(names)], strict=True)),
+            row[4],
+            principal_of(row[5]),
+        )
         for row in rows
         if row[2] is not None
     ]

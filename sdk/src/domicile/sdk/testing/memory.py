@@ -44,6 +44,7 @@ _COMPARED: Mapping[Operator, Callable[[Any, Any], bool]] = {
     Operator.ABOVE: lambda held, value: held > value,
     Operator.AT_MOST: lambda held, value: held <= value,
     Operator.BELOW: lambda held, value: held < value,
+    Operator.AMONG: lambda held, value: held in value,
 }
 
 
@@ -66,6 +67,9 @@ class MemoryKeys:
                 subject=subject, principal=principal, key=os.urandom(32), index_key=os.urandom(32)
             )
         return self._keys[name]
+
+    def forget(self, subject: UUID) -> None:
+        """None is held: each call asks."""
 
     async def data_keys(self, names: Sequence[tuple[UUID, UUID]], *, create: bool = False) -> list[DataKey]:
         return [await self.data_key(*name, create=create) for name in names]
