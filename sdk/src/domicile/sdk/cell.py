@@ -54,7 +54,8 @@ class CellSession:
         """Records of any subject of this cell that meet every condition, at most ``limit`` (1,000), the oldest first.
 
         Conditions as in ``home.find``, but on sealed fields only where they say ``find="cell"``: an index of one
-        subject finds nobody else. Raises UnsupportedQuery, NotFound where a subject's key was destroyed, Unavailable.
+        subject finds nobody else. Sealed fields of a subject whose key was destroyed are ``Destroyed``, as those of a
+        principal. Raises UnsupportedQuery, Unavailable.
         """
         check_size(limit)
         table = kind.domicile_table
@@ -65,7 +66,9 @@ class CellSession:
                 )
         # the codec of nobody: only the cell's own secret is asked for
         wanted = await conditions_on(self._codec(_NOBODY), kind, conditions)
-        rows = await self._across.rows(table, wanted or (), limit)
+        if wanted is None:
+            return []
+        rows = await self._across.rows(table, wanted, limit)
         found = []
         for each in rows:
             home = Home(self._vault, each.fence)
@@ -73,4 +76,4 @@ class CellSession:
         return found
 
     def _codec(self, internal_id: UUID) -> Codec:
-        return Codec(self._vault.keys, self._vault.cell, self._vault.jurisdiction, internal_id)
+        return Codec(self._vault.keys, self._vault.cell, self._vault.jurisdiction, internal_id, across=True)

@@ -64,15 +64,17 @@ class Codec:
     """Of one subject. ``internal_id`` names it to the key service: as subject, and as the principal of its own rows.
 
     A principal is None where that is the subject. Blind indexes are under the subject's secret, whoever a row is about.
+    ``across``: among rows of others, which are not lost with the subject's key, so that its own are ``Destroyed``, too.
     """
 
-    def __init__(self, keys: Keys, cell: str, jurisdiction: str, internal_id: UUID) -> None:
+    def __init__(self, keys: Keys, cell: str, jurisdiction: str, internal_id: UUID, *, across: bool = False) -> None:
         self.cell = cell
         self.jurisdiction = jurisdiction
         self._keys = keys
         self._internal_id = internal_id
         self._sealers: dict[UUID, tuple[DataKey, Sealer]] = {}
-        self._destroyed: set[UUID] = set()
+        self._across = across
+        self._destroyed: set[UUID | None] = set()
 
     async def key(self, principal: UUID | None = None, *, create: bool = False) -> DataKey:
         return await self._keys.data_key(self._internal_id, principal or self._internal_id, create=create)
@@ -278,19 +280,20 @@ class Codec:
                 await self._keys.data_keys([(self._internal_id, each) for each in others if each is not None])
 
     async def _opener(self, principal: UUID | None) -> Sealer | None:
-        """None where the key of another than the subject was destroyed."""
+        """None where the key was destroyed; the subject's own, only ``across``."""
         if principal in self._destroyed:
             return None
         try:
             return self._sealer(await self.key(principal))
         except KeyDestroyed:
-            if principal is None:
+            if principal is None and not self._across:
                 raise
         self._destroyed.add(principal)
         return None
 
     async def record(self, kind: type[R], row: StoredRow) -> R:
-        """Raises NotFound where the subject's key was destroyed, DomicileError for a value that is not in its place."""
+        """Raises DomicileError for a value that is not in its place; NotFound, but ``across``, where the subject's key
+        was destroyed."""
         table = kind.domicile_table
         values = dict(row.values)
         sealer: Sealer | None = None

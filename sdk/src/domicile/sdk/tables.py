@@ -91,6 +91,14 @@ class Kind:
             pass
         raise InvalidInput(f"a {self.python.__name__} that cannot be written as JSON")
 
+    def given(self, raw: bytes) -> Any:
+        """A value that somebody else wrote as JSON, of this type and no other; raises InvalidInput."""
+        try:
+            return self.check(self._validator.validate_json(raw, strict=True))
+        except ValidationError:
+            pass
+        raise InvalidInput(f"no JSON of a {self.python.__name__}")
+
     def load(self, raw: bytes) -> Any:
         """What ``dump`` wrote; raises InvalidInput for anything else."""
         try:
@@ -118,7 +126,10 @@ KINDS: Final[Mapping[type, Kind]] = {
 
 @dataclass(frozen=True, eq=False)
 class Column:
-    """One classified field. ``default``: what rows hold that were written before there was such a field."""
+    """One classified field. ``default``: what a record has that is made without it.
+
+    Rows that were written before there was such a field hold it, too, or None where that is a value of the field.
+    """
 
     name: str
     field: FieldClass
