@@ -185,6 +185,21 @@ async def puts_many_or_none(home: Home, other: Home, cell: Cell) -> None:
 
 
 @_check
+async def keeps_the_order_in_which_many_were_given(home: Home, other: Home, cell: Cell) -> None:
+    made = [letter(home, number) for number in range(9)]
+    await home.put(made[0])
+    await home.put_many(made[1:4])
+    assert await home.load(iter(made[4:7]), batch=2) == 3
+    async with home.transaction() as transaction:
+        await transaction.put_many(made[7:])
+        await transaction.put(last := letter(home, 9))
+        await transaction.put_many(made[:3])  # what is there keeps its place
+    assert [each.weight for each in await home.all(Letter)] == list(range(10))
+    assert [each.weight for each in (await home.page(Letter, order_by="-created_at", size=2)).records] == [9, 8]
+    assert (await home.all(Letter))[-1].id == last.id
+
+
+@_check
 async def answers_a_repeated_request_alike(home: Home, other: Home, cell: Cell) -> None:
     made = letter(home)
     answers = await asyncio.gather(*(home.put(made, idempotency_key="k") for _ in range(3)))

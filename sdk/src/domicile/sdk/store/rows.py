@@ -159,15 +159,17 @@ class _Transaction:
 def many(table: Table, rows: Sequence[NewRow], jurisdiction: str, key: SubjectKey, epoch: int) -> tuple[str, list[Any]]:
     """The statement for many rows and its arguments: in the order of their ids, which all writers keep. Pure.
 
-    Two writers of the same rows would else wait for each other. Raises InvalidInput for a row that is given twice.
+    Two writers of the same rows would else wait for each other. They are created in the order in which they are given.
+    Raises InvalidInput for a row that is given twice.
     """
-    ordered = sorted(rows, key=lambda row: row.id)
+    places = sorted(range(len(rows)), key=lambda place: rows[place].id)
+    ordered = [rows[place] for place in places]
     if any(one.id == other.id for one, other in pairwise(ordered)):
         raise given_twice(table)
     columns = [[row.values[name] for row in ordered] for name, _, _ in table.stored]
     oldest = min((row.keys for row in rows if row.keys), default=0)
     ids, who = [row.id for row in ordered], [stored_principal(row.principal) for row in ordered]
-    return statements.write_many(table), [jurisdiction, key, epoch, ids, who, str(oldest), *columns]
+    return statements.write_many(table), [jurisdiction, key, epoch, ids, who, str(oldest), places, *columns]
 
 
 def in_order(rows: Sequence[NewRow], found: Sequence[asyncpg.Record]) -> list[int]:
