@@ -25,6 +25,7 @@ from domicile.sdk import (
     Record,
     Reference,
     Shareable,
+    Unavailable,
     UnsupportedQuery,
 )
 
@@ -223,6 +224,66 @@ async def undoes_a_transaction_that_failed(home: Home, other: Home, cell: Cell) 
         await transaction.put(letter(home, 2))
         assert len(await transaction.all(Letter)) == 2
     assert len(await home.all(Letter)) == 2
+
+
+@_check
+async def shows_nobody_a_transaction_before_it_commits(home: Home, other: Home, cell: Cell) -> None:
+    kept, besides, within = letter(home, 1), letter(home, 2), letter(home, 3)
+    await home.put(kept)
+    async with home.transaction() as transaction:
+        await transaction.put(kept.model_copy(update={"weight": 9}))
+        await transaction.put(within)
+        (seen,) = await home.all(Letter)
+        assert (seen.weight, await home.get(Letter, within.id)) == (1, None)
+        await home.put(besides)
+        with pytest.raises(Unavailable):
+            await home.delete(Letter, kept.id)
+        with pytest.raises(Unavailable):
+            async with home.transaction() as nested:
+                await nested.put(within)
+        assert [each.weight for each in await transaction.all(Letter)] == [9, 3, 2]
+        waiting = asyncio.create_task(home.put(kept))
+        await transaction.delete(Letter, within.id)
+    assert await waiting == 3
+    assert [each.weight for each in await home.all(Letter)] == [1, 2]
+
+
+@_check
+async def takes_one_call_at_a_time_within_a_transactions_block(home: Home, other: Home, cell: Cell) -> None:
+    with pytest.raises(InvalidInput, match="two calls at a time"):
+        async with home.transaction() as transaction:
+            await asyncio.gather(*(transaction.put(letter(home, number)) for number in range(2)))
+    assert await home.all(Letter) == []
+    async with home.transaction() as transaction:
+        await transaction.put(letter(home))
+    with pytest.raises(Conflict, match="is over"):
+        await transaction.put(letter(home))
+    with pytest.raises(Conflict, match="is over"):
+        await transaction.all(Letter)
+    assert len(await home.all(Letter)) == 1
+
+
+@_check
+async def ends_a_transaction_in_which_a_statement_failed(home: Home, other: Home, cell: Cell) -> None:
+    made = message(home, uuid4())
+    await home.put(made)
+    with pytest.raises(Conflict, match="rolled back"):  # noqa: PT012
+        async with home.transaction() as transaction:
+            await transaction.put(message(home, None))
+            with pytest.raises(Forbidden):
+                await transaction.put(made.model_copy(update={"sender": None}))
+            with pytest.raises(Conflict, match="rolled back"):
+                await transaction.put(message(home, None))
+            with pytest.raises(Conflict, match="rolled back"):
+                await transaction.all(Message)
+    assert len(await home.all(Message)) == 1
+    async with home.transaction() as transaction:
+        with pytest.raises(Conflict, match="version"):  # nothing was refused by the database
+            await transaction.put(made, version=5)
+        with pytest.raises(Conflict, match="version"):
+            await transaction.delete(Message, made.id, version=5)
+        await transaction.put(message(home, None))
+    assert len(await home.all(Message)) == 2
 
 
 @_check
