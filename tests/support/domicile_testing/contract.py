@@ -211,6 +211,56 @@ async def answers_a_repeated_request_alike(home: Home, other: Home, cell: Cell) 
 
 
 @_check
+async def refuses_what_is_no_id_no_version_and_no_number_of_64_bits(home: Home, other: Home, cell: Cell) -> None:
+    made = letter(home, sent=date(2020, 1, 1))
+    await home.put(made)
+    (read,) = await home.all(Letter)
+    ids: list[Any] = ["x", str(made.id), made.id.bytes, made.id.int, None]
+    versions: list[Any] = [-1, 2**63, 2**70, True, "1", 1.0]
+    attempts: list[Callable[[], Awaitable[Any]]] = [
+        *(lambda given=given: home.get(Letter, given) for given in ids),
+        *(lambda given=given: home.delete(Letter, given) for given in ids),
+        *(lambda given=given: home.put(made.model_copy(update={"id": given})) for given in ids),
+        lambda: home.put_many([made, made.model_copy(update={"id": "x"})]),
+        *(lambda version=version: home.put(made, version=version) for version in versions),
+        *(lambda version=version: home.delete(Letter, made.id, version=version) for version in versions),
+        lambda: home.put(letter(home, weight=2**63)),
+        lambda: home.put_many([letter(home, weight=-(2**63) - 1)]),
+        lambda: home.update(read, weight=2**70),
+        lambda: home.find(Letter, weight=2**70),
+        lambda: home.find(Letter, weight=Range(below=2**70)),
+    ]
+    for attempt in attempts:
+        with pytest.raises(InvalidInput):
+            await attempt()
+    for weight in (2**63 - 1, -(2**63)):
+        await home.put(letter(home, weight=weight))
+        assert len(await home.find(Letter, weight=weight)) == 1
+    with pytest.raises(Conflict):
+        await home.put(made, version=2**63 - 1)
+    assert len(await home.all(Letter)) == 3
+
+
+@_check
+async def takes_records_as_they_come_and_tells_of_them_by_a_plain_call(home: Home, other: Home, cell: Cell) -> None:
+    async def told(done: int) -> None:
+        raise AssertionError
+
+    class Told:
+        __call__ = staticmethod(told)
+
+    for progress in (told, Told()):
+        with pytest.raises(InvalidInput):
+            await home.load([letter(home)], progress=progress)  # type: ignore[arg-type]
+    assert await home.put_many(letter(home, number) for number in range(3)) == [1, 1, 1]
+    with pytest.raises(InvalidInput):
+        await home.put_many(letter(home) for _ in range(1001))
+    counted: list[int] = []
+    await home.load((letter(home, number) for number in range(3, 6)), batch=2, progress=counted.append)
+    assert (counted, [each.weight for each in await home.all(Letter)]) == ([2, 3], list(range(6)))
+
+
+@_check
 async def undoes_a_transaction_that_failed(home: Home, other: Home, cell: Cell) -> None:
     kept = letter(home)
     await home.put(kept)
