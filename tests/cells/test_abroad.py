@@ -36,7 +36,7 @@ SECRET = b"sealed hans@example.eu"
 BORN = date(1970, 5, 17)
 
 
-class Plan(Record, table="plans"):
+class Plan(Record, table="tariffs"):
     email: Annotated[str, Personal("user.contact.email", find=True)]
     born: Annotated[date, Personal("user.demographic.date_of_birth", sealed=False)]
     plan: Annotated[str, Shareable("user.account.plan")]
@@ -47,13 +47,13 @@ class Plan(Record, table="plans"):
 async def rows(cell: asyncpg.Connection) -> list[UUID]:
     """Two plans of Hans and one of Grete, both at home at epoch 3."""
     await apply_schema(cell, "eu-1", "eu", [Plan])
-    await cell.execute("TRUNCATE plans")
+    await cell.execute("TRUNCATE tariffs")
     ids = sorted(uuid4() for _ in range(3))
     for key in (HANS, GRETE):
         await cell.execute("INSERT INTO domicile.fences (subject_key, epoch, state) VALUES ($1, 3, 'open')", key)
     for key, number, plan, seats in ((HANS, 0, "pro", 5), (HANS, 1, "free", None), (GRETE, 2, "pro", 9)):
         await cell.execute(
-            "INSERT INTO plans"
+            "INSERT INTO tariffs"
             " (jurisdiction, subject_key, principal_key, id, epoch, email, email_index, born, plan, seats)"
             " VALUES ('eu', $1, $1, $2, 3, $3, $3, $4, $5, $6)",
             key,
@@ -86,7 +86,7 @@ async def test_another_jurisdiction_reads_shareable_columns_and_is_recorded(
 ) -> None:
     before = crossings("abroad-read", "allowed")
     async with application(trust, gateway, "us", "us-1.iad") as app:
-        answer = await app.abroad(HANS, "plans", {})
+        answer = await app.abroad(HANS, "tariffs", {})
     assert answer == AbroadRows(
         jurisdiction="eu",
         cell="eu-1",
@@ -104,7 +104,7 @@ async def test_no_personal_byte_is_in_the_answer(
     trust: Trust, gateway: str, cell: asyncpg.Connection, rows: list[UUID]
 ) -> None:
     async with caller(trust, gateway, "us", Role.APP, "us-1.iad") as app:
-        raw = await app.call("GET", f"/.domicile/v1/abroad/{HANS}/plans")
+        raw = await app.call("GET", f"/.domicile/v1/abroad/{HANS}/tariffs")
     assert b"pro" in raw
     for trace in (b"hans", b"example.eu", b"1970", SECRET.hex().encode()):
         assert trace not in raw
@@ -125,28 +125,28 @@ async def test_conditions_are_equality_on_shareable_columns(
     trust: Trust, gateway: str, rows: list[UUID], conditions: dict[str, str], expected: list[str]
 ) -> None:
     async with application(trust, gateway, "us", "us-1.iad") as app:
-        answer = await app.abroad(HANS, "plans", conditions)
+        answer = await app.abroad(HANS, "tariffs", conditions)
     assert [row["plan"] for row in answer.rows] == expected
 
 
 @pytest.mark.parametrize(
     ("path", "refusal"),
     [
-        (f"{HANS}/plans?born=1970-05-17", UnsupportedQuery),
-        (f"{HANS}/plans?email=x", UnsupportedQuery),
-        (f"{HANS}/plans?subject_key=x", UnsupportedQuery),
-        (f"{HANS}/plans?nothing=x", UnsupportedQuery),
-        (f"{HANS}/plans?seats=many", InvalidInput),
-        (f"{HANS}/plans?plan=a&plan=b", InvalidInput),
-        (f"{HANS}/plans?plan=" + "x" * 257, InvalidInput),
-        (f"{HANS}/plans?plan=%00", InvalidInput),
-        (f"{HANS}/plans?" + "&".join(f"c{n}=x" for n in range(17)), InvalidInput),
-        (f"{HANS}/plans?%22;drop=x", InvalidInput),
-        ("hans/plans", InvalidInput),
+        (f"{HANS}/tariffs?born=1970-05-17", UnsupportedQuery),
+        (f"{HANS}/tariffs?email=x", UnsupportedQuery),
+        (f"{HANS}/tariffs?subject_key=x", UnsupportedQuery),
+        (f"{HANS}/tariffs?nothing=x", UnsupportedQuery),
+        (f"{HANS}/tariffs?seats=many", InvalidInput),
+        (f"{HANS}/tariffs?plan=a&plan=b", InvalidInput),
+        (f"{HANS}/tariffs?plan=" + "x" * 257, InvalidInput),
+        (f"{HANS}/tariffs?plan=%00", InvalidInput),
+        (f"{HANS}/tariffs?" + "&".join(f"c{n}=x" for n in range(17)), InvalidInput),
+        (f"{HANS}/tariffs?%22;drop=x", InvalidInput),
+        ("hans/tariffs", InvalidInput),
         (f"{HANS}/nothing", NotFound),
         (f"{HANS}/fences", NotFound),
         (f"{HANS}/pg_authid", NotFound),
-        (f"{PEPPER.subject_key('nobody')}/plans", UnknownSubject),
+        (f"{PEPPER.subject_key('nobody')}/tariffs", UnknownSubject),
     ],
 )
 async def test_what_may_not_be_asked_is_refused_and_recorded(
@@ -174,8 +174,8 @@ async def test_a_subject_whose_fence_is_not_open_is_unknown(
     await cell.execute("UPDATE domicile.fences SET state = $1 WHERE subject_key = $2", state, HANS)
     async with application(trust, gateway, "us", "us-1.iad") as app:
         with pytest.raises(UnknownSubject):
-            await app.abroad(HANS, "plans", {})
-        assert len((await app.abroad(GRETE, "plans", {})).rows) == 1
+            await app.abroad(HANS, "tariffs", {})
+        assert len((await app.abroad(GRETE, "tariffs", {})).rows) == 1
     assert [verdict for *_, verdict in await events(cell)] == ["refused", "allowed"]
 
 
@@ -186,23 +186,23 @@ async def test_nothing_is_written_from_abroad(
     before = crossings("abroad-write", "refused")
     async with caller(trust, gateway, "us", Role.APP, "us-1.iad") as app:
         with pytest.raises(Forbidden):
-            await app.call(method, f"/.domicile/v1/abroad/{HANS}/plans")
+            await app.call(method, f"/.domicile/v1/abroad/{HANS}/tariffs")
     assert await events(cell) == [("us", "app", "abroad-write", "refused")]
     assert crossings("abroad-write", "refused") == before + 1
-    assert await cell.fetchval("SELECT count(*) FROM plans") == 3
+    assert await cell.fetchval("SELECT count(*) FROM tariffs") == 3
 
 
 async def test_at_most_a_hundred_rows_cross_at_once(
     trust: Trust, gateway: str, cell: asyncpg.Connection, rows: list[UUID]
 ) -> None:
     await cell.execute(
-        "INSERT INTO plans (jurisdiction, subject_key, principal_key, id, epoch, email, email_index, born, plan)"
+        "INSERT INTO tariffs (jurisdiction, subject_key, principal_key, id, epoch, email, email_index, born, plan)"
         " SELECT jurisdiction, subject_key, principal_key, gen_random_uuid(), epoch, email, email_index, born, plan"
-        " FROM plans, generate_series(1, 120) WHERE id = $1",
+        " FROM tariffs, generate_series(1, 120) WHERE id = $1",
         rows[0],
     )
     async with application(trust, gateway, "us", "us-1.iad") as app:
-        assert len((await app.abroad(HANS, "plans", {})).rows) == 100
+        assert len((await app.abroad(HANS, "tariffs", {})).rows) == 100
 
 
 async def test_what_cannot_be_recorded_does_not_cross(
@@ -212,7 +212,7 @@ async def test_what_cannot_be_recorded_does_not_cross(
     try:
         async with application(trust, gateway, "us", "us-1.iad") as app:
             with pytest.raises(DomicileError):
-                await app.abroad(HANS, "plans", {})
+                await app.abroad(HANS, "tariffs", {})
     finally:
         await cell.execute("GRANT INSERT ON domicile.border_events TO domicile_gateway")
 
@@ -224,7 +224,7 @@ async def test_an_application_of_any_jurisdiction_may_ask(
     trust: Trust, gateway: str, cell: asyncpg.Connection, rows: list[UUID], jurisdiction: str, name: str
 ) -> None:
     async with application(trust, gateway, jurisdiction, name) as app:
-        assert len((await app.abroad(GRETE, "plans", {})).rows) == 1
+        assert len((await app.abroad(GRETE, "tariffs", {})).rows) == 1
     assert await events(cell) == [(jurisdiction, "app", "abroad-read", "allowed")]
 
 
@@ -256,7 +256,7 @@ async def test_nobody_but_an_application_reads_abroad(
 ) -> None:
     async with caller(trust, gateway, jurisdiction, role, name) as somebody:
         with pytest.raises(refusal):
-            await somebody.call(method, f"/.domicile/v1/abroad/{GRETE}/plans")
+            await somebody.call(method, f"/.domicile/v1/abroad/{GRETE}/tariffs")
 
 
 async def test_the_role_that_reads_has_no_right_on_personal_columns(
@@ -271,9 +271,9 @@ async def test_the_role_that_reads_has_no_right_on_personal_columns(
         ssl=cell_storage.context(Role.GATEWAY, "eu-1.fra"),
     )
     try:
-        for statement in ("SELECT email FROM plans", "SELECT * FROM plans", "DELETE FROM plans"):
+        for statement in ("SELECT email FROM tariffs", "SELECT * FROM tariffs", "DELETE FROM tariffs"):
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 await connection.execute(statement)
-        assert await connection.fetch("SELECT plan FROM plans") == []
+        assert await connection.fetch("SELECT plan FROM tariffs") == []
     finally:
         await connection.close()

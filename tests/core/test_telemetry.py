@@ -188,6 +188,6 @@ def test_metrics_are_rendered_and_their_labels_name_places_and_codes_only() -> N
     assert content_type.startswith("text/plain")
     assert b'domicile_requests_total{method="GET",route="/v1/pins/{key}",status="200"}' in body
     allowed = {"route", "method", "status", "code", "from_jurisdiction", "to_jurisdiction", "kind", "verdict",
-               "jurisdiction", "cell", "database", "le"}  # fmt: skip
+               "jurisdiction", "cell", "database", "domain", "call", "reason", "le"}  # fmt: skip
     labels = {label for metric in REGISTRY.collect() for sample in metric.samples for label in sample.labels}
     assert labels <= allowed

@@ -156,6 +156,7 @@ async def count(world: LocalWorld, jurisdiction: str, storage: str, statement: s
         await connection.close()
 
 
+@pytest.mark.full
 async def test_of_somebody_who_was_erased_a_tombstone_is_left(world: LocalWorld, tmp_path: Path) -> None:
     """Asked for by the operator's command; told by the real router; looked for in every file and table."""
     manifest = load_file(world.state / "domicile.yaml")

@@ -99,7 +99,7 @@ ADDRESSES = [zone[part] for cell in DATA["cells"].values() for zone in cell["zon
              for part in ("app", "gateway")]  # fmt: skip
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(manifests(), st.data())
 def test_every_question_gets_the_same_answer(manifest: Manifest, data: st.DataObject) -> None:
     for vantage in VANTAGES:

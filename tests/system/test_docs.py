@@ -60,6 +60,7 @@ curl -s --cacert $CA https://$ROUTER/signup \\
 """
 
 
+@pytest.mark.full
 @pytest.mark.skipif(shutil.which("curl") is None, reason="signs up with curl, which is not here")
 def test_the_page_on_the_router(tmp_path: Path) -> None:
     (explain,) = re.findall(r"```sh\n(.*?)```", (DOCS / "router.md").read_text(), re.DOTALL)

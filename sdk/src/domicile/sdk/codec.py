@@ -166,9 +166,12 @@ class Codec:
 
     async def _pair(self, principal: UUID | None, *, indexed: bool, create: bool = False) -> tuple[DataKey, bytes]:
         """A principal's key, and where ``indexed`` the secret of the subject's blind indexes, of one generation."""
-        for _ in range(ATTEMPTS):
+        if principal is None or not indexed:
             key = await self.key(principal, create=create)
-            own = await self.key(create=create) if indexed and principal is not None else key
+            return key, key.index_key
+        names = [(self._internal_id, principal), (self._internal_id, self._internal_id)]
+        for _ in range(ATTEMPTS):
+            key, own = await self._keys.data_keys(names, create=create)
             if own.generation == key.generation:
                 return key, own.index_key
             self.forget()  # one of them was asked for before the keys were turned

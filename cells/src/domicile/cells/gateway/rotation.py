@@ -32,6 +32,8 @@ from domicile.telemetry import log, warn
 
 ATTEMPTS: Final = 30
 PAUSE_SECONDS: Final = 1.0
+NEWCOMERS: Final = 10
+"""How often principals with first keys may come between two steps before their subject is left for the next run."""
 Tell = Callable[[KeyRotation], None]
 
 
@@ -106,10 +108,13 @@ class Rotator:
         fence = await self._fence(turn)
         await self._keys.step(turn, "make")
         await self._fences.announce_keys(fence, turn.generation)
-        try:
-            await self._keys.step(turn, "turn")
-        except Conflict:  # somebody was given a first key since the others were made
-            await self._keys.step(turn, "make")
+        for _ in range(NEWCOMERS):
+            try:
+                await self._keys.step(turn, "turn")
+                break
+            except Conflict:  # somebody was given a first key since the others were made
+                await self._keys.step(turn, "make")
+        else:
             await self._keys.step(turn, "turn")
         await self._turn_rows(fence, turn, wholly=False)
 
