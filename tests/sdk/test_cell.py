@@ -62,11 +62,18 @@ async def test_records_of_any_subject_are_found_and_lead_to_its_home(
     assert [row["purpose"] for row in kept] == ["support:T-1042"]
 
 
-@pytest.mark.parametrize("purpose", ["", "because Ann called", "anna@example.eu", "x" * 101, "a\nb"])
+@pytest.mark.parametrize(
+    "purpose",
+    [
+        *("", "because Ann called", "anna@example.eu", "x" * 101, "a\nb"),
+        *("4111111111111111", "support:4111-1111-1111-1111", "DE89370400440532013000", "audit:DE89370400440532013000"),
+    ],
+)
 async def test_a_purpose_is_a_code(residency: Residency, eu_root: asyncpg.Connection, purpose: str) -> None:
-    with pytest.raises(InvalidInput):
+    with pytest.raises(InvalidInput) as refusal:
         async with residency.cell(purpose=purpose):
             pass
+    assert not purpose or purpose not in str(refusal.value)
     assert await eu_root.fetchval("SELECT count(*) FROM domicile.cell_sessions") == 0
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 from uuid import UUID
 
+from domicile.detect import Detector, Rule
 from domicile.model.errors import InvalidInput, UnsupportedQuery
 from domicile.sdk.codec import Codec
 from domicile.sdk.finding import check_size, conditions_on
@@ -18,6 +19,8 @@ from domicile.telemetry import log
 R = TypeVar("R", bound=Record)
 _NOBODY: Final = UUID(int=0)
 _PURPOSE: Final = re.compile(r"[A-Za-z0-9][\w:.#/-]{0,99}", re.ASCII)
+_PERSONAL: Final = Detector(without=frozenset(Rule) - {Rule.EMAIL, Rule.IBAN, Rule.CARD, Rule.SEALED})
+"""Not the rules that take a ticket's number, too."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +32,16 @@ class Found(Generic[R]):
 
 
 def check_purpose(purpose: str) -> None:
-    """Raises InvalidInput for anything but a code such as ``support:T-1042``, since it is kept and logged."""
+    """Raises InvalidInput for anything but a code such as ``support:T-1042``, since it is kept and logged.
+
+    A card's number or an IBAN has the form of a code, and is refused as what it is.
+    """
     if not _PURPOSE.fullmatch(purpose):
         raise InvalidInput(
             "a purpose is a code of at most 100 letters, digits and :.#/_-", remedy="such as support:T-1042"
         )
+    if found := _PERSONAL.findings(purpose):
+        raise InvalidInput(f"a purpose that looks personal ({found[0].rule})", remedy="such as support:T-1042")
 
 
 class CellSession:

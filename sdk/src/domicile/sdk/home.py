@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from inspect import iscoroutinefunction
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 from uuid import UUID, uuid4
@@ -108,8 +109,8 @@ class Records(ABC):
         any connection is used, for a record that isn't labelled with the home's jurisdiction.
         """
         self._codec.require_home(record)
-        if version is not None and version < 0:
-            raise InvalidInput("a version is 0 or more")
+        finding.check_id(type(record), record.id)
+        finding.check_version(version)
 
         async def put() -> int:
             codec = self._codec
@@ -118,17 +119,19 @@ class Records(ABC):
 
         return await self._sealing(put)
 
-    async def put_many(self, records: Sequence[Record], *, idempotency_key: str | None = None) -> list[int]:
+    async def put_many(self, records: Iterable[Record], *, idempotency_key: str | None = None) -> list[int]:
         """Store up to 1,000 records of one class, all of them or none; their versions, in the same order.
 
         Otherwise as ``put``. Raises InvalidInput for more, for two classes, and for an id that is given twice.
         """
+        records = list(islice(records, MAX_BATCH + 1))
         if len(records) > MAX_BATCH:
             raise InvalidInput(f"at most {MAX_BATCH} records at a time", remedy="load() takes any number")
         if len({record.domicile_table for record in records}) > 1:
             raise InvalidInput("records of two classes", remedy="a transaction, and put_many for each")
         for record in records:
             self._codec.require_home(record)
+            finding.check_id(type(record), record.id)
         if not records:
             return []
 
@@ -176,6 +179,7 @@ class Records(ABC):
 
         Where the key of somebody else was whom the record is about, its sealed fields are ``Destroyed``.
         """
+        finding.check_id(kind, id)
         found = await self._select(kind, Selection((Condition("id", Operator.EQUAL, id),)))
         return found[0] if found else None
 
@@ -242,6 +246,8 @@ class Records(ABC):
 
     async def delete(self, kind: type[Record], id: UUID, *, version: int | None = None) -> bool:  # noqa: A002
         """Delete the record with this id; whether there was one. ``version``: what it must have, else Conflict."""
+        finding.check_id(kind, id)
+        finding.check_version(version)
         return await self._rows.delete(kind.domicile_table, id, version)
 
     async def _sealing(self, write: Callable[[], Awaitable[T]]) -> T:
@@ -364,6 +370,8 @@ class Home(Records):
         """
         if not 1 <= batch <= MAX_BATCH:
             raise InvalidInput(f"a batch has 1 to {MAX_BATCH} records, not {batch}")
+        if iscoroutinefunction(progress) or iscoroutinefunction(progress.__call__):
+            raise InvalidInput("progress is told by a plain call, which nobody awaits", remedy="a plain function")
         left, done = iter(records), 0
         while some := list(islice(left, batch)):
             await self.put_many(some)

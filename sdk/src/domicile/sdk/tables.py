@@ -25,6 +25,8 @@ TABLE: Final = re.compile(rf"(?!pg_){IDENTIFIER.pattern}")
 """PostgreSQL keeps names that begin with pg_ to itself, and finds its own tables before all others."""
 INDEX_SUFFIX: Final = "_index"
 PRINCIPAL: Final = "principal_key"
+MAX_INTEGER: Final = 2**63 - 1
+"""Of a bigint."""
 SYSTEM_COLUMNS: Final = frozenset(
     {
         "jurisdiction",
@@ -162,6 +164,8 @@ class Column:
         checked = self.kind.check(value)
         if isinstance(checked, str) and any(c == "\0" or "\ud800" <= c <= "\udfff" for c in checked):
             raise InvalidInput("a text with NUL or a lone surrogate, which PostgreSQL does not store")
+        if self.kind.python is int and not -MAX_INTEGER - 1 <= checked <= MAX_INTEGER:
+            raise InvalidInput("a whole number of more than 64 bits", remedy="a sealed field holds any")
         return checked
 
     @cached_property

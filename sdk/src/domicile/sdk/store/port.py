@@ -159,7 +159,7 @@ class Rows(Protocol):
 
 
 class Work(Rows, Lookups, Protocol):
-    """The same, inside a transaction."""
+    """The same, inside a transaction, which lets through what ``turns`` does."""
 
     async def query(self, statement: str, arguments: Sequence[Any]) -> list[dict[str, Any]]:
         """One statement that was admitted; its rows by column name."""
@@ -174,7 +174,11 @@ class Store(Lookups, Protocol):
         ...
 
     def work(self, key: SubjectKey, epoch: int) -> AbstractAsyncContextManager[Work]:
-        """A transaction that commits when its block ends well, and is rolled back otherwise."""
+        """A transaction that commits when its block ends well, and is rolled back otherwise.
+
+        It reads what is committed, and what it wrote; nobody else writes a row that it wrote before it ends. Who waits
+        for that in vain, for the lock's time-out, gets Unavailable.
+        """
         ...
 
 
@@ -209,6 +213,10 @@ def refused() -> FenceRefused:
 
 def no_table() -> InvalidInput:
     return InvalidInput("no such table", where="storage", remedy="run `domicile schema apply`")
+
+
+def in_the_way() -> Unavailable:
+    return Unavailable("another transaction was in the way", where="storage", retry_after=1)
 
 
 def kept_for_life() -> Forbidden:
