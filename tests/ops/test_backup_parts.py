@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import os
-from collections.abc import Sequence
+import resource
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 
 from domicile.model.errors import Conflict, InvalidInput, NotFound, Unavailable, WrongJurisdiction
 from domicile.model.wire import WrappedKey
+from domicile.ops.backup.agent import adopt_first
 from domicile.ops.backup.catalog import Base, choose, holes, needless, number_of, segment_at, spans
 from domicile.ops.backup.keys import FileKeys, Keyring
 from domicile.ops.backup.restore import parse_moment
@@ -138,17 +141,74 @@ def test_a_time_has_an_offset(text: str) -> None:
 
 
 def test_a_target_is_one_jurisdictions(tmp_path: Path) -> None:
-    FolderTarget(tmp_path / "t", EU)
+    FolderTarget(tmp_path / "t", EU).adopt()
     with pytest.raises(WrongJurisdiction, match="eu's of acme, not us's"):
-        FolderTarget(tmp_path / "t", Owner(deployment="acme", jurisdiction="us"))
+        FolderTarget(tmp_path / "t", Owner(deployment="acme", jurisdiction="us")).adopt()
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.tex").touch()
     with pytest.raises(InvalidInput, match="not empty"):
-        FolderTarget(tmp_path / "home", EU)
+        FolderTarget(tmp_path / "home", EU).adopt()
+
+
+def test_a_target_that_is_gone_is_not_made_anew(tmp_path: Path) -> None:
+    """By the agent's first start alone, which it remembers; a folder that the manifest names later is another one."""
+    folder, state = tmp_path / "t", tmp_path / "state"
+    target = FolderTarget(folder, EU)
+    with pytest.raises(Unavailable, match="not there"):
+        target.list("eu-1")
+    assert not folder.exists()
+    adopt_first(target, "t", state)
+    assert target.list("eu-1") == []
+    folder.rename(tmp_path / "unmounted")
+    folder.mkdir()
+    adopt_first(target, "t", state)
+    uses: list[Callable[[], object]] = [
+        lambda: target.list(""), target.tidy, lambda: target.delete("a"), lambda: target.get("a").__enter__(),
+        lambda: target.put("a").__enter__(),
+    ]  # fmt: skip
+    for use in uses:
+        with pytest.raises(Unavailable, match="not there"):
+            use()
+    assert names_in(folder) == []
+    adopt_first(target, "another", state)
+    assert target.list("") == []
+
+
+def test_a_target_that_takes_no_more_is_told(tmp_path: Path) -> None:
+    """By a limit of the process on files, at the head, in the midst and when the stream is ended."""
+    target = FolderTarget(tmp_path / "t", EU).adopt()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for size in (0, 100, 2 << 20, (3 << 20) + 50):
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+            with (
+                pytest.raises(Unavailable, match="cannot be used: file too large"),
+                target.put("a") as sink,
+                sealing(sink, HEAD, KEY) as stream,
+            ):
+                stream.write(os.urandom(3 << 20))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert names_in(tmp_path / "t") == ["target.json"]
+
+
+def test_a_target_that_does_not_read_is_not_called_damaged() -> None:
+    class Broken(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            if self.tell() > 1 << 20:
+                raise OSError(errno.EIO, "Input/output error")
+            return super().read(size)
+
+    source = Broken(sealed(os.urandom(3 << 20)))
+    with (
+        pytest.raises(Unavailable, match="cannot be used: input/output error"),
+        opening(source, read_head(source, "here"), KEY, "here") as stream,
+    ):
+        stream.read()
 
 
 def test_an_object_appears_whole_or_not_at_all(tmp_path: Path) -> None:
-    target = FolderTarget(tmp_path / "t", EU)
+    target = FolderTarget(tmp_path / "t", EU).adopt()
 
     def fail(stream: BinaryIO) -> None:
         stream.write(b"half")
@@ -172,7 +232,7 @@ def test_an_object_appears_whole_or_not_at_all(tmp_path: Path) -> None:
 
 def store_at(folder: Path, owner: Owner = EU, keys: Path | None = None) -> Store:
     ring = Keyring(FileKeys(keys or folder / "keys", owner.jurisdiction, own=True), "acme", owner.jurisdiction)
-    return Store(FolderTarget(folder / "t", owner), ring, owner, "eu-1")
+    return Store(FolderTarget(folder / "t", owner).adopt(), ring, owner, "eu-1")
 
 
 async def test_log_is_kept_once_and_another_under_its_name_is_refused(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ async def root(storage: Storage) -> AsyncIterator[asyncpg.Connection]:
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     ring = Keyring(FileKeys(tmp_path / "keys", "eu", own=True), "acme", "eu")
-    return Store(FolderTarget(tmp_path / "target", EU), ring, EU, "eu-1")
+    return Store(FolderTarget(tmp_path / "target", EU).adopt(), ring, EU, "eu-1")
 
 
 @pytest.fixture

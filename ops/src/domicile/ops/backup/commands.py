@@ -12,6 +12,9 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from domicile.model.access import GLOBAL
+from domicile.model.errors import InvalidInput
+from domicile.ops.backup.agent import open_target
 from domicile.ops.backup.base import take
 from domicile.ops.backup.catalog import Base, number_of, spans
 from domicile.ops.backup.place import Place
@@ -66,6 +69,27 @@ def _bytes(tell: Callable[[str], None]) -> Callable[[int, int], None]:
 def _done(*, quiet: bool) -> None:
     if sys.stderr.isatty() and not quiet:
         typer.echo("\r\x1b[K", nl=False, err=True)
+
+
+@app.command("adopt", epilog="Example: domicile backup adopt eu")
+def adopt_command(
+    jurisdiction: Annotated[str, typer.Argument(help="Whose target; global is the directory's.")],
+    state: StateOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Make the folder that the manifest names the jurisdiction's target, where its first one is lost for good.
+
+    Backups in a target that is only away (unmounted) come back with it: mount it instead.
+    """
+    with refusals(as_json=json_output):
+        place = Place(Layout.at(state))
+        if jurisdiction not in (*place.manifest.jurisdictions, GLOBAL):
+            raise InvalidInput(f"no jurisdiction {jurisdiction}", remedy="one of the manifest's, or global")
+        open_target(place.manifest, jurisdiction, place.layout.root).adopt()
+    if json_output:
+        emit_json({"ok": True, "jurisdiction": jurisdiction})
+    else:
+        typer.echo(f"the target is {jurisdiction}'s; the next base backups are due now, see `domicile backup list`")
 
 
 @app.command("take", epilog="Example: domicile backup take eu-1")
