@@ -15,11 +15,22 @@ from typing import BinaryIO
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from domicile.model.errors import Conflict, InvalidInput, NotFound, Unavailable, WrongJurisdiction
 from domicile.model.wire import WrappedKey
 from domicile.ops.backup.agent import adopt_first
-from domicile.ops.backup.catalog import Base, choose, holes, needless, number_of, segment_at, spans
+from domicile.ops.backup.catalog import (
+    Base,
+    base_name,
+    card_name,
+    choose,
+    holes,
+    needless,
+    number_of,
+    segment_at,
+    spans,
+)
 from domicile.ops.backup.keys import FileKeys, Keyring
 from domicile.ops.backup.restore import parse_moment
 from domicile.ops.backup.sealed import Head, opening, read_head, sealing
@@ -259,6 +270,71 @@ async def test_what_is_put_under_another_name_is_refused(tmp_path: Path) -> None
     (place / name).rename(place / segment(2))
     with pytest.raises(InvalidInput, match=name):
         await store.fetch_log("7", segment(2), tmp_path)
+
+
+async def carded(store: Store, days: float, data: bytes = b"tar") -> Base:
+    key, draft = await store.key(), base(days, int(days))
+    with store.writing(base_name(draft), draft.system, key) as stream:
+        stream.write(data)
+    made = draft.model_copy(update={"size": store.size_of(base_name(draft))})
+    store.record(made, key)
+    return made
+
+
+def _flip(path: Path) -> None:
+    raw = path.read_bytes()
+    path.write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        pytest.param(lambda tar, card, other: card.write_text('{"last": "zz"}'), "no backup of ours", id="written"),
+        pytest.param(lambda tar, card, other: card.write_bytes(b""), "no backup of ours", id="empty"),
+        pytest.param(lambda tar, card, other: _flip(card), "altered", id="flipped"),
+        pytest.param(
+            lambda tar, card, other: card.write_bytes(other.read_bytes()), "is eu-1/7/base/b2", id="another's"
+        ),
+        pytest.param(lambda tar, card, other: tar.unlink(), "its base backup is missing", id="no data"),
+        pytest.param(lambda tar, card, other: tar.write_bytes(b"x"), "has 1 bytes, where", id="cut"),
+    ],
+)
+async def test_a_base_backup_that_cannot_be_used_hides_no_other(
+    tmp_path: Path, damage: Callable[[Path, Path, Path], object], why: str
+) -> None:
+    store = store_at(tmp_path)
+    broken, sound = await carded(store, 1), await carded(store, 2)
+    await store.keep_log("7", _file(tmp_path, segment(0)), segment(0), await store.key())
+    place = tmp_path / "t" / "eu-1" / "7" / "base"
+    damage(place / f"{broken.id}.tar", place / f"{broken.id}.card", place / f"{sound.id}.card")
+    survey = await store.survey()
+    assert survey.bases == [sound]
+    assert {name: why in error.what for name, error in survey.unusable.items()} == {card_name(broken): True}
+    pruned = await store.prune(timedelta(days=1), START + timedelta(days=60))
+    assert pruned.unusable.keys() == survey.unusable.keys()
+    assert pruned.deleted == [], "whose log it may be is not known"
+    (place / f"{broken.id}.card").unlink()
+    assert segment(0) in str((await store.prune(timedelta(days=1), START + timedelta(days=60))).deleted)
+
+
+async def test_where_no_base_backup_can_be_used_it_is_said_why(tmp_path: Path) -> None:
+    store = store_at(tmp_path)
+    assert await store.bases() == []
+    made = await carded(store, 1)
+    assert await store.bases() == [made]
+    (tmp_path / "t" / base_name(made)).unlink()
+    with pytest.raises(InvalidInput, match="its base backup is missing"):
+        await store.bases()
+
+
+def _file(folder: Path, name: str) -> Path:
+    (folder / name).write_bytes(b"log")
+    return folder / name
+
+
+def test_a_card_names_segments() -> None:
+    with pytest.raises(ValidationError):
+        Base.model_validate(base(1, 1).model_dump() | {"last": "zz"})
 
 
 def names_in(folder: Path) -> Sequence[str]:

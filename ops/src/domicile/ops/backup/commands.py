@@ -6,14 +6,14 @@ import asyncio
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, TypeVar
 
 import typer
 
 from domicile.model.access import GLOBAL
-from domicile.model.errors import InvalidInput
+from domicile.model.errors import DomicileError, InvalidInput
 from domicile.ops.backup.agent import open_target
 from domicile.ops.backup.base import take
 from domicile.ops.backup.catalog import Base, number_of, spans
@@ -97,6 +97,7 @@ def take_command(names: Names = None, state: StateOption = None, json_output: Js
     """Take a base backup of each database now, while it is used; then delete what the manifest's keep_days let go."""
     with refusals(as_json=json_output):
         place = Place(Layout.at(state))
+        unusable: dict[str, DomicileError] = {}
 
         async def work() -> list[Base]:
             taken = []
@@ -104,16 +105,28 @@ def take_command(names: Names = None, state: StateOption = None, json_output: Js
                 tell = _teller(database.name, quiet=json_output)
                 async with place.store(database) as store, place.passage(database).open() as socket:
                     taken.append(await take(socket, store, _bytes(tell)))
-                    await asyncio.to_thread(store.prune, timedelta(days=place.keep_days(database)))
+                    unusable.update((await store.prune(timedelta(days=place.keep_days(database)))).unusable)
             return taken
 
         taken = _run(work())
     _done(quiet=json_output)
     if json_output:
-        emit_json({"ok": True, "backups": [base.model_dump(mode="json") for base in taken]})
+        emit_json(
+            {"ok": True, "backups": [base.model_dump(mode="json") for base in taken], "unusable": _reasons(unusable)}
+        )
         return
     columns = ["database", "base", "seconds", "data", "in the target"]
     table(columns, [[b.database, b.id, f"{_seconds(b):.1f}", _size(b.plain), _size(b.size)] for b in taken])
+    _tell_unusable(unusable)
+
+
+def _reasons(unusable: Mapping[str, DomicileError]) -> dict[str, str]:
+    return {name: error.what for name, error in unusable.items()}
+
+
+def _tell_unusable(unusable: Mapping[str, DomicileError]) -> None:
+    for name, reason in _reasons(unusable).items():
+        typer.echo(f"{name}: cannot be used: {reason}", err=True)
 
 
 def _seconds(base: Base) -> float:
@@ -128,17 +141,20 @@ def _size(count: int) -> str:
 def list_command(names: Names = None, state: StateOption = None, json_output: JsonOption = False) -> None:
     """Tell what can be restored: base backups, and how far the log goes on from each without a hole.
 
-    Exit status 1 where a database has no base backup, or where its log has a hole after the last one.
+    Exit status 1 where a database has no base backup, where its log has a hole after the last one, and where a base
+    backup can't be used: damaged, another's, or its key is not to be had.
     """
     with refusals(as_json=json_output):
         place = Place(Layout.at(state))
         rows: list[dict[str, Any]] = []
         missing: list[str] = []
+        unusable: dict[str, DomicileError] = {}
 
         async def work() -> None:
             for database in place.databases(names):
                 async with place.store(database) as store:
-                    bases = store.bases()
+                    bases, others = await store.survey()
+                    unusable.update(others)
                     found = [_row(base, store.log(base.system)) for base in bases]
                     rows.extend(found)
                     if not found or found[-1]["holes"]:
@@ -146,15 +162,17 @@ def list_command(names: Names = None, state: StateOption = None, json_output: Js
 
         _run(work())
     if json_output:
-        emit_json({"ok": not missing, "backups": rows, "incomplete": missing})
+        found = {"backups": rows, "incomplete": missing, "unusable": _reasons(unusable)}
+        emit_json({"ok": not missing and not unusable, **found})
     else:
         columns = ["database", "id", "ended", "size", "segments", "holes"]
         table(columns, [[str(row[column]) for column in columns] for row in rows], failed=lambda row: row[5] != "0")
+        _tell_unusable(unusable)
         for name in missing:
             typer.echo(
                 f"{name}: no base backup whose log is whole; take one with `domicile backup take {name}`", err=True
             )
-    if missing:
+    if missing or unusable:
         raise typer.Exit(1)
 
 
@@ -198,19 +216,23 @@ def prune_command(names: Names = None, state: StateOption = None, json_output: J
     The newest base backup of a database and its log are never deleted.
     """
     gone: list[str] = []
+    unusable: dict[str, DomicileError] = {}
     with refusals(as_json=json_output):
         place = Place(Layout.at(state))
 
         async def work() -> None:
             for database in place.databases(names):
                 async with place.store(database) as store:
-                    gone.extend(store.prune(timedelta(days=place.keep_days(database))))
+                    pruned = await store.prune(timedelta(days=place.keep_days(database)))
+                    gone.extend(pruned.deleted)
+                    unusable.update(pruned.unusable)
 
         _run(work())
     if json_output:
-        emit_json({"ok": True, "deleted": gone})
+        emit_json({"ok": True, "deleted": gone, "unusable": _reasons(unusable)})
     else:
         typer.echo(f"{len(gone):,} objects deleted")
+        _tell_unusable(unusable)
 
 
 def restore_command(
