@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from typer.testing import CliRunner
 
 from domicile.model.errors import Conflict, InvalidInput, NotFound, Unavailable, WrongJurisdiction
 from domicile.model.wire import WrappedKey
@@ -31,11 +32,13 @@ from domicile.ops.backup.catalog import (
     segment_at,
     spans,
 )
+from domicile.ops.backup.commands import counted
 from domicile.ops.backup.keys import FileKeys, Keyring
 from domicile.ops.backup.restore import parse_moment
 from domicile.ops.backup.sealed import Head, opening, read_head, sealing
 from domicile.ops.backup.store import Store
 from domicile.ops.backup.targets import FolderTarget, Owner
+from domicile.ops.main import app
 from domicile.ops.switching import finish_switch, put_in_place, staging
 
 EU = Owner(deployment="acme", jurisdiction="eu")
@@ -330,6 +333,26 @@ async def test_where_no_base_backup_can_be_used_it_is_said_why(tmp_path: Path) -
 def _file(folder: Path, name: str) -> Path:
     (folder / name).write_bytes(b"log")
     return folder / name
+
+
+def test_domiciles_own_rows_are_told_apart() -> None:
+    rows = {"domicile.fences": 3, "domicile.cell": 1, "public.notes": 1200}
+    assert counted(rows) == "1,200 rows in 1 tables, and 4 rows in 2 tables of Domicile's own"
+    assert counted({"directory.pins": 2}) == "2 rows in 1 tables of Domicile's own"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["up", "--backups", "/nowhere/backups"], "--backups takes no value"),
+        (["restart", "--rolling", "eu-1"], "either names or --rolling"),
+        (["restart"], "what to restart?"),
+    ],
+)
+def test_what_was_meant_otherwise_is_said(tmp_path: Path, words: list[str], said: str) -> None:
+    done = CliRunner().invoke(app, [*words, "--state", str(tmp_path)])
+    assert done.exit_code == 1
+    assert said in " ".join(done.output.split())
 
 
 def test_a_card_names_segments() -> None:

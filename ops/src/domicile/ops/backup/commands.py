@@ -202,7 +202,16 @@ def verify_command(
         emit_json({"ok": True, **found.document()})
         return
     table(["table", "rows"], [[place_, f"{rows:,}"] for place_, rows in found.rows.items()])
-    typer.echo(f"\n{name}: base backup {found.base.id} restores up to {_moment(found.upto)}, every check passed")
+    typer.echo(f"\n{name}: base backup {found.base.id} restores up to {_moment(found.upto)}, {counted(found.rows)}")
+    typer.echo("every check passed")
+
+
+def counted(rows: Mapping[str, int]) -> str:
+    """Of tables in ``public``, where an application's lie, and of Domicile's own apart."""
+    theirs = [count for name, count in rows.items() if name.startswith("public.")]
+    own = [count for name, count in rows.items() if not name.startswith("public.")]
+    said = f"{sum(own):,} rows in {len(own)} tables of Domicile's own"
+    return f"{sum(theirs):,} rows in {len(theirs)} tables, and {said}" if theirs else said
 
 
 def _moment(moment: datetime | None) -> str:
@@ -257,7 +266,7 @@ def restore_command(
     if json_output:
         emit_json({"ok": True, **found.document()})
         return
-    typer.echo(f"{name}: as of {_moment(found.upto)}, {sum(found.rows.values()):,} rows in {len(found.rows)} tables")
+    typer.echo(f"{name}: as of {_moment(found.upto)}, {counted(found.rows)}")
     if found.dropped_segments:
         typer.echo(f"{found.dropped_segments} segments of the log lie after that moment and are not in it")
     if found.closed is not None:
