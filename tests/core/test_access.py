@@ -42,6 +42,7 @@ ALLOWED: dict[Endpoint, dict[Role, str]] = {
     E.DATA_KEYS: {R.APP: "jurisdiction", R.GATEWAY: "jurisdiction"},
     E.KEYS_SHRED: {R.APP: "jurisdiction", R.GATEWAY: "jurisdiction"},
     E.KEYS_ROTATE: {R.OPERATOR: "jurisdiction"},
+    E.KEYS_TURN: {R.GATEWAY: "jurisdiction"},
     E.BACKUP_KEYS: {R.BACKUP: "jurisdiction"},
     E.KEYS_RECEIPTS: {R.APP: "jurisdiction", R.GATEWAY: "jurisdiction", R.OPERATOR: "jurisdiction"},
     E.HELD_KEYS: {R.KEYS: "jurisdiction"},

@@ -43,10 +43,15 @@ class OlderLetter(Record, table="letters_received"):
     pages: Annotated[int, Shareable("user.content.length")] = 1
 
 
+class Visit(Record, table="visits_received"):
+    visitor: Annotated[UUID, Principal("user.unique_id")]
+    note: Annotated[str | None, Personal("user.content.private")] = None
+
+
 @pytest.fixture
 async def home(residency: Residency, somebody: Somebody, eu_root: asyncpg.Connection) -> Home:
     """With a letter from Anna, one from Bert, and one of the subject's own."""
-    await apply_schema(eu_root, "eu-1", "eu", [Letter])
+    await apply_schema(eu_root, "eu-1", "eu", [Letter, Visit])
     home = await residency.claim(somebody()[0], residence="DE")
     senders = ((ANNA, "anna"), (BERT, "bert"), (home.internal_id, "own"))
     await home.put_many([home.new(Letter, sender=sender, text=text) for sender, text in senders])
@@ -64,6 +69,12 @@ async def test_a_row_lies_under_a_random_id_and_the_key_of_whom_it_is_about(
     held = {principal for subject, principal in around.keys.keys if subject == home.internal_id}
     assert held == {ANNA, BERT, home.internal_id}
     assert [each.sender for each in await home.find(Letter, sender=home.internal_id)] == [home.internal_id]
+
+
+async def test_rows_of_people_who_never_had_a_key_are_read(home: Home) -> None:
+    visitors = [uuid4(), uuid4()]
+    await home.put_many([home.new(Visit, visitor=visitor) for visitor in visitors])
+    assert {visit.visitor for visit in await home.all(Visit)} == set(visitors)
 
 
 async def test_a_value_opens_in_no_row_about_somebody_else(home: Home, eu_root: asyncpg.Connection) -> None:

@@ -268,6 +268,8 @@ LOOSE = {
     "GRANT TRUNCATE ON notes TO domicile_app": "the rights of each role and no more",
     "GRANT SELECT ON notes TO domicile_abroad": "the rights of each role and no more",
     'GRANT SELECT ("text") ON notes TO domicile_abroad': "the rights of each role and no more",
+    "GRANT SELECT ON notes TO domicile_eraser": "the rights of each role and no more",
+    "CREATE TABLE lists (a int); GRANT DELETE ON lists TO domicile_eraser": "the fence trigger",
     "CREATE TABLE lists (a int); GRANT SELECT ON lists TO PUBLIC": "the fence trigger",
     "CREATE VIEW lists AS SELECT * FROM notes; GRANT SELECT ON lists TO domicile_app": "being a table",
 }

@@ -121,14 +121,19 @@ def gateway_settings(trust: Trust, storage: str, directory: str, **more: Any) ->
     return made
 
 
-def manifest(gateway: str, keys: str = "127.0.0.1:2", storage: str = "127.0.0.1:4") -> Manifest:
-    """A manifest whose cell ``eu-1`` has its gateway and storage, and ``eu`` its key service, at these addresses."""
+def manifest(gateway: str, keys: str = "127.0.0.1:2", storage: str = "127.0.0.1:4", **section: object) -> Manifest:
+    """A manifest whose cell ``eu-1`` has its gateway and storage, and ``eu`` its key service, at these addresses.
+
+    ``section``: more of what it says of keys, as in KeySection.
+    """
     return parse_manifest(
         {
             "version": 1,
             "deployment": DEPLOYMENT,
             "directory": {"sites": [{"zone": "fra", "country": "DE", "address": "127.0.0.1:1"}]},
-            "jurisdictions": {"eu": {"countries": ["DE"], "public_host": "eu.example", "keys": {"service": [keys]}}},
+            "jurisdictions": {
+                "eu": {"countries": ["DE"], "public_host": "eu.example", "keys": {"service": [keys], **section}}
+            },
             "cells": {
                 "eu-1": {
                     "jurisdiction": "eu",

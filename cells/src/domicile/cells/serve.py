@@ -12,9 +12,11 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from domicile.cells.gateway import GatewaySettings, serve_gateway
+from domicile.cells.gateway.rotation import rotator
 from domicile.cells.keys import KeySettings, begin_version, serve_holder, serve_keys, switch
 from domicile.cells.keys.rotation import KeyOperatorSettings, rotate
 from domicile.model import DomicileError, InvalidInput
+from domicile.model.wire import KeyRotation
 from domicile.service import ProcessSettings, load_settings, run
 
 cell = typer.Typer(name="domicile-cell", add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
@@ -52,6 +54,42 @@ def _keys() -> None:
 def serve_cell() -> None:
     """Serve the gateway of this certificate's cell until SIGTERM or SIGINT."""
     _serve(GatewaySettings, serve_gateway)
+
+
+@cell.command("rotate")
+def rotate_data_keys(
+    only_tell: Annotated[bool, typer.Option("--status", help="only tell how far it is")] = False,
+    pause: Annotated[bool, typer.Option("--pause", help="have whoever runs it stop, and keep what is done")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Rotate the data keys of this certificate's cell, with the secrets of its subjects' blind indexes.
+
+    Runs in the cell, as its gateway. Every row is re-sealed while applications read and write, then the keys of before
+    are destroyed: older backups of the cell open no more. End it at any time: run again, it goes on where it was.
+
+    Example: domicile-cell rotate --json
+    """
+    shown = sys.stderr.isatty() and not as_json
+
+    def tell(now: KeyRotation) -> None:
+        if shown:
+            typer.echo(f"{now.due:,} subjects under old keys, {now.turning:,} turning", err=True)
+
+    async def main() -> KeyRotation:
+        async with rotator(_load(GatewaySettings)) as rotating:
+            if only_tell:
+                return await rotating.status()
+            return await (rotating.stop() if pause else rotating.run(tell))
+
+    now = _run("rotate", main(), program="domicile-cell", as_json=as_json)
+    done = only_tell or pause or not (now.due or now.turning)
+    if as_json:
+        typer.echo(json.dumps({"ok": done, **now.model_dump(mode="json")}))
+    else:
+        state = "running" if now.running else "paused" if now.started else "no rotation"
+        typer.echo(f"{state}: {now.due:,} subjects under old keys, {now.turning:,} turning")
+    if not done:
+        raise typer.Exit(1)
 
 
 @keys.command("serve")
@@ -110,7 +148,9 @@ def rotate_kek(
         typer.echo(f"{done.domain}: version {done.version} in force, {done.left:,} keys under another")
 
 
-def _run(command: str, main: Coroutine[Any, Any, Result], *, as_json: bool = False) -> Result:
+def _run(
+    command: str, main: Coroutine[Any, Any, Result], *, program: str = "domicile-keys", as_json: bool = False
+) -> Result:
     """What ``main`` answers; a refusal is one line, or one JSON object, and exit status 1."""
     try:
         return asyncio.run(main)
@@ -118,5 +158,5 @@ def _run(command: str, main: Coroutine[Any, Any, Result], *, as_json: bool = Fal
         if as_json:
             typer.echo(json.dumps({"ok": False, "code": error.code, "detail": str(error), "where": error.where}))
         else:
-            typer.echo(f"domicile-keys {command}: {error}", err=True)
+            typer.echo(f"{program} {command}: {error}", err=True)
         raise typer.Exit(1) from None

@@ -3,7 +3,7 @@
 from domicile.client.directory import Change, DirectoryClient
 from domicile.client.gateway import GatewayClient
 from domicile.client.http import JailedResolver, Peer
-from domicile.client.keys import BackupKeyClient, KeyClient, KeyOperatorClient
+from domicile.client.keys import BackupKeyClient, KeyClient, KeyOperatorClient, KeyTurnClient
 from domicile.client.router import RouterClient
 from domicile.client.topology import Topology
 
@@ -15,6 +15,7 @@ __all__ = [
     "JailedResolver",
     "KeyClient",
     "KeyOperatorClient",
+    "KeyTurnClient",
     "Peer",
     "RouterClient",
     "Topology",

@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 from uuid import UUID
 
 from domicile.client.http import Peer
@@ -35,6 +35,13 @@ from domicile.model.wire import (
     KekProgress,
     KekProgresses,
     KeyDomainRequest,
+    KeyRotation,
+    KeyRotationRequest,
+    KeyTurn,
+    KeyTurnRequest,
+    KeyTurns,
+    KeyTurnsRequest,
+    OtherKey,
     ReceiptKey,
     ShredRequest,
     ShredResponse,
@@ -50,6 +57,15 @@ def since_boot() -> float:
     """Seconds on a clock that also counts what the machine slept through, where there is one (Linux)."""
     clock = getattr(time, "CLOCK_BOOTTIME", None)
     return time.monotonic() if clock is None else time.clock_gettime(clock)
+
+
+class _Held(NamedTuple):
+    """Where a key lies, and until when it may. ``other``: the generation of the one beside it, 0 for none."""
+
+    until: float
+    slot: int
+    generation: int
+    other: int
 
 
 class _Flight(NamedTuple):
@@ -81,8 +97,8 @@ class KeyClient:
         self._cell = cell
         self._seconds = cache_seconds
         self._clock = clock
-        self._cache: OrderedDict[tuple[UUID, UUID], tuple[float, int]] = OrderedDict()
-        self._slots = LockedSlots(MAX_CACHED, 2 * KEY_BYTES)
+        self._cache: OrderedDict[tuple[UUID, UUID], _Held] = OrderedDict()
+        self._slots = LockedSlots(MAX_CACHED, 4 * KEY_BYTES)
         self._index_slots = LockedSlots(1, KEY_BYTES)
         self._index: tuple[float, int] | None = None
         self._flights: dict[tuple[UUID, UUID], _Flight] = {}
@@ -128,11 +144,14 @@ class KeyClient:
 
     def _held(self, name: tuple[UUID, UUID], now: float) -> DataKey | None:
         held = self._cache.get(name)
-        if held is None or held[0] <= now:
+        if held is None or held.until <= now:
             return None
-        secret = self._slots.get(held[1])
+        key, index_key, *others = _parts(self._slots.get(held.slot))
+        other = None
+        if held.other:
+            other = OtherKey.model_construct(generation=held.other, key=others[0], index_key=others[1])
         return DataKey.model_construct(
-            subject=name[0], principal=name[1], key=secret[:KEY_BYTES], index_key=secret[KEY_BYTES:]
+            subject=name[0], principal=name[1], key=key, index_key=index_key, generation=held.generation, other=other
         )
 
     async def _answers(self, names: Sequence[tuple[UUID, UUID]], *, create: bool) -> dict[tuple[UUID, UUID], DataKey]:
@@ -188,17 +207,25 @@ class KeyClient:
         self._drop(name)
         while len(self._cache) >= MAX_CACHED:
             self._drop(next(iter(self._cache)))
-        self._cache[name] = (until, self._slots.put(key.key + key.index_key))
+        beside = bytes(2 * KEY_BYTES) if key.other is None else key.other.key + key.other.index_key
+        slot = self._slots.put(key.key + key.index_key + beside)
+        self._cache[name] = _Held(until, slot, key.generation, 0 if key.other is None else key.other.generation)
 
     def _drop(self, name: tuple[UUID, UUID]) -> None:
         self._flights.pop(name, None)  # an answer to a question of before is not held either
         held = self._cache.pop(name, None)
         if held is not None:
-            self._slots.wipe(held[1])
+            self._slots.wipe(held.slot)
+
+    def forget(self, subject: UUID) -> None:
+        """Hold no key of this subject and its principals any longer: all of them were turned at once."""
+        for name in {*self._cache, *self._flights}:
+            if name[0] == subject:
+                self._drop(name)
 
     def _forget(self) -> None:
         now = self._clock()
-        while self._cache and next(iter(self._cache.values()))[0] <= now:
+        while self._cache and next(iter(self._cache.values())).until <= now:
             self._drop(next(iter(self._cache)))
 
     async def cell_index_key(self) -> bytes:
@@ -242,6 +269,36 @@ class KeyClient:
     async def receipt_key(self) -> str:
         """The public key (PEM) by which the service that answers signs receipts: keep it beside them."""
         return (await self._peer.ask(ReceiptKey, "GET", "/v1/receipt-key")).pem
+
+
+def _parts(secret: bytes) -> list[bytes]:
+    return [secret[start : start + KEY_BYTES] for start in range(0, len(secret), KEY_BYTES)]
+
+
+class KeyTurnClient:
+    """Rotation of data keys, as a gateway of the cell whose they are. It is handed no key here."""
+
+    def __init__(self, credentials: Credentials, addresses: Sequence[str], *, jurisdiction: str, cell: str) -> None:
+        self._peer = Peer(credentials, addresses, jurisdiction=jurisdiction, role=Role.KEYS)
+        self._cell = cell
+
+    async def close(self) -> None:
+        await self._peer.close()
+
+    async def rotation(self, action: Literal["status", "go", "pause"]) -> KeyRotation:
+        """Begin a rotation or let it go on, pause it, or only ask how far it is."""
+        body = KeyRotationRequest(cell=self._cell, action=action)
+        return await self._peer.ask(KeyRotation, "POST", "/v1/key-rotations", body=body)
+
+    async def turns(self, after: UUID | None, limit: int = 200) -> list[KeyTurn]:
+        """Subjects that are not done, after one; none where no rotation is running."""
+        body = KeyTurnsRequest(cell=self._cell, after=after, limit=limit)
+        return (await self._peer.ask(KeyTurns, "POST", "/v1/key-rotations/subjects", body=body)).turns
+
+    async def step(self, turn: KeyTurn, step: Literal["make", "turn", "retire"]) -> None:
+        """One step of one subject; harmless to repeat. Raises Conflict for one that is out of turn, KeyWithheld."""
+        body = KeyTurnRequest(cell=self._cell, subject=turn.subject, generation=turn.generation, step=step)
+        await self._peer.call("POST", "/v1/key-rotations/turns", body=body)
 
 
 class KeyOperatorClient:

@@ -113,6 +113,7 @@ class Endpoint(StrEnum):
     DATA_KEYS = "keys.data-keys"
     KEYS_SHRED = "keys.shred"
     KEYS_ROTATE = "keys.rotate"
+    KEYS_TURN = "keys.turn"
     BACKUP_KEYS = "keys.backup-keys"
     KEYS_RECEIPTS = "keys.receipts"
     HELD_KEYS = "holder.keys"
@@ -185,6 +186,7 @@ MATRIX: Final[dict[Endpoint, Rule]] = {
     Endpoint.DATA_KEYS: _rule(Scope.JURISDICTION, Role.APP, Role.GATEWAY),
     Endpoint.KEYS_SHRED: _rule(Scope.JURISDICTION, Role.APP, Role.GATEWAY),
     Endpoint.KEYS_ROTATE: _rule(Scope.JURISDICTION, Role.OPERATOR),
+    Endpoint.KEYS_TURN: _rule(Scope.JURISDICTION, Role.GATEWAY),
     Endpoint.BACKUP_KEYS: _rule(Scope.JURISDICTION, Role.BACKUP),
     Endpoint.KEYS_RECEIPTS: _rule(Scope.JURISDICTION, Role.APP, Role.GATEWAY, Role.OPERATOR),
     Endpoint.HELD_KEYS: _rule(Scope.JURISDICTION, Role.KEYS),

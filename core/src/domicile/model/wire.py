@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
-from pydantic import Field, StringConstraints
+from pydantic import AwareDatetime, Field, StringConstraints
 
 from domicile.model.ids import MAX_PEPPERS, AliasKey, CellName, Country, JurisdictionName, Name, SubjectKey
 from domicile.model.pins import Epoch, Frozen, KeyUse, Pin
@@ -21,6 +21,7 @@ PROBLEM_TYPE: Final = "application/problem+json"
 SUBJECT_KEY_HEADER: Final = "Domicile-Subject-Key"
 CELL_HEADER: Final = "Domicile-Cell"
 EPOCH_HEADER: Final = "Domicile-Epoch"
+IDEMPOTENCY_HEADER: Final = "Idempotency-Key"
 COUNTRY_HEADER: Final = "Domicile-Observed-Country"
 GUARD_HEADER: Final = "Domicile-Guard"
 TOKEN_HEADER: Final = "Domicile-Token"
@@ -181,13 +182,31 @@ class DataKeysRequest(Frozen):
     create: bool = False
 
 
+class OtherKey(Frozen):
+    """The keys of another generation, while a rotation is under way: what was written may lie under either."""
+
+    generation: int
+    key: bytes = Field(repr=False, min_length=32, max_length=32)
+    index_key: bytes = Field(repr=False, min_length=32, max_length=32)
+
+
 class DataKey(Frozen):
-    """32 bytes of AES-256 key and 32 of index secret for one (subject, principal)."""
+    """32 bytes of AES-256 key and 32 of index secret for one (subject, principal): the ones to write with.
+
+    ``generation``: all of a subject's keys are turned together, from 1 on. ``other``: to read with, too.
+    """
 
     subject: UUID
     principal: UUID
     key: bytes = Field(repr=False, min_length=32, max_length=32)
     index_key: bytes = Field(repr=False, min_length=32, max_length=32)
+    generation: int = 1
+    other: OtherKey | None = None
+
+    @property
+    def newest(self) -> int:
+        """The highest generation that is known."""
+        return self.generation if self.other is None else max(self.generation, self.other.generation)
 
 
 class DataKeysResponse(Frozen):
@@ -316,6 +335,53 @@ class HeldKeysResponse(Frozen):
 
 class HeldVersion(Frozen):
     version: int = Field(ge=1)
+
+
+class KeyRotationRequest(Frozen):
+    """What to do with the rotation of a cell's data keys. ``go``: begin one, or let the one that was paused go on."""
+
+    cell: str
+    action: Literal["status", "go", "pause"]
+
+
+class KeyRotation(Frozen):
+    """Subjects by how far their keys are: ``due`` are under old keys alone, ``turning`` under both.
+
+    ``running``: whether subjects are to be turned; a rotation that is paused keeps its beginning.
+    """
+
+    running: bool
+    started: AwareDatetime | None = None
+    due: int
+    turning: int
+
+
+class KeyTurnsRequest(Frozen):
+    """Some subjects of a running rotation, after one, in the order of their internal ids."""
+
+    cell: str
+    after: UUID | None = None
+    limit: int = Field(default=200, ge=1, le=MAX_BATCH)
+
+
+class KeyTurn(Frozen):
+    """A subject and the generation that its keys are to have, or are turning to."""
+
+    subject: UUID
+    generation: int
+
+
+class KeyTurns(Frozen):
+    turns: list[KeyTurn]
+
+
+class KeyTurnRequest(Frozen):
+    """One step of one subject: make its next keys, write with them, or destroy the ones before."""
+
+    cell: str
+    subject: UUID
+    generation: int = Field(ge=2, lt=2**31)
+    step: Literal["make", "turn", "retire"]
 
 
 class IndexKeyRequest(Frozen):

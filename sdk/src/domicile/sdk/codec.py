@@ -5,22 +5,45 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Final, Protocol, TypeVar
 from uuid import UUID
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from domicile.model.errors import InvalidInput, KeyDestroyed, UnsupportedQuery, WrongJurisdiction
+from domicile.model.errors import (
+    Conflict,
+    DomicileError,
+    InvalidInput,
+    KeyDestroyed,
+    NotFound,
+    Unavailable,
+    UnsupportedQuery,
+    WrongJurisdiction,
+)
 from domicile.model.fields import Destroyed
 from domicile.model.wire import DataKey
 from domicile.sdk.records import Record
 from domicile.sdk.sealing import Sealer, blind_index
-from domicile.sdk.store.port import NewRow, Once, StoredRow, principal_of
+from domicile.sdk.store.port import Condition, NewRow, Once, Operator, StoredRow, principal_of
 from domicile.sdk.tables import PRINCIPAL, Column, Table
 
 R = TypeVar("R", bound=Record)
 MAX_KEY_BYTES: Final = 256
 MAX_SEALERS: Final = 1_000
+ATTEMPTS: Final = 3
+
+
+def _raw_key(idempotency_key: str) -> bytes:
+    raw = idempotency_key.encode("utf-8", "surrogatepass")
+    if not 1 <= len(raw) <= MAX_KEY_BYTES:
+        raise InvalidInput(f"an idempotency key has 1 to {MAX_KEY_BYTES} bytes, not {len(raw)}")
+    return raw
+
+
+def _framed(*parts: bytes) -> bytes:
+    """Each with its length before it, so that no two lists of parts are spelled alike."""
+    return b"".join(len(part).to_bytes(8, "big") + part for part in parts)
 
 
 class Keys(Protocol):
@@ -30,6 +53,10 @@ class Keys(Protocol):
 
     async def data_keys(self, names: Sequence[tuple[UUID, UUID]], *, create: bool = False) -> list[DataKey]: ...
 
+    def forget(self, subject: UUID) -> None:
+        """Ask the service for the keys of this subject and its principals when they are wanted next."""
+        ...
+
     async def cell_index_key(self) -> bytes: ...
 
 
@@ -37,24 +64,42 @@ class Codec:
     """Of one subject. ``internal_id`` names it to the key service: as subject, and as the principal of its own rows.
 
     A principal is None where that is the subject. Blind indexes are under the subject's secret, whoever a row is about.
+    ``across``: among rows of others, which are not lost with the subject's key, so that its own are ``Destroyed``, too.
     """
 
-    def __init__(self, keys: Keys, cell: str, jurisdiction: str, internal_id: UUID) -> None:
+    def __init__(self, keys: Keys, cell: str, jurisdiction: str, internal_id: UUID, *, across: bool = False) -> None:
         self.cell = cell
         self.jurisdiction = jurisdiction
         self._keys = keys
         self._internal_id = internal_id
         self._sealers: dict[UUID, tuple[DataKey, Sealer]] = {}
-        self._destroyed: set[UUID] = set()
+        self._across = across
+        self._destroyed: set[UUID | None] = set()
 
     async def key(self, principal: UUID | None = None, *, create: bool = False) -> DataKey:
         return await self._keys.data_key(self._internal_id, principal or self._internal_id, create=create)
 
+    def forget(self) -> None:
+        """The subject's keys were turned since they were asked for: ask again."""
+        self._keys.forget(self._internal_id)
+
     async def secret(self, column: Column, *, create: bool = False) -> bytes:
-        """Under which the column's blind index is. Raises NotFound for a subject that never had a key."""
+        """Under which the column's blind index is written. Raises NotFound for a subject that never had a key."""
         if column.find == "cell":
             return await self._keys.cell_index_key()
         return (await self.key(create=create)).index_key
+
+    async def condition(self, column: Column, table: Table, spelled: bytes) -> Condition:
+        """What rows with this value meet, under either generation while the keys are turned. Raises as ``secret``."""
+        if column.find == "cell":
+            index = blind_index(await self._keys.cell_index_key(), table.name, column.name, spelled)
+            return Condition(column.index, Operator.EQUAL, index)
+        key = await self.key()
+        index = blind_index(key.index_key, table.name, column.name, spelled)
+        if key.other is None:
+            return Condition(column.index, Operator.EQUAL, index, key.newest)
+        other = blind_index(key.other.index_key, table.name, column.name, spelled)
+        return Condition(column.index, Operator.AMONG, [index, other], key.newest)
 
     async def cursor_secret(self, *, personal: bool) -> bytes:
         """``personal``: of a cursor that holds a personal value, which ends with the subject's own key."""
@@ -67,7 +112,8 @@ class Codec:
             return held[1]
         if len(self._sealers) >= MAX_SEALERS:
             self._sealers.clear()
-        sealer = Sealer(self.cell, self.jurisdiction, key.subject, key.principal, AESGCM(key.key))
+        other = None if key.other is None else AESGCM(key.other.key)
+        sealer = Sealer(self.cell, self.jurisdiction, key.subject, key.principal, AESGCM(key.key), other)
         self._sealers[key.principal] = (key, sealer)
         return sealer
 
@@ -105,9 +151,13 @@ class Codec:
     async def encode(
         self, table: Table, row: UUID, columns: Mapping[Column, Any], principal: UUID | None = None
     ) -> NewRow:
-        """Values as they lie at rest, blind indexes among them. Raises KeyDestroyed where the principal's key was."""
+        """Values as they lie at rest, blind indexes among them, all under keys of one generation.
+
+        Raises KeyDestroyed where the principal's key was, Unavailable while the keys are turned again and again.
+        """
         values: dict[str, Any] = {}
         sealer: Sealer | None = None
+        generation = 0
         for column, value in columns.items():
             if value is None and not column.nullable:
                 raise InvalidInput("no value", where=f"{table.name}.{column.name}")
@@ -115,58 +165,135 @@ class Codec:
             if value is None or not column.sealed:
                 values[column.name] = None if value is None else column.clear(value)
             else:
-                sealer = sealer or self._sealer(await self.key(principal, create=True))
+                if sealer is None:
+                    indexed = any(each.find == "subject" and columns[each] is not None for each in columns)
+                    key, own = await self._pair(principal, indexed=indexed, create=True)
+                    sealer, generation = self._sealer(key), key.generation
                 spelled = column.kind.dump(value)
                 values[column.name] = sealer.seal(table.name, column.name, row, spelled)
-            if column.find is not None:
-                values[column.index] = (
-                    None
-                    if spelled is None
-                    else blind_index(await self.secret(column, create=True), table.name, column.name, spelled)
-                )
-        return NewRow(row, values, principal)
+            if column.find is not None and spelled is None:
+                values[column.index] = None
+            elif column.find is not None and spelled is not None:
+                secret = await self._keys.cell_index_key() if column.find == "cell" else own
+                values[column.index] = blind_index(secret, table.name, column.name, spelled)
+        return NewRow(row, values, principal, generation)
 
-    async def once(self, records: Iterable[Record], idempotency_key: str) -> Once:
+    async def _pair(self, principal: UUID | None, *, indexed: bool, create: bool = False) -> tuple[DataKey, bytes]:
+        """A principal's key, and where ``indexed`` the secret of the subject's blind indexes, of one generation."""
+        if principal is None or not indexed:
+            key = await self.key(principal, create=create)
+            return key, key.index_key
+        names = [(self._internal_id, principal), (self._internal_id, self._internal_id)]
+        for _ in range(ATTEMPTS):
+            key, own = await self._keys.data_keys(names, create=create)
+            if own.generation == key.generation:
+                return key, own.index_key
+            self.forget()  # one of them was asked for before the keys were turned
+        raise Unavailable("the subject's keys are being turned", where="keys", retry_after=1)
+
+    async def resealed(
+        self, table: Table, row: UUID, values: Mapping[str, Any], principal: UUID | None, generation: int
+    ) -> dict[str, Any]:
+        """A row's sealed values, and what is derived from them, under the keys of a generation.
+
+        Empty where all of them are, and where the key of whom the row is about was destroyed: nothing opens them.
+        Raises Conflict where it isn't the generation to write with, DomicileError for a value that is not in its place.
+        """
+        sealed = [column for column in table.columns if column.sealed and values.get(column.name) is not None]
+        if not sealed:
+            return {}
+        try:
+            key = await self.key(principal)
+        except KeyDestroyed:
+            return {}
+        try:
+            key, secret = await self._pair(principal, indexed=any(column.find == "subject" for column in sealed))
+        except KeyDestroyed:  # the subject's own, by whose secret nobody looks up any more
+            secret = key.index_key
+        if key.generation != generation:
+            raise Conflict("the keys were turned again meanwhile", where=table.name)
+        both = self._sealer(key)
+        new = replace(both, other=None)
+        fresh: dict[str, Any] = {}
+        stale = False
+        for column in sealed:
+            raw = values[column.name]
+            spelled = both.open(table.name, column.name, row, raw)
+            stale = stale or not new.opens(table.name, column.name, row, raw)
+            fresh[column.name] = new.seal(table.name, column.name, row, spelled)
+            if column.find == "subject":
+                fresh[column.index] = blind_index(secret, table.name, column.name, spelled)
+        return fresh if stale else {}
+
+    def new_id(self, table: Table, idempotency_key: str) -> UUID:
+        """The id of a record that is made under a key, the same each time, whatever became of keys meanwhile.
+
+        Under the subject's internal id, which is random: to whoever does not have that, it tells nothing of the key.
+        """
+        named = _framed(table.name.encode(), _raw_key(idempotency_key))
+        key = self._internal_id.bytes
+        return UUID(bytes=hashlib.blake2b(named, key=key, digest_size=16, person=b"domicile/new").digest(), version=5)
+
+    def _spelled(self, record: Record) -> bytes:
+        """All that a request says of a record, and nothing that can be taken for something else.
+
+        A field that is what it is by default says nothing: a request of before there was the field stays the same one.
+        """
+        self.require_whole(record)
+        table, principal = record.domicile_table, self.principal(record)
+        parts = [table.name.encode(), record.id.bytes, b"" if principal is None else principal.bytes]
+        for column in table.columns:
+            value = getattr(record, column.name)
+            spelled = b"" if value is None else column.kind.dump(value)
+            info = type(record).model_fields[column.name]
+            if not info.is_required() and info.default_factory is None:
+                default = b"" if info.default is None else column.kind.dump(info.default)
+                if spelled == default:
+                    continue
+            parts += [column.name.encode(), spelled]
+        return _framed(*parts)
+
+    async def once(
+        self, operation: str, records: Iterable[Record], idempotency_key: str, version: int | None = None
+    ) -> Once:
         """What the store keeps of a request: neither its key nor its values can be read from it.
 
         Raises InvalidInput for a key that is empty or too long.
         """
-        raw = idempotency_key.encode("utf-8", "surrogatepass")
-        if not 1 <= len(raw) <= MAX_KEY_BYTES:
-            raise InvalidInput(f"an idempotency key has 1 to {MAX_KEY_BYTES} bytes, not {len(raw)}")
-        secret = (await self.key(create=True)).index_key
-        request = hashlib.sha256()
+        raw = _raw_key(idempotency_key)
+        request = hashlib.sha256(_framed(operation.encode(), b"" if version is None else b"%d" % version))
         for record in records:
-            principal = self.principal(record)
-            request.update(b"" if principal is None else principal.bytes)
-            for column in record.domicile_table.columns:
-                value = getattr(record, column.name)
-                spelled = b"" if value is None else column.kind.dump(value)
-                request.update(b"%b %d %b" % (record.id.bytes, len(spelled), spelled))
-        key = hashlib.blake2b(raw, key=secret, digest_size=32, person=b"domicile/once").digest()
-        return Once(key, blind_index(secret, "", "", request.digest()))
+            request.update(_framed(self._spelled(record)))
 
-    async def prepare(self, rows: Iterable[StoredRow]) -> None:
+        def under(secret: bytes, before: Once | None = None) -> Once:
+            key = hashlib.blake2b(raw, key=secret, digest_size=32, person=b"domicile/once").digest()
+            return Once(key, blind_index(secret, "", "", request.digest()), before)
+
+        now = await self.key(create=True)
+        return under(now.index_key, None if now.other is None else under(now.other.index_key))
+
+    async def prepare(self, principals: Iterable[UUID | None]) -> None:
         """Have the keys of many people's rows unwrapped in one call."""
-        others = {row.principal for row in rows} - {None}
+        others = set(principals) - {None}
         if len(others) > 1:
-            with suppress(KeyDestroyed):  # whose it is turns out row by row
+            with suppress(NotFound):  # destroyed, or never made where nothing is sealed: it turns out row by row
                 await self._keys.data_keys([(self._internal_id, each) for each in others if each is not None])
 
     async def _opener(self, principal: UUID | None) -> Sealer | None:
-        """None where the key of another than the subject was destroyed."""
+        """None where the key was destroyed; the subject's own, only ``across``."""
         if principal in self._destroyed:
             return None
         try:
             return self._sealer(await self.key(principal))
         except KeyDestroyed:
-            if principal is None:
+            if principal is None and not self._across:
                 raise
         self._destroyed.add(principal)
         return None
 
     async def record(self, kind: type[R], row: StoredRow) -> R:
-        """Raises NotFound where the subject's key was destroyed, DomicileError for a value that is not in its place."""
+        """Raises DomicileError for a value that is not in its place; NotFound, but ``across``, where the subject's key
+        was destroyed."""
         table = kind.domicile_table
         values = dict(row.values)
         sealer: Sealer | None = None
@@ -181,10 +308,14 @@ class Codec:
                 continue
             if column.sealed:
                 sealer = sealer or await self._opener(row.principal)
-                if sealer is None:
-                    values[column.name] = Destroyed(column.field.category)
-                else:
-                    values[column.name] = column.kind.load(sealer.open(table.name, column.name, row.id, raw))
+                try:
+                    spelled = None if sealer is None else sealer.open(table.name, column.name, row.id, raw)
+                except DomicileError:  # what was written since the key was asked for may lie under a newer one
+                    self.forget()
+                    sealer = await self._opener(row.principal)
+                    spelled = None if sealer is None else sealer.open(table.name, column.name, row.id, raw)
+                destroyed = Destroyed(column.field.category)
+                values[column.name] = destroyed if spelled is None else column.kind.load(spelled)
             elif column.kind.python is UUID:
                 values[column.name] = UUID(int=raw.int)
         return kind._stored({"jurisdiction": self.jurisdiction, "id": row.id, **values}, row.version)

@@ -7,9 +7,10 @@ write. The guard and the database ask again, each on its own.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from inspect import iscoroutinefunction
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 from uuid import UUID, uuid4
@@ -25,12 +26,14 @@ from domicile.sdk.finding import Page
 from domicile.sdk.records import Record
 from domicile.sdk.references import Ref, Reference
 from domicile.sdk.store import Condition, Fence, Lookups, Operator, Rows, Selection, Store, Work
+from domicile.sdk.store.port import OutdatedKeys
 from domicile.sdk.tickets import ticket_of
 
 if TYPE_CHECKING:
     from sqlalchemy.sql import ClauseElement
 
 R = TypeVar("R", bound=Record)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +86,16 @@ class Records(ABC):
     @abstractmethod
     def _lookups(self) -> Lookups: ...
 
-    def new(self, kind: type[R], **fields: Any) -> R:
+    def new(self, kind: type[R], *, idempotency_key: str | None = None, **fields: Any) -> R:
         """A record labelled with this home's jurisdiction, with a random ``id`` unless one is given.
 
-        It is not stored yet: ``put`` it. Raises InvalidInput for fields that don't fit.
+        ``idempotency_key``: the one that it will be put under; the ``id`` is then the same for each record of the class
+        that the subject makes under it, so that a repeated request is the same one. It is not stored yet: ``put`` it.
+        Raises InvalidInput for fields that don't fit, and for a key that is empty or too long.
         """
-        return kind(**{"jurisdiction": self.jurisdiction, "id": uuid4(), **fields})
+        table = kind.domicile_table
+        made = uuid4() if idempotency_key is None else self._codec.new_id(table, idempotency_key)
+        return kind(**{"jurisdiction": self.jurisdiction, "id": made, **fields})
 
     async def put(self, record: Record, *, version: int | None = None, idempotency_key: str | None = None) -> int:
         """Store a record, or replace the one with its id; answers the row's version, which starts at 1.
@@ -97,36 +104,48 @@ class Records(ABC):
         about was destroyed.
 
         ``version``: the one that must be there, 0 for none; Conflict otherwise. ``idempotency_key``: a call that is
-        repeated under it for the same record writes nothing and answers what was answered first; for another record
-        it raises Conflict. Raises WrongJurisdiction, before any connection is used, for a record that isn't labelled
-        with the home's jurisdiction.
+        repeated under it for the same record and ``version`` writes nothing and answers what was answered first; any
+        other raises Conflict (``new`` under the same key makes the same record again). Raises WrongJurisdiction, before
+        any connection is used, for a record that isn't labelled with the home's jurisdiction.
         """
         self._codec.require_home(record)
-        if version is not None and version < 0:
-            raise InvalidInput("a version is 0 or more")
-        once = None if idempotency_key is None else await self._codec.once([record], idempotency_key)
-        return await self._rows.put(record.domicile_table, await self._codec.row(record), version, once)
+        finding.check_id(type(record), record.id)
+        finding.check_version(version)
 
-    async def put_many(self, records: Sequence[Record], *, idempotency_key: str | None = None) -> list[int]:
+        async def put() -> int:
+            codec = self._codec
+            once = None if idempotency_key is None else await codec.once("put", [record], idempotency_key, version)
+            return await self._rows.put(record.domicile_table, await codec.row(record), version, once)
+
+        return await self._sealing(put)
+
+    async def put_many(self, records: Iterable[Record], *, idempotency_key: str | None = None) -> list[int]:
         """Store up to 1,000 records of one class, all of them or none; their versions, in the same order.
 
         Otherwise as ``put``. Raises InvalidInput for more, for two classes, and for an id that is given twice.
         """
+        records = list(islice(records, MAX_BATCH + 1))
         if len(records) > MAX_BATCH:
             raise InvalidInput(f"at most {MAX_BATCH} records at a time", remedy="load() takes any number")
         if len({record.domicile_table for record in records}) > 1:
             raise InvalidInput("records of two classes", remedy="a transaction, and put_many for each")
         for record in records:
             self._codec.require_home(record)
+            finding.check_id(type(record), record.id)
         if not records:
             return []
-        once = None if idempotency_key is None else await self._codec.once(records, idempotency_key)
-        rows = [await self._codec.row(record) for record in records]
-        return await self._rows.put_many(records[0].domicile_table, rows, once)
+
+        async def put() -> list[int]:
+            once = None if idempotency_key is None else await self._codec.once("put_many", records, idempotency_key)
+            rows = [await self._codec.row(record) for record in records]
+            return await self._rows.put_many(records[0].domicile_table, rows, once)
+
+        return await self._sealing(put)
 
     async def update(self, record: R, **changes: Any) -> R:
         """Write some fields of a record that was read, and answer it as it is then.
 
+        Fields that the record's ``model_copy``, or its class, changed since it was read are written with them.
         Raises Conflict where the row has another version than the record, InvalidInput for a record that was not
         read, for ``id``, ``jurisdiction`` and a principal, and for values that don't fit; KeyDestroyed where a field
         of it was destroyed.
@@ -139,9 +158,20 @@ class Records(ABC):
         if not changes or not changes.keys() <= table.by_name.keys():
             raise InvalidInput("changes are fields of the record, at least one", where=kind.__name__)
         checked = kind(**{**dict(record), **changes})
-        columns = {table.by_name[name]: getattr(checked, name) for name in changes}
-        row = await self._codec.encode(table, record.id, columns, self._codec.principal(record))
-        checked._version = await self._rows.update(table, row, record.version)
+        written = record._changed.union(changes)
+        values = {column: getattr(checked, column.name) for column in table.columns}
+        columns = {
+            column: value
+            for column, value in values.items()
+            if column.name in written or value != getattr(record, column.name)
+        }
+        principal = self._codec.principal(record)
+
+        async def write() -> int:
+            row = await self._codec.encode(table, record.id, columns, principal)
+            return await self._rows.update(table, row, record.version)
+
+        checked._version = await self._sealing(write)
         return checked
 
     async def get(self, kind: type[R], id: UUID) -> R | None:  # noqa: A002 - the field's name
@@ -149,6 +179,7 @@ class Records(ABC):
 
         Where the key of somebody else was whom the record is about, its sealed fields are ``Destroyed``.
         """
+        finding.check_id(kind, id)
         found = await self._select(kind, Selection((Condition("id", Operator.EQUAL, id),)))
         return found[0] if found else None
 
@@ -165,8 +196,12 @@ class Records(ABC):
         """
         if not conditions:
             raise UnsupportedQuery("no condition", where=kind.__name__, remedy="use all()")
-        wanted = await finding.conditions_on(self._codec, kind, conditions)
-        return [] if wanted is None else await self._select(kind, Selection(wanted))
+
+        async def find() -> list[R]:
+            wanted = await finding.conditions_on(self._codec, kind, conditions)
+            return [] if wanted is None else await self._select(kind, Selection(wanted))
+
+        return await self._knowing(find)
 
     async def page(
         self,
@@ -185,7 +220,16 @@ class Records(ABC):
         """
         finding.check_size(size)
         order, descending = finding.parse_order(kind, order_by)
-        wanted = await finding.conditions_on(self._codec, kind, conditions or {})
+
+        async def page() -> Page[R]:
+            return await self._page(kind, conditions or {}, size, order, descending, after)
+
+        return await self._knowing(page)
+
+    async def _page(
+        self, kind: type[R], conditions: Mapping[str, Any], size: int, order: str, descending: bool, after: str | None
+    ) -> Page[R]:
+        wanted = await finding.conditions_on(self._codec, kind, conditions)
         if wanted is None:
             if after is not None:
                 raise another_question()
@@ -202,7 +246,25 @@ class Records(ABC):
 
     async def delete(self, kind: type[Record], id: UUID, *, version: int | None = None) -> bool:  # noqa: A002
         """Delete the record with this id; whether there was one. ``version``: what it must have, else Conflict."""
+        finding.check_id(kind, id)
+        finding.check_version(version)
         return await self._rows.delete(kind.domicile_table, id, version)
+
+    async def _sealing(self, write: Callable[[], Awaitable[T]]) -> T:
+        """Raises OutdatedKeys where keys were turned since they were asked for; the next call asks again."""
+        try:
+            return await write()
+        except OutdatedKeys:
+            self._codec.forget()
+            raise
+
+    async def _knowing(self, read: Callable[[], Awaitable[T]]) -> T:
+        """Again where rows may lie under newer keys than those that were known."""
+        try:
+            return await read()
+        except OutdatedKeys:
+            self._codec.forget()
+        return await read()
 
     async def look_up(self, kind: type[Ref], **conditions: Any) -> list[Ref]:
         """Rows of a table that belongs to no subject and that meet every condition, in the order of their key.
@@ -213,7 +275,7 @@ class Records(ABC):
 
     async def _select(self, kind: type[R], selection: Selection) -> list[R]:
         rows = await self._rows.select(kind.domicile_table, selection)
-        await self._codec.prepare(rows)
+        await self._codec.prepare(row.principal for row in rows)
         return [await self._codec.record(kind, row) for row in rows]
 
 
@@ -276,6 +338,10 @@ class Home(Records):
     def _rows(self) -> Rows:
         return self._vault.rows.alone(self.subject_key, self.epoch)
 
+    async def _sealing(self, write: Callable[[], Awaitable[T]]) -> T:
+        """Again where keys were turned since they were asked for: nothing was written."""
+        return await self._knowing(write)
+
     @property
     def _lookups(self) -> Lookups:
         return self._vault.rows
@@ -304,6 +370,8 @@ class Home(Records):
         """
         if not 1 <= batch <= MAX_BATCH:
             raise InvalidInput(f"a batch has 1 to {MAX_BATCH} records, not {batch}")
+        if iscoroutinefunction(progress) or iscoroutinefunction(progress.__call__):
+            raise InvalidInput("progress is told by a plain call, which nobody awaits", remedy="a plain function")
         left, done = iter(records), 0
         while some := list(islice(left, batch)):
             await self.put_many(some)

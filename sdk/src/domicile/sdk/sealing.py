@@ -39,13 +39,17 @@ def _names(*names: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Sealer:
-    """Seals and opens the values of one (subject, principal) in one cell."""
+    """Seals and opens the values of one (subject, principal) in one cell.
+
+    ``other``: of another generation, under which a value may lie while the keys are turned.
+    """
 
     cell: str
     jurisdiction: str
     subject: UUID
     principal: UUID
     key: AESGCM
+    other: AESGCM | None = None
 
     def _place(self, table: str, column: str, row: UUID) -> bytes:
         names = _names(self.cell, self.jurisdiction, table, column)
@@ -57,14 +61,26 @@ class Sealer:
         return frame(Sealed(self.jurisdiction, nonce, self.key.encrypt(nonce, value, self._place(table, column, row))))
 
     def open(self, table: str, column: str, row: UUID, raw: bytes) -> bytes:
-        """What ``seal`` took; raises DomicileError for bytes that were not sealed for this place by this key."""
+        """What ``seal`` took; raises DomicileError for bytes that were not sealed for this place by these keys."""
         sealed = parse(raw)
-        try:
-            if sealed.jurisdiction == self.jurisdiction:  # the head is not under the tag
-                return self.key.decrypt(sealed.nonce, sealed.ciphertext, self._place(table, column, row))
-        except InvalidTag:
-            pass
+        if sealed.jurisdiction == self.jurisdiction:  # the head is not under the tag
+            place = self._place(table, column, row)
+            for key in (self.key, self.other):
+                if key is None:
+                    continue
+                try:
+                    return key.decrypt(sealed.nonce, sealed.ciphertext, place)
+                except InvalidTag:
+                    pass
         raise DomicileError("a sealed value that does not belong in its place", where=f"{table}.{column}")
+
+    def opens(self, table: str, column: str, row: UUID, raw: bytes) -> bool:
+        """Whether ``open`` would answer."""
+        try:
+            self.open(table, column, row, raw)
+        except DomicileError:
+            return False
+        return True
 
 
 def blind_index(secret: bytes, table: str, column: str, value: bytes) -> bytes:

@@ -226,8 +226,8 @@ class _LateKeys:
 
 
 @asynccontextmanager
-async def _vault(settings: GatewaySettings, directory: DirectoryClient) -> AsyncIterator[Vault]:
-    """What the record API stores with. Raises InvalidInput, TokenInvalid or Unavailable for no topology."""
+async def open_vault(settings: GatewaySettings, directory: DirectoryClient) -> AsyncIterator[Vault]:
+    """What reads and writes records as the application does. Raises InvalidInput, TokenInvalid, Unavailable."""
     credentials, identity = settings.credentials, settings.credentials.identity
     assert identity.cell is not None
     manifest = await settings.topology(directory).load()
@@ -286,7 +286,7 @@ async def serve_gateway(settings: GatewaySettings) -> AsyncIterator[None]:
         eraser = Eraser(identity, ErasureStore(pools[2]), fences, grants, directory, keys.client)
         GatewayApi(identity, fences, abroad, grants, directory, eraser).routes(service)
         if settings.records:
-            RecordsApi(await stack.enter_async_context(_vault(settings, directory)), fences).routes(service)
+            RecordsApi(await stack.enter_async_context(open_vault(settings, directory)), fences).routes(service)
         service.describe("Domicile gateway", Endpoint.ABROAD_READ, PARAMETERS)
         reporting = asyncio.create_task(Reporter(identity, fences, directory).run())
         stack.push_async_callback(ended, reporting)

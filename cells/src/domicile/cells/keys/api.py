@@ -22,6 +22,10 @@ from domicile.model.wire import (
     IndexKeyResponse,
     KekProgresses,
     KeyDomainRequest,
+    KeyRotationRequest,
+    KeyTurnRequest,
+    KeyTurns,
+    KeyTurnsRequest,
     ReceiptKey,
     ShredRequest,
     ShredResponse,
@@ -44,6 +48,9 @@ class KeyApi:
         service.route("POST", "/v1/key-domains", Endpoint.DATA_KEYS, self.assign)
         service.route("POST", "/v1/shreds", Endpoint.KEYS_SHRED, self.shred)
         service.route("GET", "/v1/receipt-key", Endpoint.KEYS_RECEIPTS, self.receipt_key)
+        service.route("POST", "/v1/key-rotations", Endpoint.KEYS_TURN, self.rotation)
+        service.route("POST", "/v1/key-rotations/subjects", Endpoint.KEYS_TURN, self.turns)
+        service.route("POST", "/v1/key-rotations/turns", Endpoint.KEYS_TURN, self.turn)
         service.route("POST", "/v1/backup-keys", Endpoint.BACKUP_KEYS, self.backup_key)
         service.route("GET", "/v1/keks", Endpoint.KEYS_ROTATE, self.keks)
         service.route("POST", "/v1/keks/{domain}/rotate", Endpoint.KEYS_ROTATE, self.rotate)
@@ -81,6 +88,28 @@ class KeyApi:
         asked = await read_body(request, KeyDomainRequest)
         caller = await self._own_cell(request, asked.cell, [(asked.subject, asked.subject)])
         await self._custody.assign(asked.cell, asked.subject, asked.domain, caller)
+        return web.Response(status=204)
+
+    async def rotation(self, request: web.Request) -> web.Response:
+        asked = await read_body(request, KeyRotationRequest)
+        await self._own_cell(request, asked.cell, [])
+        return json_response(await self._store.rotation(asked.cell, asked.action), Cache_Control="no-store")
+
+    async def turns(self, request: web.Request) -> web.Response:
+        asked = await read_body(request, KeyTurnsRequest)
+        await self._own_cell(request, asked.cell, [])
+        found = await self._store.turns(asked.cell, asked.after, asked.limit)
+        return json_response(KeyTurns(turns=found), Cache_Control="no-store")
+
+    async def turn(self, request: web.Request) -> web.Response:
+        asked = await read_body(request, KeyTurnRequest)
+        caller = await self._own_cell(request, asked.cell, [(asked.subject, asked.subject)])
+        if asked.step == "make":
+            await self._custody.make_next(asked.cell, asked.subject, asked.generation, caller)
+        elif asked.step == "turn":
+            await self._store.turn(asked.cell, asked.subject, asked.generation)
+        else:
+            await self._store.retire(asked.cell, asked.subject, asked.generation, caller)
         return web.Response(status=204)
 
     async def shred(self, request: web.Request) -> web.Response:

@@ -10,7 +10,7 @@ import asyncio
 import secrets
 from collections import defaultdict
 from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from domicile.cells.keys.guarded import GuardedHolder
@@ -19,7 +19,7 @@ from domicile.cells.keys.storage import DataKeyRow, IndexKeyRow, KeyStore, Name
 from domicile.identity.wrapping import backup_key_context, check_value
 from domicile.model import InvalidInput, KeyWithheld, NotFound
 from domicile.model.key_domains import DEFAULT_DOMAIN
-from domicile.model.wire import BackupKey, BackupKeyRequest, DataKey, KekProgress, WrappedKey
+from domicile.model.wire import BackupKey, BackupKeyRequest, DataKey, KekProgress, OtherKey, WrappedKey
 
 KEY_BYTES: Final = 32
 REWRAP_BATCH: Final = 200
@@ -43,7 +43,7 @@ class Custody:
         """Each at most once, in no order; those that were never made, and aren't now, are in no list."""
         wanted = list(dict.fromkeys(names))
         found = await self._store.find(cell, wanted, caller, default=DEFAULT_DOMAIN if create else None)
-        rows, destroyed, withheld = dict(found.keys), found.destroyed, set[Name]()
+        rows, others, destroyed, withheld = dict(found.keys), found.others, found.destroyed, set[Name]()
         fresh: dict[Name, tuple[DataKeyRow, bytes]] = {}
         missing = [name for name in wanted if name not in rows and name not in destroyed]
         if create and missing:
@@ -51,14 +51,16 @@ class Custody:
             if fresh:
                 kept = await self._store.add([row for row, _ in fresh.values()], caller)
                 rows |= kept.keys
+                others |= kept.others
                 destroyed |= kept.destroyed
-        secrets_of = {name: plain for name, (row, plain) in fresh.items() if rows.get(name) == row}
-        opened, refused = await self._open([row for name, row in rows.items() if name not in secrets_of])
-        secrets_of |= opened
-        keys = [
-            DataKey(subject=name[0], principal=name[1], key=plain[:KEY_BYTES], index_key=plain[KEY_BYTES:])
-            for name, plain in secrets_of.items()
+        ours = {row.wrapped: plain for row, plain in fresh.values()}
+        opened = {row: ours[row.wrapped] for row in rows.values() if row.wrapped in ours}
+        asked = [row for name, row in rows.items() if row not in opened] + [
+            others[name] for name in rows if name in others
         ]
+        more, refused = await self._open(asked)
+        opened |= more
+        keys = [_handed(row, others.get(name), opened) for name, row in rows.items() if name not in refused]
         return Handed(keys, sorted(withheld | refused), sorted(destroyed))
 
     async def _make(
@@ -84,11 +86,11 @@ class Custody:
         await _each(one(domain, wanted) for domain, wanted in by_domain.items())
         return made, withheld
 
-    async def _open(self, rows: Collection[DataKeyRow]) -> tuple[dict[Name, bytes], set[Name]]:
+    async def _open(self, rows: Collection[DataKeyRow]) -> tuple[dict[DataKeyRow, bytes], set[Name]]:
         by_domain: dict[str, list[DataKeyRow]] = defaultdict(list)
         for row in rows:
             by_domain[row.domain].append(row)
-        opened: dict[Name, bytes] = {}
+        opened: dict[DataKeyRow, bytes] = {}
         withheld: set[Name] = set()
 
         async def one(domain: str, wanted: list[DataKeyRow]) -> None:
@@ -97,7 +99,7 @@ class Custody:
             except KeyWithheld:
                 withheld.update(row.name for row in wanted)
                 return
-            opened.update({row.name: plain for row, plain in zip(wanted, plains, strict=True)})
+            opened.update(zip(wanted, plains, strict=True))
 
         await _each(one(domain, wanted) for domain, wanted in by_domain.items())
         return opened, withheld
@@ -132,6 +134,21 @@ class Custody:
         if domain not in self._holders:
             raise InvalidInput(f"no key domain {domain!r} is configured", remedy="name it in the manifest")
         await self._store.assign(cell, subject, domain, caller)
+
+    async def make_next(self, cell: str, subject: UUID, generation: int, caller: str) -> None:
+        """A subject's keys of the next generation, for each principal that has none; harmless to repeat.
+
+        Nobody writes with them yet. Raises KeyWithheld where the holder doesn't wrap them.
+        """
+        rows = await self._store.subject_keys(cell, subject)
+        there = {row.principal for row in rows if row.generation >= generation}
+        lacking = {row.name: row.domain for row in rows if row.principal not in there}
+        if not lacking:
+            return
+        made, withheld = await self._make(cell, list(lacking), {name[0]: domain for name, domain in lacking.items()})
+        if withheld:
+            raise KeyWithheld("the holder of its key-encryption key does not wrap this data key", where="keys")
+        await self._store.add_next(cell, [row for row, _ in made.values()], generation, caller)
 
     async def backup_key(self, asked: BackupKeyRequest, caller: str) -> BackupKey:
         """A key for backups, under the service's own key-encryption key; it is kept with them, and nowhere here.
@@ -185,6 +202,17 @@ class Custody:
                 [(row, *new) for row, new in zip(index_keys, done[len(keys) :], strict=True)],
             )
         return KekProgress(domain=domain, version=now.version, left=await self._store.count_stale(domain, now.version))
+
+
+def _handed(row: DataKeyRow, other: DataKeyRow | None, opened: Mapping[DataKeyRow, bytes]) -> DataKey:
+    """A key to write with, and the one of another generation, if there is one."""
+
+    def parts(each: DataKeyRow) -> dict[str, Any]:
+        plain = opened[each]
+        return {"generation": each.generation, "key": plain[:KEY_BYTES], "index_key": plain[KEY_BYTES:]}
+
+    beside = None if other is None else OtherKey(**parts(other))
+    return DataKey(subject=row.subject, principal=row.principal, other=beside, **parts(row))
 
 
 def _fresh(keys: int) -> bytes:

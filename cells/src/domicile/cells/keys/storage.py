@@ -15,8 +15,9 @@ import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 
 from domicile.identity import Credentials
-from domicile.model import Address, Conflict, Forbidden, Role, Unavailable
+from domicile.model import Address, Conflict, Forbidden, NotFound, Role, Unavailable
 from domicile.model.key_domains import DEFAULT_DOMAIN
+from domicile.model.wire import KeyRotation, KeyTurn
 
 DATABASE: Final = "domicile"
 USER: Final = "domicile_keys"
@@ -41,6 +42,7 @@ class DataKeyRow(NamedTuple):
     version: int
     wrapped: bytes
     check_value: bytes
+    generation: int = 1
 
     @property
     def name(self) -> Name:
@@ -65,9 +67,10 @@ class Shredded(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What there is of the names asked for. ``domains``: of their subjects."""
+    """What there is of the names asked for. ``others``: of another generation. ``domains``: of their subjects."""
 
     keys: dict[Name, DataKeyRow]
+    others: dict[Name, DataKeyRow]
     destroyed: set[Name]
     domains: dict[UUID, str]
 
@@ -179,9 +182,15 @@ class KeyStore:
 
     async def _found(self, connection: Connection, names: Collection[Name], domains: dict[UUID, str]) -> Found:
         columns = [name[0] for name in names], [name[1] for name in names]
-        rows = [DataKeyRow(*row) for row in await connection.fetch(_SQL["find_data_keys"], *columns)]
+        rows = await connection.fetch(_SQL["find_data_keys"], *columns)
         gone = {(row[0], row[1]) for row in await connection.fetch(_SQL["find_destroyed"], *columns)}
-        return Found({row.name: row for row in rows if row.name not in gone}, gone, domains)
+        keys: dict[Name, DataKeyRow] = {}
+        others: dict[Name, DataKeyRow] = {}
+        for *row, current in rows:
+            key = DataKeyRow(*row)
+            if key.name not in gone:
+                (keys if current else others)[key.name] = key
+        return Found(keys, others, gone, domains)
 
     async def _audit(
         self,
@@ -205,21 +214,28 @@ class KeyStore:
             await connection.execute(_SQL["share_subjects"], sorted({row.subject for row in rows}))
             before = await self._found(connection, names, {})
             fresh = [row for row in rows if row.name not in before.destroyed]
-            made = await connection.fetch(
-                _SQL["add_data_keys"],
-                [row.subject for row in fresh],
-                [row.principal for row in fresh],
-                [row.domain for row in fresh],
-                [row.version for row in fresh],
-                [row.wrapped for row in fresh],
-                [row.check_value for row in fresh],
-                rows[0].cell,
-            )
+            ours = await self._add(connection, fresh, None)
             found = await self._found(connection, names, {})
-            ours = {(row[0], row[1]) for row in made}
             await self._audit(connection, caller, rows[0].cell, "made", ours)
             await self._audit(connection, caller, rows[0].cell, "unwrapped", found.keys.keys() - ours)
         return found
+
+    async def _add(self, connection: Connection, rows: Sequence[DataKeyRow], generation: int | None) -> set[Name]:
+        """Those that were not there; ``generation``: None for the one that their subject writes with."""
+        if not rows:
+            return set()
+        made = await connection.fetch(
+            _SQL["add_data_keys"],
+            [row.subject for row in rows],
+            [row.principal for row in rows],
+            [row.domain for row in rows],
+            [row.version for row in rows],
+            [row.wrapped for row in rows],
+            [row.check_value for row in rows],
+            rows[0].cell,
+            generation,
+        )
+        return {(row[0], row[1]) for row in made}
 
     async def _held_alone(self, connection: Connection, cell: str, subject: UUID, default: str) -> str:
         """The key domain of a subject, which nobody else changes until the transaction ends; ``default`` for a new one.
@@ -279,13 +295,75 @@ class KeyStore:
         """
         async with self._transaction() as connection:
             await self._held_alone(connection, cell, subject, DEFAULT_DOMAIN)
-            gone = [each[0] for each in await connection.fetch(_SQL["delete_data_keys"], subject, principal)]
+            gone = list({each[0] for each in await connection.fetch(_SQL["delete_data_keys"], subject, principal)})
             await connection.execute(_SQL["add_shredded"], subject, gone if principal is None else [principal])
             if principal is None:
                 await connection.execute(_SQL["destroy_subject"], subject)
             await self._audit(connection, caller, cell, "shredded", [(subject, each) for each in gone])
             rows = await connection.fetch(_SQL["find_shredded"], subject, principal)
         return Shredded([UUID(int=row[0].int) for row in rows], len(gone))
+
+    async def rotation(self, cell: str, action: str) -> KeyRotation:
+        """``status``, ``go`` or ``pause``. One that has nothing left to turn is over."""
+        async with self._transaction() as connection:
+            await connection.execute(_SQL["end_rotation"], cell)
+            if action != "status":
+                await connection.execute(_SQL["go_on" if action == "go" else "pause"], cell)
+            row = await connection.fetchrow(_SQL["rotation_status"], cell)
+        assert row is not None
+        return KeyRotation(running=bool(row["running"]), started=row["started"], due=row["due"], turning=row["turning"])
+
+    async def turns(self, cell: str, after: UUID | None, limit: int) -> list[KeyTurn]:
+        """Subjects that are not done, after one; none where no rotation is running."""
+        async with self._transaction() as connection:
+            rows = await connection.fetch(_SQL["turns"], cell, after, limit)
+        return [KeyTurn(subject=UUID(int=row["subject"].int), generation=row["generation"]) for row in rows]
+
+    async def subject_keys(self, cell: str, subject: UUID) -> list[DataKeyRow]:
+        """All of a subject's keys, of every generation. Raises Forbidden where it belongs to another cell."""
+        await self.check_owner(cell, subject)
+        async with self._transaction() as connection:
+            return [DataKeyRow(*row) for row in await connection.fetch(_SQL["subject_data_keys"], subject)]
+
+    async def add_next(self, cell: str, rows: Sequence[DataKeyRow], generation: int, caller: str) -> None:
+        """Keep a subject's keys of the next generation, unless another call did, or they were destroyed meanwhile."""
+        subject = rows[0].subject
+        async with self._transaction() as connection:
+            now = await self._turning(connection, cell, subject)
+            there = {UUID(int=each[1].int) for each in await connection.fetch(_SQL["subject_data_keys"], subject)}
+            if now == generation - 1:
+                fresh = [row for row in rows if row.principal in there]
+                await self._audit(connection, caller, cell, "made", await self._add(connection, fresh, generation))
+
+    async def turn(self, cell: str, subject: UUID, generation: int) -> None:
+        """Write with this generation from now on; harmless to repeat. Raises Conflict where a principal lacks it."""
+        async with self._transaction() as connection:
+            now = await self._turning(connection, cell, subject)
+            rows = [DataKeyRow(*row) for row in await connection.fetch(_SQL["subject_data_keys"], subject)]
+            if now >= generation:
+                return
+            ready = {row.principal for row in rows if row.generation == generation}
+            if now != generation - 1 or not {row.principal for row in rows} <= ready:
+                raise Conflict("not every key of this generation was made", remedy="make them, and turn again")
+            await connection.execute(_SQL["set_generation"], subject, generation)
+
+    async def retire(self, cell: str, subject: UUID, generation: int, caller: str) -> None:
+        """Destroy the keys before this generation; harmless to repeat. Raises Conflict where they are written with."""
+        async with self._transaction() as connection:
+            if await self._turning(connection, cell, subject) < generation:
+                raise Conflict("these keys are written with", remedy="turn first")
+            gone = await connection.fetch(_SQL["retire_data_keys"], subject, generation)
+            await self._audit(connection, caller, cell, "retired", [(subject, each[0]) for each in gone])
+
+    async def _turning(self, connection: Connection, cell: str, subject: UUID) -> int:
+        """The generation that a subject writes with, which nobody else changes until the transaction ends."""
+        row = await connection.fetchrow(_SQL["lock_subject"], subject)
+        if row is None:
+            raise NotFound("no data key was made")
+        if row["cell"] != cell:
+            raise Forbidden("a subject of another cell", where="key store")
+        generation: int = row["generation"]
+        return generation
 
     async def stale(self, domain: str, version: int, limit: int) -> tuple[list[DataKeyRow], list[IndexKeyRow]]:
         """Some of a domain's keys under another version, ``limit`` of each kind at most."""

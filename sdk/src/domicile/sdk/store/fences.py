@@ -23,11 +23,13 @@ from domicile.model.ids import AliasKey, SubjectKey
 from domicile.model.pins import PinGrant
 from domicile.model.wire import FenceReport, FenceState
 from domicile.sdk.store.failures import untold
+from domicile.sdk.store.port import refused
 from domicile.sdk.store.queries import query
 from domicile.service import ended
 from domicile.service.commits import transaction
 from domicile.telemetry import warn
 
+COMMIT_SECONDS: Final = 15.0
 CLOSE_SECONDS: Final = 5.0
 """How long writers that hold a fence may go on before they are ended."""
 END_SECONDS: Final = 3.0
@@ -46,7 +48,10 @@ class Fence:
 
 
 class RecordedColumn(NamedTuple):
-    """A field of a class of records. ``kind``: its Python type; None where an older program applied it."""
+    """A field of a class of records. ``kind``: its Python type; None where an older program applied it.
+
+    ``given``: what a record has that is made without the field, as JSON; None where it has no such default.
+    """
 
     name: str
     field_class: str
@@ -55,6 +60,7 @@ class RecordedColumn(NamedTuple):
     find: str | None
     nullable: bool
     kind: str | None
+    given: str | None
 
 
 def _fence(row: Any) -> Fence:
@@ -161,6 +167,33 @@ class FenceStore:
         """No subject is found by a key of this pepper's any more that was its key before; how many were."""
         forgotten: int = await untold(self._pool.fetchval(query("forget_previous"), version))
         return forgotten
+
+    async def fence_of(self, internal_id: UUID) -> Fence | None:
+        """By the subject's random id, as ``fence``."""
+        row = await untold(self._pool.fetchrow(query("fence_of"), internal_id))
+        return None if row is None else _fence(row)
+
+    async def announce_keys(self, fence: Fence, generation: int) -> None:
+        """Rows may lie under keys of this generation from now on. Raises FenceRefused where the subject isn't open."""
+        if not await untold(self._pool.fetchval(query("announce_keys"), fence.internal_id, generation)):
+            raise refused()
+
+    async def withdraw_keys(self, fence: Fence, generation: int, *, seconds: float = CLOSE_SECONDS) -> None:
+        """Nobody writes with keys from before this generation any more, once who does has ended.
+
+        Raises FenceRefused where the subject isn't open, Unavailable where a writer does not end within ``seconds``.
+        """
+        if not await untold(self._withdraw(fence, generation, seconds)):
+            raise refused()
+
+    async def _withdraw(self, fence: Fence, generation: int, seconds: float) -> Any:
+        async with self._pool.acquire() as connection, transaction(connection, COMMIT_SECONDS):
+            await connection.execute(query("lock_for"), f"{seconds * 1000:.0f}ms")
+            return await connection.fetchval(query("withdraw_keys"), fence.internal_id, generation)
+
+    async def tables(self) -> list[str]:
+        """Every table of a class of records."""
+        return [row["table_name"] for row in await untold(self._pool.fetch(query("record_tables")))]
 
     async def columns(self, table: str) -> tuple[RecordedColumn, ...]:
         """What ``domicile schema apply`` recorded of a table's fields; none for a table of no class."""

@@ -1,18 +1,19 @@
 """What a home needs of a store of rows: one narrow port, behind PostgreSQL (``rows``) and in memory (``testing``).
 
-What both refuse, they refuse in the same words.
+What both refuse, they refuse in the same words. Nothing here shows a value, or whom a row is about, where it is
+represented.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final, NamedTuple, Protocol
 from uuid import UUID
 
-from domicile.model.errors import Conflict, DomicileError, FenceRefused, Forbidden, InvalidInput
+from domicile.model.errors import Conflict, DomicileError, FenceRefused, Forbidden, InvalidInput, Unavailable
 from domicile.model.ids import SubjectKey
 from domicile.sdk.tables import ReferenceTable, Table
 
@@ -28,14 +29,23 @@ class Operator(StrEnum):
     ABOVE = ">"
     AT_MOST = "<="
     BELOW = "<"
+    AMONG = "= ANY"
+    """Of several values: of a blind index, one for each generation of keys."""
 
 
 class Condition(NamedTuple):
-    """``value`` as it lies in the column; for a blind index, the index; for ``PRINCIPAL``, None is the subject."""
+    """``value`` as it lies in the column; for a blind index, the index; for ``PRINCIPAL``, None is the subject.
+
+    ``newest``: of a subject's blind index, the newest generation of keys that ``value`` was made for; else 0.
+    """
 
     column: str
     operator: Operator
     value: Any
+    newest: int = 0
+
+    def __repr__(self) -> str:
+        return f"Condition({self.column} {self.operator} ...)"
 
 
 class Place(NamedTuple):
@@ -43,6 +53,9 @@ class Place(NamedTuple):
 
     id: UUID
     value: Any
+
+    def __repr__(self) -> str:
+        return f"Place({self.id})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,28 +82,44 @@ class StoredRow:
 
     id: UUID
     version: int
-    values: Mapping[str, Any]
-    place: Any = None
-    principal: UUID | None = None
+    values: Mapping[str, Any] = field(repr=False)
+    place: Any = field(default=None, repr=False)
+    principal: UUID | None = field(default=None, repr=False)
 
 
 class NewRow(NamedTuple):
     """A row to be written: each of the table's stored columns by name, or those that change.
 
     ``principal``: who it is about, where that is not the subject; it stays so for as long as the row is there.
+    ``keys``: the generation that sealed it; 0 where nothing is sealed.
     """
 
     id: UUID
     values: Mapping[str, Any]
     principal: UUID | None = None
+    keys: int = 0
+
+    def __repr__(self) -> str:
+        return f"NewRow({self.id}, {sorted(self.values)})"
 
 
 @dataclass(frozen=True, slots=True)
 class Once:
-    """A request that is carried out once: hashes of its idempotency key (32 bytes) and of itself (16)."""
+    """A request that is carried out once: hashes of its idempotency key (32 bytes) and of itself (16).
+
+    ``other``: the same under keys of another generation, by which it may have been answered while the keys are turned.
+    """
 
     key: bytes
     request: bytes
+    other: Once | None = None
+
+
+class OutdatedKeys(Unavailable):
+    """The subject's keys were replaced since they were asked for; nothing was done. Ask for them, and try again."""
+
+    def __init__(self) -> None:
+        super().__init__("the subject has newer keys", where="storage", retry_after=1)
 
 
 class Lookups(Protocol):
@@ -124,12 +153,13 @@ class Rows(Protocol):
         ...
 
     async def select(self, table: Table, selection: Selection) -> list[StoredRow]:
-        """Rows and fence in one snapshot."""
+        """Rows and fence in one snapshot. Raises OutdatedKeys where rows may lie under newer keys than a condition
+        knows."""
         ...
 
 
 class Work(Rows, Lookups, Protocol):
-    """The same, inside a transaction."""
+    """The same, inside a transaction, which lets through what ``turns`` does."""
 
     async def query(self, statement: str, arguments: Sequence[Any]) -> list[dict[str, Any]]:
         """One statement that was admitted; its rows by column name."""
@@ -144,7 +174,11 @@ class Store(Lookups, Protocol):
         ...
 
     def work(self, key: SubjectKey, epoch: int) -> AbstractAsyncContextManager[Work]:
-        """A transaction that commits when its block ends well, and is rolled back otherwise."""
+        """A transaction that commits when its block ends well, and is rolled back otherwise.
+
+        It reads what is committed, and what it wrote; nobody else writes a row that it wrote before it ends. Who waits
+        for that in vain, for the lock's time-out, gets Unavailable.
+        """
         ...
 
 
@@ -181,6 +215,10 @@ def no_table() -> InvalidInput:
     return InvalidInput("no such table", where="storage", remedy="run `domicile schema apply`")
 
 
+def in_the_way() -> Unavailable:
+    return Unavailable("another transaction was in the way", where="storage", retry_after=1)
+
+
 def kept_for_life() -> Forbidden:
     return Forbidden("a row keeps its subject, principal, key and jurisdiction for life", where="storage")
 
@@ -204,7 +242,11 @@ def another_version(table: Table) -> Conflict:
 
 
 def another_request() -> Conflict:
-    return Conflict("another request was made under this idempotency key", where="storage")
+    return Conflict(
+        "another request was made under this idempotency key",
+        where="storage",
+        remedy="home.new(..., idempotency_key=...) gives a record that is made again its id",
+    )
 
 
 def given_twice(table: Table) -> InvalidInput:

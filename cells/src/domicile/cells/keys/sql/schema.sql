@@ -36,6 +36,25 @@ CREATE TABLE IF NOT EXISTS keys.data_keys (
 );
 CREATE INDEX IF NOT EXISTS data_keys_by_version ON keys.data_keys (domain, version);
 
+-- A subject's keys of both generations are there while it is turned; keys.subjects says which one is written with.
+ALTER TABLE keys.subjects ADD COLUMN IF NOT EXISTS generation integer NOT NULL DEFAULT 1;
+ALTER TABLE keys.data_keys ADD COLUMN IF NOT EXISTS generation integer NOT NULL DEFAULT 1;
+DO $$
+BEGIN
+    IF (SELECT cardinality(conkey) FROM pg_constraint WHERE conname = 'data_keys_pkey') = 2 THEN
+        ALTER TABLE keys.data_keys DROP CONSTRAINT data_keys_pkey, ADD PRIMARY KEY (subject, principal, generation);
+    END IF;
+END
+$$;
+CREATE INDEX IF NOT EXISTS data_keys_by_age ON keys.data_keys (cell, created);
+
+-- Cells whose data keys of before a time are rotated.
+CREATE TABLE IF NOT EXISTS keys.rotations (
+    cell    text PRIMARY KEY,
+    started timestamptz NOT NULL DEFAULT clock_timestamp(),
+    running boolean NOT NULL DEFAULT true
+);
+
 -- The secret of a cell's blind indexes across subjects.
 CREATE TABLE IF NOT EXISTS keys.index_keys (
     cell        text PRIMARY KEY,
@@ -60,8 +79,16 @@ CREATE TABLE IF NOT EXISTS keys.audit (
     time      timestamptz NOT NULL DEFAULT clock_timestamp(),
     caller    text NOT NULL,
     cell      text NOT NULL,
-    action    text NOT NULL CHECK (action IN ('made', 'unwrapped', 'refused', 'shredded')),
+    action    text NOT NULL CHECK (action IN ('made', 'unwrapped', 'refused', 'shredded', 'retired')),
     subject   uuid,
     principal uuid
 );
 CREATE INDEX IF NOT EXISTS audit_by_time ON keys.audit (time);
+DO $$
+BEGIN
+    IF (SELECT pg_get_constraintdef(oid) NOT LIKE '%retired%' FROM pg_constraint WHERE conname = 'audit_action_check') THEN
+        ALTER TABLE keys.audit DROP CONSTRAINT audit_action_check, ADD CONSTRAINT audit_action_check
+            CHECK (action IN ('made', 'unwrapped', 'refused', 'shredded', 'retired')) NOT VALID;
+    END IF;
+END
+$$;

@@ -55,9 +55,10 @@ INSERT INTO domicile.cell_sessions (purpose) VALUES ($1)
 SELECT column_name, class, category, sql_type FROM domicile.columns WHERE table_name = $1 ORDER BY column_name
 
 -- name: recorded_columns
--- What each field of a record table ($1) is, in the order of their names.
-SELECT column_name, class, category, sealed, find, nullable, kind
-FROM domicile.columns WHERE table_name = $1 ORDER BY column_name
+-- What each field of a record table ($1) is, in the order of their names; as JSON, what came later.
+SELECT column_name, class, category, sealed, find,
+       coalesce((to_jsonb(c) ->> 'optional')::boolean, nullable), kind, to_jsonb(c) ->> 'given'
+FROM domicile.columns c WHERE table_name = $1 ORDER BY column_name
 
 -- name: limit_to_subject
 -- Limit the transaction to a subject ($1, hexadecimal).
@@ -82,6 +83,22 @@ SELECT domicile.remember($1, $2, $3)
 -- name: sweep
 -- Delete rows whose time is over, at most $1 of each table.
 SELECT domicile.sweep($1)
+
+-- name: fence_of
+-- The fence of a subject by its internal id ($1), for the gateway's role.
+SELECT subject_key, internal_id, epoch, state FROM domicile.fences WHERE internal_id = $1
+
+-- name: announce_keys
+-- Say that rows of a subject ($1, internal id) may lie under keys of a generation ($2).
+SELECT domicile.announce_keys($1, $2)
+
+-- name: withdraw_keys
+-- Let keys of a subject ($1, internal id) from before a generation ($2) write no more.
+SELECT domicile.withdraw_keys($1, $2)
+
+-- name: record_tables
+-- Every table of a class of records.
+SELECT DISTINCT table_name FROM domicile.columns ORDER BY table_name
 
 -- name: begin_restored
 -- Close every fence of a restored database, which is as of a moment ($1); how many those were.

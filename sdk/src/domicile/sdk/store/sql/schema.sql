@@ -79,7 +79,9 @@ WITH reachable AS (
     WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')
       AND n.nspname NOT IN ('domicile', 'pg_catalog', 'information_schema', 'pg_toast')
       AND EXISTS (
-          SELECT FROM unnest(ARRAY['domicile_app', 'domicile_abroad', 'domicile_gateway', 'domicile_cell']) AS role
+          SELECT FROM unnest(ARRAY[
+              'domicile_app', 'domicile_abroad', 'domicile_gateway', 'domicile_cell', 'domicile_eraser'
+          ]) AS role
           WHERE has_table_privilege(role, c.oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER')
              OR has_any_column_privilege(role, c.oid, 'SELECT, INSERT, UPDATE, REFERENCES')
       )
@@ -102,7 +104,8 @@ WITH reachable AS (
                    SELECT FROM pg_policy p
                    WHERE p.polrelid = r.oid AND p.polname <> 'domicile_subject' AND p.polpermissive
                      AND p.polroles && ARRAY[
-                         0::oid, 'domicile_app'::regrole::oid, 'domicile_abroad'::regrole::oid, 'domicile_gateway'::regrole::oid
+                         0::oid, 'domicile_app'::regrole::oid, 'domicile_abroad'::regrole::oid, 'domicile_gateway'::regrole::oid,
+                         'domicile_eraser'::regrole::oid
                      ]
                )
             THEN 'the rule of one subject alone' END,
@@ -116,6 +119,7 @@ WITH reachable AS (
                OR has_table_privilege('domicile_cell', r.oid, 'INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER')
                OR has_table_privilege('domicile_gateway', r.oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE, TRIGGER')
                OR has_table_privilege('domicile_abroad', r.oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE, TRIGGER')
+               OR has_table_privilege('domicile_eraser', r.oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE, TRIGGER')
                OR EXISTS (
                    SELECT FROM pg_attribute a
                    WHERE a.attrelid = r.oid AND a.attnum > 0 AND NOT a.attisdropped

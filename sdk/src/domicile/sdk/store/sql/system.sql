@@ -1,7 +1,7 @@
 -- The system schema of a cell, applied by an operator as superuser; running it again changes nothing.
 -- SQLSTATEs of our own: DM001 fence, DM002 jurisdiction, DM003 identity of a row, DM004 durability, DM005 grant,
 -- DM006 another key of the same subject (which one is the DETAIL), DM007 an idempotency key of another request,
--- DM008 a subject that is about to move.
+-- DM008 a subject that is about to move, DM009 keys that were replaced.
 
 DO $roles$
 DECLARE
@@ -61,6 +61,15 @@ CREATE TABLE IF NOT EXISTS domicile.fences (
 -- The key by an earlier pepper, for as long as somebody may still name the subject by it.
 ALTER TABLE domicile.fences ADD COLUMN IF NOT EXISTS previous_key bytea UNIQUE CHECK (octet_length(previous_key) = 17);
 
+-- Keys of the subject from before this generation write nothing any more: what they sealed would not open for long.
+ALTER TABLE domicile.fences ADD COLUMN IF NOT EXISTS oldest_keys integer NOT NULL DEFAULT 1;
+
+-- Subjects (by internal id) whose rows may lie under keys of a newer generation than their fence asks for.
+CREATE TABLE IF NOT EXISTS domicile.turns (
+    subject     uuid PRIMARY KEY,
+    newest_keys integer NOT NULL
+);
+
 -- What each column of each record table holds, so that gateways need no application code.
 CREATE TABLE IF NOT EXISTS domicile.columns (
     table_name  text NOT NULL,
@@ -74,9 +83,13 @@ CREATE TABLE IF NOT EXISTS domicile.columns (
     PRIMARY KEY (table_name, column_name)
 );
 
--- ``kind``: the type of the field in its class; ``default``: the SQL of what older rows hold. Both came later.
+-- ``kind``: the type of the field in its class; ``default``: the SQL of what older rows hold. ``optional``: whether the
+-- field may be None, and ``given``, as JSON, what a record has that is made without it: a constant of the class. All of
+-- them came later.
 ALTER TABLE domicile.columns ADD COLUMN IF NOT EXISTS kind text;
 ALTER TABLE domicile.columns ADD COLUMN IF NOT EXISTS "default" text;
+ALTER TABLE domicile.columns ADD COLUMN IF NOT EXISTS optional boolean;
+ALTER TABLE domicile.columns ADD COLUMN IF NOT EXISTS given text;
 
 -- ``principal``: which field says whom a row is about; it lies in principal_key, whatever it is called.
 DO $classes$ BEGIN
@@ -202,6 +215,38 @@ BEGIN
 END
 $$;
 
+-- The newest generation of keys under which a subject's rows may lie, as this statement's snapshot has it.
+CREATE OR REPLACE FUNCTION domicile.newest_keys(subject bytea) RETURNS integer
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT greatest(f.oldest_keys, (SELECT t.newest_keys FROM domicile.turns t WHERE t.subject = f.internal_id))
+    FROM domicile.fences f WHERE f.subject_key = newest_keys.subject OR f.previous_key = newest_keys.subject
+$$;
+
+-- Say that rows of an open subject may lie under keys of this generation; committed before anybody writes with them.
+CREATE OR REPLACE FUNCTION domicile.announce_keys(wanted uuid, generation integer) RETURNS boolean
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO domicile.turns AS t (subject, newest_keys)
+        SELECT f.internal_id, generation FROM domicile.fences f WHERE f.internal_id = wanted AND f.state = 'open'
+    ON CONFLICT ON CONSTRAINT turns_pkey DO UPDATE SET newest_keys = greatest(t.newest_keys, excluded.newest_keys);
+    RETURN FOUND;
+END
+$$;
+
+-- Let nobody write with keys of an open subject from before this generation, once who does has ended.
+CREATE OR REPLACE FUNCTION domicile.withdraw_keys(wanted uuid, generation integer) RETURNS boolean
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE domicile.fences AS f SET oldest_keys = greatest(f.oldest_keys, generation)
+    WHERE f.internal_id = wanted AND f.state = 'open';
+    IF FOUND THEN
+        DELETE FROM domicile.turns t WHERE t.subject = wanted AND t.newest_keys <= generation;
+        RETURN true;
+    END IF;
+    RETURN false;
+END
+$$;
+
 -- What was answered under an idempotency key. Keys and requests are hashes; subject is an internal id.
 CREATE TABLE IF NOT EXISTS domicile.answers (
     subject  uuid NOT NULL,
@@ -311,7 +356,8 @@ $$;
 CREATE OR REPLACE FUNCTION domicile.check_row() RETURNS trigger
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    label text;
+    label  text;
+    oldest integer;
 BEGIN
     IF current_setting('synchronous_commit') NOT IN ('on', 'remote_apply') THEN
         RAISE EXCEPTION 'synchronous_commit is below on' USING ERRCODE = 'DM004';
@@ -329,13 +375,20 @@ BEGIN
         RAISE EXCEPTION 'a row keeps its jurisdiction, subject, principal and key' USING ERRCODE = 'DM003';
     END IF;
     -- the common case in one look: the label, and the fence open at the row's epoch, which is held from here on
-    SELECT c.jurisdiction INTO label FROM domicile.cell c CROSS JOIN domicile.fences f
+    SELECT c.jurisdiction, f.oldest_keys INTO label, oldest FROM domicile.cell c CROSS JOIN domicile.fences f
     WHERE f.subject_key = NEW.subject_key AND f.epoch = NEW.epoch AND f.state = 'open'
       AND NOT EXISTS (SELECT FROM domicile.intents i WHERE i.subject = f.internal_id AND i.until > clock_timestamp())
     FOR SHARE OF f;
     IF NOT FOUND THEN
         PERFORM domicile.hold_fence(NEW.subject_key, NEW.epoch);
-        SELECT c.jurisdiction INTO label FROM domicile.cell c;
+        SELECT c.jurisdiction, f.oldest_keys INTO label, oldest FROM domicile.cell c CROSS JOIN domicile.fences f
+        WHERE f.subject_key = NEW.subject_key;
+    END IF;
+    -- domicile.keys: the generation that sealed the row, 0 where nothing is sealed; who does not say it is of before
+    IF oldest > 1
+        AND coalesce(nullif(current_setting('domicile.keys', true), '')::integer, 1) BETWEEN 1 AND oldest - 1
+    THEN
+        RAISE EXCEPTION 'the subject has newer keys' USING ERRCODE = 'DM009';
     END IF;
     -- a principal is the subject, or a random id of the application's after a byte that no pepper has
     IF NEW.principal_key <> NEW.subject_key
@@ -626,9 +679,10 @@ BEGIN
     RETURN NEXT domicile.delete_rows(
         held, NULL, NULL, (SELECT count(*)::integer FROM jsonb_object_keys(held.alias_keys)));
     DELETE FROM domicile.answers a WHERE a.subject = held.internal_id;
+    DELETE FROM domicile.turns t WHERE t.subject = held.internal_id;
     -- at the tombstone's epoch, so that a directory that has lost the tombstone gets it back from here
     UPDATE domicile.fences AS f
-    SET state = 'retired', epoch = f.epoch + 1, internal_id = gen_random_uuid(), alias_keys = '{}'
+    SET state = 'retired', epoch = f.epoch + 1, internal_id = gen_random_uuid(), alias_keys = '{}', oldest_keys = 1
     WHERE f.subject_key = held.subject_key;
 END
 $$;
@@ -687,6 +741,7 @@ GRANT EXECUTE ON FUNCTION domicile.read_fence(bytea) TO domicile_cell;
 GRANT EXECUTE ON FUNCTION domicile.hold_fence(bytea, bigint) TO domicile_app;
 GRANT EXECUTE ON FUNCTION domicile.read_fence(bytea) TO domicile_app, domicile_abroad;
 GRANT EXECUTE ON FUNCTION domicile.enter(bytea) TO domicile_app;
+GRANT EXECUTE ON FUNCTION domicile.newest_keys(bytea) TO domicile_app;
 GRANT EXECUTE ON FUNCTION domicile.recall(bytea, bigint, bytea, bytea) TO domicile_app;
 GRANT EXECUTE ON FUNCTION domicile.remember(bytea, bytea, bigint[]) TO domicile_app;
 GRANT EXECUTE ON FUNCTION domicile.open_fence(bytea, text, text, uuid, bigint, jsonb) TO domicile_gateway;
@@ -696,6 +751,8 @@ GRANT EXECUTE ON FUNCTION domicile.give_up(bytea) TO domicile_gateway;
 GRANT EXECUTE ON FUNCTION domicile.rekey_fence(bytea, bytea, jsonb) TO domicile_gateway;
 GRANT EXECUTE ON FUNCTION domicile.forget_previous(integer) TO domicile_gateway;
 GRANT EXECUTE ON FUNCTION domicile.sweep(integer) TO domicile_gateway;
+GRANT EXECUTE ON FUNCTION domicile.announce_keys(uuid, integer) TO domicile_gateway;
+GRANT EXECUTE ON FUNCTION domicile.withdraw_keys(uuid, integer) TO domicile_gateway;
 GRANT EXECUTE ON FUNCTION domicile.settle(bytea, uuid, bigint, text) TO domicile_gateway;
 GRANT EXECUTE ON FUNCTION domicile.end_restored() TO domicile_gateway;
 GRANT SELECT ON domicile.cell, domicile.fences, domicile.unsettled, domicile.restores TO domicile_gateway;

@@ -1,0 +1,12 @@
+-- How far the rotation of a cell's data keys is: subjects with old keys alone, and with both.
+WITH old AS (
+    SELECT k.subject, EXISTS (
+        SELECT FROM keys.data_keys n WHERE n.subject = k.subject AND n.generation > max(k.generation)
+    ) AS turning
+    FROM keys.rotations r JOIN keys.data_keys k ON k.cell = r.cell AND k.created < r.started
+    WHERE r.cell = $1 GROUP BY k.subject
+)
+SELECT (SELECT running FROM keys.rotations WHERE cell = $1) AS running,
+       (SELECT started FROM keys.rotations WHERE cell = $1) AS started,
+       count(*) FILTER (WHERE NOT turning) AS due, count(*) FILTER (WHERE turning) AS turning
+FROM old

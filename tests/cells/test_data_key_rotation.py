@@ -1,0 +1,602 @@
+"""Rotation of data keys and blind indexes: no row, update or look-up is lost, whoever writes or dies meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import re
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+from domicile_testing import Storage, Trust, free_port
+from domicile_testing.cell import key_section, key_settings, manifest, superuser
+from domicile_testing.certificates import DEPLOYMENT
+from domicile_testing.databases import until
+from domicile_testing.long import long_form
+
+from domicile.cells.gateway.rotation import Rotator
+from domicile.cells.keys import serve_keys
+from domicile.client import KeyClient, KeyTurnClient
+from domicile.identity import Signer, sign_topology, write_private
+from domicile.model import Conflict, DomicileError, Forbidden, KeyDestroyed, Role, SubjectKey, Unavailable
+from domicile.model.wire import DataKey, KeyTurn
+from domicile.sdk import Home, Personal, Principal, Record, Shareable
+from domicile.sdk.home import Vault
+from domicile.sdk.sealing import blind_index
+from domicile.sdk.store import FenceReader, FenceStore, RowStore, apply_schema, open_pool
+from domicile.sdk.store.port import OutdatedKeys
+
+SECTION = key_section()
+EMAIL = "hans@example.eu"
+DOCTORS = uuid4(), uuid4()
+
+
+class Patient(Record, table="patients"):
+    email: Annotated[str, Personal("user.contact.email", find=True)]
+    phone: Annotated[str | None, Personal("user.contact.phone_number", find="cell")] = None
+    note: Annotated[str | None, Personal("user.health_and_medical")] = None
+    plan: Annotated[str, Shareable("user.account.plan")] = "free"
+
+
+class Letter(Record, table="letters"):
+    text: Annotated[str, Personal("user.content")]
+
+
+class Referral(Record, table="referrals"):
+    doctor: Annotated[UUID, Principal("user.unique_id")]
+    email: Annotated[str, Personal("user.contact.email", find=True)]
+
+
+@dataclass
+class World:
+    """A cell's rows and its key service. ``keys`` of an application that holds keys for a minute."""
+
+    trust: Trust
+    address: str
+    key_storage: Storage
+    rows: RowStore
+    fences: FenceStore
+    reader: FenceReader
+    root: asyncpg.Connection
+    closing: list[Callable[[], Awaitable[None]]]
+
+    def key_client(self) -> KeyClient:
+        credentials = self.trust.credentials("eu", Role.APP, "eu-1.fra")
+        keys = KeyClient(credentials, [self.address], jurisdiction="eu", cell="eu-1", cache_seconds=60)
+        self.closing.append(keys.close)
+        return keys
+
+    def turner(self, role: Role = Role.GATEWAY, name: str = "eu-1.fra", cell: str = "eu-1") -> KeyTurnClient:
+        client = KeyTurnClient(self.trust.credentials("eu", role, name), [self.address], jurisdiction="eu", cell=cell)
+        self.closing.append(client.close)
+        return client
+
+    def rotator(self, keys: Any = None) -> Rotator:
+        async def pause(seconds: float) -> None:
+            """Nobody waits for caches here: what a stale writer does is tried on purpose."""
+            if seconds < SECTION.cache_seconds:
+                await asyncio.sleep(0.01)
+
+        vault = Vault(self.rows, keys or self.key_client(), "eu-1", "eu")
+        return Rotator(self.turner(), self.fences, vault, SECTION.cache_seconds, pause)
+
+    async def home(self, key: SubjectKey | None = None, keys: KeyClient | None = None) -> Home:
+        """Of a new subject, or of one that is there, by an application of its own."""
+        if key is None:
+            key = SubjectKey(bytes([1]) + uuid4().bytes)
+            await self.root.execute(
+                "INSERT INTO domicile.fences (subject_key, epoch, state) VALUES ($1, 1, 'open')", key
+            )
+        fence = await self.reader.fence(key)
+        assert fence is not None
+        return Home(Vault(self.rows, keys or self.key_client(), "eu-1", "eu"), fence)
+
+    async def generations(self, home: Home) -> list[int]:
+        async with superuser(self.key_storage) as root:
+            rows = await root.fetch(
+                "SELECT generation FROM keys.data_keys WHERE subject = $1 ORDER BY 1", home.internal_id
+            )
+        return [row[0] for row in rows]
+
+
+@pytest.fixture
+async def world(
+    trust: Trust, key_storage: Storage, cell_storage: Storage, cell: asyncpg.Connection
+) -> AsyncIterator[World]:
+    await apply_schema(cell, "eu-1", "eu", [Patient, Letter, Referral])
+    await cell.execute("TRUNCATE patients, letters, referrals, domicile.turns, domicile.answers")
+    settings = key_settings(trust, key_storage)
+    async with serve_keys(settings, SECTION):
+        async with superuser(key_storage) as root:
+            await root.execute("TRUNCATE keys.data_keys, keys.subjects, keys.rotations")
+        pools = []
+        for role, user in ((Role.APP, "domicile_app"), (Role.GATEWAY, "domicile_gateway")):
+            credentials = trust.credentials("eu", role, "eu-1.fra")
+            pools.append(
+                await open_pool(credentials, [cell_storage.address], jurisdiction="eu", cell="eu-1", user=user, size=6)
+            )
+        made = World(
+            trust, settings.bind, key_storage, RowStore(pools[0], "eu"), FenceStore(pools[1]), FenceReader(pools[0]),
+            cell, [],
+        )  # fmt: skip
+        yield made
+        for close in made.closing:
+            await close()
+        for pool in pools:
+            pool.terminate()
+
+
+def said(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """What they hold, whatever their versions."""
+    return sorted((dict(record) for record in records), key=lambda fields: str(fields["id"]))
+
+
+def patient(home: Home, **fields: Any) -> Patient:
+    return home.new(Patient, **{"email": EMAIL, "phone": "+49 30 1", "note": "a cough", **fields})
+
+
+async def stored(world: World, row: UUID) -> asyncpg.Record:
+    found = await world.root.fetchrow("SELECT * FROM patients WHERE id = $1", row)
+    assert found is not None
+    return found
+
+
+async def the_turn(world: World, home: Home) -> KeyTurn:
+    await world.turner().rotation("go")
+    (turn,) = [each for each in await world.turner().turns(None) if each.subject == home.internal_id]
+    return turn
+
+
+async def test_rows_lie_under_new_keys_alone_and_say_what_they_said(world: World) -> None:
+    homes = [await world.home() for _ in range(3)]
+    records = [[patient(home, note=None if n % 2 else f"note {n}") for n in range(130)] for home in homes]
+    for home, some in zip(homes, records, strict=True):
+        await home.put_many(some)
+        await home.put(home.new(Letter, text="dear"))
+    before = await stored(world, records[0][0].id)
+    old = await world.key_client().data_key(homes[0].internal_id, homes[0].internal_id)
+    told: list[tuple[int, int]] = []
+    done = await world.rotator().run(lambda now: told.append((now.due, now.turning)))
+    assert (done.running, done.due, done.turning) == (False, 0, 0)
+    assert (told[0], (0, 3) in told, told[-1]) == ((3, 0), True, (0, 0))
+    for home, some in zip(homes, records, strict=True):
+        assert await world.generations(home) == [2]
+        fresh = await world.home(home.subject_key)
+        assert said(await fresh.all(Patient)) == said(some)
+        assert {record.version for record in await fresh.all(Patient)} == {1}
+        assert len(await fresh.find(Patient, email=EMAIL)) == len(some)
+        assert (await fresh.all(Letter))[0].text == "dear"
+    after = await stored(world, records[0][0].id)
+    for name in ("email", "email_index", "phone", "note"):
+        assert after[name] != before[name]
+    for name in ("phone_index", "plan", "version", "created_at", "updated_at"):  # the cell's own secret stays
+        assert after[name] == before[name]
+    assert after["email_index"] != blind_index(old.index_key, "patients", "email", b'"hans@example.eu"')
+    again = await world.rotator().run(lambda now: None)
+    assert (again.due, await world.generations(homes[0])) == (0, [3])
+
+
+async def test_applications_with_either_keys_read_find_and_write_meanwhile(world: World) -> None:
+    stale = await world.home()
+    one = patient(stale)
+    await stale.put(one, idempotency_key="one")
+    rotator, turn = world.rotator(), await the_turn(world, stale)
+    await rotator.begin(turn)
+    fresh = await world.home(stale.subject_key)  # it knows both keys, `stale` those of before
+    two, three = patient(fresh), patient(stale)
+    assert await fresh.put(one, idempotency_key="one") == 1
+    await fresh.put(two)
+    await stale.put(three)  # under the keys of before, by what it holds
+    for home in (fresh, stale, await world.home(stale.subject_key)):
+        assert {record.id for record in await home.find(Patient, email=EMAIL)} == {one.id, two.id, three.id}
+        assert (await home.get(Patient, two.id)) in await home.all(Patient)
+        assert len((await home.page(Patient, {"email": EMAIL}, size=2)).records) == 2
+    stale = await world.home(stale.subject_key, keys := world.key_client())
+    await keys.data_key(stale.internal_id, stale.internal_id)
+    await rotator.finish(turn)
+    assert await world.generations(stale) == [2]
+    assert (await fresh.find(Patient, email=EMAIL, plan="free")) == await stale.all(Patient)
+
+
+async def test_rows_about_others_are_turned_by_the_key_of_each(world: World) -> None:
+    home = await world.home()
+    anna, bert, gone = uuid4(), uuid4(), uuid4()
+    kept = [home.new(Referral, doctor=who, email=EMAIL) for who in (anna, bert, home.internal_id) for _ in range(2)]
+    lost = home.new(Referral, doctor=gone, email=EMAIL)
+    await home.put_many([*kept, lost])
+    await world.key_client().shred(home.internal_id, gone)  # whoever deletes the row has not come to it yet
+    half = world.key_client()
+    await half.data_key(home.internal_id, home.internal_id)
+    turn = await the_turn(world, home)
+    await world.rotator().begin(turn)
+    between = await world.home(home.subject_key, half)  # it holds the subject's key of before, and nobody else's
+    kept.append(between.new(Referral, doctor=anna, email=EMAIL))
+    await between.put(kept[-1])
+    for reader in (home, between, await world.home(home.subject_key)):
+        assert said(await reader.find(Referral, email=EMAIL, doctor=anna)) == said([*kept[:2], kept[-1]])
+    await world.rotator().finish(turn)
+    async with superuser(world.key_storage) as root:
+        rows = await root.fetch("SELECT principal, generation FROM keys.data_keys WHERE subject = $1", home.internal_id)
+    assert {(UUID(int=row[0].int), row[1]) for row in rows} == {(who, 2) for who in (anna, bert, home.internal_id)}
+    for reader in (home, between, await world.home(home.subject_key)):
+        found = await reader.find(Referral, email=EMAIL)
+        assert said([record for record in found if not record.destroyed]) == said(kept)
+        (bare,) = await reader.find(Referral, doctor=gone)
+        assert bare.destroyed == {"email"}
+    await world.key_client().shred(home.internal_id, home.internal_id)  # its own; the others' rows stay readable
+    done = await world.rotator().run(lambda now: None)
+    assert (done.due, done.turning, await world.generations(home)) == (0, 0, [3, 3])
+    found = await (await world.home(home.subject_key)).find(Referral, doctor=bert)
+    assert said(found) == said(kept[2:4])
+
+
+async def test_who_slept_through_a_rotation_writes_about_others_too(world: World) -> None:
+    home = await world.home()
+    one, two = [home.new(Referral, doctor=uuid4(), email=EMAIL) for _ in range(2)]
+    await home.put_many([one, two])
+    await world.rotator().run(lambda now: None)
+    await home.put(one)
+    (held,) = [each for each in await home.find(Referral, email=EMAIL) if each.id == two.id]
+    await world.rotator().run(lambda now: None)
+    await home.update(held, email="anna@example.eu")
+    fresh = await world.home(home.subject_key)
+    assert [each.id for each in await fresh.find(Referral, email="anna@example.eu")] == [two.id]
+
+
+async def test_who_comes_back_after_an_erasure_begins_with_first_keys(world: World) -> None:
+    home = await world.home()
+    await home.put(patient(home))
+    await world.rotator().run(lambda now: None)
+    await world.root.execute("SELECT domicile.erase_subject($1, 1)", home.subject_key)
+    await world.root.execute("UPDATE domicile.fences SET state = 'open' WHERE subject_key = $1", home.subject_key)
+    back = await world.home(home.subject_key)
+    await back.put(patient(back))
+    assert (len(await back.find(Patient, email=EMAIL)), await world.generations(back)) == (1, [1])
+
+
+async def test_who_slept_through_a_rotation_is_refused_and_asks_again(world: World) -> None:
+    keys = world.key_client()
+    asleep = await world.home(None, keys)
+    one = patient(asleep)
+    await asleep.put(one)
+    await world.rotator().run(lambda now: None)
+    assert (await keys.data_key(asleep.internal_id, asleep.internal_id)).generation == 1  # what it holds
+
+    async def in_transaction() -> None:
+        async with asleep.transaction() as work:
+            await work.put(one)
+
+    with pytest.raises(OutdatedKeys):  # nothing in it holds: it is its caller's to repeat
+        await in_transaction()
+    await in_transaction()
+
+    async def update(home: Home) -> None:
+        (held,) = await home.all(Patient)
+        await world.rotator().run(lambda now: None)
+        await home.update(held, note="better")
+
+    async def put(home: Home) -> None:
+        await home.all(Patient)
+        await world.rotator().run(lambda now: None)
+        await home.put(one)
+
+    async def put_many(home: Home) -> None:
+        await home.all(Patient)
+        await world.rotator().run(lambda now: None)
+        await home.put_many([one])
+
+    for write in (put, put_many, update):
+        await write(await world.home(asleep.subject_key))
+    assert [record.note for record in await asleep.find(Patient, email=EMAIL)] == ["better"]
+    assert len(await asleep.all(Patient)) == 1
+
+
+async def test_the_database_refuses_old_keys_also_without_the_sdk(world: World) -> None:
+    home = await world.home()
+    await home.put(patient(home))
+    await world.rotator().run(lambda now: None)
+    for generation in ("", "1"):
+        await world.root.execute("SELECT set_config('domicile.keys', $1, false)", generation)
+        with pytest.raises(asyncpg.PostgresError) as refused:
+            await world.root.execute("UPDATE patients SET plan = 'pro' WHERE subject_key = $1", home.subject_key)
+        assert refused.value.sqlstate == "DM009"
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        *("turn", "withdraw", "retire"),
+        *(pytest.param(name, marks=pytest.mark.full) for name in ("make", "announce", "rows")),
+    ],
+)
+async def test_an_end_at_each_step_loses_nothing(world: World, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As kill -9 leaves it: the step is committed, and nothing after it is."""
+    home = await world.home()
+    kept = [patient(home, note=str(n)) for n in range(3)]
+    await home.put_many(kept)
+    rotator = world.rotator()
+    place, name = {
+        "announce": (rotator._fences, "announce_keys"),
+        "withdraw": (rotator._fences, "withdraw_keys"),
+        "rows": (rotator, "_turn_rows"),
+    }.get(step, (rotator._keys, "step"))
+    real = getattr(place, name)
+
+    async def ended(*given: Any, **named: Any) -> Any:
+        if name == "step" and given[1] != step:
+            return await real(*given)
+        await real(*given, **named)
+        raise asyncio.CancelledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place, name, ended)
+        with pytest.raises(asyncio.CancelledError):
+            await rotator.run(lambda now: None)
+    for other in (home, await world.home(home.subject_key)):
+        kept.append(patient(other, note=step))
+        await other.put(kept[-1])
+        assert {record.id for record in await other.find(Patient, email=EMAIL)} == {record.id for record in kept}
+        assert said(await other.all(Patient)) == said(kept)
+    after = await world.rotator().run(lambda now: None)
+    assert (after.due, after.turning, len(await world.generations(home))) == (0, 0, 1)
+    assert said(await (await world.home(home.subject_key)).all(Patient)) == said(kept)
+
+
+@asynccontextmanager
+async def writers(
+    world: World, homes: list[Home], count: int = 4, *, outages: bool = False
+) -> AsyncIterator[dict[UUID, tuple[Home, str]]]:
+    """Who put, update and find all the while; what was acknowledged last, by record. Their errors are ours."""
+    acknowledged: dict[UUID, tuple[Home, str]] = {}
+    stop = asyncio.Event()
+
+    async def write(number: int) -> None:
+        home = await world.home(homes[number % len(homes)].subject_key)
+        turn = 0
+        while not stop.is_set():
+            turn += 1
+            record = patient(home, email=f"{number}.{turn}@example.eu", note=f"{number}.{turn}")
+            try:
+                await home.put(record)
+                read = await home.get(Patient, record.id)
+                assert read is not None
+                changed = await home.update(read, plan="pro")
+                await home.update(changed, note=f"{number}.{turn}+")
+                assert [each.id for each in await home.find(Patient, email=record.email)] == [record.id]
+                referral = home.new(Referral, id=record.id, doctor=DOCTORS[turn % 2], email=record.email)
+                await home.put(referral)
+                assert said(await home.find(Referral, email=record.email)) == said([referral])
+            except Unavailable:  # what was not acknowledged may hold or not
+                if not outages:
+                    raise
+            else:
+                acknowledged[record.id] = home, f"{number}.{turn}+"
+
+    tasks = [asyncio.create_task(write(number)) for number in range(count)]
+    try:
+        yield acknowledged
+    finally:
+        stop.set()
+        await asyncio.gather(*tasks)
+
+
+async def check(world: World, acknowledged: dict[UUID, tuple[Home, str]]) -> None:
+    found: dict[UUID, Patient] = {}
+    about: dict[UUID, Referral] = {}
+    for key in {home.subject_key for home, _ in acknowledged.values()}:
+        fresh = await world.home(key)
+        found |= {record.id: record for record in await fresh.all(Patient)}
+        about |= {record.id: record for record in await fresh.all(Referral)}
+    for row, (home, note) in acknowledged.items():
+        assert about[row].email == found[row].email
+        assert [record.id for record in await home.find(Referral, email=found[row].email)] == [row]
+        assert (found[row].note, found[row].plan, found[row].version) == (note, "pro", 3)
+
+
+async def test_two_rotators_among_many_writers_lose_no_update(world: World) -> None:
+    homes = [await world.home() for _ in range(2)]
+    for home in homes:
+        await home.put_many([patient(home) for _ in range(150)])
+    async with writers(world, homes) as acknowledged:
+        await asyncio.gather(*(world.rotator().run(lambda now: None) for _ in range(2)))
+    assert len(acknowledged) > 4
+    await check(world, acknowledged)
+    for home in homes:
+        assert len(set(await world.generations(home))) == 1
+
+
+async def test_a_rotation_is_paused_and_goes_on(world: World) -> None:
+    homes = [await world.home() for _ in range(3)]
+    for home in homes:
+        await home.put(patient(home))
+    rotator = world.rotator()
+    turn = await the_turn(world, homes[0])
+    await rotator.begin(turn)
+    paused = await rotator.stop()
+    assert (paused.running, paused.due, paused.turning) == (False, 2, 1)
+    assert await world.turner().turns(None) == []
+    assert await homes[0].find(Patient, email=EMAIL)
+    status = await rotator.status()
+    done = await world.rotator().run(lambda now: None)
+    assert (status.started, done.due, done.turning) == (paused.started, 0, 0)
+
+
+async def test_a_subject_that_is_not_open_here_and_a_shredded_one_hold_up_nobody(world: World) -> None:
+    moved, gone, other = [await world.home() for _ in range(3)]
+    for home in (moved, gone, other):
+        await home.put(patient(home))
+    await world.root.execute("UPDATE domicile.fences SET state = 'closed' WHERE subject_key = $1", moved.subject_key)
+    turn = await the_turn(world, gone)
+    await world.rotator().begin(turn)
+    await world.key_client().shred(gone.internal_id)
+    left = await world.rotator().run(lambda now: None)
+    assert (left.due, left.turning) == (1, 0)
+    assert (await world.generations(gone), await world.generations(moved)) == ([], [1])
+    assert await world.generations(other) == [2]
+    with pytest.raises(KeyDestroyed):
+        await (await world.home(gone.subject_key)).all(Patient)
+
+
+@pytest.mark.parametrize("when", ["during", "after"])
+async def test_what_is_swapped_does_not_open(world: World, when: str) -> None:
+    home, other = await world.home(), await world.home()
+    one, two, foreign = patient(home), patient(home), patient(other)
+    await home.put_many([one, two])
+    await other.put(foreign)
+    before = await stored(world, one.id)
+    if when == "during":
+        await world.rotator().begin(await the_turn(world, home))
+    else:
+        await world.rotator().run(lambda now: None)
+    sources = [
+        (await stored(world, two.id))["email"],
+        (await stored(world, one.id))["note"],
+        (await stored(world, foreign.id))["email"],
+    ]
+    if when == "after":
+        sources.append(before["email"])  # under keys that were destroyed
+    for raw in sources:
+        async with world.root.transaction():
+            await world.root.execute("SELECT set_config('domicile.keys', '9', true)")
+            await world.root.execute("UPDATE patients SET email = $2 WHERE id = $1", one.id, raw)
+        reader = await world.home(home.subject_key)
+        with pytest.raises(DomicileError, match="does not belong"):
+            await reader.get(Patient, one.id)
+        with pytest.raises(DomicileError):  # and nothing is destroyed while it does not
+            await world.rotator().finish(await the_turn(world, home))
+    assert len(await world.generations(home)) == (2 if when == "during" else 1)
+
+
+class WrongKeys(KeyClient):
+    """Of a service that answers with a wrong key to write with."""
+
+    async def data_key(self, subject: UUID, principal: UUID, *, create: bool = False) -> DataKey:
+        key = await super().data_key(subject, principal, create=create)
+        return key.model_copy(update={"key": b"w" * 32})
+
+
+async def test_a_wrong_key_destroys_no_key_that_rows_need(world: World) -> None:
+    home = await world.home()
+    one = patient(home)
+    await home.put(one)
+    credentials = world.trust.credentials("eu", Role.GATEWAY, "eu-1.fra")
+    wrong = WrongKeys(credentials, [world.address], jurisdiction="eu", cell="eu-1", cache_seconds=60)
+    world.closing.append(wrong.close)
+    turn = await the_turn(world, home)
+    await world.rotator().begin(turn)
+    await world.rotator(wrong).run(lambda now: None)
+    assert await world.generations(home) == [1, 2]
+    assert said(await (await world.home(home.subject_key)).all(Patient)) == said([one])
+
+
+async def test_only_a_gateway_of_the_cell_turns_its_keys(world: World) -> None:
+    home = await world.home()
+    await home.put(patient(home))
+    turn = await the_turn(world, home)
+    for role, name, cell in (
+        (Role.APP, "eu-1.fra", "eu-1"),
+        (Role.OPERATOR, "root", "eu-1"),
+        (Role.GATEWAY, "eu-2.fra", "eu-1"),
+        (Role.GATEWAY, "eu-2.fra", "eu-2"),
+    ):
+        client = world.turner(role, name, cell)
+        with pytest.raises(Forbidden):
+            await client.step(turn, "retire")
+        if (role, cell) != (Role.GATEWAY, "eu-2"):
+            with pytest.raises(Forbidden):
+                await client.rotation("go")
+    for step in ("turn", "retire"):
+        with pytest.raises(Conflict):  # out of turn
+            await world.turner().step(turn, step)
+    assert await world.generations(home) == [1]
+
+
+def environment(world: World, storage: Storage) -> dict[str, str]:
+    """Of ``domicile-cell rotate`` in ``eu-1``, which knows the topology and waits a second for caches."""
+    settings = world.trust.settings("eu", Role.GATEWAY, "eu-1.fra", f"127.0.0.1:{free_port()}")
+    operator = Signer.load_or_create(world.trust.folder / "operator.key")
+    (world.trust.folder / "operators").mkdir(exist_ok=True)
+    write_private(world.trust.folder / "operators" / "operator.pem", operator.public_pem())
+    topology = manifest(settings.bind, world.address, cache_seconds=1).topology()
+    signed = sign_topology(operator, DEPLOYMENT, 1, topology)
+    write_private(settings.state / "topology.json", signed.model_dump_json().encode())
+    return {
+        "PATH": str(Path(sys.executable).parent),
+        "DOMICILE_DEPLOYMENT": settings.deployment,
+        "DOMICILE_PROCESS": settings.process,
+        "DOMICILE_BIND": settings.bind,
+        "DOMICILE_CERTIFICATE": str(settings.certificate),
+        "DOMICILE_KEY": str(settings.key),
+        "DOMICILE_AUTHORITIES": str(settings.authorities),
+        "DOMICILE_STATE": str(settings.state),
+        "DOMICILE_DIRECTORY": f"127.0.0.1:{free_port()}",
+        "DOMICILE_OPERATORS": str(world.trust.folder / "operators"),
+        "DOMICILE_STORAGE": storage.address,
+    }
+
+
+@pytest.mark.full
+async def test_the_page_on_keys_rotates_data_keys_by_its_commands(world: World, cell_storage: Storage) -> None:
+    page = Path(__file__).parents[2] / "docs" / "keys.md"
+    blocks = re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL)
+    (block,) = [each for each in blocks if "domicile-cell rotate" in each]
+    home = await world.home()
+    one = patient(home)
+    await home.put(one)
+    told, answers = environment(world, cell_storage), []
+    for command in block.splitlines():
+        process = await asyncio.create_subprocess_exec(
+            *command.split("#")[0].split(), "--json", env=told, stdout=asyncio.subprocess.PIPE
+        )
+        answers.append(json.loads((await process.communicate())[0]))
+        assert process.returncode == 0
+    assert answers == [{"ok": True, "running": False, "due": 0, "turning": 0, "started": None}] * 3
+    assert await world.generations(home) == [2]
+    assert said(await (await world.home(home.subject_key)).all(Patient)) == said([one])
+
+
+@pytest.mark.full
+@pytest.mark.timeout(0)
+async def test_killed_rotators_and_databases_among_many_writers_lose_nothing(
+    world: World, cell_storage: Storage
+) -> None:
+    """The command itself, ended by SIGKILL wherever it is, and now and then the server under it and the writers."""
+    homes = [await world.home() for _ in range(6)]
+    for home in homes:
+        await home.put_many([patient(home) for _ in range(200)])
+    told, kills, done = environment(world, cell_storage), 0, 0
+    going, turner = long_form(0.1), world.turner()
+    async with writers(world, homes, 6, outages=True) as acknowledged:
+        while going() or not done:
+            process = await asyncio.create_subprocess_exec(
+                "domicile-cell", "rotate", "--json", env=told, stdout=asyncio.subprocess.PIPE
+            )
+            wanted = random.choice([None, *range(len(homes))])
+            seen = random.choice(["due", "turning"])
+
+            async def reached(seen: str = seen, wanted: int | None = wanted, process: Any = process) -> bool:
+                now = await turner.rotation("status")
+                return process.returncode is not None or (now.running and getattr(now, seen) == wanted)
+
+            await until(reached, "the rotation to get there", seconds=120)
+            if process.returncode is None:
+                process.kill()
+                kills += 1
+                if random.random() < 0.3:
+                    cell_storage.kill()
+                    cell_storage.restart()
+            elif process.returncode == 0:
+                done += 1
+            await process.communicate()
+    await world.rotator().run(lambda now: None)
+    assert kills
+    assert acknowledged
+    await check(world, acknowledged)
