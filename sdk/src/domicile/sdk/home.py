@@ -370,7 +370,8 @@ class Home(Records):
         """
         if not 1 <= batch <= MAX_BATCH:
             raise InvalidInput(f"a batch has 1 to {MAX_BATCH} records, not {batch}")
-        if iscoroutinefunction(progress) or iscoroutinefunction(progress.__call__):
+        told: Any = progress
+        if iscoroutinefunction(told) or iscoroutinefunction(told.__call__):
             raise InvalidInput("progress is told by a plain call, which nobody awaits", remedy="a plain function")
         left, done = iter(records), 0
         while some := list(islice(left, batch)):
