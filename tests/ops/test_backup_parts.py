@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import os
-from collections.abc import Sequence
+import resource
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO
@@ -13,15 +15,30 @@ from typing import BinaryIO
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
+from typer.testing import CliRunner
 
 from domicile.model.errors import Conflict, InvalidInput, NotFound, Unavailable, WrongJurisdiction
 from domicile.model.wire import WrappedKey
-from domicile.ops.backup.catalog import Base, choose, holes, needless, number_of, segment_at, spans
+from domicile.ops.backup.agent import adopt_first
+from domicile.ops.backup.catalog import (
+    Base,
+    base_name,
+    card_name,
+    choose,
+    holes,
+    needless,
+    number_of,
+    segment_at,
+    spans,
+)
+from domicile.ops.backup.commands import counted
 from domicile.ops.backup.keys import FileKeys, Keyring
 from domicile.ops.backup.restore import parse_moment
 from domicile.ops.backup.sealed import Head, opening, read_head, sealing
 from domicile.ops.backup.store import Store
 from domicile.ops.backup.targets import FolderTarget, Owner
+from domicile.ops.main import app
 from domicile.ops.switching import finish_switch, put_in_place, staging
 
 EU = Owner(deployment="acme", jurisdiction="eu")
@@ -138,17 +155,74 @@ def test_a_time_has_an_offset(text: str) -> None:
 
 
 def test_a_target_is_one_jurisdictions(tmp_path: Path) -> None:
-    FolderTarget(tmp_path / "t", EU)
+    FolderTarget(tmp_path / "t", EU).adopt()
     with pytest.raises(WrongJurisdiction, match="eu's of acme, not us's"):
-        FolderTarget(tmp_path / "t", Owner(deployment="acme", jurisdiction="us"))
+        FolderTarget(tmp_path / "t", Owner(deployment="acme", jurisdiction="us")).adopt()
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.tex").touch()
     with pytest.raises(InvalidInput, match="not empty"):
-        FolderTarget(tmp_path / "home", EU)
+        FolderTarget(tmp_path / "home", EU).adopt()
+
+
+def test_a_target_that_is_gone_is_not_made_anew(tmp_path: Path) -> None:
+    """By the agent's first start alone, which it remembers; a folder that the manifest names later is another one."""
+    folder, state = tmp_path / "t", tmp_path / "state"
+    target = FolderTarget(folder, EU)
+    with pytest.raises(Unavailable, match="not there"):
+        target.list("eu-1")
+    assert not folder.exists()
+    adopt_first(target, "t", state)
+    assert target.list("eu-1") == []
+    folder.rename(tmp_path / "unmounted")
+    folder.mkdir()
+    adopt_first(target, "t", state)
+    uses: list[Callable[[], object]] = [
+        lambda: target.list(""), target.tidy, lambda: target.delete("a"), lambda: target.get("a").__enter__(),
+        lambda: target.put("a").__enter__(),
+    ]  # fmt: skip
+    for use in uses:
+        with pytest.raises(Unavailable, match="not there"):
+            use()
+    assert names_in(folder) == []
+    adopt_first(target, "another", state)
+    assert target.list("") == []
+
+
+def test_a_target_that_takes_no_more_is_told(tmp_path: Path) -> None:
+    """By a limit of the process on files, at the head, in the midst and when the stream is ended."""
+    target = FolderTarget(tmp_path / "t", EU).adopt()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for size in (0, 100, 2 << 20, (3 << 20) + 50):
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+            with (
+                pytest.raises(Unavailable, match="cannot be used: file too large"),
+                target.put("a") as sink,
+                sealing(sink, HEAD, KEY) as stream,
+            ):
+                stream.write(os.urandom(3 << 20))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert names_in(tmp_path / "t") == ["target.json"]
+
+
+def test_a_target_that_does_not_read_is_not_called_damaged() -> None:
+    class Broken(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            if self.tell() > 1 << 20:
+                raise OSError(errno.EIO, "Input/output error")
+            return super().read(size)
+
+    source = Broken(sealed(os.urandom(3 << 20)))
+    with (
+        pytest.raises(Unavailable, match="cannot be used: input/output error"),
+        opening(source, read_head(source, "here"), KEY, "here") as stream,
+    ):
+        stream.read()
 
 
 def test_an_object_appears_whole_or_not_at_all(tmp_path: Path) -> None:
-    target = FolderTarget(tmp_path / "t", EU)
+    target = FolderTarget(tmp_path / "t", EU).adopt()
 
     def fail(stream: BinaryIO) -> None:
         stream.write(b"half")
@@ -172,7 +246,7 @@ def test_an_object_appears_whole_or_not_at_all(tmp_path: Path) -> None:
 
 def store_at(folder: Path, owner: Owner = EU, keys: Path | None = None) -> Store:
     ring = Keyring(FileKeys(keys or folder / "keys", owner.jurisdiction, own=True), "acme", owner.jurisdiction)
-    return Store(FolderTarget(folder / "t", owner), ring, owner, "eu-1")
+    return Store(FolderTarget(folder / "t", owner).adopt(), ring, owner, "eu-1")
 
 
 async def test_log_is_kept_once_and_another_under_its_name_is_refused(tmp_path: Path) -> None:
@@ -199,6 +273,91 @@ async def test_what_is_put_under_another_name_is_refused(tmp_path: Path) -> None
     (place / name).rename(place / segment(2))
     with pytest.raises(InvalidInput, match=name):
         await store.fetch_log("7", segment(2), tmp_path)
+
+
+async def carded(store: Store, days: float, data: bytes = b"tar") -> Base:
+    key, draft = await store.key(), base(days, int(days))
+    with store.writing(base_name(draft), draft.system, key) as stream:
+        stream.write(data)
+    made = draft.model_copy(update={"size": store.size_of(base_name(draft))})
+    store.record(made, key)
+    return made
+
+
+def _flip(path: Path) -> None:
+    raw = path.read_bytes()
+    path.write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        pytest.param(lambda tar, card, other: card.write_text('{"last": "zz"}'), "no backup of ours", id="written"),
+        pytest.param(lambda tar, card, other: card.write_bytes(b""), "no backup of ours", id="empty"),
+        pytest.param(lambda tar, card, other: _flip(card), "altered", id="flipped"),
+        pytest.param(
+            lambda tar, card, other: card.write_bytes(other.read_bytes()), "is eu-1/7/base/b2", id="another's"
+        ),
+        pytest.param(lambda tar, card, other: tar.unlink(), "its base backup is missing", id="no data"),
+        pytest.param(lambda tar, card, other: tar.write_bytes(b"x"), "has 1 bytes, where", id="cut"),
+    ],
+)
+async def test_a_base_backup_that_cannot_be_used_hides_no_other(
+    tmp_path: Path, damage: Callable[[Path, Path, Path], object], why: str
+) -> None:
+    store = store_at(tmp_path)
+    broken, sound = await carded(store, 1), await carded(store, 2)
+    await store.keep_log("7", _file(tmp_path, segment(0)), segment(0), await store.key())
+    place = tmp_path / "t" / "eu-1" / "7" / "base"
+    damage(place / f"{broken.id}.tar", place / f"{broken.id}.card", place / f"{sound.id}.card")
+    survey = await store.survey()
+    assert survey.bases == [sound]
+    assert {name: why in error.what for name, error in survey.unusable.items()} == {card_name(broken): True}
+    pruned = await store.prune(timedelta(days=1), START + timedelta(days=60))
+    assert pruned.unusable.keys() == survey.unusable.keys()
+    assert pruned.deleted == [], "whose log it may be is not known"
+    (place / f"{broken.id}.card").unlink()
+    assert segment(0) in str((await store.prune(timedelta(days=1), START + timedelta(days=60))).deleted)
+
+
+async def test_where_no_base_backup_can_be_used_it_is_said_why(tmp_path: Path) -> None:
+    store = store_at(tmp_path)
+    assert await store.bases() == []
+    made = await carded(store, 1)
+    assert await store.bases() == [made]
+    (tmp_path / "t" / base_name(made)).unlink()
+    with pytest.raises(InvalidInput, match="its base backup is missing"):
+        await store.bases()
+
+
+def _file(folder: Path, name: str) -> Path:
+    (folder / name).write_bytes(b"log")
+    return folder / name
+
+
+def test_domiciles_own_rows_are_told_apart() -> None:
+    rows = {"domicile.fences": 3, "domicile.cell": 1, "public.notes": 1200}
+    assert counted(rows) == "1,200 rows in 1 tables, and 4 rows in 2 tables of Domicile's own"
+    assert counted({"directory.pins": 2}) == "2 rows in 1 tables of Domicile's own"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["up", "--backups", "/nowhere/backups"], "--backups takes no value"),
+        (["restart", "--rolling", "eu-1"], "either names or --rolling"),
+        (["restart"], "what to restart?"),
+    ],
+)
+def test_what_was_meant_otherwise_is_said(tmp_path: Path, words: list[str], said: str) -> None:
+    done = CliRunner().invoke(app, [*words, "--state", str(tmp_path)])
+    assert done.exit_code == 1
+    assert said in " ".join(done.output.split())
+
+
+def test_a_card_names_segments() -> None:
+    with pytest.raises(ValidationError):
+        Base.model_validate(base(1, 1).model_dump() | {"last": "zz"})
 
 
 def names_in(folder: Path) -> Sequence[str]:

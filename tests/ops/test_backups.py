@@ -67,7 +67,7 @@ async def root(storage: Storage) -> AsyncIterator[asyncpg.Connection]:
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     ring = Keyring(FileKeys(tmp_path / "keys", "eu", own=True), "acme", "eu")
-    return Store(FolderTarget(tmp_path / "target", EU), ring, EU, "eu-1")
+    return Store(FolderTarget(tmp_path / "target", EU).adopt(), ring, EU, "eu-1")
 
 
 @pytest.fixture
@@ -96,10 +96,10 @@ async def based(store: Store) -> Base:
     """The first base backup that the keeper takes by itself."""
 
     async def there() -> bool:
-        return bool(store.bases())
+        return bool((await store.survey()).bases)
 
     await until(there, "a base backup")
-    return store.bases()[0]
+    return (await store.bases())[0]
 
 
 async def kept(store: Store, base: Base, root: asyncpg.Connection) -> None:
@@ -326,7 +326,7 @@ async def test_a_log_that_the_database_gave_up_is_counted_and_begun_anew(
     async with keeping_log(store, passage, tmp_path):
 
         async def another() -> bool:
-            return len(store.bases()) == 2
+            return len(await store.bases()) == 2
 
         await root.execute("SELECT pg_switch_wal()")
         await until(another, "a base backup after the hole")
@@ -345,7 +345,7 @@ async def test_a_backup_that_fails_leaves_nothing(
 
     with pytest.raises(asyncio.CancelledError):
         await broken()
-    assert store.bases() == []
+    assert await store.bases() == []
     assert [path.name for path in (tmp_path / "target").rglob("*") if path.is_file()] == ["target.json"]
 
     async def ended_there() -> bool:
@@ -362,7 +362,7 @@ async def test_nobody_else_takes_one(
     async with other.open() as socket:
         with pytest.raises(Unavailable):
             await take(socket, store, lambda done, total: None)
-    assert store.bases() == []
+    assert await store.bases() == []
 
 
 async def test_a_backups_certificate_reads_no_row(storage: Storage, root: asyncpg.Connection) -> None:

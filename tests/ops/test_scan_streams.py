@@ -31,6 +31,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from domicile.model.sealed import Sealed, frame
+from domicile.model.wire import WrappedKey
+from domicile.ops.backup.sealed import Head, sealing
 from domicile.ops.scan import Report, Scanner, feeds, files_below, needles_for_value, pglz
 from domicile.ops.scan.controls import Control, prove
 
@@ -247,7 +249,29 @@ def test_controls_are_found_by_a_sound_scanner_and_missed_by_a_lame_one(monkeypa
     assert len(hidden) >= 18
     monkeypatch.setattr(feeds, "MAX_DEPTH", 0)
     found = prove(Scanner(control.needles(), sealed=True), control)
-    assert {kind for kind, seen in found.items() if not seen} == hidden - {"base64 in lines"}
+    assert {kind for kind, seen in found.items() if not seen} == hidden - {"base64 in lines", "backup"}
+
+
+def test_a_backup_is_told_where_it_is_foreign_and_is_no_gap_at_home(tmp_path: Path) -> None:
+    path, far = tmp_path / "f", io.BytesIO()
+    key = WrappedKey(value=b"w", version=1, check=b"c")
+    head = Head(deployment="acme", jurisdiction="eu", database="eu-1", system="7", name="n", key=key)
+    with sealing(far, head, secrets.token_bytes(32)) as stream:
+        stream.write(secrets.token_bytes(1 << 20) + RAW)
+    path.write_bytes(far.getvalue())
+    owned: list[tuple[str | None, list[str]]] = [("eu", []), ("us", ["backup of eu"]), (None, ["backup of eu"])]
+    for owner, hits in owned:
+        report = Report()
+        SCANNER.scan_file(path, report, owner)
+        assert [hit.label for hit in report.hits] == hits
+        assert (report.at_home, report.unread) == (not hits, [])
+        assert report.kinds == {"backup": 1}
+    path.write_bytes(zlib.compress(far.getvalue()))
+    assert [hit.inside for hit in SCANNER.scan([path], lambda _: "us").hits] == ["zlib"], "packed, too"
+    path.write_bytes(far.getvalue()[:20] + b"}" + far.getvalue()[21:])
+    assert SCANNER.scan([path], lambda _: "eu").unread == [f"{path}: is a backup whose head is damaged"]
+    path.write_bytes(far.getvalue() + VALUE.encode())
+    assert [hit.label for hit in SCANNER.scan([path], lambda _: "eu").hits] == ["e-mail"], "what is behind it is read"
 
 
 @given(st.binary(max_size=3000))

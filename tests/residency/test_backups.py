@@ -24,7 +24,7 @@ def owner(jurisdiction: str) -> Owner:
 def store(folder: Path, jurisdiction: str, target: str) -> Store:
     """Of a cell ``eu-1``, by the keys of ``jurisdiction``."""
     keys = FileKeys(folder / "keys" / jurisdiction, jurisdiction, own=True)
-    where = FolderTarget(folder / target, owner(jurisdiction))
+    where = FolderTarget(folder / target, owner(jurisdiction)).adopt()
     return Store(where, Keyring(keys, "acme", jurisdiction), owner(jurisdiction), "eu-1")
 
 

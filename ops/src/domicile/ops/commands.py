@@ -62,6 +62,10 @@ def up_command(
             raise InvalidInput(
                 f"{log_level!r} is no log level", where="--log-level", remedy="debug, info, warning, error"
             )
+        if backups and manifest is not None and not manifest.is_file():
+            raise InvalidInput(
+                "is no manifest, and --backups takes no value", where=str(manifest), remedy="see docs/backup.md"
+            )
         standbys = ha_cell or ([] if ha else None)
         if detach:
             _detached(
@@ -258,7 +262,9 @@ def restart_command(
             typer.echo(f"{part}: {what}")
 
     with refusals(as_json=json_output):
-        if bool(parts) == rolling:
+        if parts and rolling:
+            raise InvalidInput("either names or --rolling, which is for all", where="restart", remedy="leave one out")
+        if not parts and not rolling:
             raise InvalidInput("what to restart?", where="restart", remedy="name parts, or say --rolling for all")
         asyncio.run(ask(Layout.at(state), {"rolling": True} if rolling else {"parts": parts}, tell))
     if json_output:

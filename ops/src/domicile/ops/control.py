@@ -16,9 +16,10 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Final
 
 from domicile.model.errors import DomicileError, InvalidInput, Unavailable
+from domicile.ops.health import PATRONI
 from domicile.ops.layout import Layout
 from domicile.ops.output import as_refusal
-from domicile.ops.rolling import roll
+from domicile.ops.rolling import leads, roll
 from domicile.ops.world import World
 
 SOCKET: Final = "control"
@@ -79,6 +80,9 @@ async def _answer(world: World, question: dict[str, Any], tell: Tell) -> None:
     if unknown := [name for name in names if name not in world.specs]:
         raise InvalidInput(f"no part {unknown[0]}", where="restart", remedy="`domicile status` names them")
     for name in names:
+        spec = world.specs[name]
+        if spec.cluster and spec.role == PATRONI and leads(await world.nodes(spec.cluster), spec.zone):
+            tell(name, f"leads {spec.cluster}, which takes no writes until another does (--rolling hands over first)")
         tell(name, f"ready after {await world.restart_part(name):.1f} s")
 
 

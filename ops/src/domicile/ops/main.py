@@ -25,6 +25,7 @@ from domicile.ops.erase import erase_command
 from domicile.ops.explain import explain_command
 from domicile.ops.receipts import receipt_command
 from domicile.ops.scan.command import app as audit
+from domicile.ops.surroundings import surrounded
 
 GROUP: Final = "domicile.commands"
 
@@ -53,7 +54,7 @@ edge.command("nginx")(nginx_command)
 edge.command("haproxy")(haproxy_command)
 edge.command("test")(examine_command)
 for _entry in entry_points(group=GROUP):
-    app.add_typer(_entry.load(), name=_entry.name)
+    app.add_typer(_entry.load(), name=_entry.name, callback=surrounded)
 
 if __name__ == "__main__":
     app()

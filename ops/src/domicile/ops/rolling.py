@@ -60,6 +60,10 @@ def node_of(specs: Collection[ProcessSpec], cluster: str, zone: str) -> tuple[st
     return patroni.name, door.name
 
 
+def leads(nodes: Collection[dict[str, Any]], zone: str) -> bool:
+    return any(node["role"] == "leader" and node["zone"] == zone for node in nodes)
+
+
 async def roll(world: Rolled, tell: Callable[[str, str], None]) -> None:
     """Raises Unavailable where a part does not come back or a cluster is not whole: then the rest is left as it is."""
     specs = list(world.specs.values())

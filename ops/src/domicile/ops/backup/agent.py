@@ -10,14 +10,14 @@ import contextlib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import BeforeValidator, Field
 from pydantic_settings import NoDecode
 
 from domicile.client import BackupKeyClient, DirectoryClient
 from domicile.model.access import GLOBAL, Role
-from domicile.model.errors import InvalidInput
+from domicile.model.errors import InvalidInput, Unavailable
 from domicile.model.manifest import AddressField, Manifest
 from domicile.ops.backup.keeper import Keeper
 from domicile.ops.backup.keys import KEYS_AT, BackupKeys, FileKeys, Keyring
@@ -25,6 +25,10 @@ from domicile.ops.backup.passage import Passage
 from domicile.ops.backup.store import Store
 from domicile.ops.backup.targets import FolderTarget, Owner
 from domicile.service import ProcessSettings, Service, ended, load_settings, run
+from domicile.telemetry import warn
+
+ADOPTED: Final = "target"
+"""In the agent's state: the folder that it has made its jurisdiction's."""
 
 
 def target_of(manifest: Manifest, jurisdiction: str) -> str:
@@ -47,7 +51,7 @@ class AgentSettings(ProcessSettings):
 
 
 def open_target(manifest: Manifest, jurisdiction: str, below: Path) -> FolderTarget:
-    """The target that the manifest names. Raises InvalidInput for none, WrongJurisdiction for another's."""
+    """The target that the manifest names, there or not. Raises InvalidInput where it names none."""
     section = manifest.directory if jurisdiction == GLOBAL else manifest.jurisdictions[jurisdiction]
     if section.backups is None:
         raise InvalidInput(
@@ -56,6 +60,23 @@ def open_target(manifest: Manifest, jurisdiction: str, below: Path) -> FolderTar
     return FolderTarget(
         below / section.backups.folder, Owner(deployment=manifest.deployment, jurisdiction=jurisdiction)
     )
+
+
+def adopt_first(target: FolderTarget, folder: str, state: Path) -> None:
+    """At the first start for a folder it becomes the jurisdiction's; at later ones it may be away, but is not remade.
+
+    Raises WrongJurisdiction for another's.
+    """
+    mark = state / ADOPTED
+    if mark.exists() and mark.read_text() == folder:
+        try:
+            target.check()
+        except Unavailable as error:
+            warn("backup-target-gone", code=error.code)
+        return
+    target.adopt()
+    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    mark.write_text(folder)
 
 
 @contextlib.asynccontextmanager
@@ -68,7 +89,7 @@ async def serve(settings: AgentSettings) -> AsyncIterator[None]:
         stack.push_async_callback(directory.close)
         manifest = await settings.topology(directory).load()
         jurisdiction = identity.jurisdiction
-        target = await asyncio.to_thread(open_target, manifest, jurisdiction, settings.targets)
+        target = open_target(manifest, jurisdiction, settings.targets)
         keys: BackupKeys
         if jurisdiction == GLOBAL:
             section = manifest.directory.backups
@@ -79,6 +100,7 @@ async def serve(settings: AgentSettings) -> AsyncIterator[None]:
             keys = BackupKeyClient(settings.credentials, addresses, jurisdiction=jurisdiction)
             stack.push_async_callback(keys.close)
         assert section is not None
+        await asyncio.to_thread(adopt_first, target, section.folder, settings.state)
         ring = Keyring(keys, manifest.deployment, jurisdiction)
         owner = Owner(deployment=manifest.deployment, jurisdiction=jurisdiction)
         keepers = []

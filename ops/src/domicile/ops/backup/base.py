@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from domicile.model.errors import Unavailable
-from domicile.ops.backup.catalog import Base, base_name, segment_at
+from domicile.ops.backup.catalog import Base, name_of, segment_at
 from domicile.ops.backup.programs import command, failed, query, started
 from domicile.ops.backup.store import Store
 from domicile.ops.postgres import BACKUP_USER
@@ -38,20 +38,11 @@ async def take(socket: Path, store: Store, progress: Callable[[int, int], None])
     ((size,),) = await query(socket, SIZE)
     key = await store.key()
     began = datetime.now(UTC)
-    draft = Base(
-        id=began.strftime("%Y%m%dT%H%M%S%fZ"),
-        database=store.database,
-        system=system,
-        started=began,
-        ended=began,
-        first="",
-        last="",
-        plain=0,
-        size=0,
-    )
+    identifier = began.strftime("%Y%m%dT%H%M%S%fZ")
+    name = name_of(store.database, system, identifier)
     words = command("pg_basebackup", "-h", str(socket), "-U", BACKUP_USER, "--no-password", "--verbose")
     words += ["--pgdata=-", "--format=tar", "--wal-method=fetch", "--checkpoint=fast", "--no-sync"]
-    with store.writing(base_name(draft), system, key) as sink:
+    with store.writing(name, system, key) as sink:
         async with started(words) as process:
             assert process.stdout is not None
             assert process.stderr is not None
@@ -72,14 +63,16 @@ async def take(socket: Path, store: Store, progress: Callable[[int, int], None])
     if start is None or end is None:
         raise Unavailable("the base backup does not say where in the log it begins and ends")
     timeline = int(start[2])
-    base = draft.model_copy(
-        update={
-            "ended": datetime.now(UTC),
-            "first": segment_at(timeline, start[1].decode()),
-            "last": segment_at(timeline, end[1].decode()),
-            "plain": done,
-            "size": store.size_of(draft),
-        }
+    base = Base(
+        id=identifier,
+        database=store.database,
+        system=system,
+        started=began,
+        ended=datetime.now(UTC),
+        first=segment_at(timeline, start[1].decode()),
+        last=segment_at(timeline, end[1].decode()),
+        plain=done,
+        size=store.size_of(name),
     )
-    store.record(base)
+    store.record(base, key)
     return base

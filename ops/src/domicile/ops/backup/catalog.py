@@ -1,6 +1,6 @@
 """What lies in a target, what can be restored from it, and what is no longer needed. Pure.
 
-``<database>/<system>/base/<id>.tar`` is a base backup and ``<id>.json`` beside it, written last, what makes it count;
+``<database>/<system>/base/<id>.tar`` is a base backup and ``<id>.card`` beside it, written last, what makes it count;
 ``<database>/<system>/log/<segment>`` is a segment of the write-ahead log. ``system`` is PostgreSQL's identifier of the
 database: one that was made anew shares nothing with the one before.
 """
@@ -10,7 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
-from typing import Final, NamedTuple
+from typing import Annotated, Final, NamedTuple
+
+from pydantic import Field
 
 from domicile.model.errors import InvalidInput, NotFound
 from domicile.model.pins import Frozen
@@ -19,7 +21,11 @@ SEGMENT_BYTES: Final = 16 << 20
 _PER_FILE: Final = (1 << 32) // SEGMENT_BYTES
 SEGMENT: Final = re.compile(r"[0-9A-F]{24}")
 PARTIAL: Final = re.compile(r"([0-9A-F]{24})\.partial")
+CARD: Final = ".card"
 HISTORY: Final = re.compile(r"[0-9A-F]{8}\.history")
+
+
+_Segment = Annotated[str, Field(pattern=f"^{SEGMENT.pattern}$")]
 
 
 class Base(Frozen):
@@ -34,8 +40,8 @@ class Base(Frozen):
     system: str
     started: datetime
     ended: datetime
-    first: str
-    last: str
+    first: _Segment
+    last: _Segment
     plain: int
     size: int
 
@@ -45,7 +51,15 @@ def folder_of(database: str, system: str) -> str:
 
 
 def base_name(base: Base) -> str:
-    return f"{folder_of(base.database, base.system)}/base/{base.id}.tar"
+    return name_of(base.database, base.system, base.id)
+
+
+def card_name(base: Base) -> str:
+    return base_name(base).removesuffix(".tar") + CARD
+
+
+def name_of(database: str, system: str, identifier: str) -> str:
+    return f"{folder_of(database, system)}/base/{identifier}.tar"
 
 
 def number_of(segment: str) -> int:

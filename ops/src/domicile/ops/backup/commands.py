@@ -6,12 +6,15 @@ import asyncio
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, TypeVar
 
 import typer
 
+from domicile.model.access import GLOBAL
+from domicile.model.errors import DomicileError, InvalidInput
+from domicile.ops.backup.agent import open_target
 from domicile.ops.backup.base import take
 from domicile.ops.backup.catalog import Base, number_of, spans
 from domicile.ops.backup.place import Place
@@ -68,11 +71,33 @@ def _done(*, quiet: bool) -> None:
         typer.echo("\r\x1b[K", nl=False, err=True)
 
 
+@app.command("adopt", epilog="Example: domicile backup adopt eu")
+def adopt_command(
+    jurisdiction: Annotated[str, typer.Argument(help="Whose target; global is the directory's.")],
+    state: StateOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Make the folder that the manifest names the jurisdiction's target, where its first one is lost for good.
+
+    Backups in a target that is only away (unmounted) come back with it: mount it instead.
+    """
+    with refusals(as_json=json_output):
+        place = Place(Layout.at(state))
+        if jurisdiction not in (*place.manifest.jurisdictions, GLOBAL):
+            raise InvalidInput(f"no jurisdiction {jurisdiction}", remedy="one of the manifest's, or global")
+        open_target(place.manifest, jurisdiction, place.layout.root).adopt()
+    if json_output:
+        emit_json({"ok": True, "jurisdiction": jurisdiction})
+    else:
+        typer.echo(f"the target is {jurisdiction}'s; the next base backups are due now, see `domicile backup list`")
+
+
 @app.command("take", epilog="Example: domicile backup take eu-1")
 def take_command(names: Names = None, state: StateOption = None, json_output: JsonOption = False) -> None:
     """Take a base backup of each database now, while it is used; then delete what the manifest's keep_days let go."""
     with refusals(as_json=json_output):
         place = Place(Layout.at(state))
+        unusable: dict[str, DomicileError] = {}
 
         async def work() -> list[Base]:
             taken = []
@@ -80,16 +105,28 @@ def take_command(names: Names = None, state: StateOption = None, json_output: Js
                 tell = _teller(database.name, quiet=json_output)
                 async with place.store(database) as store, place.passage(database).open() as socket:
                     taken.append(await take(socket, store, _bytes(tell)))
-                    await asyncio.to_thread(store.prune, timedelta(days=place.keep_days(database)))
+                    unusable.update((await store.prune(timedelta(days=place.keep_days(database)))).unusable)
             return taken
 
         taken = _run(work())
     _done(quiet=json_output)
     if json_output:
-        emit_json({"ok": True, "backups": [base.model_dump(mode="json") for base in taken]})
+        emit_json(
+            {"ok": True, "backups": [base.model_dump(mode="json") for base in taken], "unusable": _reasons(unusable)}
+        )
         return
     columns = ["database", "base", "seconds", "data", "in the target"]
     table(columns, [[b.database, b.id, f"{_seconds(b):.1f}", _size(b.plain), _size(b.size)] for b in taken])
+    _tell_unusable(unusable)
+
+
+def _reasons(unusable: Mapping[str, DomicileError]) -> dict[str, str]:
+    return {name: error.what for name, error in unusable.items()}
+
+
+def _tell_unusable(unusable: Mapping[str, DomicileError]) -> None:
+    for name, reason in _reasons(unusable).items():
+        typer.echo(f"{name}: cannot be used: {reason}", err=True)
 
 
 def _seconds(base: Base) -> float:
@@ -104,17 +141,20 @@ def _size(count: int) -> str:
 def list_command(names: Names = None, state: StateOption = None, json_output: JsonOption = False) -> None:
     """Tell what can be restored: base backups, and how far the log goes on from each without a hole.
 
-    Exit status 1 where a database has no base backup, or where its log has a hole after the last one.
+    Exit status 1 where a database has no base backup, where its log has a hole after the last one, and where a base
+    backup can't be used: damaged, another's, or its key is not to be had.
     """
     with refusals(as_json=json_output):
         place = Place(Layout.at(state))
         rows: list[dict[str, Any]] = []
         missing: list[str] = []
+        unusable: dict[str, DomicileError] = {}
 
         async def work() -> None:
             for database in place.databases(names):
                 async with place.store(database) as store:
-                    bases = store.bases()
+                    bases, others = await store.survey()
+                    unusable.update(others)
                     found = [_row(base, store.log(base.system)) for base in bases]
                     rows.extend(found)
                     if not found or found[-1]["holes"]:
@@ -122,15 +162,17 @@ def list_command(names: Names = None, state: StateOption = None, json_output: Js
 
         _run(work())
     if json_output:
-        emit_json({"ok": not missing, "backups": rows, "incomplete": missing})
+        found = {"backups": rows, "incomplete": missing, "unusable": _reasons(unusable)}
+        emit_json({"ok": not missing and not unusable, **found})
     else:
         columns = ["database", "id", "ended", "size", "segments", "holes"]
         table(columns, [[str(row[column]) for column in columns] for row in rows], failed=lambda row: row[5] != "0")
+        _tell_unusable(unusable)
         for name in missing:
             typer.echo(
                 f"{name}: no base backup whose log is whole; take one with `domicile backup take {name}`", err=True
             )
-    if missing:
+    if missing or unusable:
         raise typer.Exit(1)
 
 
@@ -160,7 +202,16 @@ def verify_command(
         emit_json({"ok": True, **found.document()})
         return
     table(["table", "rows"], [[place_, f"{rows:,}"] for place_, rows in found.rows.items()])
-    typer.echo(f"\n{name}: base backup {found.base.id} restores up to {_moment(found.upto)}, every check passed")
+    typer.echo(f"\n{name}: base backup {found.base.id} restores up to {_moment(found.upto)}, {counted(found.rows)}")
+    typer.echo("every check passed")
+
+
+def counted(rows: Mapping[str, int]) -> str:
+    """Of tables in ``public``, where an application's lie, and of Domicile's own apart."""
+    theirs = [count for name, count in rows.items() if name.startswith("public.")]
+    own = [count for name, count in rows.items() if not name.startswith("public.")]
+    said = f"{sum(own):,} rows in {len(own)} tables of Domicile's own"
+    return f"{sum(theirs):,} rows in {len(theirs)} tables, and {said}" if theirs else said
 
 
 def _moment(moment: datetime | None) -> str:
@@ -174,19 +225,23 @@ def prune_command(names: Names = None, state: StateOption = None, json_output: J
     The newest base backup of a database and its log are never deleted.
     """
     gone: list[str] = []
+    unusable: dict[str, DomicileError] = {}
     with refusals(as_json=json_output):
         place = Place(Layout.at(state))
 
         async def work() -> None:
             for database in place.databases(names):
                 async with place.store(database) as store:
-                    gone.extend(store.prune(timedelta(days=place.keep_days(database))))
+                    pruned = await store.prune(timedelta(days=place.keep_days(database)))
+                    gone.extend(pruned.deleted)
+                    unusable.update(pruned.unusable)
 
         _run(work())
     if json_output:
-        emit_json({"ok": True, "deleted": gone})
+        emit_json({"ok": True, "deleted": gone, "unusable": _reasons(unusable)})
     else:
         typer.echo(f"{len(gone):,} objects deleted")
+        _tell_unusable(unusable)
 
 
 def restore_command(
@@ -211,7 +266,7 @@ def restore_command(
     if json_output:
         emit_json({"ok": True, **found.document()})
         return
-    typer.echo(f"{name}: as of {_moment(found.upto)}, {sum(found.rows.values()):,} rows in {len(found.rows)} tables")
+    typer.echo(f"{name}: as of {_moment(found.upto)}, {counted(found.rows)}")
     if found.dropped_segments:
         typer.echo(f"{found.dropped_segments} segments of the log lie after that moment and are not in it")
     if found.closed is not None:

@@ -209,13 +209,15 @@ class Keeper:
     async def _keep_bases(self) -> None:
         """One is due when the last is too old, or the log since then has a hole; then what nobody needs goes."""
         await self._known.wait()
-        bases = await asyncio.to_thread(self._store.bases, self._system)
+        bases, unusable = await self._store.survey(self._system)
         if self._is_due(bases):
+            if unusable:
+                warn("backups-unusable", cell=self.database, count=len(unusable))
             async with self._passage.open() as socket:
                 base = await take(socket, self._store, lambda done, total: None)
             log("backup-taken", cell=self.database)
             bases.append(base)
-            await asyncio.to_thread(self._store.prune, timedelta(days=self._target.keep_days))
+            await self._store.prune(timedelta(days=self._target.keep_days))
         BACKUP_AGE.labels(self.database).set((datetime.now(UTC) - bases[-1].ended).total_seconds())
 
     def _is_due(self, bases: list[Base]) -> bool:

@@ -65,7 +65,7 @@ async def verify(place: Place, database: Database, at: datetime | None, wanted: 
     """
     folder = place.home(database.jurisdiction) / "verify"
     async with place.store(database) as store:
-        base = choose(store.bases(), at, wanted)
+        base = choose(await store.bases(), at, wanted)
         with staging(folder) as scratch:
             await bring(store, base, at, scratch, tell)
             tell("checking files")
@@ -99,7 +99,7 @@ async def restore(place: Place, database: Database, at: datetime | None, wanted:
     """
     folder = place.folders(database)[0]
     async with place.store(database) as store:
-        base = choose(store.bases(), at, wanted)
+        base = choose(await store.bases(), at, wanted)
         segments = store.log(base.system)
         with staging(folder) as scratch:
             await bring(store, base, at, scratch, tell)

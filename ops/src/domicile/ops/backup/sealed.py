@@ -7,10 +7,10 @@ is refused when it is read. Each object has a key of its own, which Tink derives
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any, BinaryIO, Final, cast
+from typing import Any, BinaryIO, Final, TypeVar, cast
 
 import zstandard
 from pydantic import ValidationError
@@ -20,11 +20,13 @@ from tink.proto import aes_gcm_hkdf_streaming_pb2, common_pb2, tink_pb2
 from domicile.model.errors import InvalidInput
 from domicile.model.pins import Frozen
 from domicile.model.wire import WrappedKey
+from domicile.ops.backup.targets import unusable
 
 MAGIC: Final = b"\xd0\x4dB\x01"
 MAX_HEAD_BYTES: Final = 16 * 1024
 SEGMENT_BYTES: Final = 1 << 20
 LEVEL: Final = 3
+_Result = TypeVar("_Result")
 _TYPE: Final = "type.googleapis.com/google.crypto.tink.AesGcmHkdfStreamingKey"
 
 
@@ -45,19 +47,30 @@ class Head(Frozen):
 
 
 class _Kept:
-    """A stream that whoever opened it closes: Tink closes what it writes to."""
+    """A stream that whoever opened it closes: Tink closes what it writes to, and says of a fault only that it was one.
+
+    ``fault``: what the system said first.
+    """
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
+        self.fault: OSError | None = None
 
     def write(self, data: bytes) -> int:
-        return self._stream.write(data)
+        return self._told(lambda: self._stream.write(data))
 
     def read(self, size: int = -1) -> bytes:
-        return self._stream.read(size)
+        return self._told(lambda: self._stream.read(size))
 
     def flush(self) -> None:
-        self._stream.flush()
+        self._told(self._stream.flush)
+
+    def _told(self, work: Callable[[], _Result]) -> _Result:
+        try:
+            return work()
+        except OSError as error:
+            self.fault = self.fault or error
+            raise
 
     def writable(self) -> bool:
         return True
@@ -94,14 +107,23 @@ def _cipher(key: bytes) -> Any:
 
 @contextmanager
 def sealing(sink: BinaryIO, head: Head, key: bytes) -> Iterator[BinaryIO]:
-    """A stream whose bytes go to ``sink`` sealed; complete only when the context is left without an error."""
+    """A stream whose bytes go to ``sink`` sealed; complete only when the context is left without an error.
+
+    Raises Unavailable where the sink takes no more.
+    """
     framed = head.framed()
-    sink.write(framed)
-    compressor = zstandard.ZstdCompressor(level=LEVEL)
-    with _cipher(key).new_encrypting_stream(_Kept(sink), framed) as outer:
-        inner = compressor.stream_writer(outer, closefd=False)
-        yield cast("BinaryIO", inner)
-        inner.flush(zstandard.FLUSH_FRAME)
+    kept = _Kept(sink)
+    try:
+        kept.write(framed)
+        compressor = zstandard.ZstdCompressor(level=LEVEL)
+        with _cipher(key).new_encrypting_stream(kept, framed) as outer:
+            inner = compressor.stream_writer(outer, closefd=False)
+            yield cast("BinaryIO", inner)
+            inner.flush(zstandard.FLUSH_FRAME)
+    except (TinkError, OSError):
+        if kept.fault is None:
+            raise
+        raise unusable(kept.fault, head.name) from None
 
 
 def read_head(source: BinaryIO, where: str) -> Head:
@@ -120,11 +142,13 @@ def read_head(source: BinaryIO, where: str) -> Head:
 def opening(source: BinaryIO, head: Head, key: bytes, where: str) -> Iterator[BinaryIO]:
     """The data of an object whose head was read; on leaving, what was not read is checked, too.
 
-    Raises InvalidInput for data that is not whole, or not what was written under this head and key.
+    Raises InvalidInput for data that is not whole, or not what was written under this head and key; Unavailable where
+    it can't be read.
     """
+    kept = _Kept(source)
     try:
         with (
-            _cipher(key).new_decrypting_stream(_Kept(source), head.framed()) as outer,
+            _cipher(key).new_decrypting_stream(kept, head.framed()) as outer,
             zstandard.ZstdDecompressor().stream_reader(outer, closefd=False) as inner,
         ):
             yield cast("BinaryIO", inner)
@@ -133,6 +157,8 @@ def opening(source: BinaryIO, head: Head, key: bytes, where: str) -> Iterator[Bi
             while outer.read(SEGMENT_BYTES):
                 pass
     except (TinkError, zstandard.ZstdError):
+        if kept.fault is not None:
+            raise unusable(kept.fault, where) from None
         raise InvalidInput(
             "was altered, cut short, or is under another key", where=where, remedy="use another one"
         ) from None

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, NamedTuple
 
 from pydantic import ValidationError
 
-from domicile.model.errors import Conflict, InvalidInput, NotFound
+from domicile.model.errors import Conflict, DomicileError, InvalidInput, NotFound
 from domicile.model.wire import BackupKey
 from domicile.ops.backup.catalog import (
+    CARD,
     HISTORY,
     PARTIAL,
     SEGMENT,
     SEGMENT_BYTES,
     Base,
     base_name,
+    card_name,
     folder_of,
     log_of,
     needless,
@@ -30,6 +32,18 @@ from domicile.ops.backup.sealed import Head, opening, read_head, sealing
 from domicile.ops.backup.targets import Owner, Target
 
 MAX_CARD_BYTES: Final = 64 * 1024
+
+
+class Survey(NamedTuple):
+    """``bases``: those that count, the oldest first; ``unusable``: cards of the others, with why."""
+
+    bases: list[Base]
+    unusable: dict[str, DomicileError]
+
+
+class Pruned(NamedTuple):
+    deleted: list[str]
+    unusable: dict[str, DomicileError]
 
 
 class Store:
@@ -44,18 +58,44 @@ class Store:
     async def key(self) -> BackupKey:
         return await self._keys.make(self.database)
 
-    def bases(self, system: str | None = None) -> list[Base]:
-        """Those that count, the oldest first; of every database that had this name, or of one."""
-        found = []
-        for name, _ in self._target.list(self.database if system is None else folder_of(self.database, system)):
-            if "/base/" in name and name.endswith(".json"):
-                with self._target.get(name) as stream:
-                    text = stream.read(MAX_CARD_BYTES)
+    async def survey(self, system: str | None = None) -> Survey:
+        """The base backups of every database that had this name, or of one.
+
+        One that can't be used hides no other. Raises Unavailable where the target is not there.
+        """
+        below = self.database if system is None else folder_of(self.database, system)
+        sizes = dict(await asyncio.to_thread(self._target.list, below))
+        found, unusable = [], {}
+        for name in sizes:
+            if "/base/" in name and name.endswith(CARD):
                 try:
-                    found.append(Base.model_validate_json(text))
-                except ValidationError:
-                    raise InvalidInput("is damaged", where=name, remedy="delete it with its base backup") from None
-        return sorted(found, key=lambda base: base.ended)
+                    found.append(await self._card(name, sizes))
+                except DomicileError as error:
+                    unusable[name] = error
+        return Survey(sorted(found, key=lambda base: base.ended), unusable)
+
+    async def bases(self) -> list[Base]:
+        """Those that count, the oldest first. Raises why, where there are some and none can be used."""
+        found, unusable = await self.survey()
+        if unusable and not found:
+            raise next(iter(unusable.values()))
+        return found
+
+    async def _card(self, name: str, sizes: Mapping[str, int]) -> Base:
+        """What a card says, which is sealed, so that nobody else has written it. Raises InvalidInput and as reading."""
+        async with self.reading(name) as stream:
+            text = stream.read(MAX_CARD_BYTES)
+        try:
+            base = Base.model_validate_json(text)
+        except ValidationError:
+            raise InvalidInput("is no card of a base backup", where=name) from None
+        if card_name(base) != name:
+            raise InvalidInput(f"is the card of {base_name(base)}", where=name, remedy="put it where it belongs")
+        size = sizes.get(base_name(base))
+        if size != base.size:
+            told = "is missing" if size is None else f"has {size:,} bytes, where its card says {base.size:,}"
+            raise InvalidInput(f"its base backup {told}", where=name, remedy="take another one; then delete this one")
+        return base
 
     def log(self, system: str) -> list[str]:
         return log_of(name for name, _ in self._target.list(f"{folder_of(self.database, system)}/log"))
@@ -89,14 +129,13 @@ class Store:
             with opening(source, head, key, name) as stream:
                 yield stream
 
-    def record(self, base: Base) -> None:
+    def record(self, base: Base, key: BackupKey) -> None:
         """From now on the base backup counts."""
-        with self._target.put(base_name(base).removesuffix(".tar") + ".json") as stream:
-            stream.write(base.model_dump_json(indent=1).encode())
+        with self.writing(card_name(base), base.system, key) as stream:
+            stream.write(base.model_dump_json().encode())
 
-    def size_of(self, base: Base) -> int:
-        prefix = f"{folder_of(base.database, base.system)}/base"
-        return next(size for name, size in self._target.list(prefix) if name == base_name(base))
+    def size_of(self, name: str) -> int:
+        return next(size for found, size in self._target.list(name.rpartition("/")[0]) if found == name)
 
     def log_name(self, system: str, file: str) -> str:
         return f"{folder_of(self.database, system)}/log/{file}"
@@ -132,23 +171,30 @@ class Store:
             data = await asyncio.to_thread(_all_of, stream)
         await asyncio.to_thread(path.write_bytes, data.ljust(SEGMENT_BYTES, b"\0") if match else data)
 
-    def prune(self, keep: timedelta, now: datetime | None = None) -> list[str]:
-        """Delete what no moment of the last ``keep`` needs; the names of what went."""
-        self._target.tidy()
-        moment = now or datetime.now(UTC)
-        bases = self.bases()
-        gone = []
+    async def prune(self, keep: timedelta, now: datetime | None = None) -> Pruned:
+        """Delete what no moment of the last ``keep`` needs.
+
+        The log beside a base backup that can't be used stays: what it would need of it is not known.
+        """
+        await asyncio.to_thread(self._target.tidy)
+        bases, unusable = await self.survey()
+        gone = await asyncio.to_thread(self._prune, bases, set(unusable), now or datetime.now(UTC), keep)
+        return Pruned(gone, unusable)
+
+    def _prune(self, bases: Sequence[Base], unusable: Collection[str], moment: datetime, keep: timedelta) -> list[str]:
+        gone: list[str] = []
         newest = bases[-1].system if bases else None
         for system in {base.system for base in bases}:
             own = [base for base in bases if base.system == system]
-            over = needless(own, self.log(system), moment, keep)
+            unclear = any(name.startswith(f"{folder_of(self.database, system)}/") for name in unusable)
+            over = needless(own, [] if unclear else self.log(system), moment, keep)
             stale = over.bases
             names = [self.log_name(system, f"{each}{end}") for each in over.segments for end in ("", ".partial")]
-            if system != newest and all(base.ended < moment - keep for base in own):
+            if system != newest and not unclear and all(base.ended < moment - keep for base in own):
                 stale = own
                 names = [name for name, _ in self._target.list(f"{folder_of(self.database, system)}/log")]
             for base in stale:  # first what makes it count
-                names = [base_name(base).removesuffix(".tar") + ".json", base_name(base), *names]
+                names = [card_name(base), base_name(base), *names]
             for name in names:
                 self._target.delete(name)
             gone += names

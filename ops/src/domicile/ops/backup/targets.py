@@ -6,13 +6,14 @@ copied from abroad, is refused before a byte is written or read. An object appea
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import BinaryIO, Final, NamedTuple, Protocol
+from typing import BinaryIO, Final, NamedTuple, Protocol, Self
 
 from pydantic import ValidationError
 
@@ -57,6 +58,11 @@ class Owner(Frozen):
     jurisdiction: str
 
 
+def unusable(error: OSError, where: str) -> Unavailable:
+    reason = (error.strerror or type(error).__name__).lower()
+    return Unavailable(f"the backup target cannot be used: {reason}", where=where)
+
+
 @contextmanager
 def _reachable(where: Path) -> Iterator[None]:
     try:
@@ -64,33 +70,49 @@ def _reachable(where: Path) -> Iterator[None]:
     except FileNotFoundError:
         raise NotFound("no such object", where=str(where)) from None
     except OSError as error:
-        reason = (error.strerror or type(error).__name__).lower()
-        raise Unavailable(f"the backup target cannot be used: {reason}", where=str(where)) from None
+        raise unusable(error, str(where)) from None
 
 
 class FolderTarget:
-    """A target in a folder, which its first use makes a jurisdiction's. Raises WrongJurisdiction for another's."""
+    """A target in a folder, which ``adopt`` makes a jurisdiction's.
+
+    Every other method raises Unavailable where nothing says whose it is (unmounted, or another disk in its place), and
+    makes nothing: a target made anew on the wrong disk would look like one that never had a backup. All raise
+    WrongJurisdiction for another's.
+    """
 
     def __init__(self, folder: Path, owner: Owner) -> None:
         self._folder = folder
         self._owner = owner
-        with _reachable(folder):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._check()
 
-    def _check(self) -> None:
+    def adopt(self) -> Self:
+        """From now on it is the owner's, if it was empty or not there. Raises InvalidInput for what is not empty."""
+        with _reachable(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            path = self._folder / OWNER_FILE
+            if not path.exists():
+                if any(self._folder.iterdir()):
+                    raise InvalidInput(
+                        "is not empty and no backup target", where=str(self._folder), remedy="name a folder of its own"
+                    )
+                draft = path.with_name(f"{_DRAFT}{secrets.token_hex(8)}")
+                draft.write_text(self._owner.model_dump_json())
+                draft.replace(path)
+            self.check()
+        return self
+
+    def check(self) -> None:
+        """Raise Unavailable where the target is not there, WrongJurisdiction for another's."""
         path = self._folder / OWNER_FILE
         try:
-            found = Owner.model_validate_json(path.read_bytes())
-        except FileNotFoundError:
-            if any(self._folder.iterdir()):
-                raise InvalidInput(
-                    "is not empty and no backup target", where=str(self._folder), remedy="name a folder of its own"
-                ) from None
-            draft = path.with_name(f"{_DRAFT}{secrets.token_hex(8)}")
-            draft.write_text(self._owner.model_dump_json())
-            draft.replace(path)
-            return
+            with _reachable(path):
+                found = Owner.model_validate_json(path.read_bytes())
+        except NotFound:
+            raise Unavailable(
+                "the backup target is not there",
+                where=str(path),
+                remedy=f"mount it; for a new one, `domicile backup adopt {self._owner.jurisdiction}`",
+            ) from None
         except ValidationError:
             raise InvalidInput(
                 "is damaged", where=str(path), remedy="restore it; it says whose target this is"
@@ -104,15 +126,14 @@ class FolderTarget:
 
     @contextmanager
     def put(self, name: str) -> Iterator[BinaryIO]:
+        self.check()
         path = self._folder / name
         draft = path.with_name(f"{_DRAFT}{secrets.token_hex(8)}")
         with _reachable(path):
-            if not (self._folder / OWNER_FILE).exists():  # unmounted, or another disk in its place
-                raise Unavailable("the backup target is not there", where=str(self._folder))
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             stream = open(draft, "xb", opener=lambda name, flags: os.open(name, flags, 0o600))  # noqa: SIM115
         try:
-            with stream, _reachable(path):
+            with _reachable(path), stream:  # to close it writes what is left
                 fcntl.flock(stream, fcntl.LOCK_EX)  # what ``tidy`` can lock, nobody writes any more
                 yield stream
                 stream.flush()
@@ -121,10 +142,12 @@ class FolderTarget:
             with _reachable(path):
                 _sync(path.parent)
         finally:
-            draft.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # ``tidy`` removes it
+                draft.unlink()
 
     @contextmanager
     def get(self, name: str) -> Iterator[BinaryIO]:
+        self.check()
         path = self._folder / name
         with _reachable(path):
             stream = path.open("rb")
@@ -132,6 +155,7 @@ class FolderTarget:
             yield stream
 
     def list(self, prefix: str) -> list[Object]:
+        self.check()
         with _reachable(self._folder):
             found = [
                 Object(path.relative_to(self._folder).as_posix(), path.stat().st_size)
@@ -141,10 +165,12 @@ class FolderTarget:
         return sorted(each for each in found if each.name != OWNER_FILE)
 
     def delete(self, name: str) -> None:
+        self.check()
         with _reachable(self._folder):
             (self._folder / name).unlink(missing_ok=True)
 
     def tidy(self) -> int:
+        self.check()
         removed = 0
         with _reachable(self._folder):
             for path in self._folder.rglob(f"{_DRAFT}*"):

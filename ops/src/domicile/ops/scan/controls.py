@@ -28,6 +28,8 @@ import lz4.block
 import lz4.frame
 
 from domicile.model.sealed import Sealed, frame
+from domicile.model.wire import WrappedKey
+from domicile.ops.backup.sealed import Head, sealing
 from domicile.ops.scan import pglz
 from domicile.ops.scan.feeds import BATCH_BYTES
 from domicile.ops.scan.needles import Needle, needles_for_value
@@ -78,6 +80,7 @@ class Control:
             "sealed, in hex and base64": value + self.sealed.hex().encode() + base64.b64encode(b"x" + self.sealed),
             "base64 in lines": base64.encodebytes(raw),
             "across two pieces": b"." * edge + value + b"." * edge + self.sealed,
+            "backup": _backup(raw),
             "LMDB": bytes(16) + pack("<I", 0xBEEFC0DE) + bytes(PAGE) + value + self.sealed,
             "telemetry": gzip.compress(b"\x0a" + pack("<I", len(raw)) + raw),
             "gzip": b"in the midst" + gzip.compress(raw),
@@ -112,6 +115,8 @@ def prove(scanner: Scanner, control: Control) -> dict[str, bool]:
 
 
 def _complete(control: Control, kind: str, hits: list[Hit]) -> bool:
+    if kind == "backup":  # what is in it nobody sees
+        return [hit.label for hit in hits] == [f"backup of {NOWHERE}"]
     if not {_LABEL, f"sealed value of {NOWHERE}"} <= {hit.label for hit in hits}:
         return False
     if kind == "every encoding":
@@ -127,6 +132,15 @@ def _planted(control: Control) -> Iterator[dict[str, Path]]:
             files[kind] = Path(folder, f"{number}")
             files[kind].write_bytes(content)
         yield files
+
+
+def _backup(raw: bytes) -> bytes:
+    key = WrappedKey(value=bytes(32), version=1, check=bytes(32))
+    head = Head(deployment="control", jurisdiction=NOWHERE, database="control", system="1", name="control", key=key)
+    sink = io.BytesIO()
+    with sealing(sink, head, secrets.token_bytes(32)) as stream:
+        stream.write(raw)
+    return sink.getvalue()
 
 
 def _zip(raw: bytes) -> bytes:

@@ -167,8 +167,14 @@ class Job:
         if told is None:
             return
         label, encoding, home = told
+        self._found(Hit(self.path, label, encoding, position, inside), home)
+
+    def hit_backup(self, jurisdiction: str, inside: str) -> None:
+        self._found(Hit(self.path, self.search.shown(f"backup of {jurisdiction}"), "head", 0, inside), jurisdiction)
+
+    def _found(self, hit: Hit, home: str | None) -> None:
         if home is None or self._owner is None or home != self._owner:
-            self.report.hit(Hit(self.path, label, encoding, position, inside))
+            self.report.hit(hit)
         else:
             self.report.at_home += 1
 
