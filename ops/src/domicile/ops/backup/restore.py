@@ -19,7 +19,7 @@ from typing import Any, Final
 from domicile.model.access import GLOBAL
 from domicile.model.errors import InvalidInput, Unavailable
 from domicile.ops import postgres
-from domicile.ops.backup.catalog import Base, choose, number_of, segment_at
+from domicile.ops.backup.catalog import Base, choose, line_from, number_of, segment_at
 from domicile.ops.backup.place import Database, Nodes, Place
 from domicile.ops.backup.programs import command, query, run
 from domicile.ops.backup.scratch import Tell, bring, count_rows, last_commit, recovered
@@ -66,7 +66,7 @@ async def verify(place: Place, database: Database, at: datetime | None, wanted: 
     """
     folder = place.home(database.jurisdiction) / "verify"
     async with place.store(database) as store:
-        base = choose(store.bases(), at, wanted)
+        base = choose(store.bases() if wanted else await store.choices(), at, wanted)
         with staging(folder) as scratch:
             await bring(store, base, at, scratch, tell)
             tell("checking files")
@@ -101,8 +101,9 @@ async def restore(place: Place, database: Database, at: datetime | None, wanted:
     nodes = place.nodes(database)
     folder = nodes.folders[0]
     async with place.store(database) as store:
-        base = choose(store.bases(), at, wanted)
-        segments = store.log(base.system)
+        base = choose(store.bases() if wanted else await store.choices(), at, wanted)
+        line = line_from(base, await store.lines(base.system))
+        segments = [segment for segment in store.log(base.system) if line.has(segment)]
         with staging(folder) as scratch:
             await bring(store, base, at, scratch, tell)
             async with recovered(scratch, tell) as socket:
