@@ -52,6 +52,22 @@ class Guest(Record, table="guests"):
     nights: Annotated[int, Shareable("user.account.plan")]
 
 
+class Pet(Record, table="pets"):
+    name: Annotated[str, Shareable("user.account.plan")]
+
+
+class GrownPet(Pet, table="pets"):
+    """The same, a release later: every kind of field with a default."""
+
+    food: Annotated[str, Personal("user.behavior")] = "hay"
+    chip: Annotated[bytes, Personal("user.unique_id")] = b"\x00\xff\xfe"
+    home: Annotated[str, Personal("user.contact.address", sealed=False)] = "stable"
+    plan: Annotated[str, Shareable("user.account.plan")] = "free"
+    legs: Annotated[int, Shareable("user.account.plan")] = 4
+    tone: Annotated[str | None, Shareable("user.account.plan")] = "loud"
+    note: Annotated[str | None, Personal("user.content")] = "none yet"
+
+
 @dataclass
 class Client:
     """Somebody with a certificate."""
@@ -185,6 +201,89 @@ async def test_each_lock_refuses_by_itself(client: Client, subject: SubjectKey, 
     for method, body in (("PUT", written()), ("GET", None), ("DELETE", None)):
         assert (await client.ask(method, at(subject, row), body))[0] == 421
     assert await cell.fetchval("SELECT count(*) FROM members WHERE subject_key = $1", subject) == 1
+
+
+async def test_a_row_is_deleted_at_the_version_that_is_named(client: Client, subject: SubjectKey) -> None:
+    row = uuid4()
+    for _ in range(2):
+        assert (await client.ask("PUT", at(subject, row), written()))[0] == 200
+    for query in ("version=77", "version=1"):
+        status, problem = await client.ask("DELETE", f"{at(subject, row)}?{query}")
+        assert (status, problem["code"]) == (409, "conflict")
+    for query in ("version=0", "version=", "version=x", "version=2.0", "version=2&version=2", "Version=2", "soft=1"):
+        assert (await client.ask("DELETE", f"{at(subject, row)}?{query}"))[0] == 422, query
+    assert (await client.ask("DELETE", f"{at(subject, row)}?version=2"))[0] == 204
+    assert (await client.ask("DELETE", f"{at(subject, row)}?version=2"))[0] == 404
+
+
+async def test_a_query_parameter_that_means_nothing_is_refused(client: Client, subject: SubjectKey) -> None:
+    row = uuid4()
+    for method, place, body in (
+        ("PUT", at(subject, row), written()),
+        ("GET", at(subject, row), None),
+        ("POST", at(subject, "find"), {}),
+    ):
+        status, problem = await client.ask(method, f"{place}?version=1", body)
+        assert (status, problem["code"]) == (422, "invalid-input")
+        assert (await client.ask(method, f"{place}?{CANARY}", body))[0] == 422
+    assert (await client.ask("GET", at(subject, row)))[0] == 404
+
+
+async def test_a_put_is_carried_out_once_under_its_idempotency_key(client: Client, subject: SubjectKey) -> None:
+    row, once = uuid4(), {"Idempotency-Key": '"4f1e"'}
+    for _ in range(2):
+        answer = await client.ask("PUT", at(subject, row), written(), headers=once)
+        assert answer == (200, {"id": str(row), "version": 1})
+    for place, fields in ((row, FIELDS | {"plan": "free"}), (uuid4(), FIELDS)):
+        status, problem = await client.ask("PUT", at(subject, place), written(fields=fields), headers=once)
+        assert (status, problem["code"]) == (409, "conflict")
+    assert (await client.ask("PUT", at(subject, row), written()))[1]["version"] == 2
+    assert (await client.ask("PUT", at(subject, row), written(), headers=once))[1]["version"] == 1
+    assert (await client.ask("GET", at(subject, row)))[1]["version"] == 2
+    for wrong in ("", "a b", "x" * 257):
+        status, _ = await client.ask("PUT", at(subject, row), written(), headers={"Idempotency-Key": wrong})
+        assert status == 422
+
+
+async def test_a_condition_of_another_type_is_refused_and_finds_nothing_else(
+    client: Client, subject: SubjectKey
+) -> None:
+    assert (await client.ask("PUT", at(subject, uuid4()), written(fields=FIELDS | {"seats": 1})))[0] == 200
+    for name, values, said in (
+        ("seats", (True, "1", 1.0, [1]), "seats is compared with a whole number"),
+        ("plan", (1, True, ["pro"]), "plan is compared with a string"),
+        ("email", (1, {"x": 1}), "email is compared with a string"),
+        ("born", (0, 1e9, "1970-05-17T00:00:00Z"), "born is compared with a date"),
+    ):
+        for value in values:
+            status, problem = await client.ask("POST", at(subject, "find"), {"conditions": {name: value}})
+            assert (status, problem.get("code")) == (422, "invalid-input"), (name, value)
+            assert problem["detail"].startswith(said), (name, value)
+    everything = {"seats": 1, "plan": "pro", "email": CANARY, "born": "1970-05-17"}
+    _, page = await client.ask("POST", at(subject, "find"), {"conditions": everything})
+    assert len(page["records"]) == 1
+
+
+async def test_a_field_with_a_default_may_be_left_out_and_is_read_of_older_rows(
+    client: Client, subject: SubjectKey, cell: asyncpg.Connection
+) -> None:
+    await apply_schema(cell, "eu-1", "eu", [Member, Guest, Pet])
+    before, after = (at(subject, uuid4()).replace("members", "pets") for _ in range(2))
+    old = written(fields={"name": "Ann"})
+    assert (await client.ask("PUT", before, old))[0] == 200
+    await apply_schema(cell, "eu-1", "eu", [Member, Guest, GrownPet])
+    defaults = {"food": "hay", "chip": "AP_-", "home": "stable", "plan": "free", "legs": 4}
+    fields = {"name": "Ann", **defaults, "tone": None, "note": None}
+    assert (await client.ask("GET", before))[1]["fields"] == fields
+    assert (await client.ask("PUT", after, old))[0] == 200, "a client of before"
+    assert (await client.ask("GET", after))[1]["fields"] == fields | {"tone": "loud", "note": "none yet"}
+    for name in defaults:
+        status, problem = await client.ask("PUT", after, written(fields={"name": "Ann", name: None}))
+        assert (status, problem["code"]) == (422, "invalid-input"), name
+    whole = written(fields={"name": "Ann", "note": None, "food": "oats"})
+    assert (await client.ask("PUT", after, whole))[0] == 200
+    kept = (await client.ask("GET", after))[1]["fields"]
+    assert (kept["food"], kept["chip"], kept["note"]) == ("oats", "AP_-", None)
 
 
 @pytest.mark.parametrize(

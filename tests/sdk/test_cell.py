@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated
 from uuid import uuid4
 
@@ -12,8 +13,11 @@ from domicile_testing import Storage
 
 from domicile.model import Role, SubjectKey
 from domicile.sample import Note, Profile
-from domicile.sdk import InvalidInput, Personal, Range, Record, Residency, Shareable, UnsupportedQuery
+from domicile.sdk import InvalidInput, NotFound, Personal, Range, Record, Residency, Shareable, UnsupportedQuery
+from domicile.sdk.cell import CellSession
+from domicile.sdk.home import Home
 from domicile.sdk.store import apply_schema
+from domicile.sdk.testing.memory import MemoryKeys
 
 Somebody = Callable[[], tuple[str, SubjectKey]]
 
@@ -58,11 +62,18 @@ async def test_records_of_any_subject_are_found_and_lead_to_its_home(
     assert [row["purpose"] for row in kept] == ["support:T-1042"]
 
 
-@pytest.mark.parametrize("purpose", ["", "because Ann called", "anna@example.eu", "x" * 101, "a\nb"])
+@pytest.mark.parametrize(
+    "purpose",
+    [
+        *("", "because Ann called", "anna@example.eu", "x" * 101, "a\nb"),
+        *("4111111111111111", "support:4111-1111-1111-1111", "DE89370400440532013000", "audit:DE89370400440532013000"),
+    ],
+)
 async def test_a_purpose_is_a_code(residency: Residency, eu_root: asyncpg.Connection, purpose: str) -> None:
-    with pytest.raises(InvalidInput):
+    with pytest.raises(InvalidInput) as refusal:
         async with residency.cell(purpose=purpose):
             pass
+    assert not purpose or purpose not in str(refusal.value)
     assert await eu_root.fetchval("SELECT count(*) FROM domicile.cell_sessions") == 0
 
 
@@ -92,3 +103,35 @@ async def test_its_role_reads_and_does_nothing_else(eu: Storage, statement: str)
             await connection.execute(statement)
     finally:
         await connection.close()
+
+
+class NoIndex(MemoryKeys):
+    """Of a cell that never had a secret of its own."""
+
+    async def cell_index_key(self) -> bytes:
+        raise NotFound("no index key was made")
+
+
+async def test_what_was_never_indexed_finds_nobody(residency: Residency, somebody: Somebody) -> None:
+    home, plan = await residency.claim(somebody()[0], residence="DE"), f"plan-{uuid4()}"
+    await home.put(home.new(Account, number="1", name="Ann", plan=plan))
+    async with residency.cell(purpose="support:T-1042") as cell:
+        keyless = CellSession(replace(cell._vault, keys=NoIndex()), cell._across)
+        assert await keyless.find(Account, number="1") == []
+        assert await keyless.find(Account, number="1", plan=plan) == []
+
+
+async def test_a_subject_whose_key_was_destroyed_hides_nobody_else(residency: Residency, somebody: Somebody) -> None:
+    claimed = [await residency.claim(somebody()[0], residence="DE") for _ in range(2)]
+    plan, keys = f"plan-{uuid4()}", MemoryKeys()
+    async with residency.cell(purpose="support:T-1042") as cell:
+        session = CellSession(vault := replace(cell._vault, keys=keys), cell._across)
+        for home in (homes := [Home(vault, each._fence) for each in claimed]):
+            await home.put(home.new(Account, number=plan, name="Ann", plan=plan))
+        keys.shred(homes[0])
+        for some in (await session.find(Account, plan=plan), await session.find(Account, number=plan)):
+            gone, kept = [found.record for found in some]
+            assert (gone.destroyed, gone.plan) == (frozenset({"number", "name"}), plan)
+            assert (kept.destroyed, kept.name) == (frozenset(), "Ann")
+    with pytest.raises(NotFound):
+        await homes[0].all(Account)

@@ -225,6 +225,22 @@ def test_fields_applied_before_their_types_were_recorded_are_recorded() -> None:
     assert [step.sql.partition(" ")[0] for step in made.steps] == ["INSERT"] * 4
 
 
+@pytest.mark.parametrize("annotation", [Annotated[str, PRIVATE], Annotated[str | None, PRIVATE]])
+def test_a_default_that_no_column_holds_is_recorded(annotation: Any) -> None:
+    said = recorded(altered("added", annotation, "x").domicile_table.by_name["added"])
+    assert (said["given"], said["default"], said["nullable"]) == ('"x"', None, True)
+    assert said["optional"] == (annotation == Annotated[str | None, PRIVATE])
+    made = plan(altered("added", annotation, "y"), before=altered("added", annotation, "x"))
+    (step,) = made.steps
+    assert (step.what, step.sql.partition(" ")[0]) == ("record the type and the default of notes.added", "INSERT")
+
+
+def test_fields_applied_before_their_defaults_were_recorded_are_recorded() -> None:
+    made = plan(Before, optional=None)
+    assert made.refusals == ()
+    assert [step.sql.partition(" ")[0] for step in made.steps] == ["INSERT"] * 4
+
+
 def test_every_type_of_a_field_can_be_a_default() -> None:
     for kind in KINDS.values():
         example: Any = {

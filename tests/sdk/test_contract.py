@@ -14,12 +14,20 @@ from domicile_testing.contract import CHECKS
 from domicile.model import SubjectKey
 from domicile.ops.testing import Cell
 from domicile.sdk import Conflict, FenceRefused, Forbidden, Home
-from domicile.sdk.store import Condition, NewRow, Once, Rows, Selection, Store, StoredRow, Work
+from domicile.sdk.store import Condition, NewRow, Once, Rows, Selection, Store, StoredRow, Work, local
+from domicile.sdk.store.pool import session_options
 from domicile.sdk.tables import ReferenceTable, Table
+from domicile.sdk.testing import memory
 
 
 @pytest.fixture(params=["domicile_memory", "domicile_postgres"])
-def cell(request: pytest.FixtureRequest) -> Cell:
+def cell(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Cell:
+    def impatient(**options: Any) -> dict[str, Any]:
+        given = session_options(**options)
+        return {**given, "server_settings": {**given["server_settings"], "lock_timeout": "100ms"}}
+
+    monkeypatch.setattr(local, "session_options", impatient)
+    monkeypatch.setattr(memory, "LOCK_SECONDS", 0.1)
     found: Cell = request.getfixturevalue(request.param)
     return found
 

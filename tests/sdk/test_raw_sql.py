@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 from uuid import uuid4
 
 import asyncpg
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from domicile.model import SubjectKey
 from domicile.sample import Note, Profile
-from domicile.sdk import Home, InvalidInput, Residency, UnsupportedQuery
+from domicile.sdk import Home, InvalidInput, ModelError, Record, Reference, Residency, Shareable, UnsupportedQuery
 from domicile.sdk.admission import admitted
 
 Somebody = Callable[[], tuple[str, SubjectKey]]
@@ -68,6 +68,32 @@ async def test_sqlalchemy_core(home: Home) -> None:
             await transaction.sql(sa.select(sa.func.set_config("domicile.subject", "", True)))
 
 
+async def test_a_table_of_the_records_hides_behind_no_other_of_its_name(home: Home) -> None:
+    assert admitted("SELECT n.id FROM notes AS n", [])[0] == "SELECT n.id FROM public.notes AS n"
+    async with home.transaction() as transaction:
+        assert len(await transaction.sql("SELECT notes.id FROM notes JOIN profiles p ON p.plan = 'pro'")) == 3
+        assert len(await transaction.sql("SELECT public.notes.id FROM public.notes")) == 3
+        named = "WITH a AS (SELECT id FROM notes), b AS (SELECT id FROM a)"
+        assert await transaction.sql(f"{named} DELETE FROM notes USING b WHERE notes.id = b.id") == []
+
+
+@pytest.mark.parametrize("table", ["pg_stat_activity", "pg_"])
+def test_no_class_stands_for_a_table_of_the_catalogue(table: str) -> None:
+    with pytest.raises(ModelError, match="names no table"):
+        type("Bad", (Record,), {"__module__": __name__}, table=table)
+    with pytest.raises(ModelError, match="names no table"):
+        type("Bad", (Reference,), {"__module__": __name__}, table=table, key=("a",))
+
+
+@pytest.mark.parametrize("field", ["ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"])
+def test_no_field_has_the_name_of_a_column_that_every_table_has(field: str) -> None:
+    members = {"__module__": __name__, "__annotations__": {field: Annotated[str, Shareable("system.operations")]}}
+    with pytest.raises(ModelError, match="no column"):
+        type("Bad", (Record,), dict(members), table="bads")
+    with pytest.raises(ModelError, match="no column"):
+        type("Bad", (Reference,), dict(members), table="bads", key=(field,))
+
+
 REFUSED = [
     "SET domicile.subject = ''",
     "SET LOCAL synchronous_commit = off",
@@ -101,6 +127,10 @@ REFUSED = [
     "WITH d AS (DELETE FROM notes RETURNING *) SELECT * FROM d",
     "WITH u AS (UPDATE notes SET topic = 'x' RETURNING *) SELECT * FROM u",
     "WITH notes AS (SELECT 1 AS a) SELECT * FROM notes",
+    # a name of WITH, where it means a table
+    "WITH pg_class AS (SELECT * FROM pg_class) SELECT * FROM pg_class",
+    "WITH a AS (SELECT * FROM pg_class), pg_class AS (SELECT 1 AS b) SELECT * FROM a",
+    "SELECT * FROM (WITH pg_class AS (SELECT 1 AS a) SELECT * FROM pg_class) AS x, pg_class",
     "TRUNCATE notes",
     "DROP TABLE notes",
     "COPY notes TO STDOUT",
@@ -126,6 +156,48 @@ REFUSED = [
     "SELECT id FROM notes n WHERE n.* IS NOT NULL",
     "SELECT notes FROM notes",
     "SELECT text FROM notes UNION SELECT text FROM notes",
+    # the same, as PostgreSQL folds names
+    "SELECT id FROM notes WHERE TEXT = $1",
+    "SELECT id FROM notes WHERE TEXT /* sqlglot.meta case_sensitive */ = $1",
+    "SELECT id FROM profiles WHERE Email_Index = $1",
+    "SELECT id FROM notes ORDER BY Text",
+    "SELECT n.id FROM notes n JOIN notes m USING (TEXT)",
+    "SELECT NOTES FROM notes",
+    'SELECT * FROM "NOTES"',
+    # by position, or by comparing whole results
+    "SELECT text FROM notes ORDER BY 1",
+    "SELECT * FROM notes ORDER BY (4)",
+    "SELECT text FROM notes GROUP BY 1",
+    "SELECT text FROM notes GROUP BY (1, id)",
+    "SELECT text FROM notes UNION ALL SELECT text FROM notes ORDER BY 1",
+    "SELECT text FROM ((SELECT text FROM notes) ORDER BY 1) AS x",
+    "SELECT DISTINCT ON (1) text FROM notes",
+    "SELECT DISTINCT text FROM notes",
+    "SELECT DISTINCT * FROM notes",
+    "SELECT DISTINCT * FROM (SELECT text FROM notes) AS x",
+    "WITH m AS (SELECT * FROM notes) SELECT DISTINCT m.* FROM m",
+    "SELECT text FROM notes EXCEPT ALL SELECT text FROM notes",
+    "SELECT text FROM notes INTERSECT ALL SELECT text FROM notes",
+    "WITH m AS (SELECT text FROM notes UNION SELECT text FROM notes) SELECT text FROM m",
+    # as a value
+    "SELECT id FROM notes WHERE $1 IN (SELECT text FROM notes)",
+    "SELECT id FROM notes WHERE $1 IN (SELECT text FROM notes UNION ALL SELECT text FROM notes)",
+    "SELECT id FROM notes WHERE $1 IN (SELECT * FROM (SELECT text FROM notes) AS x)",
+    "SELECT id FROM notes WHERE (SELECT text FROM notes LIMIT 1) = $1",
+    "SELECT max((SELECT text FROM notes LIMIT 1))",
+    "SELECT id FROM profiles ORDER BY (SELECT text FROM notes LIMIT 1)",
+    "DELETE FROM notes WHERE $1 IN (SELECT text FROM notes)",
+    # under another name
+    "SELECT x.t FROM (SELECT text FROM notes) AS x(t) WHERE x.t = $1",
+    "SELECT max(x.t) FROM (SELECT text FROM notes) AS x(t)",
+    "SELECT max(x.c) FROM (notes CROSS JOIN profiles) AS x(a, b, c)",
+    "SELECT n.d FROM notes AS n(a, b, c, d) WHERE n.d = $1",
+    "WITH m(t) AS (SELECT text FROM notes) SELECT t FROM m WHERE t = $1",
+    "WITH m AS (SELECT text FROM notes) SELECT t FROM m AS x(t) WHERE t = $1",
+    "WITH m AS (SELECT text AS t FROM notes) SELECT t FROM m WHERE t = $1",
+    "WITH m AS (SELECT text FROM notes) SELECT text FROM m WHERE text = $1",
+    "SELECT t FROM (SELECT NULL AS t UNION ALL SELECT text FROM notes) AS x WHERE t = $1",
+    "SELECT NULL AS t UNION ALL SELECT text FROM notes ORDER BY t",
     "",
     ";",
     "SELEC 1",
@@ -139,6 +211,27 @@ def test_everything_else_is_refused_before_it_is_sent(statement: str) -> None:
         admitted(f"{statement} -- {CANARY}", [])
     assert CANARY not in str(refusal.value)
     assert refusal.value.__context__ is None
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT * FROM NOTES WHERE Topic = 'a' ORDER BY ID",
+        "SELECT text FROM notes UNION ALL SELECT email FROM profiles",
+        "SELECT * FROM notes UNION ALL SELECT * FROM notes",
+        "SELECT topic FROM notes UNION SELECT plan FROM profiles ORDER BY 1",
+        "SELECT topic, count(*) FROM notes GROUP BY 1 ORDER BY 2",
+        "SELECT DISTINCT ON (topic) topic, text FROM notes ORDER BY topic, created_at",
+        "WITH m AS (SELECT id, text FROM notes) SELECT m.text FROM m JOIN (SELECT id, text FROM notes) AS x USING (id)",
+        "WITH m(t) AS (SELECT topic FROM notes) SELECT DISTINCT * FROM m WHERE t IN (SELECT * FROM m)",
+        "WITH RECURSIVE m AS (SELECT topic FROM notes UNION SELECT topic FROM m) SELECT DISTINCT * FROM m",
+        "SELECT text FROM (SELECT text FROM notes UNION ALL SELECT text FROM notes) AS x",
+        "SELECT topic FROM notes WHERE EXISTS (SELECT * FROM profiles WHERE plan = 'pro')",
+    ],
+)
+async def test_sealed_columns_are_selected_beside_what_is_compared(home: Home, statement: str) -> None:
+    async with home.transaction() as transaction:
+        assert await transaction.sql(statement)
 
 
 @pytest.mark.parametrize(

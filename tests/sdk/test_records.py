@@ -12,12 +12,14 @@ from typing import Annotated, Any
 from uuid import UUID, uuid4
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
 
 import domicile.sdk
 from domicile.sample import Profile
-from domicile.sdk import InvalidInput, ModelError, Personal, Principal, Record, Shareable
+from domicile.sdk import InvalidInput, ModelError, Personal, Principal, Record, Reference, Shareable, UnsupportedQuery
+from domicile.sdk.store import Condition, NewRow, Operator, Selection, StoredRow
 from domicile.sdk.store.ddl import create_table
+from domicile.sdk.store.port import Place
 from domicile.sdk.tables import KINDS
 
 CANARY = "canary-7c1f"
@@ -108,6 +110,51 @@ def principal_of_no_category() -> None:
     Principal("sender")
 
 
+def named_as_what_new_takes() -> None:
+    class Bad(Record, table="bads"):
+        idempotency_key: Annotated[str, Shareable("user.account.plan")]
+
+
+def default_of_another_type() -> None:
+    class Bad(Record, table="bads"):
+        plan: Annotated[int | None, Shareable("user.account.plan")] = "free"  # type: ignore[assignment]
+
+
+def with_an_alias() -> None:
+    class Bad(Record, table="bads"):
+        plan: Annotated[str, Shareable("user.account.plan")] = Field(alias="planName")
+
+
+def with_an_alias_to_read_by() -> None:
+    class Bad(Record, table="bads"):
+        id: UUID = Field(validation_alias="key")
+
+
+def with_an_alias_to_write_by() -> None:
+    class Bad(Reference, table="bads", key=("plan",)):
+        plan: Annotated[str, Shareable("system.operations"), Field(serialization_alias="planName")]
+
+
+def with_aliases_for_all() -> None:
+    class Bad(Record, table="bads"):
+        model_config = ConfigDict(alias_generator=str.upper)
+
+
+def not_frozen() -> None:
+    class Bad(Record, table="bads", frozen=False):
+        plan: Annotated[str, Shareable("user.account.plan")]
+
+
+def with_fields_of_any_name() -> None:
+    class Bad(Record, table="bads"):
+        model_config = ConfigDict(extra="allow")
+
+
+def that_tells_values() -> None:
+    class Bad(Record, table="bads"):
+        model_config = ConfigDict(hide_input_in_errors=False)
+
+
 @pytest.mark.parametrize(
     ("define", "where", "what"),
     [
@@ -128,6 +175,15 @@ def principal_of_no_category() -> None:
         (principal_by_default, "Bad.sender", "by default"),
         (two_principals, "Bad", "two principals"),
         (principal_of_no_category, "", "data category"),
+        (named_as_what_new_takes, "Bad.idempotency_key", "home.new"),
+        (default_of_another_type, "Bad.plan", "as its default"),
+        (with_an_alias, "Bad.plan", "alias"),
+        (with_an_alias_to_read_by, "Bad.id", "alias"),
+        (with_an_alias_to_write_by, "Bad.plan", "alias"),
+        (with_aliases_for_all, "Bad", "configures alias_generator"),
+        (not_frozen, "Bad", "configures frozen"),
+        (with_fields_of_any_name, "Bad", "configures extra"),
+        (that_tells_values, "Bad", "configures hide_input_in_errors"),
     ],
 )
 def test_a_class_that_does_not_say_what_it_holds_is_refused(define: Callable[[], None], where: str, what: str) -> None:
@@ -174,6 +230,15 @@ class Envelope(BaseModel):
         lambda: Profile.model_validate({"jurisdiction": "eu", "email": CANARY}),
         lambda: Profile.model_validate_json(f'{{"jurisdiction": "eu", "born": "{CANARY}"}}'),
         lambda: Envelope.model_validate({"profile": {"email": CANARY}}),
+        lambda: profile().model_copy(update={"born": CANARY}),
+        lambda: profile().model_copy(update={"nickname": CANARY}),
+        lambda: Profile.model_validate_json(f'{{"email": "{CANARY}",'),
+        lambda: Profile.model_validate_json(f'{{"email": "{CANARY}\ud800"}}'),
+        lambda: Profile.model_validate_json(f'"{CANARY}'.encode() + b"\xff"),
+        lambda: setattr(profile(), "email", CANARY),
+        lambda: setattr(profile(), "nickname", CANARY),
+        lambda: setattr(profile(), CANARY, 1),
+        lambda: delattr(profile(email=CANARY), "email"),
     ],
 )
 def test_a_value_that_does_not_fit_is_not_told(attempt: Callable[[], Any]) -> None:
@@ -181,9 +246,41 @@ def test_a_value_that_does_not_fit_is_not_told(attempt: Callable[[], Any]) -> No
         attempt()
     error: BaseException | None = refusal.value
     while error is not None:
-        assert CANARY not in f"{error} {error!r} {error.args}"
+        assert CANARY not in f"{error} {error!r} {error.args} {vars(error)}"
         error = error.__cause__ or error.__context__
     assert CANARY not in "".join(traceback.format_exception(refusal.value))
+
+
+def test_a_record_is_changed_by_a_checked_copy_alone() -> None:
+    read = Profile._stored(dict(profile()), 3)
+    with pytest.raises(UnsupportedQuery, match=r"home.update.*model_copy"):
+        read.plan = "pro"  # type: ignore[misc]
+    copy = read.model_copy(update={"plan": "pro"})
+    assert (copy.plan, copy.version, read.plan, read.version) == ("pro", 3, "free", 3)
+    assert copy.model_copy(update={"id": uuid4()}).version == 0
+    assert read.model_copy() == read
+
+
+def test_a_field_that_a_record_was_made_without_is_missed_by_name() -> None:
+    made = Profile.model_construct(email=CANARY)  # type: ignore[call-arg]
+    with pytest.raises(InvalidInput, match="made without") as refusal:
+        _ = made.password
+    assert refusal.value.where == "Profile.password"
+    assert CANARY not in repr(made)
+    assert not hasattr(made, "nickname")
+
+
+def test_rows_and_conditions_show_no_value() -> None:
+    place = Place(uuid4(), CANARY)
+    told = (
+        StoredRow(uuid4(), 1, {"plan": CANARY}, CANARY, principal := uuid4()),
+        NewRow(uuid4(), {"plan": CANARY}, principal),
+        Selection((Condition("plan", Operator.EQUAL, CANARY),), after=place),
+    )
+    for text in (repr(told), f"{told[0]} {told[1]} {told[2]}"):
+        assert CANARY not in text
+        assert str(principal) not in text
+        assert "plan" in text
 
 
 def test_a_record_without_a_jurisdiction_is_refused() -> None:

@@ -83,9 +83,13 @@ CREATE TABLE IF NOT EXISTS domicile.columns (
     PRIMARY KEY (table_name, column_name)
 );
 
--- ``kind``: the type of the field in its class; ``default``: the SQL of what older rows hold. Both came later.
+-- ``kind``: the type of the field in its class; ``default``: the SQL of what older rows hold. ``optional``: whether the
+-- field may be None, and ``given``, as JSON, what a record has that is made without it: a constant of the class. All of
+-- them came later.
 ALTER TABLE domicile.columns ADD COLUMN IF NOT EXISTS kind text;
 ALTER TABLE domicile.columns ADD COLUMN IF NOT EXISTS "default" text;
+ALTER TABLE domicile.columns ADD COLUMN IF NOT EXISTS optional boolean;
+ALTER TABLE domicile.columns ADD COLUMN IF NOT EXISTS given text;
 
 -- ``principal``: which field says whom a row is about; it lies in principal_key, whatever it is called.
 DO $classes$ BEGIN

@@ -25,6 +25,7 @@ from domicile.sdk import (
     Record,
     Reference,
     Shareable,
+    Unavailable,
     UnsupportedQuery,
 )
 
@@ -52,6 +53,10 @@ class TaxRate(Reference, table="tax_rates", key=("country", "since")):
     note: Annotated[str | None, Shareable("system.operations")] = None
 
 
+SOME: list[tuple[type[Record], dict[str, Any]]] = [
+    (Letter, {"sender": "s", "weight": 1}),
+    (Message, {"name": "n"}),
+]
 Check = Callable[[Cell, Callable[[Home], Home]], Awaitable[None]]
 CHECKS: dict[str, Check] = {}
 
@@ -112,6 +117,12 @@ async def updates_what_was_read(home: Home, other: Home, cell: Cell) -> None:
         await home.update(read, weight=2)
     assert [each.version for each in await home.find(Letter, sender="new")] == [changed.version] == [2]
     assert await home.find(Letter, sender="s1") == []
+    answered = await home.update(changed.model_copy(update={"text": "other", "sender": "newer"}), weight=3)
+    (stored,) = await home.find(Letter, sender="newer")
+    assert (stored.model_dump(), stored.version) == (answered.model_dump(), 3)
+    assert (stored.text, stored.weight) == ("other", 3)
+    with pytest.raises(InvalidInput):
+        await home.update(stored.model_copy(update={"id": uuid4()}), weight=4)
 
 
 @_check
@@ -185,13 +196,101 @@ async def puts_many_or_none(home: Home, other: Home, cell: Cell) -> None:
 
 
 @_check
+async def keeps_the_order_in_which_many_were_given(home: Home, other: Home, cell: Cell) -> None:
+    made = [letter(home, number) for number in range(9)]
+    await home.put(made[0])
+    await home.put_many(made[1:4])
+    assert await home.load(iter(made[4:7]), batch=2) == 3
+    async with home.transaction() as transaction:
+        await transaction.put_many(made[7:])
+        await transaction.put(last := letter(home, 9))
+        await transaction.put_many(made[:3])  # what is there keeps its place
+    assert [each.weight for each in await home.all(Letter)] == list(range(10))
+    assert [each.weight for each in (await home.page(Letter, order_by="-created_at", size=2)).records] == [9, 8]
+    assert (await home.all(Letter))[-1].id == last.id
+
+
+@_check
 async def answers_a_repeated_request_alike(home: Home, other: Home, cell: Cell) -> None:
     made = letter(home)
     answers = await asyncio.gather(*(home.put(made, idempotency_key="k") for _ in range(3)))
     assert answers == [1, 1, 1]
+    others: list[Callable[[], Awaitable[Any]]] = [
+        lambda: home.put(letter(home), idempotency_key="k"),
+        lambda: home.put(made, version=1, idempotency_key="k"),
+        lambda: home.put_many([made], idempotency_key="k"),
+        lambda: home.put(message(home, None, id=made.id), idempotency_key="k"),
+    ]
+    for attempt in others:
+        with pytest.raises(Conflict, match="another request"):
+            await attempt()
+    assert [each.version for each in await home.all(Letter)] == [1]
+
+
+@_check
+async def knows_a_request_whose_record_is_made_again(home: Home, other: Home, cell: Cell) -> None:
+    for number, text in ((1, "x"), (2, "x"), (2, "x"), (1, "x")):
+        key = f"request {number}"
+        made = letter(home, number, text=text, idempotency_key=key)
+        assert await home.put(made, version=0, idempotency_key=key) == 1
+    assert {each.weight for each in await home.all(Letter)} == {1, 2}
     with pytest.raises(Conflict):
-        await home.put(letter(home), idempotency_key="k")
-    assert len(await home.all(Letter)) == 1
+        await home.put(letter(home, text="y", idempotency_key="request 1"), version=0, idempotency_key="request 1")
+    ids = {made.new(kind, **fields, idempotency_key="k").id for made in (home, other) for kind, fields in SOME}
+    assert len(ids) == 4
+    for key in ("", "k" * 257):
+        with pytest.raises(InvalidInput):
+            letter(home, idempotency_key=key)
+
+
+@_check
+async def refuses_what_is_no_id_no_version_and_no_number_of_64_bits(home: Home, other: Home, cell: Cell) -> None:
+    made = letter(home, sent=date(2020, 1, 1))
+    await home.put(made)
+    (read,) = await home.all(Letter)
+    ids: list[Any] = ["x", str(made.id), made.id.bytes, made.id.int, None]
+    versions: list[Any] = [-1, 2**63, 2**70, True, "1", 1.0]
+    attempts: list[Callable[[], Awaitable[Any]]] = [
+        *(lambda given=given: home.get(Letter, given) for given in ids),
+        *(lambda given=given: home.delete(Letter, given) for given in ids),
+        *(lambda given=given: home.put(made.model_copy(update={"id": given})) for given in ids),
+        lambda: home.put_many([made, made.model_copy(update={"id": "x"})]),
+        *(lambda version=version: home.put(made, version=version) for version in versions),
+        *(lambda version=version: home.delete(Letter, made.id, version=version) for version in versions),
+        lambda: home.put(letter(home, weight=2**63)),
+        lambda: home.put_many([letter(home, weight=-(2**63) - 1)]),
+        lambda: home.update(read, weight=2**70),
+        lambda: home.find(Letter, weight=2**70),
+        lambda: home.find(Letter, weight=Range(below=2**70)),
+    ]
+    for attempt in attempts:
+        with pytest.raises(InvalidInput):
+            await attempt()
+    for weight in (2**63 - 1, -(2**63)):
+        await home.put(letter(home, weight=weight))
+        assert len(await home.find(Letter, weight=weight)) == 1
+    with pytest.raises(Conflict):
+        await home.put(made, version=2**63 - 1)
+    assert len(await home.all(Letter)) == 3
+
+
+@_check
+async def takes_records_as_they_come_and_tells_of_them_by_a_plain_call(home: Home, other: Home, cell: Cell) -> None:
+    async def told(done: int) -> None:
+        raise AssertionError
+
+    class Told:
+        __call__ = staticmethod(told)
+
+    for progress in (told, Told()):
+        with pytest.raises(InvalidInput):
+            await home.load([letter(home)], progress=progress)  # type: ignore[arg-type]
+    assert await home.put_many(letter(home, number) for number in range(3)) == [1, 1, 1]
+    with pytest.raises(InvalidInput):
+        await home.put_many(letter(home) for _ in range(1001))
+    counted: list[int] = []
+    await home.load((letter(home, number) for number in range(3, 6)), batch=2, progress=counted.append)
+    assert (counted, [each.weight for each in await home.all(Letter)]) == ([2, 3], list(range(6)))
 
 
 @_check
@@ -208,6 +307,66 @@ async def undoes_a_transaction_that_failed(home: Home, other: Home, cell: Cell) 
         await transaction.put(letter(home, 2))
         assert len(await transaction.all(Letter)) == 2
     assert len(await home.all(Letter)) == 2
+
+
+@_check
+async def shows_nobody_a_transaction_before_it_commits(home: Home, other: Home, cell: Cell) -> None:
+    kept, besides, within = letter(home, 1), letter(home, 2), letter(home, 3)
+    await home.put(kept)
+    async with home.transaction() as transaction:
+        await transaction.put(kept.model_copy(update={"weight": 9}))
+        await transaction.put(within)
+        (seen,) = await home.all(Letter)
+        assert (seen.weight, await home.get(Letter, within.id)) == (1, None)
+        await home.put(besides)
+        with pytest.raises(Unavailable):
+            await home.delete(Letter, kept.id)
+        with pytest.raises(Unavailable):
+            async with home.transaction() as nested:
+                await nested.put(within)
+        assert [each.weight for each in await transaction.all(Letter)] == [9, 3, 2]
+        waiting = asyncio.create_task(home.put(kept))
+        await transaction.delete(Letter, within.id)
+    assert await waiting == 3
+    assert [each.weight for each in await home.all(Letter)] == [1, 2]
+
+
+@_check
+async def takes_one_call_at_a_time_within_a_transactions_block(home: Home, other: Home, cell: Cell) -> None:
+    with pytest.raises(InvalidInput, match="two calls at a time"):
+        async with home.transaction() as transaction:
+            await asyncio.gather(*(transaction.put(letter(home, number)) for number in range(2)))
+    assert await home.all(Letter) == []
+    async with home.transaction() as transaction:
+        await transaction.put(letter(home))
+    with pytest.raises(Conflict, match="is over"):
+        await transaction.put(letter(home))
+    with pytest.raises(Conflict, match="is over"):
+        await transaction.all(Letter)
+    assert len(await home.all(Letter)) == 1
+
+
+@_check
+async def ends_a_transaction_in_which_a_statement_failed(home: Home, other: Home, cell: Cell) -> None:
+    made = message(home, uuid4())
+    await home.put(made)
+    with pytest.raises(Conflict, match="rolled back"):  # noqa: PT012
+        async with home.transaction() as transaction:
+            await transaction.put(message(home, None))
+            with pytest.raises(Forbidden):
+                await transaction.put(made.model_copy(update={"sender": None}))
+            with pytest.raises(Conflict, match="rolled back"):
+                await transaction.put(message(home, None))
+            with pytest.raises(Conflict, match="rolled back"):
+                await transaction.all(Message)
+    assert len(await home.all(Message)) == 1
+    async with home.transaction() as transaction:
+        with pytest.raises(Conflict, match="version"):  # nothing was refused by the database
+            await transaction.put(made, version=5)
+        with pytest.raises(Conflict, match="version"):
+            await transaction.delete(Message, made.id, version=5)
+        await transaction.put(message(home, None))
+    assert len(await home.all(Message)) == 2
 
 
 @_check

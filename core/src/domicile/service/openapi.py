@@ -30,8 +30,8 @@ _PATTERN: Final = re.compile(r"{(\w+):[^}]*}")
 class Operation:
     """What one route does. ``answers``: by status, a model, a content type, or nothing at all.
 
-    ``query``: each parameter's schema; those in ``required`` must be given. ``refuses``: beside what every
-    route refuses.
+    ``query``: each parameter's schema; those in ``required`` must be given. ``headers``: the schemas of header fields
+    that may be. ``refuses``: beside what every route refuses.
     """
 
     summary: str
@@ -39,6 +39,7 @@ class Operation:
     body: type[BaseModel] | None = None
     query: Mapping[str, Schema] = field(default_factory=dict)
     required: frozenset[str] = frozenset()
+    headers: Mapping[str, Schema] = field(default_factory=dict)
     refuses: tuple[type[DomicileError], ...] = ()
 
 
@@ -86,6 +87,10 @@ def _operation(
         + [
             {"name": name, "in": "query", "required": name in operation.required, "schema": dict(schema)}
             for name, schema in operation.query.items()
+        ]
+        + [
+            {"name": name, "in": "header", "required": False, "schema": dict(schema)}
+            for name, schema in operation.headers.items()
         ],
         "responses": _responses(operation, known),
     }

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 from uuid import UUID
 
+from domicile.detect import Detector, Rule
 from domicile.model.errors import InvalidInput, UnsupportedQuery
 from domicile.sdk.codec import Codec
 from domicile.sdk.finding import check_size, conditions_on
@@ -18,6 +19,8 @@ from domicile.telemetry import log
 R = TypeVar("R", bound=Record)
 _NOBODY: Final = UUID(int=0)
 _PURPOSE: Final = re.compile(r"[A-Za-z0-9][\w:.#/-]{0,99}", re.ASCII)
+_PERSONAL: Final = Detector(without=frozenset(Rule) - {Rule.EMAIL, Rule.IBAN, Rule.CARD, Rule.SEALED})
+"""Not the rules that take a ticket's number, too."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +32,16 @@ class Found(Generic[R]):
 
 
 def check_purpose(purpose: str) -> None:
-    """Raises InvalidInput for anything but a code such as ``support:T-1042``, since it is kept and logged."""
+    """Raises InvalidInput for anything but a code such as ``support:T-1042``, since it is kept and logged.
+
+    A card's number or an IBAN has the form of a code, and is refused as what it is.
+    """
     if not _PURPOSE.fullmatch(purpose):
         raise InvalidInput(
             "a purpose is a code of at most 100 letters, digits and :.#/_-", remedy="such as support:T-1042"
         )
+    if found := _PERSONAL.findings(purpose):
+        raise InvalidInput(f"a purpose that looks personal ({found[0].rule})", remedy="such as support:T-1042")
 
 
 class CellSession:
@@ -54,7 +62,8 @@ class CellSession:
         """Records of any subject of this cell that meet every condition, at most ``limit`` (1,000), the oldest first.
 
         Conditions as in ``home.find``, but on sealed fields only where they say ``find="cell"``: an index of one
-        subject finds nobody else. Raises UnsupportedQuery, NotFound where a subject's key was destroyed, Unavailable.
+        subject finds nobody else. Sealed fields of a subject whose key was destroyed are ``Destroyed``, as those of a
+        principal. Raises UnsupportedQuery, Unavailable.
         """
         check_size(limit)
         table = kind.domicile_table
@@ -65,7 +74,9 @@ class CellSession:
                 )
         # the codec of nobody: only the cell's own secret is asked for
         wanted = await conditions_on(self._codec(_NOBODY), kind, conditions)
-        rows = await self._across.rows(table, wanted or (), limit)
+        if wanted is None:
+            return []
+        rows = await self._across.rows(table, wanted, limit)
         found = []
         for each in rows:
             home = Home(self._vault, each.fence)
@@ -73,4 +84,4 @@ class CellSession:
         return found
 
     def _codec(self, internal_id: UUID) -> Codec:
-        return Codec(self._vault.keys, self._vault.cell, self._vault.jurisdiction, internal_id)
+        return Codec(self._vault.keys, self._vault.cell, self._vault.jurisdiction, internal_id, across=True)

@@ -34,6 +34,18 @@ MAX_SEALERS: Final = 1_000
 ATTEMPTS: Final = 3
 
 
+def _raw_key(idempotency_key: str) -> bytes:
+    raw = idempotency_key.encode("utf-8", "surrogatepass")
+    if not 1 <= len(raw) <= MAX_KEY_BYTES:
+        raise InvalidInput(f"an idempotency key has 1 to {MAX_KEY_BYTES} bytes, not {len(raw)}")
+    return raw
+
+
+def _framed(*parts: bytes) -> bytes:
+    """Each with its length before it, so that no two lists of parts are spelled alike."""
+    return b"".join(len(part).to_bytes(8, "big") + part for part in parts)
+
+
 class Keys(Protocol):
     """The key service, as a home needs it. Raises NotFound for a key that was destroyed, Unavailable for no service."""
 
@@ -52,15 +64,17 @@ class Codec:
     """Of one subject. ``internal_id`` names it to the key service: as subject, and as the principal of its own rows.
 
     A principal is None where that is the subject. Blind indexes are under the subject's secret, whoever a row is about.
+    ``across``: among rows of others, which are not lost with the subject's key, so that its own are ``Destroyed``, too.
     """
 
-    def __init__(self, keys: Keys, cell: str, jurisdiction: str, internal_id: UUID) -> None:
+    def __init__(self, keys: Keys, cell: str, jurisdiction: str, internal_id: UUID, *, across: bool = False) -> None:
         self.cell = cell
         self.jurisdiction = jurisdiction
         self._keys = keys
         self._internal_id = internal_id
         self._sealers: dict[UUID, tuple[DataKey, Sealer]] = {}
-        self._destroyed: set[UUID] = set()
+        self._across = across
+        self._destroyed: set[UUID | None] = set()
 
     async def key(self, principal: UUID | None = None, *, create: bool = False) -> DataKey:
         return await self._keys.data_key(self._internal_id, principal or self._internal_id, create=create)
@@ -211,22 +225,45 @@ class Codec:
                 fresh[column.index] = blind_index(secret, table.name, column.name, spelled)
         return fresh if stale else {}
 
-    async def once(self, records: Iterable[Record], idempotency_key: str) -> Once:
+    def new_id(self, table: Table, idempotency_key: str) -> UUID:
+        """The id of a record that is made under a key, the same each time, whatever became of keys meanwhile.
+
+        Under the subject's internal id, which is random: to whoever does not have that, it tells nothing of the key.
+        """
+        named = _framed(table.name.encode(), _raw_key(idempotency_key))
+        key = self._internal_id.bytes
+        return UUID(bytes=hashlib.blake2b(named, key=key, digest_size=16, person=b"domicile/new").digest(), version=5)
+
+    def _spelled(self, record: Record) -> bytes:
+        """All that a request says of a record, and nothing that can be taken for something else.
+
+        A field that is what it is by default says nothing: a request of before there was the field stays the same one.
+        """
+        self.require_whole(record)
+        table, principal = record.domicile_table, self.principal(record)
+        parts = [table.name.encode(), record.id.bytes, b"" if principal is None else principal.bytes]
+        for column in table.columns:
+            value = getattr(record, column.name)
+            spelled = b"" if value is None else column.kind.dump(value)
+            info = type(record).model_fields[column.name]
+            if not info.is_required() and info.default_factory is None:
+                default = b"" if info.default is None else column.kind.dump(info.default)
+                if spelled == default:
+                    continue
+            parts += [column.name.encode(), spelled]
+        return _framed(*parts)
+
+    async def once(
+        self, operation: str, records: Iterable[Record], idempotency_key: str, version: int | None = None
+    ) -> Once:
         """What the store keeps of a request: neither its key nor its values can be read from it.
 
         Raises InvalidInput for a key that is empty or too long.
         """
-        raw = idempotency_key.encode("utf-8", "surrogatepass")
-        if not 1 <= len(raw) <= MAX_KEY_BYTES:
-            raise InvalidInput(f"an idempotency key has 1 to {MAX_KEY_BYTES} bytes, not {len(raw)}")
-        request = hashlib.sha256()
+        raw = _raw_key(idempotency_key)
+        request = hashlib.sha256(_framed(operation.encode(), b"" if version is None else b"%d" % version))
         for record in records:
-            principal = self.principal(record)
-            request.update(b"" if principal is None else principal.bytes)
-            for column in record.domicile_table.columns:
-                value = getattr(record, column.name)
-                spelled = b"" if value is None else column.kind.dump(value)
-                request.update(b"%b %d %b" % (record.id.bytes, len(spelled), spelled))
+            request.update(_framed(self._spelled(record)))
 
         def under(secret: bytes, before: Once | None = None) -> Once:
             key = hashlib.blake2b(raw, key=secret, digest_size=32, person=b"domicile/once").digest()
@@ -243,19 +280,20 @@ class Codec:
                 await self._keys.data_keys([(self._internal_id, each) for each in others if each is not None])
 
     async def _opener(self, principal: UUID | None) -> Sealer | None:
-        """None where the key of another than the subject was destroyed."""
+        """None where the key was destroyed; the subject's own, only ``across``."""
         if principal in self._destroyed:
             return None
         try:
             return self._sealer(await self.key(principal))
         except KeyDestroyed:
-            if principal is None:
+            if principal is None and not self._across:
                 raise
         self._destroyed.add(principal)
         return None
 
     async def record(self, kind: type[R], row: StoredRow) -> R:
-        """Raises NotFound where the subject's key was destroyed, DomicileError for a value that is not in its place."""
+        """Raises DomicileError for a value that is not in its place; NotFound, but ``across``, where the subject's key
+        was destroyed."""
         table = kind.domicile_table
         values = dict(row.values)
         sealer: Sealer | None = None

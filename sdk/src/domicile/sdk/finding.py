@@ -17,7 +17,7 @@ from domicile.sdk.codec import Codec
 from domicile.sdk.records import Record
 from domicile.sdk.references import Reference
 from domicile.sdk.store.port import CREATED, Condition, Operator, stored_principal
-from domicile.sdk.tables import PRINCIPAL, Column
+from domicile.sdk.tables import MAX_INTEGER, PRINCIPAL, Column
 
 R = TypeVar("R", bound=Record)
 _BOUNDS: Final = {
@@ -140,3 +140,14 @@ def parse_order(kind: type[Record], order_by: str | None) -> tuple[str, bool]:
 def check_size(size: int) -> None:
     if not 1 <= size <= MAX_BATCH:
         raise InvalidInput(f"a page has 1 to {MAX_BATCH} records, not {size}")
+
+
+def check_id(kind: type[Record], given: object) -> None:
+    if not isinstance(given, UUID):
+        raise InvalidInput("an id is a UUID", where=kind.__name__)
+
+
+def check_version(version: object) -> None:
+    """None is any version."""
+    if version is not None and (type(version) is not int or not 0 <= version <= MAX_INTEGER):
+        raise InvalidInput("a version is a whole number, 0 or more, of 64 bits with a sign")

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from inspect import iscoroutinefunction
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 from uuid import UUID, uuid4
@@ -85,12 +86,16 @@ class Records(ABC):
     @abstractmethod
     def _lookups(self) -> Lookups: ...
 
-    def new(self, kind: type[R], **fields: Any) -> R:
+    def new(self, kind: type[R], *, idempotency_key: str | None = None, **fields: Any) -> R:
         """A record labelled with this home's jurisdiction, with a random ``id`` unless one is given.
 
-        It is not stored yet: ``put`` it. Raises InvalidInput for fields that don't fit.
+        ``idempotency_key``: the one that it will be put under; the ``id`` is then the same for each record of the class
+        that the subject makes under it, so that a repeated request is the same one. It is not stored yet: ``put`` it.
+        Raises InvalidInput for fields that don't fit, and for a key that is empty or too long.
         """
-        return kind(**{"jurisdiction": self.jurisdiction, "id": uuid4(), **fields})
+        table = kind.domicile_table
+        made = uuid4() if idempotency_key is None else self._codec.new_id(table, idempotency_key)
+        return kind(**{"jurisdiction": self.jurisdiction, "id": made, **fields})
 
     async def put(self, record: Record, *, version: int | None = None, idempotency_key: str | None = None) -> int:
         """Store a record, or replace the one with its id; answers the row's version, which starts at 1.
@@ -99,36 +104,39 @@ class Records(ABC):
         about was destroyed.
 
         ``version``: the one that must be there, 0 for none; Conflict otherwise. ``idempotency_key``: a call that is
-        repeated under it for the same record writes nothing and answers what was answered first; for another record
-        it raises Conflict. Raises WrongJurisdiction, before any connection is used, for a record that isn't labelled
-        with the home's jurisdiction.
+        repeated under it for the same record and ``version`` writes nothing and answers what was answered first; any
+        other raises Conflict (``new`` under the same key makes the same record again). Raises WrongJurisdiction, before
+        any connection is used, for a record that isn't labelled with the home's jurisdiction.
         """
         self._codec.require_home(record)
-        if version is not None and version < 0:
-            raise InvalidInput("a version is 0 or more")
+        finding.check_id(type(record), record.id)
+        finding.check_version(version)
 
         async def put() -> int:
-            once = None if idempotency_key is None else await self._codec.once([record], idempotency_key)
-            return await self._rows.put(record.domicile_table, await self._codec.row(record), version, once)
+            codec = self._codec
+            once = None if idempotency_key is None else await codec.once("put", [record], idempotency_key, version)
+            return await self._rows.put(record.domicile_table, await codec.row(record), version, once)
 
         return await self._sealing(put)
 
-    async def put_many(self, records: Sequence[Record], *, idempotency_key: str | None = None) -> list[int]:
+    async def put_many(self, records: Iterable[Record], *, idempotency_key: str | None = None) -> list[int]:
         """Store up to 1,000 records of one class, all of them or none; their versions, in the same order.
 
         Otherwise as ``put``. Raises InvalidInput for more, for two classes, and for an id that is given twice.
         """
+        records = list(islice(records, MAX_BATCH + 1))
         if len(records) > MAX_BATCH:
             raise InvalidInput(f"at most {MAX_BATCH} records at a time", remedy="load() takes any number")
         if len({record.domicile_table for record in records}) > 1:
             raise InvalidInput("records of two classes", remedy="a transaction, and put_many for each")
         for record in records:
             self._codec.require_home(record)
+            finding.check_id(type(record), record.id)
         if not records:
             return []
 
         async def put() -> list[int]:
-            once = None if idempotency_key is None else await self._codec.once(records, idempotency_key)
+            once = None if idempotency_key is None else await self._codec.once("put_many", records, idempotency_key)
             rows = [await self._codec.row(record) for record in records]
             return await self._rows.put_many(records[0].domicile_table, rows, once)
 
@@ -137,6 +145,7 @@ class Records(ABC):
     async def update(self, record: R, **changes: Any) -> R:
         """Write some fields of a record that was read, and answer it as it is then.
 
+        Fields that the record's ``model_copy``, or its class, changed since it was read are written with them.
         Raises Conflict where the row has another version than the record, InvalidInput for a record that was not
         read, for ``id``, ``jurisdiction`` and a principal, and for values that don't fit; KeyDestroyed where a field
         of it was destroyed.
@@ -149,7 +158,13 @@ class Records(ABC):
         if not changes or not changes.keys() <= table.by_name.keys():
             raise InvalidInput("changes are fields of the record, at least one", where=kind.__name__)
         checked = kind(**{**dict(record), **changes})
-        columns = {table.by_name[name]: getattr(checked, name) for name in changes}
+        written = record._changed.union(changes)
+        values = {column: getattr(checked, column.name) for column in table.columns}
+        columns = {
+            column: value
+            for column, value in values.items()
+            if column.name in written or value != getattr(record, column.name)
+        }
         principal = self._codec.principal(record)
 
         async def write() -> int:
@@ -164,6 +179,7 @@ class Records(ABC):
 
         Where the key of somebody else was whom the record is about, its sealed fields are ``Destroyed``.
         """
+        finding.check_id(kind, id)
         found = await self._select(kind, Selection((Condition("id", Operator.EQUAL, id),)))
         return found[0] if found else None
 
@@ -230,6 +246,8 @@ class Records(ABC):
 
     async def delete(self, kind: type[Record], id: UUID, *, version: int | None = None) -> bool:  # noqa: A002
         """Delete the record with this id; whether there was one. ``version``: what it must have, else Conflict."""
+        finding.check_id(kind, id)
+        finding.check_version(version)
         return await self._rows.delete(kind.domicile_table, id, version)
 
     async def _sealing(self, write: Callable[[], Awaitable[T]]) -> T:
@@ -352,6 +370,9 @@ class Home(Records):
         """
         if not 1 <= batch <= MAX_BATCH:
             raise InvalidInput(f"a batch has 1 to {MAX_BATCH} records, not {batch}")
+        told: Any = progress
+        if iscoroutinefunction(told) or iscoroutinefunction(told.__call__):
+            raise InvalidInput("progress is told by a plain call, which nobody awaits", remedy="a plain function")
         left, done = iter(records), 0
         while some := list(islice(left, batch)):
             await self.put_many(some)

@@ -7,9 +7,9 @@ never shows a personal value in its representation or in a validation error.
 from __future__ import annotations
 
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
-from typing import Any, ClassVar, Final, NoReturn, Self, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn, Self, Union, get_args, get_origin
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, PrivateAttr, ValidationError, model_validator
@@ -17,10 +17,14 @@ from pydantic.fields import FieldInfo
 
 from domicile.model.errors import InvalidInput, ModelError, UnsupportedQuery
 from domicile.model.fields import Destroyed, Personal, Principal, Shareable
-from domicile.sdk.tables import IDENTIFIER, INDEX_SUFFIX, KINDS, SYSTEM_COLUMNS, About, Column, Kind, Table
+from domicile.sdk.tables import IDENTIFIER, INDEX_SUFFIX, KINDS, SYSTEM_COLUMNS, TABLE, About, Column, Kind, Table
 from domicile.service import where_invalid
 
 _OWN: Final = ("jurisdiction", "id")
+_RESERVED: Final = frozenset({"idempotency_key"})
+"""What ``home.new`` is told beside fields."""
+_KEPT: Final = ("frozen", "extra", "hide_input_in_errors", "alias_generator")
+"""What a class may not configure otherwise than ``Record`` does: values would be told, or stored unchecked."""
 
 
 class _Hidden:
@@ -39,7 +43,8 @@ class Record(BaseModel):
     ``jurisdiction`` has no default, here or in any subclass: whoever makes a record says where it belongs.
     ``id`` is a random key and never personal. Every other field is ``Annotated[type, Personal(...)]`` or
     ``Annotated[type, Shareable(...)]``; else the definition raises ModelError. A value that does not fit its
-    field raises InvalidInput. Records are immutable: change one with ``record.model_copy(update={...})``.
+    field raises InvalidInput, and so does the reading of a field that ``model_construct`` left out. Records are
+    immutable: change one with ``home.update``, or ``record.model_copy(update={...})``, which checks as the class does.
 
     One field may be ``Annotated[UUID, Principal(...)]``, or ``UUID | None``: who the row is about, by a random id
     that the application gives that person. None, or the home's ``internal_id``, is the subject itself. What the row
@@ -56,6 +61,8 @@ class Record(BaseModel):
 
     domicile_table: ClassVar[Table]
     _version: int = PrivateAttr(default=0)
+    _changed: frozenset[str] = PrivateAttr(default=frozenset())
+    """Fields that were changed since the record was read: they are not what is stored."""
 
     def __init_subclass__(
         cls, *, table: str = "", indexes: tuple[str, ...] = (), keep: timedelta | None = None, **kwargs: Any
@@ -86,7 +93,7 @@ class Record(BaseModel):
         record.__dict__.update(fields)
         _set_fields(record, set(fields))
         _set_extra(record, None)
-        _set_private(record, {"_version": version})
+        _set_private(record, {"_version": version, "_changed": frozenset()})
         return record
 
     @model_validator(mode="wrap")
@@ -98,6 +105,50 @@ class Record(BaseModel):
             places = where_invalid(error)
         # outside of the handler: the error above holds the values, and would stay on as the context
         raise InvalidInput(places, where=cls.__name__)
+
+    @classmethod
+    def model_validate_json(cls, json_data: str | bytes | bytearray, **options: Any) -> Self:
+        """As pydantic's. Raises InvalidInput for what is no JSON, too, and does not hold it."""
+        try:
+            return super().model_validate_json(json_data, **options)
+        except (ValidationError, UnicodeError):
+            pass  # raised before any field is looked at: it holds the whole text
+        raise InvalidInput("not JSON", where=cls.__name__)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy, with some fields changed; checked as a new record. Raises InvalidInput for what doesn't fit.
+
+        With another ``id`` it is a record that was not read.
+        """
+        if not update:
+            return super().model_copy(deep=deep)
+        record = type(self)(**{**dict(self), **update})
+        _set_fields(record, self.model_fields_set | update.keys())
+        if record.id == self.id:
+            record._version = self._version
+            record._changed = self._changed.union(update)
+        return record
+
+    if not TYPE_CHECKING:  # else a checker took every name for a field that may be assigned
+
+        def __setattr__(self, name: str, value: object) -> None:
+            if not name.startswith("_"):
+                raise _immutable(type(self).__name__, name)
+            super().__setattr__(name, value)
+
+        def __delattr__(self, name: str) -> None:
+            if not name.startswith("_"):
+                raise _immutable(type(self).__name__, name)
+            super().__delattr__(name)
+
+        def __getattr__(self, name: str) -> Any:
+            if name not in type(self).model_fields:
+                return super().__getattr__(name)
+            raise InvalidInput(
+                "a record that was made without this field",
+                where=f"{type(self).__name__}.{name}",
+                remedy="home.new(...) checks that it is whole",
+            )
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise UnsupportedQuery(
@@ -113,7 +164,14 @@ class Record(BaseModel):
             if table.about is not None and name == table.about.name:
                 yield name, _Hidden(table.about.field.category)
             else:
-                yield name, _Hidden(field.category) if isinstance(field, Personal) else getattr(self, name, None)
+                yield name, _Hidden(field.category) if isinstance(field, Personal) else self.__dict__.get(name)
+
+
+def _immutable(record: str, name: str) -> UnsupportedQuery:
+    where = f"{record}.{name}" if IDENTIFIER.fullmatch(name) else record
+    return UnsupportedQuery(
+        "a record is immutable", where=where, remedy="home.update(record, ...), or record.model_copy(update={...})"
+    )
 
 
 _set_fields, _set_extra, _set_private = (
@@ -187,13 +245,13 @@ def column_of(where: str, name: str, info: FieldInfo) -> Column:
             remedy='write Annotated[type, Personal("user...")] or Annotated[type, Shareable("user...")], once',
         )
     kind, nullable = _kind(where, info.annotation)
-    default = None if info.is_required() or nullable or info.default_factory is not None else info.default
+    default = None if info.is_required() or info.default_factory is not None else info.default
     if default is not None:
         try:
             kind.check(default)
         except InvalidInput as error:
             raise ModelError(f"has as its default {error.what}", where=where, remedy="mend the default") from None
-    column = Column(name, classes[0], kind, nullable, default)
+    column = Column(name, classes[0], kind, nullable, None if nullable else default)
     if column.find and not kind.findable:
         findable = ", ".join(python.__name__ for python, other in KINDS.items() if other.findable)
         raise ModelError(
@@ -214,11 +272,37 @@ def _check_indexes(name: str, columns: tuple[Column, ...], indexes: tuple[str, .
         )
 
 
+def check_aliases(model: type[BaseModel]) -> None:
+    """Raises ModelError for a field that has a second name."""
+    for name, info in model.model_fields.items():
+        if info.alias is not None or info.validation_alias is not None or info.serialization_alias is not None:
+            raise ModelError(
+                "a field with an alias",
+                where=f"{model.__name__}.{name}",
+                remedy="name the field as it is given; an alias belongs in a model of your API",
+            )
+
+
+def _check_config(record: type[Record]) -> None:
+    for option in _KEPT:
+        expected = Record.model_config.get(option)
+        if record.model_config.get(option) != expected:
+            raise ModelError(
+                f"configures {option}", where=record.__name__, remedy=f"leave {option} as Record has it: {expected!r}"
+            )
+
+
 def describe(record: type[Record], table: str, indexes: tuple[str, ...] = (), keep: timedelta | None = None) -> Table:
     """The table of a record class; raises ModelError that names the field and the remedy."""
     name = record.__name__
-    if not IDENTIFIER.fullmatch(table):
-        raise ModelError("names no table", where=name, remedy=f'class {name}(Record, table="lower_case_name")')
+    if not TABLE.fullmatch(table):
+        raise ModelError(
+            "names no table", where=name, remedy=f'class {name}(Record, table="lower_case_name"), not pg_...'
+        )
+    _check_config(record)
+    check_aliases(record)
+    for reserved in sorted(_RESERVED & record.model_fields.keys()):
+        raise ModelError("a name that home.new() uses", where=f"{name}.{reserved}", remedy="another name")
     jurisdiction, key = (record.model_fields[field] for field in _OWN)
     if jurisdiction.annotation is not str or not jurisdiction.is_required():
         raise ModelError(

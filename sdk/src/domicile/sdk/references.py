@@ -14,8 +14,8 @@ from pydantic.fields import FieldInfo
 
 from domicile.model.errors import ModelError, UnsupportedQuery
 from domicile.model.fields import Personal, Principal
-from domicile.sdk.records import column_of
-from domicile.sdk.tables import IDENTIFIER, Column, ReferenceTable
+from domicile.sdk.records import check_aliases, column_of
+from domicile.sdk.tables import TABLE, Column, ReferenceTable
 
 Ref = TypeVar("Ref", bound="Reference")
 _OWN_CATEGORY = "system"
@@ -73,10 +73,11 @@ def _column(where: str, name: str, info: FieldInfo) -> Column:
 def describe(reference: type[Reference], table: str, key: tuple[str, ...]) -> ReferenceTable:
     """The table of a reference class; raises ModelError that names the field and the remedy."""
     name = reference.__name__
-    if not IDENTIFIER.fullmatch(table):
+    if not TABLE.fullmatch(table):
         raise ModelError(
-            "names no table", where=name, remedy=f'class {name}(Reference, table="lower_case", key=("x",))'
+            "names no table", where=name, remedy=f'class {name}(Reference, table="lower_case", key=("x",)), not pg_...'
         )
+    check_aliases(reference)
     columns = tuple(_column(f"{name}.{field}", field, info) for field, info in reference.model_fields.items())
     by_name = {column.name: column for column in columns}
     keys = [by_name[each] for each in key if each in by_name]

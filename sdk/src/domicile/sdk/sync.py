@@ -102,13 +102,13 @@ class Records:
     def epoch(self) -> int:
         return self._records.epoch
 
-    def new(self, kind: type[R], **fields: Any) -> R:
-        return self._records.new(kind, **fields)
+    def new(self, kind: type[R], *, idempotency_key: str | None = None, **fields: Any) -> R:
+        return self._records.new(kind, idempotency_key=idempotency_key, **fields)
 
     def put(self, record: Record, *, version: int | None = None, idempotency_key: str | None = None) -> int:
         return self._loop.run(self._records.put(record, version=version, idempotency_key=idempotency_key))
 
-    def put_many(self, records: Sequence[Record], *, idempotency_key: str | None = None) -> list[int]:
+    def put_many(self, records: Iterable[Record], *, idempotency_key: str | None = None) -> list[int]:
         return self._loop.run(self._records.put_many(records, idempotency_key=idempotency_key))
 
     def update(self, record: R, **changes: Any) -> R:

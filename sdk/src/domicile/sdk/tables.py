@@ -21,8 +21,12 @@ from domicile.model.errors import InvalidInput
 from domicile.model.fields import FieldClass, Personal, Principal
 
 IDENTIFIER: Final = re.compile(r"[a-z][a-z0-9_]{0,54}")
+TABLE: Final = re.compile(rf"(?!pg_){IDENTIFIER.pattern}")
+"""PostgreSQL keeps names that begin with pg_ to itself, and finds its own tables before all others."""
 INDEX_SUFFIX: Final = "_index"
 PRINCIPAL: Final = "principal_key"
+MAX_INTEGER: Final = 2**63 - 1
+"""Of a bigint."""
 SYSTEM_COLUMNS: Final = frozenset(
     {
         "jurisdiction",
@@ -34,6 +38,7 @@ SYSTEM_COLUMNS: Final = frozenset(
         "created_at",
         "updated_at",
         "expires_at",
+        *("ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"),  # PostgreSQL's own, in every table
     }
 )
 _CONFIG: Final = ConfigDict(
@@ -88,6 +93,14 @@ class Kind:
             pass
         raise InvalidInput(f"a {self.python.__name__} that cannot be written as JSON")
 
+    def given(self, raw: bytes) -> Any:
+        """A value that somebody else wrote as JSON, of this type and no other; raises InvalidInput."""
+        try:
+            return self.check(self._validator.validate_json(raw, strict=True))
+        except ValidationError:
+            pass
+        raise InvalidInput(f"no JSON of a {self.python.__name__}")
+
     def load(self, raw: bytes) -> Any:
         """What ``dump`` wrote; raises InvalidInput for anything else."""
         try:
@@ -115,7 +128,10 @@ KINDS: Final[Mapping[type, Kind]] = {
 
 @dataclass(frozen=True, eq=False)
 class Column:
-    """One classified field. ``default``: what rows hold that were written before there was such a field."""
+    """One classified field. ``default``: what a record has that is made without it.
+
+    Rows that were written before there was such a field hold it, too, or None where that is a value of the field.
+    """
 
     name: str
     field: FieldClass
@@ -148,6 +164,8 @@ class Column:
         checked = self.kind.check(value)
         if isinstance(checked, str) and any(c == "\0" or "\ud800" <= c <= "\udfff" for c in checked):
             raise InvalidInput("a text with NUL or a lone surrogate, which PostgreSQL does not store")
+        if self.kind.python is int and not -MAX_INTEGER - 1 <= checked <= MAX_INTEGER:
+            raise InvalidInput("a whole number of more than 64 bits", remedy="a sealed field holds any")
         return checked
 
     @cached_property

@@ -22,16 +22,19 @@ class _Recorded(Record, table="recorded"):
 
 
 def _field(column: RecordedColumn) -> tuple[Any, Any]:
-    python: Any = _TYPES[column.kind or ""]
+    kind = KINDS[_TYPES[column.kind or ""]]
+    python: Any = kind.python
+    default: Any = None if column.nullable else ...
+    if column.given is not None:
+        default = kind.load(column.given.encode())
     if column.nullable:
         python = python | None
     if column.field_class == "principal":
-        return Annotated[python, Principal(column.category)], None if column.nullable else ...
+        return Annotated[python, Principal(column.category)], default
     if column.field_class == "shareable":
-        return Annotated[python, Shareable(column.category)], None if column.nullable else ...
+        return Annotated[python, Shareable(column.category)], default
     find: Any = {"subject": True, "cell": "cell", None: False}[column.find]
-    personal = Personal(column.category, find=find, sealed=column.sealed)
-    return Annotated[python, personal], None if column.nullable else ...
+    return Annotated[python, Personal(column.category, find=find, sealed=column.sealed)], default
 
 
 @lru_cache(maxsize=256)

@@ -10,8 +10,11 @@ query string or a problem document. What is refused is counted at the border and
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
-from typing import Final, TypeAlias
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any, Final, TypeAlias
 from uuid import UUID
 
 from aiohttp import web
@@ -30,6 +33,7 @@ from domicile.model import (
 )
 from domicile.model.wire import (
     EPOCH_HEADER,
+    IDEMPOTENCY_HEADER,
     RecordDocument,
     RecordPage,
     RecordQuery,
@@ -39,7 +43,7 @@ from domicile.model.wire import (
 from domicile.sdk import Home, Record
 from domicile.sdk.home import Vault
 from domicile.sdk.store import FenceStore
-from domicile.sdk.tables import KINDS
+from domicile.sdk.tables import KINDS, Kind
 from domicile.service import PEER, Operation, Service, json_response, read_body
 from domicile.telemetry import BORDER, warn
 
@@ -49,14 +53,34 @@ Handler: TypeAlias = Callable[[web.Request], Awaitable[web.Response]]
 _ANSWERS: Final = (NotFound, Conflict, Unavailable)
 """What a caller is told of rows and of the moment, and no refusal."""
 _REFUSES: Final = (NotFound, FenceRefused)
+_VERSION: Final = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
+_ONCE: Final = re.compile(r"[!-~]{1,256}", re.ASCII)
+_SPELLED: Final[Mapping[type, str]] = {
+    str: "a string",
+    int: "a whole number, without a point or quotes",
+    UUID: "a UUID, as a string",
+    date: "a date, as a string: 2026-01-31",
+    bool: "true or false",
+    float: "a number",
+    bytes: "base64url, as a string (RFC 4648, section 5)",
+    datetime: "a time with its zone, as a string: 2026-01-31T12:00:00Z",
+    Decimal: "a decimal number, or a string that is one",
+}
+"""What a value of each type is in JSON."""
 PUT: Final = Operation(
     "Store a record of a subject at home, or replace it",
     {200: RecordVersion},
     body=RecordWrite,
+    headers={IDEMPOTENCY_HEADER: {"type": "string", "pattern": f"^{_ONCE.pattern}$"}},
     refuses=(*_REFUSES, Conflict),
 )
 GET: Final = Operation("A record with its personal fields", {200: RecordDocument}, refuses=(*_REFUSES, Conflict))
-DELETE: Final = Operation("Delete a record", {204: None}, refuses=(*_REFUSES, Conflict))
+DELETE: Final = Operation(
+    "Delete a record, at any version or at the one that is named",
+    {204: None},
+    query={"version": {"type": "string", "pattern": f"^{_VERSION.pattern}$"}},
+    refuses=(*_REFUSES, Conflict),
+)
 FIND: Final = Operation(
     "A page of a subject's records that equal every condition",
     {200: RecordPage},
@@ -71,6 +95,43 @@ def _document(record: Record) -> RecordDocument:
     return RecordDocument(**own, version=record.version, fields=fields, destroyed=sorted(record.destroyed) or None)
 
 
+def _require_known(request: web.Request, operation: Operation) -> None:
+    """Raise InvalidInput for a query parameter that is not described, or is given twice: it was meant to do something.
+
+    Its name is not told, which might be a value.
+    """
+    known, given = operation.query, request.query
+    if not known.keys() >= given.keys() or len(given) > len(set(given)):
+        remedy = f"give {', '.join(sorted(known))} once" if known else "leave it out"
+        raise InvalidInput("a query parameter that has no meaning here, or is given twice", remedy=remedy)
+
+
+def _version(request: web.Request) -> int | None:
+    given = request.query.get("version")
+    if given is not None and not _VERSION.fullmatch(given):
+        raise InvalidInput("a version is a number from 1, as a record was answered with")
+    return None if given is None else int(given)
+
+
+def _once(request: web.Request) -> str | None:
+    """The key under which a request is carried out once, however often it comes."""
+    given = request.headers.getall(IDEMPOTENCY_HEADER, [])
+    if len(given) > 1 or not all(map(_ONCE.fullmatch, given)):
+        raise InvalidInput(f"{IDEMPOTENCY_HEADER} is given once, with 1 to 256 printable ASCII characters, no spaces")
+    return given[0] if given else None
+
+
+def _wanted(name: str, kind: Kind, value: Any) -> Any:
+    """A condition's value, of its field's own type: ``true`` is no number, and a number is no text.
+
+    Raises InvalidInput, since a value of another type would find nothing, or what nobody asked for.
+    """
+    try:
+        return kind.given(json.dumps(value).encode())
+    except InvalidInput:
+        raise InvalidInput(f"{name} is compared with {_SPELLED[kind.python]}") from None
+
+
 class RecordsApi:
     """Handlers of one cell. ``fences`` are read as the gateway's own role, rows as the application's."""
 
@@ -79,16 +140,20 @@ class RecordsApi:
         self._fences = fences
 
     def routes(self, service: Service) -> None:
-        service.route("POST", f"{TABLE_PATH}/find", Endpoint.RECORDS, self._told("record-find", self.find), FIND)
-        service.route("PUT", RECORD_PATH, Endpoint.RECORDS, self._told("record-put", self.put), PUT)
-        service.route("GET", RECORD_PATH, Endpoint.RECORDS, self._told("record-get", self.get), GET)
-        service.route("DELETE", RECORD_PATH, Endpoint.RECORDS, self._told("record-delete", self.delete), DELETE)
+        for method, path, kind, handler, operation in (
+            ("POST", f"{TABLE_PATH}/find", "record-find", self.find, FIND),
+            ("PUT", RECORD_PATH, "record-put", self.put, PUT),
+            ("GET", RECORD_PATH, "record-get", self.get, GET),
+            ("DELETE", RECORD_PATH, "record-delete", self.delete, DELETE),
+        ):
+            service.route(method, path, Endpoint.RECORDS, self._told(kind, handler, operation), operation)
 
-    def _told(self, kind: str, handler: Handler) -> Handler:
-        """``handler``, with its refusals on the record."""
+    def _told(self, kind: str, handler: Handler, operation: Operation) -> Handler:
+        """``handler`` of requests that mean nothing beside what is described, with its refusals on the record."""
 
         async def answered(request: web.Request) -> web.Response:
             try:
+                _require_known(request, operation)
                 return await handler(request)
             except _ANSWERS:
                 raise
@@ -121,12 +186,12 @@ class RecordsApi:
 
     async def put(self, request: web.Request) -> web.Response:
         row, home, kind = self._id(request), await self._home(request), await self._kind(request)
-        body = await read_body(request, RecordWrite)
+        once, body = _once(request), await read_body(request, RecordWrite)
         if reserved := {"id", "jurisdiction"} & body.fields.keys():
             raise InvalidInput(f"{', '.join(sorted(reserved))} has a place of its own, not among the fields")
         whole = {**body.fields, "id": str(row), "jurisdiction": body.jurisdiction}
         record = kind.model_validate_json(json.dumps(whole))
-        version = await home.put(record, version=body.version)
+        version = await home.put(record, version=body.version, idempotency_key=once)
         return json_response(RecordVersion(id=row, version=version), Cache_Control="no-store")
 
     async def get(self, request: web.Request) -> web.Response:
@@ -138,7 +203,7 @@ class RecordsApi:
 
     async def delete(self, request: web.Request) -> web.Response:
         row, home, kind = self._id(request), await self._home(request), await self._kind(request)
-        if not await home.delete(kind, row):
+        if not await home.delete(kind, row, version=_version(request)):
             raise NotFound("no such record")
         return web.Response(status=204, headers={"Cache-Control": "no-store"})
 
@@ -153,7 +218,7 @@ class RecordsApi:
             raise UnsupportedQuery("no such field to find by")
         if None in body.conditions.values():
             raise UnsupportedQuery("null is not a value to find")
-        conditions = {name: kinds[name].load(json.dumps(value).encode()) for name, value in body.conditions.items()}
+        conditions = {name: _wanted(name, kinds[name], value) for name, value in body.conditions.items()}
         page = await home.page(kind, conditions, size=body.size, order_by=body.order_by, after=body.after)
         found = RecordPage(records=[_document(record) for record in page.records], next=page.next)
         return json_response(found, Cache_Control="no-store")

@@ -19,6 +19,8 @@ from typing import Any, Final, NamedTuple
 from domicile.sdk.store import ddl
 from domicile.sdk.tables import About, Column, Table
 
+_SAID: Final = frozenset({"optional", "given"})
+"""What is recorded of a field for those who have no class of it, and is nothing of its column's."""
 _NEW_FIELD: Final = "add a field of another name, fill it, then drop this one"
 
 
@@ -89,6 +91,8 @@ def recorded(column: Column) -> dict[str, Any]:
         "nullable": column.sql_nullable,
         "kind": column.kind.python.__name__,
         "default": ddl.default(column),
+        "optional": column.nullable,
+        "given": None if column.default is None else column.kind.dump(column.default).decode(),
     }
 
 
@@ -244,7 +248,7 @@ class _Comparison:
             what = "is a new field, and rows that are there have no value for it"
             self.refusals.append(Refusal(where, what, "a default, or | None"))
             return
-        if column.find and column.default is not None:
+        if column.find and not column.nullable and column.default is not None:
             what = "is a new field that is found by, and no row that is there would be found by its default"
             self.refusals.append(Refusal(where, what, "| None instead of the default"))
             return
@@ -257,14 +261,15 @@ class _Comparison:
     def _change(self, table: str, column: Column, before: Mapping[str, Any], gone: set[str]) -> None:
         wanted = recorded(column)
         changed = {name for name, value in wanted.items() if before.get(name) != value}
+        where = f"{table}.{column.name}"
         if before.get("kind") is None and not changed & {"class", "sealed", "sql_type"}:
             changed.discard("kind")  # applied before kinds were recorded
-            if not changed:
-                self._step(f"record the type of {table}.{column.name}", note(table, column))
-                return
+            changed = changed or set(_SAID)
         if not changed:
             return
-        where = f"{table}.{column.name}"
+        if changed <= _SAID:
+            self._step(f"record the type and the default of {where}", note(table, column))
+            return
         for names, why in (
             ({"class"}, f"was {before['class']} and is {wanted['class']}"),
             ({"sealed"}, "was sealed and is clear" if before["sealed"] else "was clear and is sealed"),
@@ -287,7 +292,7 @@ class _Comparison:
                 f"ALTER COLUMN {ddl.quote(column.name)} {'DROP DEFAULT' if given is None else f'SET DEFAULT {given}'}"
             )
         sql = [f"ALTER TABLE {ddl.place(table)} {', '.join(alterations)};"] if alterations else []
-        self._step(f"change {', '.join(sorted(changed - {'kind'}))} of {where}", *sql, note(table, column))
+        self._step(f"change {', '.join(sorted(changed - _SAID))} of {where}", *sql, note(table, column))
 
     @staticmethod
     def _names(column: Column) -> list[str]:

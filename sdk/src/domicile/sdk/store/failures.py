@@ -22,7 +22,7 @@ from domicile.model.errors import (
     WrongJurisdiction,
 )
 from domicile.model.ids import SubjectKey
-from domicile.sdk.store.port import OutdatedKeys, another_request, kept_for_life, no_table, refused
+from domicile.sdk.store.port import OutdatedKeys, another_request, in_the_way, kept_for_life, no_table, refused
 
 WAIT_SECONDS: Final = 20.0
 _WHERE: Final = "storage"
@@ -61,7 +61,7 @@ def _of_sqlstate(state: str) -> DomicileError:
         case "42501":
             return Forbidden("the database refuses this to this role", where=_WHERE)
         case "40001" | "40P01" | "55P03":
-            return Unavailable("another transaction was in the way", where=_WHERE, retry_after=1)
+            return in_the_way()
         case "42P01":
             return no_table()
         case _ if state[:2] == "42":

@@ -48,7 +48,10 @@ class Fence:
 
 
 class RecordedColumn(NamedTuple):
-    """A field of a class of records. ``kind``: its Python type; None where an older program applied it."""
+    """A field of a class of records. ``kind``: its Python type; None where an older program applied it.
+
+    ``given``: what a record has that is made without the field, as JSON; None where it has no such default.
+    """
 
     name: str
     field_class: str
@@ -57,6 +60,7 @@ class RecordedColumn(NamedTuple):
     find: str | None
     nullable: bool
     kind: str | None
+    given: str | None
 
 
 def _fence(row: Any) -> Fence:

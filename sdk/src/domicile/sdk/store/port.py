@@ -1,13 +1,14 @@
 """What a home needs of a store of rows: one narrow port, behind PostgreSQL (``rows``) and in memory (``testing``).
 
-What both refuse, they refuse in the same words.
+What both refuse, they refuse in the same words. Nothing here shows a value, or whom a row is about, where it is
+represented.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final, NamedTuple, Protocol
 from uuid import UUID
@@ -43,12 +44,18 @@ class Condition(NamedTuple):
     value: Any
     newest: int = 0
 
+    def __repr__(self) -> str:
+        return f"Condition({self.column} {self.operator} ...)"
+
 
 class Place(NamedTuple):
     """A place in an order: what a row there is, or was, ordered by, and its id."""
 
     id: UUID
     value: Any
+
+    def __repr__(self) -> str:
+        return f"Place({self.id})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +82,9 @@ class StoredRow:
 
     id: UUID
     version: int
-    values: Mapping[str, Any]
-    place: Any = None
-    principal: UUID | None = None
+    values: Mapping[str, Any] = field(repr=False)
+    place: Any = field(default=None, repr=False)
+    principal: UUID | None = field(default=None, repr=False)
 
 
 class NewRow(NamedTuple):
@@ -91,6 +98,9 @@ class NewRow(NamedTuple):
     values: Mapping[str, Any]
     principal: UUID | None = None
     keys: int = 0
+
+    def __repr__(self) -> str:
+        return f"NewRow({self.id}, {sorted(self.values)})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +159,7 @@ class Rows(Protocol):
 
 
 class Work(Rows, Lookups, Protocol):
-    """The same, inside a transaction."""
+    """The same, inside a transaction, which lets through what ``turns`` does."""
 
     async def query(self, statement: str, arguments: Sequence[Any]) -> list[dict[str, Any]]:
         """One statement that was admitted; its rows by column name."""
@@ -164,7 +174,11 @@ class Store(Lookups, Protocol):
         ...
 
     def work(self, key: SubjectKey, epoch: int) -> AbstractAsyncContextManager[Work]:
-        """A transaction that commits when its block ends well, and is rolled back otherwise."""
+        """A transaction that commits when its block ends well, and is rolled back otherwise.
+
+        It reads what is committed, and what it wrote; nobody else writes a row that it wrote before it ends. Who waits
+        for that in vain, for the lock's time-out, gets Unavailable.
+        """
         ...
 
 
@@ -201,6 +215,10 @@ def no_table() -> InvalidInput:
     return InvalidInput("no such table", where="storage", remedy="run `domicile schema apply`")
 
 
+def in_the_way() -> Unavailable:
+    return Unavailable("another transaction was in the way", where="storage", retry_after=1)
+
+
 def kept_for_life() -> Forbidden:
     return Forbidden("a row keeps its subject, principal, key and jurisdiction for life", where="storage")
 
@@ -224,7 +242,11 @@ def another_version(table: Table) -> Conflict:
 
 
 def another_request() -> Conflict:
-    return Conflict("another request was made under this idempotency key", where="storage")
+    return Conflict(
+        "another request was made under this idempotency key",
+        where="storage",
+        remedy="home.new(..., idempotency_key=...) gives a record that is made again its id",
+    )
 
 
 def given_twice(table: Table) -> InvalidInput:

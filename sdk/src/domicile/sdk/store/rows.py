@@ -40,6 +40,7 @@ from domicile.sdk.store.port import (
 )
 from domicile.sdk.store.queries import query
 from domicile.sdk.store.statements import Write
+from domicile.sdk.store.turns import Turns, in_turn
 from domicile.sdk.tables import ReferenceTable, Table
 from domicile.service.commits import NEVER, commit, roll_back, uncut
 
@@ -89,7 +90,16 @@ class _Transaction:
         self._jurisdiction = jurisdiction
         self._key = key
         self._epoch = epoch
+        self.turns = Turns()
 
+    async def _ask(self, method: Callable[..., Awaitable[Answer]], statement: str, *arguments: Any) -> Answer:
+        with self.turns.statement():
+            return await _asked(method, statement, *arguments)
+
+    async def _fetch(self, statement: str, *arguments: Any) -> list[asyncpg.Record]:
+        return await self._ask(self._connection.fetch, statement, *arguments)
+
+    @in_turn
     async def put(self, table: Table, row: NewRow, version: int | None, once: Once | None = None) -> int:
         if (said := await self._recall(once)) is not None:
             return said[0]
@@ -98,21 +108,23 @@ class _Transaction:
         else:
             mode = Write.PUT if version is None else Write.NEW
             arguments = (self._jurisdiction, self._key, self._epoch, *_written(table, row))
-            written = await _asked(self._connection.fetchval, statements.write(table, mode), *arguments)
+            written = await self._ask(self._connection.fetchval, statements.write(table, mode), *arguments)
         if written is None:
             raise another_version(table)
         await self._remember(once, [written])
         return int(written)
 
+    @in_turn
     async def put_many(self, table: Table, rows: Sequence[NewRow], once: Once | None = None) -> list[int]:
         if (said := await self._recall(once)) is not None:
             return said
         statement, arguments = many(table, rows, self._jurisdiction, self._key, self._epoch)
-        found = await _asked(self._connection.fetch, statement, *arguments)
+        found = await self._fetch(statement, *arguments)
         versions = in_order(rows, found)
         await self._remember(once, versions)
         return versions
 
+    @in_turn
     async def update(self, table: Table, row: NewRow, version: int) -> int:
         written = await self._replace(table, row, version)
         if written is None:
@@ -123,24 +135,29 @@ class _Transaction:
         statement = statements.replace(table, tuple(row.values))
         who = stored_principal(row.principal)
         arguments = (version, self._key, self._epoch, row.id, who, str(row.keys), *row.values.values())
-        return await _asked(self._connection.fetchval, statement, *arguments)
+        return await self._ask(self._connection.fetchval, statement, *arguments)
 
+    @in_turn
     async def delete(self, table: Table, id: UUID, version: int | None) -> bool:  # noqa: A002
-        done = await _asked(self._connection.execute, statements.delete(table), self._key, id, version)
+        done = await self._ask(self._connection.execute, statements.delete(table), self._key, id, version)
         if done == "DELETE 1":
             return True
-        if version is not None and await _asked(self._connection.fetchval, statements.there(table), self._key, id):
+        if version is not None and await self._ask(self._connection.fetchval, statements.there(table), self._key, id):
             raise another_version(table)
         return False
 
+    @in_turn
     async def select(self, table: Table, selection: Selection) -> list[StoredRow]:
-        return await untold(selected(self._connection, table, selection, self._key, self._epoch))
+        return await selected(self._fetch, table, selection, self._key, self._epoch)
 
+    @in_turn
     async def query(self, statement: str, arguments: Sequence[Any]) -> list[dict[str, Any]]:
-        return [dict(row) for row in await _asked(self._connection.fetch, statement, *arguments)]
+        return [dict(row) for row in await self._fetch(statement, *arguments)]
 
+    @in_turn
     async def look_up(self, table: ReferenceTable, conditions: Sequence[Condition]) -> list[dict[str, Any]]:
-        return await self.query(references.select(table, conditions), [each.value for each in conditions])
+        values = [each.value for each in conditions]
+        return [dict(row) for row in await self._fetch(references.select(table, conditions), *values)]
 
     async def _recall(self, once: Once | None) -> list[int] | None:
         if once is None:
@@ -148,26 +165,28 @@ class _Transaction:
         if once.other is not None and (known := await self._recall(once.other)) is not None:
             return known
         arguments = (self._key, self._epoch, once.key, once.request)
-        said: list[int] | None = await _asked(self._connection.fetchval, query("recall"), *arguments)
+        said: list[int] | None = await self._ask(self._connection.fetchval, query("recall"), *arguments)
         return said
 
     async def _remember(self, once: Once | None, said: list[int]) -> None:
         if once is not None:
-            await _asked(self._connection.fetchval, query("remember"), self._key, once.key, said)
+            await self._ask(self._connection.fetchval, query("remember"), self._key, once.key, said)
 
 
 def many(table: Table, rows: Sequence[NewRow], jurisdiction: str, key: SubjectKey, epoch: int) -> tuple[str, list[Any]]:
     """The statement for many rows and its arguments: in the order of their ids, which all writers keep. Pure.
 
-    Two writers of the same rows would else wait for each other. Raises InvalidInput for a row that is given twice.
+    Two writers of the same rows would else wait for each other. They are created in the order in which they are given.
+    Raises InvalidInput for a row that is given twice.
     """
-    ordered = sorted(rows, key=lambda row: row.id)
+    places = sorted(range(len(rows)), key=lambda place: rows[place].id)
+    ordered = [rows[place] for place in places]
     if any(one.id == other.id for one, other in pairwise(ordered)):
         raise given_twice(table)
     columns = [[row.values[name] for row in ordered] for name, _, _ in table.stored]
     oldest = min((row.keys for row in rows if row.keys), default=0)
     ids, who = [row.id for row in ordered], [stored_principal(row.principal) for row in ordered]
-    return statements.write_many(table), [jurisdiction, key, epoch, ids, who, str(oldest), *columns]
+    return statements.write_many(table), [jurisdiction, key, epoch, ids, who, str(oldest), places, *columns]
 
 
 def in_order(rows: Sequence[NewRow], found: Sequence[asyncpg.Record]) -> list[int]:
@@ -179,7 +198,11 @@ def in_order(rows: Sequence[NewRow], found: Sequence[asyncpg.Record]) -> list[in
 
 
 async def selected(
-    connection: Connection, table: Table, selection: Selection, key: SubjectKey, epoch: int
+    fetch: Callable[..., Awaitable[list[asyncpg.Record]]],
+    table: Table,
+    selection: Selection,
+    key: SubjectKey,
+    epoch: int,
 ) -> list[StoredRow]:
     """One statement, in a transaction or alone."""
     newest = min((condition.newest for condition in selection.conditions if condition.newest), default=0)
@@ -197,7 +220,7 @@ async def selected(
         arguments += [selection.after.value, selection.after.id]
     if selection.limit is not None:
         arguments.append(selection.limit)
-    rows = await connection.fetch(statement, key, *arguments)
+    rows = await fetch(statement, key, *arguments)
     if not rows or rows[0][:2] != (epoch, "open"):
         raise refused()
     if newest and rows[0][-1] > newest:
@@ -259,7 +282,7 @@ class _Alone(Alone):
 
     async def select(self, table: Table, selection: Selection) -> list[StoredRow]:
         async def attempt(connection: Connection) -> list[StoredRow]:
-            return await selected(connection, table, selection, self._key, self._epoch)
+            return await selected(connection.fetch, table, selection, self._key, self._epoch)
 
         return await self._store.alone_with(attempt)
 
@@ -281,7 +304,9 @@ class RowStore:
         try:
             try:
                 key = await _begin(connection, key, epoch)
-                yield _Transaction(connection, self.jurisdiction, key, epoch)
+                work = _Transaction(connection, self.jurisdiction, key, epoch)
+                with work.turns.block():
+                    yield work
             except BaseException:
                 await roll_back(connection)
                 raise

@@ -75,16 +75,22 @@ def write(table: Table, mode: Write) -> str:
 
 @lru_cache(maxsize=CACHED)
 def write_many(table: Table) -> str:
-    """Many rows, each id once: $1 jurisdiction, $2 subject, $3 epoch, $4 ids, $5 principals, $6 keys, then arrays."""
+    """Many rows, each id once: $1 jurisdiction, $2 subject, $3 epoch, $4 ids, $5 principals, $6 keys, $7 their places
+    in the order of creation, then arrays.
+
+    A row takes more than a microsecond to write, so that whatever is written next is later than the last of them.
+    """
     columns = [column for column, _, _ in table.stored]
     names = "".join(f', "{column}"' for column in columns)
     values = "".join(f', u."{column}"' for column in columns)
-    arrays = "".join(f", ${number}::{sql_type}[]" for number, (_, sql_type, _) in enumerate(table.stored, start=7))
+    arrays = "".join(f", ${number}::{sql_type}[]" for number, (_, sql_type, _) in enumerate(table.stored, start=8))
     found = _changes(columns, (f'excluded."{column}"' for column in columns))
     return (
-        f"INSERT INTO {_target(table)} (jurisdiction, subject_key, principal_key, epoch, id{names}) "  # noqa: S608
-        f"SELECT $1, f.subject_key, coalesce(u.principal, f.subject_key), $3, u.id{values} "
-        f"FROM domicile.enter($2) f CROSS JOIN unnest($4::uuid[], $5::bytea[]{arrays}) AS u (id, principal{names}) "
+        f"INSERT INTO {_target(table)} (jurisdiction, subject_key, principal_key, epoch, id, created_at{names}) "  # noqa: S608
+        f"SELECT $1, f.subject_key, coalesce(u.principal, f.subject_key), $3, u.id, "
+        f"statement_timestamp() + u.place * interval '1 microsecond'{values} "
+        f"FROM domicile.enter($2) f CROSS JOIN unnest($4::uuid[], $5::bytea[], $7::int[]{arrays}) "
+        f"AS u (id, principal, place{names}) "
         f"WHERE {_sealed_by('$6')} "
         f"ON CONFLICT (subject_key, id) DO UPDATE SET {_KEPT}, {found} RETURNING t.id, t.version"
     )

@@ -1,21 +1,20 @@
 """A cell's storage and its key service in memory, by the same port as the real ones.
 
-It holds what ``rows`` promises (fences, versions, order, one transaction at a time, nothing of one that failed), and
-takes no SQL: what ``tx.sql`` answers only PostgreSQL knows.
+It holds what ``rows`` promises (fences, versions, order, a transaction that nobody reads before it commits, nothing of
+one that failed), and takes no SQL: what ``tx.sql`` answers only PostgreSQL knows.
 """
 
 from __future__ import annotations
 
 import asyncio
-import copy
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cmp_to_key
 from itertools import count
-from typing import Any
+from typing import Any, Final
 from uuid import UUID, uuid4
 
 from domicile.model.errors import KeyDestroyed, NotFound, UnsupportedQuery
@@ -31,13 +30,17 @@ from domicile.sdk.store.port import (
     another_request,
     another_version,
     given_twice,
+    in_the_way,
     kept_for_life,
     no_table,
     refused,
     stored_principal,
 )
+from domicile.sdk.store.turns import Turns, in_turn
 from domicile.sdk.tables import PRINCIPAL, ReferenceTable, Table
 
+LOCK_SECONDS: Final = 5.0
+"""How long a write waits for a row that another transaction has written, as ``lock_timeout`` of sql/system.sql."""
 _COMPARED: Mapping[Operator, Callable[[Any, Any], bool]] = {
     Operator.EQUAL: lambda held, value: held == value,
     Operator.AT_LEAST: lambda held, value: held >= value,
@@ -82,7 +85,7 @@ class MemoryKeys:
         self._destroyed.add((home.internal_id, principal))
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Held:
     version: int
     created: datetime
@@ -95,7 +98,7 @@ class _Subject:
     fence: Fence
     tables: dict[str, dict[UUID, _Held]] = field(default_factory=dict)
     answers: dict[bytes, tuple[bytes, list[int]]] = field(default_factory=dict)
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    locks: dict[Hashable, _Transaction] = field(default_factory=dict)
 
 
 class MemoryStore:
@@ -149,81 +152,145 @@ class MemoryStore:
 
     @asynccontextmanager
     async def work(self, key: SubjectKey, epoch: int) -> AsyncIterator[Work]:
-        held = self.subject(key, epoch)
-        async with held.lock:
-            self.subject(key, epoch)
-            before = copy.deepcopy((held.tables, held.answers))
-            try:
-                yield _Transaction(self, key, epoch)
-            except BaseException:
-                held.tables, held.answers = before
-                raise
+        self.subject(key, epoch)
+        work = _Transaction(self, key, epoch)
+        try:
+            with work.turns.block():
+                yield work
+            work.commit()
+        finally:
+            work.end()
 
 
 class _Transaction:
+    """What it writes is its own until it commits; the rows are locked for as long."""
+
     def __init__(self, store: MemoryStore, key: SubjectKey, epoch: int) -> None:
         self._store = store
         self._key = key
         self._epoch = epoch
+        self._written: dict[tuple[str, UUID], _Held | None] = {}
+        self._answered: dict[bytes, tuple[bytes, list[int]]] = {}
+        self._locked: dict[Hashable, _Subject] = {}
+        self._ended = asyncio.Event()
+        self.turns = Turns()
+
+    def commit(self) -> None:
+        subject = self._subject()
+        for (table, row), held in self._written.items():
+            rows = subject.tables.setdefault(table, {})
+            rows.pop(row, None)
+            if held is not None:
+                rows[row] = held
+        subject.answers |= self._answered
+
+    def end(self) -> None:
+        for name, subject in self._locked.items():
+            del subject.locks[name]
+        self._ended.set()
 
     def _subject(self) -> _Subject:
-        return self._store.subject(self._key, self._epoch)
+        with self.turns.statement():
+            return self._store.subject(self._key, self._epoch)
+
+    async def _lock(self, name: Hashable) -> None:
+        """Raises Unavailable where another transaction has it for longer than the time-out, this one's caller's too."""
+        await asyncio.sleep(0)  # as a round trip, during which others go on
+        locks = self._subject().locks
+        with self.turns.statement():
+            try:
+                async with asyncio.timeout(LOCK_SECONDS):
+                    while (holder := locks.get(name, self)) is not self:
+                        await holder._ended.wait()
+            except TimeoutError:
+                raise in_the_way() from None
+        subject = self._subject()
+        subject.locks[name] = self
+        self._locked[name] = subject
+
+    def _row(self, table: Table, row: UUID) -> _Held | None:
+        name = (table.name, row)
+        return self._written[name] if name in self._written else self._subject().tables.get(table.name, {}).get(row)
 
     def _rows(self, table: Table) -> dict[UUID, _Held]:
-        return self._subject().tables.setdefault(table.name, {})
+        """Those that are committed, and what this transaction made of them."""
+        own = {row: held for (name, row), held in self._written.items() if name == table.name}
+        both = {**self._subject().tables.get(table.name, {}), **own}
+        return {row: held for row, held in both.items() if held is not None}
 
-    def _recall(self, once: Once | None) -> list[int] | None:
-        request, answer = self._subject().answers.get(once.key, (None, None)) if once else (None, None)
-        if once is not None and request is not None and request != once.request:
-            raise another_request()
+    async def _recall(self, once: Once | None) -> list[int] | None:
+        if once is None:
+            return None
+        await self._lock(once.key)
+        request, answer = {**self._subject().answers, **self._answered}.get(once.key, (once.request, None))
+        if request != once.request:
+            with self.turns.statement():
+                raise another_request()
         return answer
 
     def _remember(self, once: Once | None, said: list[int]) -> None:
         if once is not None:
-            self._subject().answers[once.key] = (once.request, said)
+            self._answered[once.key] = (once.request, said)
 
+    @in_turn
     async def put(self, table: Table, row: NewRow, version: int | None, once: Once | None = None) -> int:
-        if (said := self._recall(once)) is not None:
+        if (said := await self._recall(once)) is not None:
             return said[0]
-        rows = self._rows(table)
-        held = rows.get(row.id)
+        await self._lock((table.name, row.id))
+        written = self._put(table, row, version)
+        self._remember(once, [written])
+        return written
+
+    def _put(self, table: Table, row: NewRow, version: int | None) -> int:
+        held = self._row(table, row.id)
         if version is not None and version != (held.version if held else 0):
             raise another_version(table)
         if held is not None and held.principal != row.principal:
-            raise another_version(table) if version else kept_for_life()
-        created = held.created if held else self._store.now()
-        written = _Held((held.version if held else 0) + 1, created, {**row.values}, row.principal)
-        rows[row.id] = written
-        self._remember(once, [written.version])
+            if version:
+                raise another_version(table)
+            with self.turns.statement():
+                raise kept_for_life()
+        written = _Held(held.version + 1 if held else 1, self._store.now(), {**row.values}, row.principal)
+        self._written[table.name, row.id] = replace(written, created=held.created) if held else written
         return written.version
 
+    @in_turn
     async def put_many(self, table: Table, rows: Sequence[NewRow], once: Once | None = None) -> list[int]:
-        if (said := self._recall(once)) is not None:
+        if (said := await self._recall(once)) is not None:
             return said
-        if len({row.id for row in rows}) < len(rows):
+        names = sorted({row.id for row in rows})
+        if len(names) < len(rows):
             raise given_twice(table)
-        versions = [await self.put(table, row, None) for row in rows]
+        for name in names:  # an order that all writers keep
+            await self._lock((table.name, name))
+        versions = [self._put(table, row, None) for row in rows]
         self._remember(once, versions)
         return versions
 
+    @in_turn
     async def update(self, table: Table, row: NewRow, version: int) -> int:
-        held = self._rows(table).get(row.id)
+        await self._lock((table.name, row.id))
+        held = self._row(table, row.id)
         if held is None or (held.version, held.principal) != (version, row.principal):
             raise another_version(table)
-        held.values |= row.values
-        held.version += 1
-        return held.version
+        written = replace(held, version=held.version + 1, values={**held.values, **row.values})
+        self._written[table.name, row.id] = written
+        return written.version
 
+    @in_turn
     async def delete(self, table: Table, id: UUID, version: int | None) -> bool:  # noqa: A002
-        rows = self._rows(table)
-        if id not in rows:
+        await self._lock((table.name, id))
+        held = self._row(table, id)
+        if held is None:
             return False
-        if version is not None and rows[id].version != version:
+        if version is not None and held.version != version:
             raise another_version(table)
-        del rows[id]
+        self._written[table.name, id] = None
         return True
 
+    @in_turn
     async def select(self, table: Table, selection: Selection) -> list[StoredRow]:
+        await asyncio.sleep(0)
         rows = self._rows(table)
         found = [name for name, held in rows.items() if all(_meets(name, held, c) for c in selection.conditions)]
 
@@ -257,9 +324,11 @@ class _Transaction:
             for each in places[: selection.limit]
         ]
 
+    @in_turn
     async def look_up(self, table: ReferenceTable, conditions: Sequence[Condition]) -> list[dict[str, Any]]:
         return await self._store.look_up(table, conditions)
 
+    @in_turn
     async def query(self, statement: str, arguments: Sequence[Any]) -> list[dict[str, Any]]:
         raise UnsupportedQuery("SQL on a home in memory", remedy="the fixture domicile_postgres")
 

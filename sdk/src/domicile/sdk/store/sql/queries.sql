@@ -55,9 +55,10 @@ INSERT INTO domicile.cell_sessions (purpose) VALUES ($1)
 SELECT column_name, class, category, sql_type FROM domicile.columns WHERE table_name = $1 ORDER BY column_name
 
 -- name: recorded_columns
--- What each field of a record table ($1) is, in the order of their names.
-SELECT column_name, class, category, sealed, find, nullable, kind
-FROM domicile.columns WHERE table_name = $1 ORDER BY column_name
+-- What each field of a record table ($1) is, in the order of their names; as JSON, what came later.
+SELECT column_name, class, category, sealed, find,
+       coalesce((to_jsonb(c) ->> 'optional')::boolean, nullable), kind, to_jsonb(c) ->> 'given'
+FROM domicile.columns c WHERE table_name = $1 ORDER BY column_name
 
 -- name: limit_to_subject
 -- Limit the transaction to a subject ($1, hexadecimal).
