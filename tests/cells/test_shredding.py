@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 import pytest
 from domicile_testing import Storage, Trust
 from domicile_testing.cell import key_client, key_section, key_settings, superuser
+from domicile_testing.databases import until
 
 from domicile.cells.keys import serve_keys
 from domicile.identity import Authority, Signer, check_endorsed, endorse, verify_receipt
@@ -106,6 +107,36 @@ async def test_a_restored_key_store_gives_no_destroyed_key_back(trust: Trust, ke
                     await keys.data_key(subject, subject, create=True)
                 assert (await keys.data_key(other, other)).subject == other
                 await keys.shred(uuid4())  # the log goes on after the line that was cut off
+        assert await connection.fetchval("SELECT count(*) FROM keys.data_keys WHERE subject = $1", subject) == 0
+
+
+async def test_a_store_that_is_restored_under_a_service_gives_no_destroyed_key_back(
+    trust: Trust, key_storage: Storage
+) -> None:
+    """The service goes on; what it asks next is another server, with the rows of a backup."""
+    subject, other, settings = uuid4(), uuid4(), key_settings(trust, key_storage)
+    async with serve_keys(settings, SECTION), key_client(trust, settings.bind) as keys:
+        for each in (subject, other):
+            await keys.data_key(each, each, create=True)
+        async with superuser(key_storage) as connection:
+            backup = await connection.fetch("SELECT * FROM keys.data_keys WHERE subject = $1", subject)
+            await keys.shred(subject)
+            await connection.execute("DELETE FROM keys.shredded WHERE subject = $1", subject)
+            await connection.execute("UPDATE keys.subjects SET destroyed = NULL WHERE subject = $1", subject)
+            rows = [tuple(row) for row in backup]
+            await connection.copy_records_to_table("data_keys", schema_name="keys", records=rows)
+        key_storage.kill()
+        key_storage.start()
+
+        async def back() -> bool:
+            return key_storage.ready
+
+        await until(back, "the server to be back")
+        async with key_client(trust, settings.bind) as fresh:
+            with pytest.raises(KeyDestroyed):
+                await fresh.data_key(subject, subject)
+            assert (await fresh.data_key(other, other)).subject == other
+    async with superuser(key_storage) as connection:
         assert await connection.fetchval("SELECT count(*) FROM keys.data_keys WHERE subject = $1", subject) == 0
 
 

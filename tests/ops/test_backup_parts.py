@@ -23,14 +23,18 @@ from domicile.model.wire import WrappedKey
 from domicile.ops.backup.agent import adopt_first
 from domicile.ops.backup.catalog import (
     Base,
+    Line,
     base_name,
     card_name,
     choose,
     holes,
+    line_from,
+    lines_of,
     needless,
     number_of,
     segment_at,
     spans,
+    timeline_of,
 )
 from domicile.ops.backup.commands import counted
 from domicile.ops.backup.keys import FileKeys, Keyring
@@ -39,7 +43,7 @@ from domicile.ops.backup.sealed import Head, opening, read_head, sealing
 from domicile.ops.backup.store import Store
 from domicile.ops.backup.targets import FolderTarget, Owner
 from domicile.ops.main import app
-from domicile.ops.switching import finish_switch, put_in_place, staging
+from domicile.ops.switching import clear_interrupted, finish_switch, interrupted, put_in_place, staging
 
 EU = Owner(deployment="acme", jurisdiction="eu")
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -136,6 +140,20 @@ def test_a_hole_in_the_log_is_seen() -> None:
     assert holes(base(1, 3), log) == [5]
     assert holes(base(1, 6), log) == []
     assert number_of(segment(300)) == 300
+
+
+def test_what_a_timeline_wrote_after_it_was_left_is_none_of_its_childs() -> None:
+    """Restored to a moment in segment 5: timeline 2 goes on there, and what timeline 1 wrote later is no part of it."""
+    abandoned = [segment(number) for number in range(3, 9)]
+    own = [segment_at(2, f"0/{number << 24:X}") for number in (5, 7)]
+    lines = lines_of({2: f"1\t0/5000060\tbefore {START}\n"}, [*abandoned, *own])
+    line = line_from(base(1, 3), lines)
+    assert line == Line(2, {1: 5})
+    held = [each for each in [*abandoned, *own] if line.has(each)]
+    assert [(timeline_of(each), number_of(each)) for each in held] == [(1, 3), (1, 4), (1, 5), (2, 5), (2, 7)]
+    assert holes(base(1, 3), held) == [6], "though the timeline that was left has a segment of that number"
+    assert line_from(base(2, 6), lines).timeline == 1, "taken after the moment that was restored"
+    assert line_from(base(2, 6), []).timeline == 1
 
 
 def test_the_base_backup_to_begin_with() -> None:
@@ -393,6 +411,26 @@ def test_a_switch_is_whole_wherever_it_was_killed(tmp_path: Path) -> None:
     finish_switch(tmp_path)
     assert names_in(tmp_path / "data") == ["new"]
     finish_switch(tmp_path)
+
+
+def test_what_a_killed_restore_left_is_found_and_removed(tmp_path: Path) -> None:
+    cell, keys = tmp_path / "cells/eu-1/fra/storage", tmp_path / "keys/eu/backup/verify"
+    with staging(cell) as place:
+        (place / "data").mkdir()
+        assert interrupted(tmp_path) == [], "it goes on"
+        clear_interrupted(tmp_path)
+        assert place.exists()
+    for folder in (cell, keys):
+        (folder / "restoring" / "data").mkdir(parents=True)
+    assert interrupted(tmp_path) == [cell, keys]
+    clear_interrupted(tmp_path)
+    assert interrupted(tmp_path) == []
+    assert not (cell / "restoring").exists()
+    # killed between the two renames: what is restored is kept
+    (cell / "restoring" / "data" / "new").mkdir(parents=True)
+    (cell / "restoring" / "ready").touch()
+    clear_interrupted(tmp_path)
+    assert names_in(cell / "data") == ["new"]
 
 
 async def test_who_makes_the_first_key_at_once_makes_one(tmp_path: Path) -> None:

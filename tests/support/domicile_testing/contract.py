@@ -253,7 +253,7 @@ async def refuses_what_is_no_id_no_version_and_no_number_of_64_bits(home: Home, 
     attempts: list[Callable[[], Awaitable[Any]]] = [
         *(lambda given=given: home.get(Letter, given) for given in ids),
         *(lambda given=given: home.delete(Letter, given) for given in ids),
-        *(lambda given=given: home.put(made.model_copy(update={"id": given})) for given in ids),
+        *(lambda given=given: home.put(made.model_copy(update={"id": given})) for given in ("x", made.id.int, None)),
         lambda: home.put_many([made, made.model_copy(update={"id": "x"})]),
         *(lambda version=version: home.put(made, version=version) for version in versions),
         *(lambda version=version: home.delete(Letter, made.id, version=version) for version in versions),

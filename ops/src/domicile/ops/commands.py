@@ -28,6 +28,7 @@ from domicile.ops.output import JsonOption, emit_json, refusals, table
 from domicile.ops.plan import SAMPLE
 from domicile.ops.record import ProcessRecord, WorldRecord
 from domicile.ops.supervise import supervise
+from domicile.ops.switching import RESTORING, interrupted
 from domicile.ops.world import publish
 
 StateOption = Annotated[
@@ -207,9 +208,10 @@ def status_command(state: StateOption = None, json_output: JsonOption = False) -
     whole = all(found == RUNNING for found in states) and all(settled(nodes) for nodes in clusters)
     ok = supervised and record.phase == "running" and whole
     nodes = [node for found in clusters for node in found]
+    left = [str(folder / RESTORING) for folder in interrupted(layout.root)]
     if json_output:
         phase = record.phase if supervised else "unsupervised"
-        emit_json({"ok": ok, "phase": phase, "processes": rows, "clusters": nodes})
+        emit_json({"ok": ok, "phase": phase, "processes": rows, "clusters": nodes, "left": left})
     else:
         columns = ["name", "role", "jurisdiction", "zone", "state", "address", "pid"]
         table(columns, [[str(row[c]) for c in columns] for row in rows], failed=lambda row: row[4] != RUNNING)
@@ -219,6 +221,8 @@ def status_command(state: StateOption = None, json_output: JsonOption = False) -
             table(columns, shown, failed=lambda row: row[3] not in ("running", "streaming"))
         if not supervised:
             typer.echo("the supervisor is gone: `domicile down` clears what it left", err=True)
+        for folder in left:
+            typer.echo(f"a killed restore left data in {folder}; the next restore of it or `up` removes it", err=True)
         for row in rows:
             if row["state"] != RUNNING:
                 typer.echo(f"{row['name']} is {row['state']}; see {layout.log(str(row['name']))}", err=True)

@@ -53,8 +53,10 @@ def local_manifest(path: Path | None, layout: Layout, *, backups: bool = False) 
         identity["jwks"] = str(_own_key_set(layout.root, identity["jwks"], source))
         manifest = parse_manifest(data, source=source)
     layout.prepare()
+    yaml = YAML(typ="safe", pure=True)
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # a cell runs in the zone named first
     with layout.manifest.open("w") as stream:
-        YAML(typ="safe", pure=True).dump(data, stream)
+        yaml.dump(data, stream)
     return manifest
 
 

@@ -9,6 +9,7 @@ import asyncio
 import fcntl
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Final, Protocol
 
 from domicile.model.errors import DomicileError, Unavailable
@@ -17,6 +18,8 @@ from domicile.ops.plan import STORAGE, ProcessSpec, doors_of
 from domicile.ops.switching import finish_switch
 
 WAIT_SECONDS: Final = 60.0
+RESUME_SECONDS: Final = 240.0
+"""Longer than the supervisor waits for a server, or a cluster, before it gives it up."""
 _POLL_SECONDS: Final = 0.1
 
 
@@ -70,11 +73,18 @@ async def mind(world: Parts, stopped: set[str], progress: Callable[[str, str], N
     for name in stopped - wanted:
         try:
             await _resume(world, name)
-        except DomicileError as error:
-            progress(name, f"did not start again: {error}")
+        except Exception as error:  # whatever it is: who waits for it is told, and the rest of the world goes on
+            said = str(error) if isinstance(error, DomicileError) else type(error).__name__
+            _failed(world.layout, name).write_text(said)
+            progress(name, f"did not start again: {said}")
     if wanted != stopped:
         tell(world.layout, wanted)
     return wanted
+
+
+def _failed(layout: Layout, database: str) -> Path:
+    """Why a database did not start again."""
+    return layout.pauses / f"{database}.failed"
 
 
 async def _resume(world: Parts, name: str) -> None:
@@ -101,19 +111,23 @@ async def paused(layout: Layout, database: str) -> AsyncIterator[None]:
     wanted, stopped = layout.pauses / f"{database}.wanted", layout.pauses / f"{database}.stopped"
     with wanted.open("wb") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
-        await _until(stopped.exists, f"the supervisor did not stop {database}")
+        failed = _failed(layout, database)
+        failed.unlink(missing_ok=True)  # of one before
+        await _until(stopped.exists, f"the supervisor did not stop {database}", WAIT_SECONDS)
         try:
             yield
         finally:
             wanted.unlink(missing_ok=True)
-    await _until(lambda: not stopped.exists(), f"the supervisor did not start {database} again")
+    await _until(lambda: not stopped.exists(), f"the supervisor did not start {database} again", RESUME_SECONDS)
+    if failed.exists():
+        raise Unavailable(f"{database} did not start again: {failed.read_text()}", remedy="see `domicile status`")
 
 
-async def _until(condition: object, failed: str) -> None:
+async def _until(condition: object, failed: str, seconds: float) -> None:
     assert callable(condition)
     try:
-        async with asyncio.timeout(WAIT_SECONDS):
+        async with asyncio.timeout(seconds):
             while not condition():  # noqa: ASYNC110 - another process makes the file
                 await asyncio.sleep(_POLL_SECONDS)
     except TimeoutError:
-        raise Unavailable(f"{failed} within {WAIT_SECONDS:.0f} s", remedy="see `domicile status`") from None
+        raise Unavailable(f"{failed} within {seconds:.0f} s", remedy="see `domicile status`") from None

@@ -18,19 +18,20 @@ from domicile.model.errors import InvalidInput
 
 RESTORING: Final = "restoring"
 _READY: Final = "ready"
+_BELOW: Final = (
+    "cells/*/*/storage",
+    *(f"{top}/{kind}" for top in ("keys/*", "directory") for kind in ("storage", "*/storage", "backup/verify")),
+)
+"""Where restores are staged in a world's folder."""
 
 
 @contextmanager
 def staging(folder: Path) -> Iterator[Path]:
     """An empty folder for a restore, alone; removed on leaving. Raises InvalidInput where one is under way."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with (folder / f"{RESTORING}.lock").open("wb") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InvalidInput(
-                "another restore of it is under way", where=str(folder), remedy="wait for its end"
-            ) from None
+    with _alone(folder) as alone:
+        if not alone:
+            raise InvalidInput("another restore of it is under way", where=str(folder), remedy="wait for its end")
         finish_switch(folder)
         place = folder / RESTORING
         shutil.rmtree(place, ignore_errors=True)  # of one that was interrupted
@@ -39,6 +40,39 @@ def staging(folder: Path) -> Iterator[Path]:
             yield place
         finally:
             shutil.rmtree(place, ignore_errors=True)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[bool]:
+    """Whether no restore of it is under way; none begins while this lasts."""
+    with (folder / f"{RESTORING}.lock").open("wb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+def interrupted(root: Path) -> list[Path]:
+    """Folders below a world's where a restore was killed: what it had brought lies there in clear."""
+    found = []
+    for place in sorted(place for below in _BELOW for place in root.glob(f"{below}/{RESTORING}")):
+        with _alone(place.parent) as alone:
+            if alone and place.exists():
+                found.append(place.parent)
+    return found
+
+
+def clear_interrupted(root: Path) -> list[Path]:
+    """End what was killed between its two renames, and remove the rest; where that was."""
+    found = interrupted(root)
+    for folder in found:
+        with _alone(folder) as alone:
+            if alone:
+                finish_switch(folder)
+                shutil.rmtree(folder / RESTORING, ignore_errors=True)
+    return found
 
 
 def put_in_place(folder: Path, place: Path) -> Path | None:

@@ -39,7 +39,7 @@ from domicile.ops.plan import CELLS, DIRECTORY, DOORS, SAMPLE, STORAGE, Planner,
 from domicile.ops.ports import free_address, require_free
 from domicile.ops.provision import Provision
 from domicile.ops.record import ProcessRecord, WorldRecord, own_record, try_lock
-from domicile.ops.switching import finish_switch
+from domicile.ops.switching import clear_interrupted, finish_switch
 
 START_SECONDS: Final = 60.0
 SETTLE_SECONDS: Final = 120.0
@@ -133,6 +133,8 @@ class World:
             left = end_processes(stale.processes) + postgres.end_orphans(layout.root)
             progress("world.json", f"left by a world that did not stop; {len(left)} processes of it ended")
         layout.record.unlink(missing_ok=True)
+        for folder in clear_interrupted(layout.root):
+            progress(str(folder.relative_to(layout.root)), "what a killed restore left is removed")
         return cls(layout, lock, progress=progress, log_level=log_level, app=app, restarts=restarts)
 
     def prepare(self, manifest: Manifest, available: Collection[str] = ()) -> None:

@@ -83,7 +83,7 @@ async def serve_keys(settings: KeySettings, section: KeySection | None = None) -
         await store.prepare()
         holders = await _holders(stack, settings, section, store)
         shredder = Shredder(store, settings.credentials, section, settings.state)
-        await shredder.destroy_again()
+        await store.on_return(shredder.destroy_again)
         service = Service(settings, store.probe)
         custody = Custody(store, identity.jurisdiction, holders)
         KeyApi(custody, shredder, store, section.cache_seconds).routes(service)

@@ -1,7 +1,8 @@
 """The memory of what was destroyed, kept outside of the key store, and the receipts about it.
 
 A key store that is restored to an earlier time holds destroyed keys again. So each process notes, on its own disk and
-before it destroys, whose keys go, and destroys them once more whenever it starts.
+before it destroys, whose keys go, and destroys them once more whenever it meets a server: at its own start, and before
+it hands out a key of one that came back.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class Shredder:
         self._log = state / LOG_FILE
         self._signer = Signer.load_or_create(state / RECEIPT_KEY_FILE)
         self._clock = clock
+        self._noting = asyncio.Lock()
 
     @property
     def public_pem(self) -> str:
@@ -56,7 +58,8 @@ class Shredder:
         """
         key = endorse(self._signer.public_pem(), self._credentials).decode()
         await self._store.check_owner(asked.cell, asked.subject)  # before it is noted for every start to come
-        await asyncio.to_thread(self._note, asked)
+        async with self._noting:
+            await asyncio.to_thread(self._note, asked)
         shredded = await self._store.shred(asked.cell, asked.subject, asked.principal, caller)
         now = int(self._clock())
         receipt = ShredReceipt(
@@ -77,7 +80,9 @@ class Shredder:
     async def destroy_again(self) -> int:
         """What was noted and is there all the same: an interrupted shred, or a restored store; how many keys."""
         again = 0
-        for asked in self._noted():
+        async with self._noting:
+            noted = await asyncio.to_thread(self._noted)
+        for asked in noted:
             again += (await self._store.shred(asked.cell, asked.subject, asked.principal, self._identity.uri)).now
         if again:
             warn("keys-destroyed-again", count=again)

@@ -5,8 +5,10 @@ It is no cell's database: a cell's rows, write-ahead log and backups never hold 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Final, NamedTuple, TypeAlias
 from uuid import UUID
@@ -25,6 +27,8 @@ POOL_SIZE: Final = 8
 WAIT_SECONDS: Final = 4.0
 """On each statement, connection and place in the pool; below the five seconds that callers wait."""
 _START_LOCK: Final = 0x646F6D6B  # one number for all processes of this service
+_SETTLES: Final = ContextVar("settles", default=False)
+"""Whether this task is what others wait for."""
 _SQL: Final = {path.stem: path.read_text() for path in (Path(__file__).parent / "sql").glob("*.sql")}
 
 Name: TypeAlias = tuple[UUID, UUID]
@@ -97,16 +101,30 @@ async def _reachable() -> AsyncIterator[None]:
 class KeyStore:
     """Each method is one transaction, committed before it returns. All raise Unavailable for no database."""
 
-    def __init__(self, pool: asyncpg.Pool[asyncpg.Record]) -> None:
-        self._pool = pool
+    def __init__(self) -> None:
+        self._pool: asyncpg.Pool[asyncpg.Record]
+        self._met = self._settled = ""
+        self._settle: Callable[[], Awaitable[object]] | None = None
+        self._settling = asyncio.Lock()
+
+    async def on_return(self, settle: Callable[[], Awaitable[object]]) -> None:
+        """Have this done now, and whenever another server answers, or the same one again: it may hold what a backup
+        held. Until it is done nothing else is asked of it."""
+        self._settle = settle
+        await self.probe()
+
+    async def _meet(self, connection: asyncpg.Connection[asyncpg.Record]) -> None:
+        """A new connection. Those to a server end before what it holds is replaced."""
+        self._met = await connection.fetchval(_SQL["incarnation"])
 
     @classmethod
     @asynccontextmanager
     async def connect(cls, credentials: Credentials, addresses: Sequence[Address]) -> AsyncIterator[KeyStore]:
         """Opened by mutual TLS at whichever address leads, as the only user that may; closed on leaving."""
         context = credentials.client(credentials.identity.jurisdiction, [Role.STORAGE])
+        store = cls()
         async with _reachable():
-            pool = await asyncpg.create_pool(
+            store._pool = await asyncpg.create_pool(
                 host=[address.host for address in addresses],
                 port=[address.port for address in addresses],
                 target_session_attrs=SessionAttribute.primary,
@@ -117,20 +135,34 @@ class KeyStore:
                 max_size=POOL_SIZE,
                 timeout=WAIT_SECONDS,
                 command_timeout=WAIT_SECONDS,
+                init=store._meet,
             )
         try:
-            yield cls(pool)
+            yield store
         finally:
-            pool.terminate()
+            store._pool.terminate()
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[Connection]:
-        async with (
-            _reachable(),
-            self._pool.acquire(timeout=WAIT_SECONDS) as connection,
-            connection.transaction(),
-        ):
-            yield connection
+        async with _reachable():
+            while True:
+                async with self._pool.acquire(timeout=WAIT_SECONDS) as connection:
+                    if self._settle is None or self._met == self._settled or _SETTLES.get():
+                        async with connection.transaction():
+                            yield connection
+                        return
+                await self._settle_met()
+
+    async def _settle_met(self) -> None:
+        async with self._settling:
+            if self._settle is None or self._met == self._settled:
+                return
+            met, token = self._met, _SETTLES.set(True)
+            try:
+                await self._settle()
+            finally:
+                _SETTLES.reset(token)
+            self._settled = met
 
     async def probe(self) -> None:
         await self.keks("")

@@ -8,7 +8,7 @@ database: one that was made anew shares nothing with the one before.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Annotated, Final, NamedTuple
 
@@ -71,6 +71,43 @@ def segment_at(timeline: int, position: str) -> str:
     """The segment that holds a log position, such as 0/3000060."""
     high, _, low = position.partition("/")
     return f"{timeline:08X}{int(high, 16):08X}{int(low, 16) // SEGMENT_BYTES:08X}"
+
+
+def timeline_of(file: str) -> int:
+    """Of a segment, or of a history."""
+    return int(file[:8], 16)
+
+
+class Line(NamedTuple):
+    """A timeline with those that it came from. ``left``: the segment in which each of them was left, by number."""
+
+    timeline: int
+    left: Mapping[int, int]
+
+    def has(self, segment: str) -> bool:
+        """Whether it is of this line, and not of what a parent wrote after it was left."""
+        timeline = timeline_of(segment)
+        return timeline == self.timeline or number_of(segment) <= self.left.get(timeline, -1)
+
+
+def line_of(timeline: int, history: str) -> Line:
+    """Of a .history file of PostgreSQL's: a line for each timeline before, with the position where it was left."""
+    words = [line.split() for line in history.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    return Line(timeline, {int(parent): number_of(segment_at(int(parent), left)) for parent, left, *_ in words})
+
+
+def lines_of(histories: Mapping[int, str], segments: Iterable[str]) -> list[Line]:
+    """Every timeline that there is, the newest last."""
+    timelines = {*histories, *(timeline_of(segment) for segment in segments)}
+    return [line_of(timeline, histories.get(timeline, "")) for timeline in sorted(timelines)]
+
+
+def line_from(base: Base, lines: Sequence[Line]) -> Line:
+    """What a base backup is recovered along: the newest timeline, or its own where that was left before it ended."""
+    own = timeline_of(base.last)
+    if lines and lines[-1].has(base.first) and lines[-1].has(base.last):
+        return lines[-1]
+    return next((line for line in lines if line.timeline == own), Line(own, {}))
 
 
 class Span(NamedTuple):

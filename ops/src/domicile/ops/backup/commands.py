@@ -16,7 +16,7 @@ from domicile.model.access import GLOBAL
 from domicile.model.errors import DomicileError, InvalidInput
 from domicile.ops.backup.agent import open_target
 from domicile.ops.backup.base import take
-from domicile.ops.backup.catalog import Base, number_of, spans
+from domicile.ops.backup.catalog import Base, Line, line_from, number_of, spans
 from domicile.ops.backup.place import Place
 from domicile.ops.backup.report import report
 from domicile.ops.backup.restore import parse_moment, restore, verify
@@ -155,7 +155,8 @@ def list_command(names: Names = None, state: StateOption = None, json_output: Js
                 async with place.store(database) as store:
                     bases, others = await store.survey()
                     unusable.update(others)
-                    found = [_row(base, store.log(base.system)) for base in bases]
+                    lines = {system: await store.lines(system) for system in {base.system for base in bases}}
+                    found = [_row(base, store.log(base.system), line_from(base, lines[base.system])) for base in bases]
                     rows.extend(found)
                     if not found or found[-1]["holes"]:
                         missing.append(database.name)
@@ -176,8 +177,9 @@ def list_command(names: Names = None, state: StateOption = None, json_output: Js
         raise typer.Exit(1)
 
 
-def _row(base: Base, segments: list[str]) -> dict[str, Any]:
-    after = [segment for segment in segments if number_of(segment) >= number_of(base.first)]
+def _row(base: Base, segments: list[str], line: Line) -> dict[str, Any]:
+    first = number_of(base.first)
+    after = [segment for segment in segments if line.has(segment) and number_of(segment) >= first]
     covered = range(number_of(base.first), number_of(base.last) + 1)
     found = spans([*after, *(f"{0:08X}{n // 256:08X}{n % 256:08X}" for n in covered)])
     return base.model_dump(mode="json") | {"segments": len(after), "holes": len(found) - 1}

@@ -21,7 +21,7 @@ from domicile.model.backups import BackupTarget
 from domicile.model.errors import DomicileError, Unavailable
 from domicile.model.wire import BackupKey
 from domicile.ops.backup.base import system_of, take
-from domicile.ops.backup.catalog import HISTORY, PARTIAL, SEGMENT, SEGMENT_BYTES, Base, holes
+from domicile.ops.backup.catalog import HISTORY, PARTIAL, SEGMENT, SEGMENT_BYTES, Base, holes, timeline_of
 from domicile.ops.backup.passage import Passage
 from domicile.ops.backup.programs import command, query, started
 from domicile.ops.backup.store import Store
@@ -36,6 +36,8 @@ ALARM_SECONDS: Final = 60.0
 SPOOL_BYTES: Final = 256 << 20
 KEY_SECONDS: Final = 86_400.0
 _SLOT_STATE: Final = f"SELECT wal_status FROM pg_replication_slots WHERE slot_name = '{BACKUP_SLOT}'"  # noqa: S608
+_STREAMS: Final = f"SELECT active FROM pg_replication_slots WHERE slot_name = '{BACKUP_SLOT}'"  # noqa: S608
+_TIMELINE: Final = "SELECT left(pg_walfile_name(pg_current_wal_lsn()), 8)"
 _MAKE_SLOT: Final = f"SELECT pg_create_physical_replication_slot('{BACKUP_SLOT}', true)"
 _DROP_SLOT: Final = f"SELECT pg_drop_replication_slot('{BACKUP_SLOT}')"
 
@@ -59,7 +61,8 @@ class Keeper:
         self._kept_at = clock()
         self._shipped: dict[str, tuple[float, int]] = {}
         self._partial_at = -PARTIAL_SECONDS
-        self._system = ""
+        self._system = self._timeline = ""
+        self._shipping = asyncio.Lock()
         self._known = asyncio.Event()
         self._receiving = False
         self._key: tuple[float, BackupKey] | None = None
@@ -124,8 +127,10 @@ class Keeper:
             with log_file.open("wb") as said:
                 async with started(words, stdout=None, stderr=said.fileno()) as process:
                     ending = asyncio.create_task(process.wait())
-                    self._receiving = True  # --no-loop: it ends with its connection
+                    # that it runs says nothing: a server may refuse the place that it asks for, and it ends then
+                    await asyncio.wait([ending], timeout=BEAT_SECONDS)
                     while not ending.done() and self._waiting() < SPOOL_BYTES:
+                        self._receiving = self._receiving or await query(socket, _STREAMS) == [["t"]]
                         await asyncio.wait([ending], timeout=BEAT_SECONDS / 4)
                     if process.returncode is None:
                         raise Unavailable("the spool is full: the database keeps the log meanwhile")
@@ -134,9 +139,9 @@ class Keeper:
     async def _take_place(self, socket: Path) -> None:
         """The slot in the database that was asked for the log before, or a new one, and then a base backup is due."""
         system = await system_of(socket)
-        if self._system != system:
-            self._forget_another(system)
-            self._system = system
+        ((timeline,),) = await query(socket, _TIMELINE)
+        if (self._system, self._timeline) != (system, timeline):
+            await self._begin(system, timeline)
             self._known.set()
         state = await query(socket, _SLOT_STATE)
         if state == [["lost"]]:
@@ -147,14 +152,23 @@ class Keeper:
         if not state:
             await query(socket, _MAKE_SLOT)
 
-    def _forget_another(self, system: str) -> None:
-        """A spool of another database: it was made anew, or restored elsewhere."""
+    async def _begin(self, system: str, timeline: str) -> None:
+        """The spool of another database is dropped; of another timeline of this one it goes into the target first.
+
+        pg_receivewal would go on where a spool ends, which the log of a restored database need not have.
+        """
         self._spool.mkdir(parents=True, exist_ok=True, mode=0o700)
         mark = self._spool.with_suffix(".system")
-        if mark.exists() and mark.read_text() != system:
-            shutil.rmtree(self._spool)
-            self._spool.mkdir(mode=0o700)
-        mark.write_text(system)
+        before = mark.read_text().split() if mark.exists() else [system, timeline]
+        async with self._shipping:
+            if before != [system, timeline]:
+                for path in self._files() if before[0] == system else ():
+                    await self._store.keep_log(system, path, path.name, await self._current_key())
+                shutil.rmtree(self._spool)
+                self._spool.mkdir(mode=0o700)
+                self._shipped.clear()
+            mark.write_text(f"{system} {timeline}")
+            self._system, self._timeline = system, timeline
 
     def _files(self) -> list[Path]:
         if not self._spool.exists():
@@ -169,6 +183,10 @@ class Keeper:
 
     async def _ship(self) -> None:
         await self._known.wait()
+        async with self._shipping:
+            await self._ship_spool()
+
+    async def _ship_spool(self) -> None:
         started_at = self._clock()
         for path in self._files():
             if PARTIAL.fullmatch(path.name):
@@ -207,7 +225,8 @@ class Keeper:
     # -- base backups --------------------------------------------------------------------------------
 
     async def _keep_bases(self) -> None:
-        """One is due when the last is too old, or the log since then has a hole; then what nobody needs goes."""
+        """One is due when the last is too old or of another timeline, or the log since then has a hole; then what
+        nobody needs goes."""
         await self._known.wait()
         bases, unusable = await self._store.survey(self._system)
         if self._is_due(bases):
@@ -223,4 +242,6 @@ class Keeper:
     def _is_due(self, bases: list[Base]) -> bool:
         if not bases or datetime.now(UTC) - bases[-1].ended > timedelta(hours=self._target.every_hours):
             return True
-        return bool(holes(bases[-1], self._store.log(self._system)))
+        timeline = timeline_of(bases[-1].last)
+        segments = [each for each in self._store.log(self._system) if timeline_of(each) == timeline]
+        return timeline != int(self._timeline, 16) or bool(holes(bases[-1], segments))

@@ -6,22 +6,24 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from domicile.client import BackupKeyClient
 from domicile.identity import Credentials
 from domicile.model.access import GLOBAL, Identity, Role
-from domicile.model.errors import InvalidInput, Unavailable
+from domicile.model.errors import Conflict, InvalidInput, Unavailable
 from domicile.model.manifest import Manifest
+from domicile.ops import postgres
 from domicile.ops.backup.agent import open_target
 from domicile.ops.backup.keys import KEYS_AT, BackupKeys, FileKeys, FirstOf, Keyring
 from domicile.ops.backup.passage import Passage
 from domicile.ops.backup.store import Store
 from domicile.ops.backup.targets import Owner
+from domicile.ops.health import PATRONI
 from domicile.ops.layout import Layout
 from domicile.ops.manifests import load_file
 from domicile.ops.plan import databases_of
-from domicile.ops.record import WorldRecord
+from domicile.ops.record import ProcessRecord, WorldRecord
 
 AGENT: Final = "agent"
 
@@ -30,6 +32,14 @@ AGENT: Final = "agent"
 class Database:
     name: str
     jurisdiction: str
+
+
+class Nodes(NamedTuple):
+    """``folders``: where data, socket and certificate of each node are. Of a cluster the founder's is first: it starts
+    with its data, and the others copy it."""
+
+    folders: tuple[Path, ...]
+    clustered: bool
 
 
 class Place:
@@ -107,15 +117,66 @@ class Place:
             raise Unavailable("no world runs here", where=str(self.layout.root), remedy="start it with `domicile up`")
         return Passage(self.credentials(database.jurisdiction), doors(record, database.name))
 
-    def folders(self, database: Database) -> list[Path]:
-        """Of its nodes, the first one's first: where data, socket and certificate of each are."""
+    def nodes(self, database: Database) -> Nodes:
+        """Of what runs, else of what holds data. Raises Conflict where that is not clear."""
+        possible = self._possible(database)
+        record = self.record()
+        running = _running(record, database.name) if record is not None else []
+        if running:
+            clustered = running[0].role == PATRONI
+            folders = [self._folder(database, process) for process in running]
+        else:
+            clustered = any(postgres.is_replicated(folder) for folder in possible)
+            held = [folder for folder in possible if _holds(folder)]
+            known = [folder for folder in possible[1:] if (folder / "cert.pem").exists()]
+            folders = [possible[0], *known] if clustered or not held else held
+            if len(folders) > 1 and not clustered:
+                raise Conflict(
+                    "more than one place holds data of it", where=database.name, remedy="`domicile up`, then restore"
+                )
+        if not _holds(folders[0]) and (others := [folder for folder in possible if _holds(folder)]):
+            raise Conflict(
+                f"{others[0]} holds data, and {folders[0]} none",
+                where=database.name,
+                remedy="`domicile up` until it is settled, then restore",
+            )
+        return Nodes(tuple(folders), clustered)
+
+    def _possible(self, database: Database) -> list[Path]:
         if database.name in self.manifest.cells:
             zones = self.manifest.cells[database.name].zones
-            found = [self.layout.cell(database.name, zone) / Role.STORAGE for zone in zones]
-        else:
-            top = self.layout.directory if database.jurisdiction == GLOBAL else self.layout.keys(database.jurisdiction)
-            found = [top / Role.STORAGE, *sorted(top.glob(f"*/{Role.STORAGE}"))]
-        return [found[0], *(folder for folder in found[1:] if (folder / "cert.pem").exists())]
+            return [self.layout.cell(database.name, zone) / Role.STORAGE for zone in zones]
+        top = self._top(database)
+        return [top / Role.STORAGE, *sorted(top.glob(f"*/{Role.STORAGE}"))]
+
+    def _folder(self, database: Database, process: ProcessRecord) -> Path:
+        if process.role != PATRONI:
+            return Path(process.address).parent  # its socket's
+        if database.name in self.manifest.cells:
+            return self.layout.cell(database.name, process.zone) / Role.STORAGE
+        founder = process.name == f"{database.name}-{PATRONI}"
+        return self._top(database) / ("" if founder else process.zone) / Role.STORAGE
+
+    def _top(self, database: Database) -> Path:
+        return self.layout.directory if database.jurisdiction == GLOBAL else self.layout.keys(database.jurisdiction)
+
+
+def _running(record: WorldRecord, database: str) -> list[ProcessRecord]:
+    """The servers of a database in a world that runs, or their Patronis, the founder's first."""
+    found = [
+        each
+        for each in record.processes
+        if each.name == f"{database}-postgres" or (each.role == PATRONI and _cluster_of(each) == database)
+    ]
+    return sorted(found, key=lambda each: each.name)
+
+
+def _cluster_of(process: ProcessRecord) -> str:
+    return process.name.rpartition(f"-{PATRONI}")[0]
+
+
+def _holds(folder: Path) -> bool:
+    return (folder / "data" / "PG_VERSION").exists()
 
 
 def doors(record: WorldRecord, database: str) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,8 +19,8 @@ from typing import Any, Final
 from domicile.model.access import GLOBAL
 from domicile.model.errors import InvalidInput, Unavailable
 from domicile.ops import postgres
-from domicile.ops.backup.catalog import Base, choose, number_of, segment_at
-from domicile.ops.backup.place import Database, Place
+from domicile.ops.backup.catalog import Base, choose, line_from, number_of, segment_at
+from domicile.ops.backup.place import Database, Nodes, Place
 from domicile.ops.backup.programs import command, query, run
 from domicile.ops.backup.scratch import Tell, bring, count_rows, last_commit, recovered
 from domicile.ops.pauses import paused
@@ -30,6 +30,7 @@ from domicile.sdk.store.local import superuser
 from domicile.sdk.store.restoring import begin_restored
 
 _BEGIN_DIRECTORY: Final = "SELECT directory.begin_generation(NULL, true, 0)"
+ANSWER_SECONDS: Final = 30.0
 _POSITION: Final = "SELECT timeline_id, redo_lsn FROM pg_control_checkpoint()"
 
 
@@ -65,7 +66,7 @@ async def verify(place: Place, database: Database, at: datetime | None, wanted: 
     """
     folder = place.home(database.jurisdiction) / "verify"
     async with place.store(database) as store:
-        base = choose(await store.bases(), at, wanted)
+        base = choose(await (store.bases() if wanted else store.choices()), at, wanted)
         with staging(folder) as scratch:
             await bring(store, base, at, scratch, tell)
             tell("checking files")
@@ -97,10 +98,12 @@ async def restore(place: Place, database: Database, at: datetime | None, wanted:
 
     Whatever ends it early, the one there is stays. Raises InvalidInput, NotFound, Unavailable, WrongJurisdiction.
     """
-    folder = place.folders(database)[0]
+    nodes = place.nodes(database)
+    folder = nodes.folders[0]
     async with place.store(database) as store:
-        base = choose(await store.bases(), at, wanted)
-        segments = store.log(base.system)
+        base = choose(await (store.bases() if wanted else store.choices()), at, wanted)
+        line = line_from(base, await store.lines(base.system))
+        segments = [segment for segment in store.log(base.system) if line.has(segment)]
         with staging(folder) as scratch:
             await bring(store, base, at, scratch, tell)
             async with recovered(scratch, tell) as socket:
@@ -114,9 +117,9 @@ async def restore(place: Place, database: Database, at: datetime | None, wanted:
             if history.exists():  # so that a later restore begins no timeline of the same number
                 await store.keep_log(base.system, history, history.name, await store.key())
             tell("switching")
-            async with _alone(place, database):
-                before = put_in_place(folder, scratch)
-                _forget_cluster(place.folders(database))
+            before = await _switch(place, database, nodes, scratch)
+    if place.record() is not None:
+        await _answers(place, database)
     return Restored(base, upto, rows, dropped, closed, before)
 
 
@@ -130,7 +133,25 @@ async def _close(database: Database, socket: Path, upto: datetime) -> int | None
         return await begin_restored(connection, upto)
 
 
-def _forget_cluster(folders: list[Path]) -> None:
+async def _switch(place: Place, database: Database, nodes: Nodes, scratch: Path) -> Path | None:
+    """What is restored in the place of what there is; where that is now. Raises Unavailable."""
+    before = None
+    try:
+        async with _alone(place, database, nodes):
+            if place.nodes(database) != nodes:
+                raise Unavailable("the world has changed meanwhile", where=database.name, remedy="try again")
+            before = put_in_place(nodes.folders[0], scratch)
+            if nodes.clustered:
+                _forget_cluster(nodes.folders)
+    except Unavailable as error:
+        if before is None:
+            raise
+        remedy = f"see `domicile status`; the data of before is {before}"
+        raise Unavailable(error.what, where=database.name, remedy=remedy) from error
+    return before
+
+
+def _forget_cluster(folders: Sequence[Path]) -> None:
     """Under Patroni the other node copies this one anew, and nobody remembers who led."""
     for number, folder in enumerate(folders):
         shutil.rmtree(folder / "raft", ignore_errors=True)
@@ -141,12 +162,12 @@ def _forget_cluster(folders: list[Path]) -> None:
 
 
 @asynccontextmanager
-async def _alone(place: Place, database: Database) -> AsyncIterator[None]:
+async def _alone(place: Place, database: Database, nodes: Nodes) -> AsyncIterator[None]:
     """Nobody uses the database's folder: a running world has stopped it, or no world may start. Raises Unavailable."""
     lock = try_lock(place.layout.lock)
     if lock is not None:
         with lock:
-            for folder in place.folders(database):
+            for folder in nodes.folders:
                 await asyncio.to_thread(postgres.clear_stale_lock, folder)
             yield
         return
@@ -154,6 +175,24 @@ async def _alone(place: Place, database: Database) -> AsyncIterator[None]:
         raise Unavailable("a world starts or stops here just now", where=str(place.layout.root), remedy="try again")
     async with paused(place.layout, database.name):
         yield
+
+
+async def _answers(place: Place, database: Database) -> None:
+    """Through its door, writable. Raises Unavailable where it is not within ``ANSWER_SECONDS``."""
+    said = "does not answer"
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            while True:
+                try:
+                    async with place.passage(database).open() as socket:
+                        if await query(socket, "SELECT pg_is_in_recovery()") == [["f"]]:
+                            return
+                    said = "is read-only"
+                except Unavailable as error:
+                    said = f"does not answer: {error.what}"
+                await asyncio.sleep(ANSWER_SECONDS / 60)
+    except TimeoutError:
+        raise Unavailable(f"is restored, and {said}", where=database.name, remedy="see `domicile status`") from None
 
 
 def parse_moment(text: str) -> datetime:

@@ -21,7 +21,7 @@ from typing import BinaryIO, Final
 
 from domicile.model.errors import InvalidInput, NotFound, Unavailable
 from domicile.ops import postgres
-from domicile.ops.backup.catalog import HISTORY, PARTIAL, Base, base_name, holes, number_of
+from domicile.ops.backup.catalog import HISTORY, PARTIAL, Base, base_name, holes, line_from, number_of
 from domicile.ops.backup.programs import query
 from domicile.ops.backup.store import Store
 
@@ -35,7 +35,6 @@ _NOT_OURS: Final = (
 _OWN_SETTINGS: Final = "postgresql.auto.conf.own"
 _RECOVERY: Final = """# written by a restore
 restore_command = 'cp ../log/%f "%p"'
-recovery_target_timeline = 'latest'
 recovery_target_action = 'promote'
 listen_addresses = ''
 unix_socket_directories = '..'
@@ -56,7 +55,10 @@ WHERE c.relkind = 'r' AND n.nspname NOT IN ('pg_catalog', 'information_schema') 
 
 async def bring(store: Store, base: Base, at: datetime | None, folder: Path, tell: Tell) -> None:
     """A base backup and the log after it into an empty folder, ready to be recovered. Raises NotFound, InvalidInput."""
-    segments = [each for each in store.log(base.system) if number_of(each) >= number_of(base.first)]
+    lines = await store.lines(base.system)
+    line = line_from(base, lines)
+    first = number_of(base.first)
+    segments = [each for each in store.log(base.system) if line.has(each) and number_of(each) >= first]
     missing = holes(base, segments) if at is None or at > base.ended else []
     if missing:
         raise NotFound(
@@ -70,17 +72,16 @@ async def bring(store: Store, base: Base, at: datetime | None, folder: Path, tel
     tell(f"base backup {base.id}, {base.size / 1e6:,.1f} MB")
     async with store.reading(base_name(base)) as stream:
         await asyncio.to_thread(_extract, stream, folder / "data")
+    needed = set(segments)
     wanted = [
-        file
-        for file in store.log_files(base.system)
-        if HISTORY.fullmatch(file) or number_of(PARTIAL.sub(r"\1", file)) >= number_of(base.first)
+        file for file in store.log_files(base.system) if HISTORY.fullmatch(file) or PARTIAL.sub(r"\1", file) in needed
     ]
     whole = set(wanted)
     wanted = [file for file in wanted if not (PARTIAL.fullmatch(file) and file.removesuffix(".partial") in whole)]
     for number, file in enumerate(wanted, 1):
         tell(f"log {number:,} of {len(wanted):,}")
         await store.fetch_log(base.system, file, folder / "log")
-    _configure(folder / "data", at)
+    _configure(folder / "data", at, "latest" if not lines or line == lines[-1] else str(line.timeline))
 
 
 def _extract(stream: BinaryIO, data: Path) -> None:
@@ -96,7 +97,7 @@ def _ours(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo:
     return admitted
 
 
-def _configure(data: Path, at: datetime | None) -> None:
+def _configure(data: Path, at: datetime | None, timeline: str) -> None:
     """Its own settings stay, but for those by which it would be found, or stand by for another."""
     if (data / "postgresql.base.conf").exists():  # Patroni's way: its own file includes the one of before
         (data / "postgresql.base.conf").replace(data / "postgresql.conf")
@@ -105,7 +106,8 @@ def _configure(data: Path, at: datetime | None) -> None:
         (data / name).unlink(missing_ok=True)
     own = data / "postgresql.auto.conf"
     own.replace(data / _OWN_SETTINGS)
-    target = "" if at is None else f"recovery_target_time = '{at.isoformat()}'\n"
+    target = f"recovery_target_timeline = '{timeline}'\n"
+    target += "" if at is None else f"recovery_target_time = '{at.isoformat()}'\n"
     own.write_text((data / _OWN_SETTINGS).read_text() + _RECOVERY + target)
     (data / "recovery.signal").touch()
 

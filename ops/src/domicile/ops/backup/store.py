@@ -21,11 +21,15 @@ from domicile.ops.backup.catalog import (
     SEGMENT,
     SEGMENT_BYTES,
     Base,
+    Line,
     base_name,
     card_name,
     folder_of,
+    line_from,
+    lines_of,
     log_of,
     needless,
+    timeline_of,
 )
 from domicile.ops.backup.keys import Keyring
 from domicile.ops.backup.sealed import Head, opening, read_head, sealing
@@ -104,6 +108,26 @@ class Store:
         """Every object of the log: segments, those that are not full yet, histories of timelines."""
         files = [name.rpartition("/")[2] for name, _ in self._target.list(f"{folder_of(self.database, system)}/log")]
         return [file for file in files if any(kind.fullmatch(file) for kind in (SEGMENT, PARTIAL, HISTORY))]
+
+    async def lines(self, system: str) -> list[Line]:
+        """The timelines of a database, the newest last."""
+        files = self.log_files(system)
+        histories = {}
+        for file in files:
+            if HISTORY.fullmatch(file):
+                async with self.reading(self.log_name(system, file)) as stream:
+                    histories[timeline_of(file)] = (await asyncio.to_thread(_all_of, stream)).decode()
+        return lines_of(histories, log_of(files))
+
+    async def choices(self) -> list[Base]:
+        """Base backups of the timelines in force: what was left by a restore is begun with by its name alone."""
+        found = []
+        bases = await self.bases()
+        for system in {base.system for base in bases}:
+            lines = await self.lines(system)
+            own = [base for base in bases if base.system == system]
+            found += [base for base in own if not lines or line_from(base, lines).timeline >= lines[-1].timeline]
+        return sorted(found, key=lambda base: base.ended)
 
     @contextmanager
     def writing(self, name: str, system: str, key: BackupKey) -> Iterator[BinaryIO]:
