@@ -14,6 +14,7 @@ import aiohttp
 import psutil
 import pytest
 from domicile_testing.chromium import browser, pin_of, with_chromium
+from domicile_testing.databases import wait_for
 from domicile_testing.worlds import LocalWorld, domicile, running_world
 
 from domicile.model import Role
@@ -127,8 +128,8 @@ def test_killed_processes_are_reported_by_name_within_five_seconds(world: LocalW
     assert "keys-eu is stopped" in shown.stderr
     back = domicile("restart", *sorted(lost), "--state", str(world.state), "--json")
     assert [done["part"] for done in json.loads(back.stdout)["parts"]] == sorted(lost), back.stderr
-    code, document = world.status()
-    assert (code, {row["name"] for row in document["processes"] if row["restarts"]}) == (0, lost)
+    wait_for(lambda: world.status()[0] == 0, "those that had lost them ready again", 60)
+    assert {row["name"] for row in world.status()[1]["processes"] if row["restarts"]} == lost
 
 
 def test_a_part_that_nobody_has_is_not_restarted_nor_are_those_beside_it(world: LocalWorld) -> None:
