@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -99,16 +99,16 @@ async def test_no_error_carries_what_the_database_said(
 ) -> None:
     home = await residency.claim(somebody()[0], residence="DE")
     wrong = home.new(Profile, **profile())
-    attempts: list[Any] = [
-        home.put(wrong.model_copy(update={"plan": CANARY + "\0"})),
-        home.put(wrong.model_copy(update={"born": CANARY})),
-        home.put(wrong.model_copy(update={"email": 5})),
-        home.put(wrong.model_copy(update={"jurisdiction": CANARY})),
-        home.find(Profile, plan=CANARY + "\0"),
+    attempts: list[Callable[[], Awaitable[Any]]] = [
+        lambda: home.put(wrong.model_copy(update={"plan": CANARY + "\0"})),
+        lambda: home.put(wrong.model_copy(update={"born": CANARY})),
+        lambda: home.put(wrong.model_copy(update={"email": 5})),
+        lambda: home.put(wrong.model_copy(update={"jurisdiction": CANARY})),
+        lambda: home.find(Profile, plan=CANARY + "\0"),
     ]
     for attempt in attempts:
         with pytest.raises(DomicileError) as refusal:
-            await attempt
+            await attempt()
         error: BaseException | None = refusal.value
         while error is not None:
             assert CANARY not in f"{error} {error!r} {vars(error)}"

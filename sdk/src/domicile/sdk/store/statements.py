@@ -87,10 +87,10 @@ def write_many(table: Table) -> str:
     found = _changes(columns, (f'excluded."{column}"' for column in columns))
     return (
         f"INSERT INTO {_target(table)} (jurisdiction, subject_key, principal_key, epoch, id, created_at{names}) "  # noqa: S608
-        f"SELECT $1, f.subject_key, coalesce(u.principal, f.subject_key), $3, u.id, "
-        f"statement_timestamp() + u.place * interval '1 microsecond'{values} "
+        f"SELECT $1, f.subject_key, coalesce(u.principal_key, f.subject_key), $3, u.id, "
+        f"statement_timestamp() + u.created_at * interval '1 microsecond'{values} "
         f"FROM domicile.enter($2) f CROSS JOIN unnest($4::uuid[], $5::bytea[], $7::int[]{arrays}) "
-        f"AS u (id, principal, place{names}) "
+        f"AS u (id, principal_key, created_at{names}) "  # names that no field may have
         f"WHERE {_sealed_by('$6')} "
         f"ON CONFLICT (subject_key, id) DO UPDATE SET {_KEPT}, {found} RETURNING t.id, t.version"
     )
