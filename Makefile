@@ -39,7 +39,7 @@ test: setup
 	@$(BIN)/pytest -q -n $(WORKERS) --dist loadscope -m "not full"
 
 test-full: setup
-	@DOMICILE_TEST_SECONDS=$(FULL_SECONDS) $(BIN)/pytest -q -m full --timeout=$$(( $(FULL_SECONDS) + 300 ))
+	@DOMICILE_TEST_SECONDS=$(FULL_SECONDS) $(BIN)/pytest -q -n $(WORKERS) --dist loadscope -m full --timeout=$$(( $(FULL_SECONDS) + 300 ))
 
 lint: setup
 	@$(BIN)/ruff check .

@@ -119,6 +119,7 @@ class Keeper:
             self._receiving = False
 
     async def _receive_until_ended(self) -> None:
+        self._require_room()
         async with self._passage.open() as socket:
             await self._take_place(socket)
             words = command("pg_receivewal", "-h", str(socket), "-U", BACKUP_USER, "--no-password", "--no-loop")
@@ -133,8 +134,12 @@ class Keeper:
                         self._receiving = self._receiving or await query(socket, _STREAMS) == [["t"]]
                         await asyncio.wait([ending], timeout=BEAT_SECONDS / 4)
                     if process.returncode is None:
-                        raise Unavailable("the spool is full: the database keeps the log meanwhile")
+                        self._require_room()
             raise Unavailable("pg_receivewal ended")
+
+    def _require_room(self) -> None:
+        if self._waiting() >= SPOOL_BYTES:
+            raise Unavailable("the spool is full: the database keeps the log meanwhile")
 
     async def _take_place(self, socket: Path) -> None:
         """The slot in the database that was asked for the log before, or a new one, and then a base backup is due."""
