@@ -118,7 +118,7 @@ class Mute:
     ],
 )
 def test_a_log_line_shows_nothing(lines: io.StringIO, message: Any, arguments: Any, more: Mapping[str, Any]) -> None:
-    logging.getLogger("some.library").error(message, *arguments, **more)
+    logging.getLogger("somebody.elses").error(message, *arguments, **more)
     written = lines.getvalue()
     assert "ERROR" in written
     assert "anna.canary" not in written, written

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from domicile_testing.databases import wait_for
-from domicile_testing.worlds import COMMAND, LocalWorld, clean_environment, domicile, processes_of
+from domicile_testing.worlds import COMMAND, LocalWorld, clean_environment, domicile, running_world
 
 from domicile.ops import postgres
 
@@ -21,15 +21,8 @@ pytestmark = [pytest.mark.system, pytest.mark.full, pytest.mark.timeout(600)]
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalWorld]:
-    state = tmp_path_factory.mktemp("backups") / "s"
-    started = domicile("up", "--detach", "--backups", "--state", str(state))
-    assert started.returncode == 0, started.stderr
-    try:
-        yield LocalWorld(state)
-    finally:
-        stopped = domicile("down", "--state", str(state))
-        assert stopped.returncode == 0, stopped.stderr
-        assert processes_of(state) == []
+    with running_world(tmp_path_factory.mktemp("backups") / "s", "--backups") as running:
+        yield running
 
 
 def told(world: LocalWorld, *arguments: str, status: int = 0) -> dict[str, Any]:

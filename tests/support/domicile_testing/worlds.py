@@ -61,8 +61,8 @@ def processes_of(state: Path) -> list[str]:
 
 
 @contextmanager
-def running_world(state: Path) -> Iterator[LocalWorld]:
-    started = domicile("up", "--detach", "--state", str(state))
+def running_world(state: Path, *options: str) -> Iterator[LocalWorld]:
+    started = domicile("up", "--detach", *options, "--state", str(state))
     assert started.returncode == 0, started.stderr
     try:
         yield LocalWorld(state)

@@ -24,17 +24,13 @@ from domicile.ops.ending import stop_world
 from domicile.ops.health import PATRONI, RUNNING, Prober
 from domicile.ops.layout import Layout
 from domicile.ops.manifests import load_file
-from domicile.ops.output import JsonOption, emit_json, refusals, table
+from domicile.ops.output import JsonOption, StateOption, emit_json, refusals, table
 from domicile.ops.plan import SAMPLE
 from domicile.ops.record import ProcessRecord, WorldRecord
 from domicile.ops.supervise import supervise
 from domicile.ops.switching import RESTORING, interrupted
 from domicile.ops.world import publish
 
-StateOption = Annotated[
-    Path | None,
-    typer.Option("--state", help="Folder of the world's state.", envvar="DOMICILE_STATE", show_default=".domicile"),
-]
 ManifestArgument = Annotated[Path, typer.Argument(help="A manifest, such as domicile.yaml.")]
 
 

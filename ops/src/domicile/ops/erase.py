@@ -21,7 +21,7 @@ from domicile.model.wire import ErasureResponse
 from domicile.ops.health import operator_given
 from domicile.ops.layout import Layout
 from domicile.ops.manifests import load_file
-from domicile.ops.output import JsonOption, refusals
+from domicile.ops.output import JsonOption, StateOption, refusals
 from domicile.ops.receipts import Meant, ReceiptFile, tell
 
 MAX_ID_BYTES: Final = 256
@@ -37,10 +37,7 @@ def erase_command(
     ],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask whether it is meant.")] = False,
     manifest: Annotated[Path | None, typer.Option(help="The manifest.", show_default="the state folder's")] = None,
-    state: Annotated[
-        Path | None,
-        typer.Option("--state", help="Folder of the world's state.", envvar="DOMICILE_STATE", show_default=".domicile"),
-    ] = None,
+    state: StateOption = None,
     json_output: JsonOption = False,
 ) -> None:
     """Erase a subject for good: its rows, aliases and keys; of its pin a tombstone stays.

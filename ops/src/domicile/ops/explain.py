@@ -16,7 +16,7 @@ from domicile.model.manifest import Manifest
 from domicile.ops.health import operator_given
 from domicile.ops.layout import Layout
 from domicile.ops.manifests import load_file
-from domicile.ops.output import JsonOption, emit_json, refusals, table
+from domicile.ops.output import JsonOption, StateOption, emit_json, refusals, table
 
 MAX_HEADER_FILE_BYTES: Final = 64 * 1024
 
@@ -41,10 +41,7 @@ def explain_command(
     manifest: Annotated[
         Path | None, typer.Option(help="The manifest that names the router.", show_default="the state folder's")
     ] = None,
-    state: Annotated[
-        Path | None,
-        typer.Option("--state", help="Folder of the world's state.", envvar="DOMICILE_STATE", show_default=".domicile"),
-    ] = None,
+    state: StateOption = None,
     json_output: JsonOption = False,
 ) -> None:
     """Tell which rule fires for a request, the pin, the decision and why. Nothing is forwarded.

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -17,6 +18,10 @@ from domicile.model.errors import DomicileError, InvalidInput, ManifestError
 from domicile.telemetry import place_of
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
+StateOption = Annotated[
+    Path | None,
+    typer.Option("--state", help="Folder of the world's state.", envvar="DOMICILE_STATE", show_default=".domicile"),
+]
 
 
 def emit_json(document: Any) -> None:

@@ -24,7 +24,7 @@ from domicile.model.errors import Conflict, InvalidInput
 from domicile.model.ids import SubjectKey
 from domicile.model.wire import ShredReceipt
 from domicile.ops.layout import Layout
-from domicile.ops.output import JsonOption, emit_json, refusals, table
+from domicile.ops.output import JsonOption, StateOption, emit_json, refusals, table
 
 PENDING: Final = "pending"
 MAX_RECEIPT_BYTES: Final = 4 << 20
@@ -142,10 +142,7 @@ def receipt_command(
         Path | None,
         typer.Option(help="Instead: the receipt key (PEM) as its key service told you, which is then all that counts."),
     ] = None,
-    state: Annotated[
-        Path | None,
-        typer.Option("--state", help="Folder of the world's state.", envvar="DOMICILE_STATE", show_default=".domicile"),
-    ] = None,
+    state: StateOption = None,
     json_output: JsonOption = False,
 ) -> None:
     """Check a receipt about an erasure or a shred, without any network, and tell what it says.

@@ -9,6 +9,10 @@ import struct
 from collections.abc import Callable
 from typing import Final
 
+from domicile.identity import peer_of
+from domicile.model.access import Endpoint, Identity, require
+from domicile.model.manifest import Address
+
 SSL_REQUEST: Final = 80877103
 GSS_REQUEST: Final = 80877104
 CANCEL_REQUEST: Final = 80877102
@@ -67,6 +71,33 @@ async def read_message(reader: asyncio.StreamReader) -> bytes:
     if not 8 <= length <= _MAX_STARTUP:
         raise Refused("a startup message of an impossible length")
     return await reader.readexactly(length - 4)
+
+
+async def read_startup(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+    """The first message of a client on this side that is plain: each encryption that it asks for is declined."""
+    startup = await read_message(reader)
+    while code_of(startup) in (SSL_REQUEST, GSS_REQUEST):
+        writer.write(b"N")
+        startup = await read_message(reader)
+    return startup
+
+
+async def reach(
+    door: Address, own: Identity, context: ssl.SSLContext, endpoint: Endpoint
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A door over mutual TLS, before its first message. Raises OSError, IncompleteReadError, or, where somebody
+    answers who may not hold the endpoint, Forbidden or Unauthenticated."""
+    reader, writer = await asyncio.open_connection(door.host, door.port)
+    try:
+        writer.write(framed(struct.pack(">I", SSL_REQUEST)))
+        if await reader.readexactly(1) != b"S":
+            raise ConnectionRefusedError
+        await writer.start_tls(context, server_hostname=door.host)
+        require(own, peer_of(writer.transport), endpoint)
+    except BaseException:
+        writer.close()
+        raise
+    return reader, writer
 
 
 def _always() -> bool:

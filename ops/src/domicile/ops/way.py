@@ -8,14 +8,13 @@ the password of the replicating role, end to end: who merely reaches this listen
 from __future__ import annotations
 
 import asyncio
-import struct
 from typing import Final
 
-from domicile.identity import Credentials, peer_of
-from domicile.model.access import Endpoint, Role, require
+from domicile.identity import Credentials
+from domicile.model.access import Endpoint, Role
 from domicile.model.errors import Forbidden, Unauthenticated
 from domicile.model.manifest import Address
-from domicile.ops.startup import GSS_REQUEST, SSL_REQUEST, Refused, close, code_of, copy, framed, join, read_message
+from domicile.ops.startup import Refused, close, copy, framed, join, reach, read_startup
 from domicile.telemetry import warn
 
 _CONNECT_SECONDS: Final = 5.0
@@ -33,11 +32,8 @@ class Way:
         outside: asyncio.StreamWriter | None = None
         try:
             async with asyncio.timeout(_CONNECT_SECONDS):
-                startup = await read_message(reader)
-                while code_of(startup) in (SSL_REQUEST, GSS_REQUEST):
-                    writer.write(b"N")
-                    startup = await read_message(reader)
-                inside, outside = await self._connect()
+                startup = await read_startup(reader, writer)
+                inside, outside = await reach(self._peer, self._own, self._context, Endpoint.REPLICATION)
             outside.write(framed(startup))
             await join(
                 asyncio.create_task(copy(reader, outside)),
@@ -47,17 +43,3 @@ class Way:
             warn("way-closed", error=type(error).__name__)
         finally:
             await close(outside, writer)
-
-    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Raises OSError or Forbidden where the other end is not this cluster's."""
-        reader, writer = await asyncio.open_connection(self._peer.host, self._peer.port)
-        try:
-            writer.write(framed(struct.pack(">I", SSL_REQUEST)))
-            if await reader.readexactly(1) != b"S":
-                raise ConnectionRefusedError
-            await writer.start_tls(self._context, server_hostname=self._peer.host)
-            require(self._own, peer_of(writer.transport), Endpoint.REPLICATION)
-        except BaseException:
-            writer.close()
-            raise
-        return reader, writer

@@ -14,7 +14,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final, NoReturn
 
 from aiohttp import web
-from pydantic import Field
 
 from domicile.cells.gateway.erasures import Eraser
 from domicile.cells.gateway.grants import Grants
@@ -22,8 +21,9 @@ from domicile.cells.gateway.records import RecordsApi
 from domicile.cells.gateway.reports import Reporter
 from domicile.cells.gateway.restores import Settler
 from domicile.cells.gateway.routes import ERASE, OPEN_FENCE, PARAMETERS, READ_ABROAD, REKEY, SHRED
+from domicile.cells.gateway.settings import GatewaySettings, LateKeys, open_own, open_vault, own_cell
 from domicile.cells.gateway.sweeper import Sweeper
-from domicile.client import DirectoryClient, KeyClient
+from domicile.client import DirectoryClient
 from domicile.model import (
     ALIAS_KINDS,
     Conflict,
@@ -46,9 +46,8 @@ from domicile.model.wire import (
     PrincipalRequest,
     RekeyRequest,
 )
-from domicile.sdk.home import Vault
-from domicile.sdk.store import AbroadStore, ErasureStore, Fence, FenceStore, RowStore, open_pool
-from domicile.service import PEER, ProcessSettings, Service, ended, json_response, read_body
+from domicile.sdk.store import AbroadStore, ErasureStore, Fence, FenceStore
+from domicile.service import PEER, Service, ended, json_response, read_body
 from domicile.telemetry import BORDER
 
 FENCES_PATH: Final = "/.domicile/v1/fences/{subject_key}"
@@ -194,97 +193,27 @@ class GatewayApi:
         )
 
 
-class GatewaySettings(ProcessSettings):
-    """What a gateway is told beside the common settings."""
-
-    records: bool = Field(
-        default=False,
-        description="whether applications of this cell may put and read records here; it gives this process data keys",
-    )
-
-
-class _LateKeys:
-    """The key service, by the signed topology: read when a key is first destroyed, since a gateway starts without."""
-
-    def __init__(self, settings: ProcessSettings, directory: DirectoryClient) -> None:
-        self._settings = settings
-        self._directory = directory
-        self._client: KeyClient | None = None
-
-    async def client(self) -> KeyClient:
-        """Raises TokenInvalid or Unavailable for no topology."""
-        if self._client is None:
-            credentials = self._settings.credentials
-            manifest = await self._settings.topology(self._directory).load()
-            assert credentials.identity.cell is not None
-            if self._client is None:
-                self._client = KeyClient.of_cell(credentials, manifest, credentials.identity.cell)
-        return self._client
-
-    async def close(self) -> None:
-        if self._client is not None:
-            await self._client.close()
-
-
-@asynccontextmanager
-async def open_vault(settings: GatewaySettings, directory: DirectoryClient) -> AsyncIterator[Vault]:
-    """What reads and writes records as the application does. Raises InvalidInput, TokenInvalid, Unavailable."""
-    credentials, identity = settings.credentials, settings.credentials.identity
-    assert identity.cell is not None
-    manifest = await settings.topology(directory).load()
-    keys = KeyClient.of_cell(credentials, manifest, identity.cell)
-    pool = await open_pool(
-        credentials,
-        settings.storage,
-        jurisdiction=identity.jurisdiction,
-        cell=identity.cell,
-        user="domicile_app",
-        pooler=settings.storage_pooler,
-    )
-    try:
-        yield Vault(RowStore(pool, identity.jurisdiction), keys, identity.cell, identity.jurisdiction)
-    finally:
-        pool.terminate()
-        await keys.close()
-
-
 @asynccontextmanager
 async def serve_gateway(settings: GatewaySettings) -> AsyncIterator[None]:
     """The gateway of the certificate's cell, listening inside the context.
 
     Raises InvalidInput for settings that it must not start with. Without its database it is not ready, and says so.
     """
-    identity = settings.credentials.identity
-    if identity.role is not Role.GATEWAY or identity.cell is None:
-        raise InvalidInput(
-            f"the certificate is for {identity.role}, not {Role.GATEWAY}", where=str(settings.certificate)
-        )
-    if not settings.storage:
-        raise InvalidInput("no database", where="DOMICILE_STORAGE", remedy="name the cell's storage, host:port")
+    identity = own_cell(settings)
     async with AsyncExitStack() as stack:
         directory = DirectoryClient(settings.credentials, settings.directory)
         stack.push_async_callback(directory.close)
-        pools = []
-        for user in ("domicile_gateway", "domicile_abroad", "domicile_eraser"):
-            pool = await open_pool(
-                settings.credentials,
-                settings.storage,
-                jurisdiction=identity.jurisdiction,
-                cell=identity.cell,
-                user=user,
-                pooler=settings.storage_pooler,
-            )
-            stack.callback(pool.terminate)
-            pools.append(pool)
-        fences, abroad = FenceStore(pools[0]), AbroadStore(pools[1])
+        fences = FenceStore(await open_own(stack, settings, "domicile_gateway"))
+        abroad = AbroadStore(await open_own(stack, settings, "domicile_abroad"))
+        erasures = ErasureStore(await open_own(stack, settings, "domicile_eraser"))
 
         async def ready() -> None:
             await fences.incarnation()
 
         service = Service(settings, ready)
-        grants, keys = Grants(directory, identity), _LateKeys(settings, directory)
+        grants, keys = Grants(directory, identity), LateKeys(settings, directory)
         stack.push_async_callback(keys.close)
-        eraser = Eraser(identity, ErasureStore(pools[2]), fences, grants, directory, keys.client)
+        eraser = Eraser(identity, erasures, fences, grants, directory, keys.client)
         GatewayApi(identity, fences, abroad, grants, directory, eraser).routes(service)
         if settings.records:
             RecordsApi(await stack.enter_async_context(open_vault(settings, directory)), fences).routes(service)

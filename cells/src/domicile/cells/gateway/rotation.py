@@ -20,13 +20,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
-from domicile.cells.gateway.api import GatewaySettings, open_vault
 from domicile.cells.gateway.classes import record_class
+from domicile.cells.gateway.settings import GatewaySettings, open_own, open_vault, own_cell
 from domicile.client import DirectoryClient, KeyTurnClient
-from domicile.model import Conflict, DomicileError, FenceRefused, InvalidInput, KeyWithheld, Role, Unavailable
+from domicile.model import Conflict, DomicileError, FenceRefused, KeyWithheld, Unavailable
 from domicile.model.wire import KeyRotation, KeyTurn
 from domicile.sdk.home import Vault
-from domicile.sdk.store import Fence, FenceStore, open_pool
+from domicile.sdk.store import Fence, FenceStore
 from domicile.sdk.turning import turn_rows
 from domicile.telemetry import log, warn
 
@@ -143,29 +143,14 @@ class Rotator:
 @asynccontextmanager
 async def rotator(settings: GatewaySettings) -> AsyncIterator[Rotator]:
     """With the certificate of a cell's gateway. Raises InvalidInput for any other, TokenInvalid, Unavailable."""
-    credentials = settings.credentials
-    identity = credentials.identity
-    if identity.role is not Role.GATEWAY or identity.cell is None:
-        raise InvalidInput(
-            f"the certificate is for {identity.role}, not {Role.GATEWAY}", where=str(settings.certificate)
-        )
-    if not settings.storage:
-        raise InvalidInput("no database", where="DOMICILE_STORAGE", remedy="name the cell's storage, host:port")
+    credentials, identity = settings.credentials, own_cell(settings)
+    assert identity.cell is not None
     async with AsyncExitStack() as stack:
         directory = DirectoryClient(credentials, settings.directory)
         stack.push_async_callback(directory.close)
         section = (await settings.topology(directory).load()).jurisdictions[identity.jurisdiction].keys
         vault = await stack.enter_async_context(open_vault(settings, directory))
-        pool = await open_pool(
-            credentials,
-            settings.storage,
-            jurisdiction=identity.jurisdiction,
-            cell=identity.cell,
-            user="domicile_gateway",
-            size=2,
-            pooler=settings.storage_pooler,
-        )
-        stack.callback(pool.terminate)
+        pool = await open_own(stack, settings, "domicile_gateway", size=2)
         keys = KeyTurnClient(credentials, section.service, jurisdiction=identity.jurisdiction, cell=identity.cell)
         stack.push_async_callback(keys.close)
         yield Rotator(keys, FenceStore(pool), vault, section.cache_seconds)

@@ -20,9 +20,8 @@ from domicile.ops.backup.catalog import Base, Line, line_from, number_of, spans
 from domicile.ops.backup.place import Place
 from domicile.ops.backup.report import report
 from domicile.ops.backup.restore import parse_moment, restore, verify
-from domicile.ops.commands import StateOption
 from domicile.ops.layout import Layout
-from domicile.ops.output import JsonOption, emit_json, refusals, table
+from domicile.ops.output import JsonOption, StateOption, emit_json, refusals, table
 
 app = typer.Typer(help="Backups of each database, in its own jurisdiction's target.", no_args_is_help=True)
 Result = TypeVar("Result")

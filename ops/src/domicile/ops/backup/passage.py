@@ -7,19 +7,18 @@ TLS with the backup's certificate, to whichever of the database's doors lets it 
 from __future__ import annotations
 
 import asyncio
-import struct
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
-from domicile.identity import Credentials, peer_of
-from domicile.model.access import Endpoint, Role, require
+from domicile.identity import Credentials
+from domicile.model.access import Endpoint, Role
 from domicile.model.errors import Forbidden, Unauthenticated
 from domicile.model.manifest import Address
 from domicile.ops.postgres import SOCKET
-from domicile.ops.startup import GSS_REQUEST, SSL_REQUEST, Refused, close, code_of, copy, framed, join, read_message
+from domicile.ops.startup import Refused, close, copy, framed, join, reach, read_startup
 from domicile.service import ended
 from domicile.telemetry import warn
 
@@ -60,10 +59,7 @@ class Passage:
         outside: asyncio.StreamWriter | None = None
         try:
             async with asyncio.timeout(_CONNECT_SECONDS):
-                startup = await read_message(reader)
-                while code_of(startup) in (SSL_REQUEST, GSS_REQUEST):
-                    writer.write(b"N")
-                    startup = await read_message(reader)
+                startup = await read_startup(reader, writer)
                 inside, outside, first = await self._reach(startup)
             writer.write(first)
             await join(asyncio.create_task(copy(reader, outside)), asyncio.create_task(copy(inside, writer)))
@@ -79,7 +75,7 @@ class Passage:
         failed: Exception = ConnectionRefusedError()
         for number, door in enumerate(self._doors, 1):
             try:
-                reader, writer = await self._connect(door)
+                reader, writer = await reach(door, self._own, self._context, Endpoint.BACKUP_STREAM)
             except (OSError, asyncio.IncompleteReadError, Forbidden, Unauthenticated) as error:
                 failed = error
                 continue
@@ -94,16 +90,3 @@ class Passage:
                 continue
             return reader, writer, first
         raise failed
-
-    async def _connect(self, door: Address) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        reader, writer = await asyncio.open_connection(door.host, door.port)
-        try:
-            writer.write(framed(struct.pack(">I", SSL_REQUEST)))
-            if await reader.readexactly(1) != b"S":
-                raise ConnectionRefusedError
-            await writer.start_tls(self._context, server_hostname=door.host)
-            require(self._own, peer_of(writer.transport), Endpoint.BACKUP_STREAM)
-        except BaseException:
-            writer.close()
-            raise
-        return reader, writer

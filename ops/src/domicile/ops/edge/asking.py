@@ -18,7 +18,6 @@ from domicile.ops.edge.commands import (
     KeyOption,
     ListenOption,
     RouterAuthorityOption,
-    StateOption,
     ZoneOption,
     equipment_of,
 )
@@ -26,7 +25,7 @@ from domicile.ops.edge.haproxy.watch import Watcher
 from domicile.ops.edge.nginx import Memory, Tuning, configuration
 from domicile.ops.edge.source import Source
 from domicile.ops.layout import Layout
-from domicile.ops.output import refusals
+from domicile.ops.output import StateOption, refusals
 
 
 def nginx_command(

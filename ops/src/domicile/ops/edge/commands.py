@@ -15,7 +15,7 @@ from domicile.ops.edge.envoy import Health, Recipe, follow, static
 from domicile.ops.edge.equipment import Equipment, Pair
 from domicile.ops.edge.source import Source, read_address, residency_keys
 from domicile.ops.layout import Layout
-from domicile.ops.output import refusals
+from domicile.ops.output import StateOption, refusals
 
 app = typer.Typer(help="Print a configuration for an edge of one's own.", no_args_is_help=True)
 
@@ -34,10 +34,6 @@ RouterAuthorityOption = Annotated[
     ),
 ]
 ZoneOption = Annotated[str | None, typer.Option("--zone", help="Of a local world's router, beside which the edge is.")]
-StateOption = Annotated[
-    Path | None,
-    typer.Option("--state", help="Folder of a local world.", envvar="DOMICILE_STATE", show_default=".domicile"),
-]
 
 
 def equipment_of(
