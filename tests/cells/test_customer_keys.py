@@ -16,7 +16,7 @@ from domicile_testing.cell import key_section, key_settings, superuser
 from domicile.cells.keys import begin_version, serve_holder, serve_keys, switch
 from domicile.client import KeyClient, KeyOperatorClient, Peer
 from domicile.model import Conflict, Endpoint, InvalidInput, KeyWithheld, NotFound, Role, Unavailable
-from domicile.model.wire import HeldKey, HeldKeysRequest, HeldKeysResponse, HeldVersion
+from domicile.model.key_wire import HeldKey, HeldKeysRequest, HeldKeysResponse, HeldVersion
 from domicile.service import ProcessSettings, Service, json_response, read_body
 from domicile.telemetry import render_metrics
 

@@ -27,7 +27,7 @@ from domicile.cells.keys import serve_keys
 from domicile.client import KeyClient, KeyTurnClient
 from domicile.identity import Signer, sign_topology, write_private
 from domicile.model import Conflict, DomicileError, Forbidden, KeyDestroyed, Role, SubjectKey, Unavailable
-from domicile.model.wire import DataKey, KeyTurn
+from domicile.model.key_wire import DataKey, KeyTurn
 from domicile.sdk import Home, Personal, Principal, Record, Shareable
 from domicile.sdk.home import Vault
 from domicile.sdk.sealing import blind_index

@@ -17,7 +17,8 @@ from domicile_testing.erasing import Plan, Running, erasing
 
 from domicile.identity import verify_receipt
 from domicile.model import GLOBAL, Conflict, Endpoint, FenceRefused, Forbidden, Role, Unavailable, UnknownSubject
-from domicile.model.wire import ErasureResponse, ShredReceipt
+from domicile.model.key_wire import ShredReceipt
+from domicile.model.wire import ErasureResponse
 from domicile.sample import Note, Profile
 from domicile.sdk import DomicileError
 from domicile.service import ended

@@ -22,7 +22,7 @@ from domicile.model import (
     Role,
     Unavailable,
 )
-from domicile.model.wire import (
+from domicile.model.key_wire import (
     DataKey,
     DataKeyRef,
     DataKeysRequest,

@@ -28,7 +28,7 @@ from domicile.model import (
     NotFound,
     Role,
 )
-from domicile.model.wire import DataKey, DataKeysRequest, DataKeysResponse, IndexKeyResponse
+from domicile.model.key_wire import DataKey, DataKeysRequest, DataKeysResponse, IndexKeyResponse
 
 
 class Clock:

@@ -30,8 +30,9 @@ from domicile.model import (
     sealed,
 )
 from domicile.model.ids import Country
+from domicile.model.key_wire import DataKey, IndexKeyResponse
 from domicile.model.sealed import Sealed
-from domicile.model.wire import DataKey, IndexKeyResponse, Problem, ResolveRequest
+from domicile.model.wire import Problem, ResolveRequest
 
 NAMES = st.from_regex(r"\A[a-z][a-z0-9]{0,5}(-[a-z0-9]{1,4}){0,1}\Z")
 KEYS = st.binary(min_size=17, max_size=17).map(SubjectKey)

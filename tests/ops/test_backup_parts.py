@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from domicile.model.errors import Conflict, InvalidInput, NotFound, Unavailable, WrongJurisdiction
-from domicile.model.wire import WrappedKey
+from domicile.model.key_wire import WrappedKey
 from domicile.ops.backup.agent import adopt_first
 from domicile.ops.backup.catalog import (
     Base,

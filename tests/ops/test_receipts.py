@@ -11,7 +11,7 @@ import pytest
 
 from domicile.identity import Signer
 from domicile.model import Conflict, InvalidInput, SubjectKey, TokenType
-from domicile.model.wire import Deleted, ShredReceipt
+from domicile.model.key_wire import Deleted, ShredReceipt
 from domicile.ops.receipts import Meant, ReceiptFile, key_beside
 
 KEY, OTHER = (SubjectKey.parse("01" + digit * 32) for digit in "ab")

@@ -30,8 +30,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from domicile.model.key_wire import WrappedKey
 from domicile.model.sealed import Sealed, frame
-from domicile.model.wire import WrappedKey
 from domicile.ops.backup.sealed import Head, sealing
 from domicile.ops.scan import Report, Scanner, feeds, files_below, needles_for_value, pglz
 from domicile.ops.scan.controls import Control, prove

@@ -151,7 +151,7 @@ import asyncio, sys
 from pathlib import Path
 from uuid import UUID
 from domicile.model import SubjectKey
-from domicile.model.wire import DataKey
+from domicile.model.key_wire import DataKey
 from domicile.sample import Note
 from domicile.sdk import Home
 from domicile.sdk.home import Vault

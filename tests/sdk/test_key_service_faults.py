@@ -20,7 +20,7 @@ from domicile_testing.peers import serving
 from domicile.client import KeyClient
 from domicile.client.keys import since_boot
 from domicile.model import DomicileError, KeyWithheld, Role, SubjectKey, Unavailable
-from domicile.model.wire import DataKey, DataKeysRequest, DataKeysResponse
+from domicile.model.key_wire import DataKey, DataKeysRequest, DataKeysResponse
 from domicile.sdk import Home, Personal, Record
 from domicile.sdk.home import Vault
 from domicile.sdk.testing import MemoryStore

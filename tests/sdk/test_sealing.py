@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from domicile.model.errors import DomicileError
-from domicile.model.wire import DataKey
+from domicile.model.key_wire import DataKey
 from domicile.sdk import Personal, Record, Shareable
 from domicile.sdk.codec import Codec
 from domicile.sdk.sealing import Sealer

@@ -34,19 +34,8 @@ from domicile.model import (
     UnknownSubject,
     parse_manifest,
 )
-from domicile.model.wire import (
-    AbroadRows,
-    AliasDocument,
-    AliasRequest,
-    ClaimRequest,
-    DataKey,
-    DataKeysRequest,
-    DataKeysResponse,
-    FenceRequest,
-    FenceResponse,
-    IndexKeyRequest,
-    IndexKeyResponse,
-)
+from domicile.model.key_wire import DataKey, DataKeysRequest, DataKeysResponse, IndexKeyRequest, IndexKeyResponse
+from domicile.model.wire import AbroadRows, AliasDocument, AliasRequest, ClaimRequest, FenceRequest, FenceResponse
 from domicile.sdk.store import AbroadStore, FenceStore, open_pool
 from domicile.service import ProcessSettings, Service, json_response, read_body
 from domicile_testing.certificates import DEPLOYMENT, PEPPER, Trust

@@ -16,7 +16,7 @@ from domicile.cells.gateway.rotation import rotator
 from domicile.cells.keys import KeySettings, begin_version, serve_holder, serve_keys, switch
 from domicile.cells.keys.rotation import KeyOperatorSettings, rotate
 from domicile.model import DomicileError, InvalidInput
-from domicile.model.wire import KeyRotation
+from domicile.model.key_wire import KeyRotation
 from domicile.service import ProcessSettings, load_settings, run
 
 cell = typer.Typer(name="domicile-cell", add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)

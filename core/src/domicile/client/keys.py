@@ -20,9 +20,7 @@ from domicile.identity import Credentials
 from domicile.model.access import Role
 from domicile.model.addresses import Network
 from domicile.model.errors import DomicileError, KeyDestroyed, KeyWithheld, NotFound
-from domicile.model.manifest import Manifest
-from domicile.model.wire import (
-    MAX_BATCH,
+from domicile.model.key_wire import (
     BackupKey,
     BackupKeyRequest,
     DataKey,
@@ -47,6 +45,8 @@ from domicile.model.wire import (
     ShredResponse,
     WrappedKey,
 )
+from domicile.model.manifest import Manifest
+from domicile.model.wire import MAX_BATCH
 from domicile.telemetry import warn
 
 MAX_CACHED: Final = 10_000

@@ -23,7 +23,7 @@ from domicile.identity.authority import common_name
 from domicile.identity.tls import Credentials
 from domicile.model.access import Identity, Role
 from domicile.model.errors import InvalidInput, TokenInvalid, Unavailable
-from domicile.model.wire import ShredReceipt
+from domicile.model.key_wire import ShredReceipt
 
 _CONTEXT: Final = b"domicile receipt key\0"
 _BLOCK: Final = re.compile(rb"-----BEGIN ENDORSEMENT-----\n([A-Za-z0-9+/=\n]{1,400})-----END ENDORSEMENT-----")

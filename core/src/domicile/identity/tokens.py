@@ -23,6 +23,7 @@ from pydantic import ValidationError
 
 from domicile.identity.authority import write_private
 from domicile.model.errors import InvalidInput, TokenInvalid
+from domicile.model.key_wire import ShredReceipt
 from domicile.model.pins import (
     PIN_GRANT_SECONDS,
     RESIDENCY_TOKEN_SECONDS,
@@ -32,7 +33,7 @@ from domicile.model.pins import (
     ResidencyToken,
     TokenType,
 )
-from domicile.model.wire import ShredReceipt, SigningKey, TopologyDocument
+from domicile.model.wire import SigningKey, TopologyDocument
 
 MAX_TOKEN_BYTES: Final = 4096
 MAX_TOPOLOGY_BYTES: Final = 4 << 20

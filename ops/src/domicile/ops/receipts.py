@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from domicile.identity import check_endorsed, verify_receipt, write_private
 from domicile.model.errors import Conflict, InvalidInput
 from domicile.model.ids import SubjectKey
-from domicile.model.wire import ShredReceipt
+from domicile.model.key_wire import ShredReceipt
 from domicile.ops.layout import Layout
 from domicile.ops.output import JsonOption, StateOption, emit_json, refusals, table
 

@@ -22,7 +22,7 @@ from domicile.model.errors import (
     WrongJurisdiction,
 )
 from domicile.model.fields import Destroyed
-from domicile.model.wire import DataKey
+from domicile.model.key_wire import DataKey
 from domicile.sdk.records import Record
 from domicile.sdk.sealing import Sealer, blind_index
 from domicile.sdk.store.port import Condition, NewRow, Once, Operator, StoredRow, principal_of

@@ -28,7 +28,8 @@ from domicile.model import (
     UnknownSubject,
     WrongCell,
 )
-from domicile.model.wire import Deleted, ErasureResponse, ShredResponse
+from domicile.model.key_wire import Deleted, ShredResponse
+from domicile.model.wire import ErasureResponse
 from domicile.sdk.store import Erasure, ErasureStore, FenceStore
 from domicile.service import repeated
 from domicile.telemetry import log

@@ -13,7 +13,7 @@ from domicile.cells.keys.custody import Custody
 from domicile.cells.keys.shreds import Shredder
 from domicile.cells.keys.storage import KeyStore, Name
 from domicile.model import Endpoint, Forbidden
-from domicile.model.wire import (
+from domicile.model.key_wire import (
     BackupKeyRequest,
     DataKeyRef,
     DataKeysRequest,

@@ -19,7 +19,7 @@ from domicile.cells.keys.storage import DataKeyRow, IndexKeyRow, KeyStore, Name
 from domicile.identity.wrapping import backup_key_context, check_value
 from domicile.model import InvalidInput, KeyWithheld, NotFound
 from domicile.model.key_domains import DEFAULT_DOMAIN
-from domicile.model.wire import BackupKey, BackupKeyRequest, DataKey, KekProgress, OtherKey, WrappedKey
+from domicile.model.key_wire import BackupKey, BackupKeyRequest, DataKey, KekProgress, OtherKey, WrappedKey
 
 KEY_BYTES: Final = 32
 REWRAP_BATCH: Final = 200

@@ -8,7 +8,7 @@ from domicile.cells.keys.holders import Plain, Wrapped
 from domicile.client import Peer
 from domicile.identity import Credentials
 from domicile.model import Conflict, KeyWithheld, Role
-from domicile.model.wire import HeldKey, HeldKeysRequest, HeldKeysResponse, HeldVersion
+from domicile.model.key_wire import HeldKey, HeldKeysRequest, HeldKeysResponse, HeldVersion
 
 
 class CustomerHolder:

@@ -17,7 +17,7 @@ from domicile.cells.keys.holders import Plain, Wrapped
 from domicile.cells.keys.own import OwnHolder
 from domicile.identity import write_private
 from domicile.model import Endpoint, InvalidInput, KeyWithheld, Role
-from domicile.model.wire import HeldKey, HeldKeysRequest, HeldKeysResponse, HeldVersion
+from domicile.model.key_wire import HeldKey, HeldKeysRequest, HeldKeysResponse, HeldVersion
 from domicile.service import ProcessSettings, Service, json_response, read_body
 
 CUT_FILE: Final = "cut"

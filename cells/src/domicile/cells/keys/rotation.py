@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from domicile.client import KeyOperatorClient
 from domicile.identity import Credentials
-from domicile.model.wire import KekProgress
+from domicile.model.key_wire import KekProgress
 from domicile.service import Addresses
 
 

@@ -19,7 +19,7 @@ from domicile.cells.keys.storage import KeyStore
 from domicile.identity import Credentials, Signer, endorse
 from domicile.model import InvalidInput, TokenType
 from domicile.model.key_domains import KeySection
-from domicile.model.wire import ShredReceipt, ShredRequest
+from domicile.model.key_wire import ShredReceipt, ShredRequest
 from domicile.telemetry import warn
 
 LOG_FILE: Final = "shredded.log"

@@ -19,7 +19,7 @@ from asyncpg.connect_utils import SessionAttribute
 from domicile.identity import Credentials
 from domicile.model import Address, Conflict, Forbidden, NotFound, Role, Unavailable
 from domicile.model.key_domains import DEFAULT_DOMAIN
-from domicile.model.wire import KeyRotation, KeyTurn
+from domicile.model.key_wire import KeyRotation, KeyTurn
 
 DATABASE: Final = "domicile"
 USER: Final = "domicile_keys"

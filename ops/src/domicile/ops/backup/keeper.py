@@ -19,7 +19,7 @@ from typing import Final
 
 from domicile.model.backups import BackupTarget
 from domicile.model.errors import DomicileError, Unavailable
-from domicile.model.wire import BackupKey
+from domicile.model.key_wire import BackupKey
 from domicile.ops.backup.base import system_of, take
 from domicile.ops.backup.catalog import HISTORY, PARTIAL, SEGMENT, SEGMENT_BYTES, Base, holes, timeline_of
 from domicile.ops.backup.passage import Passage

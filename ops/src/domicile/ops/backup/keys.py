@@ -18,7 +18,7 @@ from domicile.identity import write_private
 from domicile.identity.wrapping import KEY_BYTES, KeyEncryptionKey, backup_key_context, check_value
 from domicile.model.errors import InvalidInput, Unavailable, WrongJurisdiction
 from domicile.model.key_domains import DEFAULT_DOMAIN
-from domicile.model.wire import BackupKey, WrappedKey
+from domicile.model.key_wire import BackupKey, WrappedKey
 from domicile.ops.backup.sealed import Head
 
 

@@ -18,8 +18,8 @@ from tink import TinkError, cleartext_keyset_handle, streaming_aead
 from tink.proto import aes_gcm_hkdf_streaming_pb2, common_pb2, tink_pb2
 
 from domicile.model.errors import InvalidInput
+from domicile.model.key_wire import WrappedKey
 from domicile.model.pins import Frozen
-from domicile.model.wire import WrappedKey
 from domicile.ops.backup.targets import unusable
 
 MAGIC: Final = b"\xd0\x4dB\x01"

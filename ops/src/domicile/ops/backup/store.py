@@ -13,7 +13,7 @@ from typing import BinaryIO, Final, NamedTuple
 from pydantic import ValidationError
 
 from domicile.model.errors import Conflict, DomicileError, InvalidInput, NotFound
-from domicile.model.wire import BackupKey
+from domicile.model.key_wire import BackupKey
 from domicile.ops.backup.catalog import (
     CARD,
     HISTORY,

@@ -27,8 +27,8 @@ from typing import Final
 import lz4.block
 import lz4.frame
 
+from domicile.model.key_wire import WrappedKey
 from domicile.model.sealed import Sealed, frame
-from domicile.model.wire import WrappedKey
 from domicile.ops.backup.sealed import Head, sealing
 from domicile.ops.scan import pglz
 from domicile.ops.scan.feeds import BATCH_BYTES

@@ -19,7 +19,7 @@ from uuid import UUID, uuid4
 
 from domicile.model.errors import KeyDestroyed, NotFound, UnsupportedQuery
 from domicile.model.ids import KEY_BYTES, SubjectKey
-from domicile.model.wire import DataKey
+from domicile.model.key_wire import DataKey
 from domicile.sdk.home import Home, Vault
 from domicile.sdk.references import Ref
 from domicile.sdk.store import Condition, Fence, NewRow, Once, Operator, Rows, Selection, StoredRow, Work, references
