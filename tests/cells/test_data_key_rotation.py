@@ -3,156 +3,43 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import random
-import re
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any
+from collections.abc import AsyncIterator
+from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
-from domicile_testing import Storage, Trust, free_port
-from domicile_testing.cell import key_section, key_settings, manifest, superuser
-from domicile_testing.certificates import DEPLOYMENT
-from domicile_testing.databases import until
-from domicile_testing.long import long_form
+from domicile_testing import Storage, Trust
+from domicile_testing.cell import superuser
+from domicile_testing.turning import (
+    EMAIL,
+    Letter,
+    Patient,
+    Referral,
+    World,
+    check,
+    patient,
+    said,
+    stored,
+    the_turn,
+    turning,
+    writers,
+)
 
-from domicile.cells.gateway.rotation import Rotator
-from domicile.cells.keys import serve_keys
-from domicile.client import KeyClient, KeyTurnClient
-from domicile.identity import Signer, sign_topology, write_private
-from domicile.model import Conflict, DomicileError, Forbidden, KeyDestroyed, Role, SubjectKey, Unavailable
-from domicile.model.key_wire import DataKey, KeyTurn
-from domicile.sdk import Home, Personal, Principal, Record, Shareable
-from domicile.sdk.home import Vault
+from domicile.client import KeyClient
+from domicile.model import Conflict, DomicileError, Forbidden, KeyDestroyed, Role
+from domicile.model.key_wire import DataKey
+from domicile.sdk import Home
 from domicile.sdk.sealing import blind_index
-from domicile.sdk.store import FenceReader, FenceStore, RowStore, apply_schema, open_pool
 from domicile.sdk.store.port import OutdatedKeys
-
-SECTION = key_section()
-EMAIL = "hans@example.eu"
-DOCTORS = uuid4(), uuid4()
-
-
-class Patient(Record, table="patients"):
-    email: Annotated[str, Personal("user.contact.email", find=True)]
-    phone: Annotated[str | None, Personal("user.contact.phone_number", find="cell")] = None
-    note: Annotated[str | None, Personal("user.health_and_medical")] = None
-    plan: Annotated[str, Shareable("user.account.plan")] = "free"
-
-
-class Letter(Record, table="letters"):
-    text: Annotated[str, Personal("user.content")]
-
-
-class Referral(Record, table="referrals"):
-    doctor: Annotated[UUID, Principal("user.unique_id")]
-    email: Annotated[str, Personal("user.contact.email", find=True)]
-
-
-@dataclass
-class World:
-    """A cell's rows and its key service. ``keys`` of an application that holds keys for a minute."""
-
-    trust: Trust
-    address: str
-    key_storage: Storage
-    rows: RowStore
-    fences: FenceStore
-    reader: FenceReader
-    root: asyncpg.Connection
-    closing: list[Callable[[], Awaitable[None]]]
-
-    def key_client(self) -> KeyClient:
-        credentials = self.trust.credentials("eu", Role.APP, "eu-1.fra")
-        keys = KeyClient(credentials, [self.address], jurisdiction="eu", cell="eu-1", cache_seconds=60)
-        self.closing.append(keys.close)
-        return keys
-
-    def turner(self, role: Role = Role.GATEWAY, name: str = "eu-1.fra", cell: str = "eu-1") -> KeyTurnClient:
-        client = KeyTurnClient(self.trust.credentials("eu", role, name), [self.address], jurisdiction="eu", cell=cell)
-        self.closing.append(client.close)
-        return client
-
-    def rotator(self, keys: Any = None) -> Rotator:
-        async def pause(seconds: float) -> None:
-            """Nobody waits for caches here: what a stale writer does is tried on purpose."""
-            if seconds < SECTION.cache_seconds:
-                await asyncio.sleep(0.01)
-
-        vault = Vault(self.rows, keys or self.key_client(), "eu-1", "eu")
-        return Rotator(self.turner(), self.fences, vault, SECTION.cache_seconds, pause)
-
-    async def home(self, key: SubjectKey | None = None, keys: KeyClient | None = None) -> Home:
-        """Of a new subject, or of one that is there, by an application of its own."""
-        if key is None:
-            key = SubjectKey(bytes([1]) + uuid4().bytes)
-            await self.root.execute(
-                "INSERT INTO domicile.fences (subject_key, epoch, state) VALUES ($1, 1, 'open')", key
-            )
-        fence = await self.reader.fence(key)
-        assert fence is not None
-        return Home(Vault(self.rows, keys or self.key_client(), "eu-1", "eu"), fence)
-
-    async def generations(self, home: Home) -> list[int]:
-        async with superuser(self.key_storage) as root:
-            rows = await root.fetch(
-                "SELECT generation FROM keys.data_keys WHERE subject = $1 ORDER BY 1", home.internal_id
-            )
-        return [row[0] for row in rows]
 
 
 @pytest.fixture
 async def world(
     trust: Trust, key_storage: Storage, cell_storage: Storage, cell: asyncpg.Connection
 ) -> AsyncIterator[World]:
-    await apply_schema(cell, "eu-1", "eu", [Patient, Letter, Referral])
-    await cell.execute("TRUNCATE patients, letters, referrals, domicile.turns, domicile.answers")
-    settings = key_settings(trust, key_storage)
-    async with serve_keys(settings, SECTION):
-        async with superuser(key_storage) as root:
-            await root.execute("TRUNCATE keys.data_keys, keys.subjects, keys.rotations")
-        pools = []
-        for role, user in ((Role.APP, "domicile_app"), (Role.GATEWAY, "domicile_gateway")):
-            credentials = trust.credentials("eu", role, "eu-1.fra")
-            pools.append(
-                await open_pool(credentials, [cell_storage.address], jurisdiction="eu", cell="eu-1", user=user, size=6)
-            )
-        made = World(
-            trust, settings.bind, key_storage, RowStore(pools[0], "eu"), FenceStore(pools[1]), FenceReader(pools[0]),
-            cell, [],
-        )  # fmt: skip
+    async with turning(trust, key_storage, cell_storage, cell) as made:
         yield made
-        for close in made.closing:
-            await close()
-        for pool in pools:
-            pool.terminate()
-
-
-def said(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """What they hold, whatever their versions."""
-    return sorted((dict(record) for record in records), key=lambda fields: str(fields["id"]))
-
-
-def patient(home: Home, **fields: Any) -> Patient:
-    return home.new(Patient, **{"email": EMAIL, "phone": "+49 30 1", "note": "a cough", **fields})
-
-
-async def stored(world: World, row: UUID) -> asyncpg.Record:
-    found = await world.root.fetchrow("SELECT * FROM patients WHERE id = $1", row)
-    assert found is not None
-    return found
-
-
-async def the_turn(world: World, home: Home) -> KeyTurn:
-    await world.turner().rotation("go")
-    (turn,) = [each for each in await world.turner().turns(None) if each.subject == home.internal_id]
-    return turn
 
 
 async def test_rows_lie_under_new_keys_alone_and_say_what_they_said(world: World) -> None:
@@ -350,57 +237,6 @@ async def test_an_end_at_each_step_loses_nothing(world: World, step: str, monkey
     assert said(await (await world.home(home.subject_key)).all(Patient)) == said(kept)
 
 
-@asynccontextmanager
-async def writers(
-    world: World, homes: list[Home], count: int = 4, *, outages: bool = False
-) -> AsyncIterator[dict[UUID, tuple[Home, str]]]:
-    """Who put, update and find all the while; what was acknowledged last, by record. Their errors are ours."""
-    acknowledged: dict[UUID, tuple[Home, str]] = {}
-    stop = asyncio.Event()
-
-    async def write(number: int) -> None:
-        home = await world.home(homes[number % len(homes)].subject_key)
-        turn = 0
-        while not stop.is_set():
-            turn += 1
-            record = patient(home, email=f"{number}.{turn}@example.eu", note=f"{number}.{turn}")
-            try:
-                await home.put(record)
-                read = await home.get(Patient, record.id)
-                assert read is not None
-                changed = await home.update(read, plan="pro")
-                await home.update(changed, note=f"{number}.{turn}+")
-                assert [each.id for each in await home.find(Patient, email=record.email)] == [record.id]
-                referral = home.new(Referral, id=record.id, doctor=DOCTORS[turn % 2], email=record.email)
-                await home.put(referral)
-                assert said(await home.find(Referral, email=record.email)) == said([referral])
-            except Unavailable:  # what was not acknowledged may hold or not
-                if not outages:
-                    raise
-            else:
-                acknowledged[record.id] = home, f"{number}.{turn}+"
-
-    tasks = [asyncio.create_task(write(number)) for number in range(count)]
-    try:
-        yield acknowledged
-    finally:
-        stop.set()
-        await asyncio.gather(*tasks)
-
-
-async def check(world: World, acknowledged: dict[UUID, tuple[Home, str]]) -> None:
-    found: dict[UUID, Patient] = {}
-    about: dict[UUID, Referral] = {}
-    for key in {home.subject_key for home, _ in acknowledged.values()}:
-        fresh = await world.home(key)
-        found |= {record.id: record for record in await fresh.all(Patient)}
-        about |= {record.id: record for record in await fresh.all(Referral)}
-    for row, (home, note) in acknowledged.items():
-        assert about[row].email == found[row].email
-        assert [record.id for record in await home.find(Referral, email=found[row].email)] == [row]
-        assert (found[row].note, found[row].plan, found[row].version) == (note, "pro", 3)
-
-
 async def test_two_rotators_among_many_writers_lose_no_update(world: World) -> None:
     homes = [await world.home() for _ in range(2)]
     for home in homes:
@@ -517,86 +353,3 @@ async def test_only_a_gateway_of_the_cell_turns_its_keys(world: World) -> None:
         with pytest.raises(Conflict):  # out of turn
             await world.turner().step(turn, step)
     assert await world.generations(home) == [1]
-
-
-def environment(world: World, storage: Storage) -> dict[str, str]:
-    """Of ``domicile-cell rotate`` in ``eu-1``, which knows the topology and waits a second for caches."""
-    settings = world.trust.settings("eu", Role.GATEWAY, "eu-1.fra", f"127.0.0.1:{free_port()}")
-    operator = Signer.load_or_create(world.trust.folder / "operator.key")
-    (world.trust.folder / "operators").mkdir(exist_ok=True)
-    write_private(world.trust.folder / "operators" / "operator.pem", operator.public_pem())
-    topology = manifest(settings.bind, world.address, cache_seconds=1).topology()
-    signed = sign_topology(operator, DEPLOYMENT, 1, topology)
-    write_private(settings.state / "topology.json", signed.model_dump_json().encode())
-    return {
-        "PATH": str(Path(sys.executable).parent),
-        "DOMICILE_DEPLOYMENT": settings.deployment,
-        "DOMICILE_PROCESS": settings.process,
-        "DOMICILE_BIND": settings.bind,
-        "DOMICILE_CERTIFICATE": str(settings.certificate),
-        "DOMICILE_KEY": str(settings.key),
-        "DOMICILE_AUTHORITIES": str(settings.authorities),
-        "DOMICILE_STATE": str(settings.state),
-        "DOMICILE_DIRECTORY": f"127.0.0.1:{free_port()}",
-        "DOMICILE_OPERATORS": str(world.trust.folder / "operators"),
-        "DOMICILE_STORAGE": storage.address,
-    }
-
-
-@pytest.mark.full
-async def test_the_page_on_keys_rotates_data_keys_by_its_commands(world: World, cell_storage: Storage) -> None:
-    page = Path(__file__).parents[2] / "docs" / "keys.md"
-    blocks = re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL)
-    (block,) = [each for each in blocks if "domicile-cell rotate" in each]
-    home = await world.home()
-    one = patient(home)
-    await home.put(one)
-    told, answers = environment(world, cell_storage), []
-    for command in block.splitlines():
-        process = await asyncio.create_subprocess_exec(
-            *command.split("#")[0].split(), "--json", env=told, stdout=asyncio.subprocess.PIPE
-        )
-        answers.append(json.loads((await process.communicate())[0]))
-        assert process.returncode == 0
-    assert answers == [{"ok": True, "running": False, "due": 0, "turning": 0, "started": None}] * 3
-    assert await world.generations(home) == [2]
-    assert said(await (await world.home(home.subject_key)).all(Patient)) == said([one])
-
-
-@pytest.mark.full
-@pytest.mark.timeout(0)
-async def test_killed_rotators_and_databases_among_many_writers_lose_nothing(
-    world: World, cell_storage: Storage
-) -> None:
-    """The command itself, ended by SIGKILL wherever it is, and now and then the server under it and the writers."""
-    homes = [await world.home() for _ in range(6)]
-    for home in homes:
-        await home.put_many([patient(home) for _ in range(200)])
-    told, kills, done = environment(world, cell_storage), 0, 0
-    going, turner = long_form(0.1), world.turner()
-    async with writers(world, homes, 6, outages=True) as acknowledged:
-        while going() or not done:
-            process = await asyncio.create_subprocess_exec(
-                "domicile-cell", "rotate", "--json", env=told, stdout=asyncio.subprocess.PIPE
-            )
-            wanted = random.choice([None, *range(len(homes))])
-            seen = random.choice(["due", "turning"])
-
-            async def reached(seen: str = seen, wanted: int | None = wanted, process: Any = process) -> bool:
-                now = await turner.rotation("status")
-                return process.returncode is not None or (now.running and getattr(now, seen) == wanted)
-
-            await until(reached, "the rotation to get there", seconds=120)
-            if process.returncode is None:
-                process.kill()
-                kills += 1
-                if random.random() < 0.3:
-                    cell_storage.kill()
-                    cell_storage.restart()
-            elif process.returncode == 0:
-                done += 1
-            await process.communicate()
-    await world.rotator().run(lambda now: None)
-    assert kills
-    assert acknowledged
-    await check(world, acknowledged)

@@ -12,11 +12,9 @@ from pathlib import Path
 
 import pytest
 from domicile_testing import Storage, Trust, free_port
-from domicile_testing.cell import manifest
-from domicile_testing.certificates import DEPLOYMENT
+from domicile_testing.cell import keep_topology, manifest, variables
 from domicile_testing.databases import wait_for
 
-from domicile.identity import Signer, sign_topology, write_private
 from domicile.model import Role
 
 PROGRAMS = Path(sys.executable).parent
@@ -25,22 +23,9 @@ CASES = [("domicile-keys", Role.KEYS, "fra"), ("domicile-cell", Role.GATEWAY, "e
 
 def environment(trust: Trust, role: Role, name: str, storage: Storage | None) -> dict[str, str]:
     settings = trust.settings("eu", role, name, f"127.0.0.1:{free_port()}")
-    told = {
-        "DOMICILE_DEPLOYMENT": settings.deployment,
-        "DOMICILE_PROCESS": settings.process,
-        "DOMICILE_BIND": settings.bind,
-        "DOMICILE_CERTIFICATE": str(settings.certificate),
-        "DOMICILE_KEY": str(settings.key),
-        "DOMICILE_AUTHORITIES": str(settings.authorities),
-        "DOMICILE_STATE": str(settings.state),
-        "DOMICILE_DIRECTORY": f"127.0.0.1:{free_port()}",
-        "DOMICILE_OPERATORS": str(trust.folder / "operators"),
-    }
+    told = variables(trust, settings)
     # it starts from the topology that it had when the directory was there
-    operator = Signer.load_or_create(trust.folder / "operator.key")
-    write_private(trust.folder / "operators" / "operator.pem", operator.public_pem())
-    topology = sign_topology(operator, DEPLOYMENT, 1, manifest(f"127.0.0.1:{free_port()}").topology())
-    write_private(settings.state / "topology.json", topology.model_dump_json().encode())
+    keep_topology(trust, settings, manifest(f"127.0.0.1:{free_port()}"))
     if storage is not None:
         told["DOMICILE_STORAGE"] = storage.address
     return {name: value for name, value in os.environ.items() if not name.startswith("DOMICILE_")} | told

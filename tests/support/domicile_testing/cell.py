@@ -15,7 +15,7 @@ from aiohttp import web
 from domicile.cells.gateway import GatewaySettings
 from domicile.cells.keys import KeySettings
 from domicile.client import GatewayClient, KeyClient, Peer
-from domicile.identity import Signer
+from domicile.identity import Signer, sign_topology, write_private
 from domicile.model import (
     GLOBAL,
     Endpoint,
@@ -30,7 +30,7 @@ from domicile.model import (
 )
 from domicile.model.key_domains import KeySection
 from domicile.model.wire import JWKS, GrantRequest, GrantResponse, SigningKey, TopologyDocument
-from domicile.service import PEER, Service, json_response, read_body
+from domicile.service import PEER, ProcessSettings, Service, json_response, read_body
 from domicile_testing.certificates import DEPLOYMENT, Trust
 from domicile_testing.databases import Storage, free_port
 
@@ -201,3 +201,27 @@ async def key_client(trust: Trust, address: str, cell: str = "eu-1") -> AsyncIte
         yield keys
     finally:
         await keys.close()
+
+
+def variables(trust: Trust, settings: ProcessSettings) -> dict[str, str]:
+    """What a program of the cell's room is told, with a directory that is not there."""
+    return {
+        "DOMICILE_DEPLOYMENT": settings.deployment,
+        "DOMICILE_PROCESS": settings.process,
+        "DOMICILE_BIND": settings.bind,
+        "DOMICILE_CERTIFICATE": str(settings.certificate),
+        "DOMICILE_KEY": str(settings.key),
+        "DOMICILE_AUTHORITIES": str(settings.authorities),
+        "DOMICILE_STATE": str(settings.state),
+        "DOMICILE_DIRECTORY": f"127.0.0.1:{free_port()}",
+        "DOMICILE_OPERATORS": str(trust.folder / "operators"),
+    }
+
+
+def keep_topology(trust: Trust, settings: ProcessSettings, known: Manifest) -> None:
+    """As a process kept it when the directory was there, signed by an operator whom it knows."""
+    operator = Signer.load_or_create(trust.folder / "operator.key")
+    (trust.folder / "operators").mkdir(exist_ok=True)
+    write_private(trust.folder / "operators" / "operator.pem", operator.public_pem())
+    signed = sign_topology(operator, DEPLOYMENT, 1, known.topology())
+    write_private(settings.state / "topology.json", signed.model_dump_json().encode())

@@ -1,4 +1,7 @@
-"""What every home keeps to, wherever its rows lie: one list of promises, each a test by itself."""
+"""What every home keeps to, wherever its rows lie: one list of promises, each a test by itself.
+
+The list stays in one place, however long: what is not on it is promised by neither home.
+"""
 
 from __future__ import annotations
 

@@ -455,11 +455,8 @@ def check(manifest: Manifest) -> list[ManifestProblem]:
     problems = list(_check_jurisdictions(manifest))
     for name, cell in manifest.cells.items():
         problems += _check_cell(manifest, name, cell)
-    problems += _check_networks(manifest)
-    problems += _check_zones(manifest)
-    problems += _check_directory_and_routers(manifest)
-    problems += _check_outposts(manifest)
-    problems += _check_addresses(manifest)
+    for look in (_check_networks, _check_zones, _check_directory_and_routers, _check_outposts, _check_addresses):
+        problems += look(manifest)
     problems += check_targets(_backups(manifest))
     problems += _check_rules(manifest)
     return problems
