@@ -123,8 +123,7 @@ async def paused(layout: Layout, database: str) -> AsyncIterator[None]:
         raise Unavailable(f"{database} did not start again: {failed.read_text()}", remedy="see `domicile status`")
 
 
-async def _until(condition: object, failed: str, seconds: float) -> None:
-    assert callable(condition)
+async def _until(condition: Callable[[], bool], failed: str, seconds: float) -> None:
     try:
         async with asyncio.timeout(seconds):
             while not condition():  # noqa: ASYNC110 - another process makes the file

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -17,7 +18,7 @@ from domicile.model.errors import DomicileError, InvalidInput
 from domicile.ops.backup.agent import open_target
 from domicile.ops.backup.base import take
 from domicile.ops.backup.catalog import Base, Line, line_from, number_of, spans
-from domicile.ops.backup.place import Place
+from domicile.ops.backup.place import Database, Place
 from domicile.ops.backup.report import report
 from domicile.ops.backup.restore import parse_moment, restore, verify
 from domicile.ops.layout import Layout
@@ -184,6 +185,13 @@ def _row(base: Base, segments: list[str], line: Line) -> dict[str, Any]:
     return base.model_dump(mode="json") | {"segments": len(after), "holes": len(found) - 1}
 
 
+def _asked(name: str, at: str | None, state: Path | None) -> tuple[Place, Database, datetime | None]:
+    """Which database, as it was when. Raises InvalidInput."""
+    place = Place(Layout.at(state))
+    (database,) = place.databases([name])
+    return place, database, None if at is None else parse_moment(at)
+
+
 @app.command("verify", epilog="Example: domicile backup verify eu-1 --at 2026-11-25T15:04:05Z")
 def verify_command(
     name: OneName,
@@ -194,9 +202,7 @@ def verify_command(
 ) -> None:
     """Restore into a scratch database of the jurisdiction; check files, tables and indexes; count rows; remove it."""
     with refusals(as_json=json_output):
-        place = Place(Layout.at(state))
-        (database,) = place.databases([name])
-        moment = None if at is None else parse_moment(at)
+        place, database, moment = _asked(name, at, state)
         found = _run(verify(place, database, moment, base, _teller(name, quiet=json_output)))
     _done(quiet=json_output)
     if json_output:
@@ -259,9 +265,7 @@ def restore_command(
     `domicile backup report`. The data of before stays beside. Example: domicile restore eu-1 --at 2026-11-25T15:04:05Z
     """
     with refusals(as_json=json_output):
-        place = Place(Layout.at(state))
-        (database,) = place.databases([name])
-        moment = None if at is None else parse_moment(at)
+        place, database, moment = _asked(name, at, state)
         found = _run(restore(place, database, moment, base, _teller(name, quiet=json_output)))
     _done(quiet=json_output)
     if json_output:
