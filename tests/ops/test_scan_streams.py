@@ -201,6 +201,13 @@ def test_a_name_that_holds_a_value_is_a_hit_and_is_not_told(tmp_path: Path) -> N
     assert VALUE not in str([hit.inside for hit in inside.hits])
 
 
+def test_a_tar_whose_first_checksum_is_no_number_is_searched_as_it_is(tmp_path: Path) -> None:
+    damaged = bytearray(tarred(CONTENT))
+    damaged[148:156] = b"\0\0wxyz\0\0"
+    assert scan(tmp_path / "f", bytes(damaged)).hits
+    assert scan(tmp_path / "f", gzip.compress(bytes(damaged))).hits, "packed, too"
+
+
 def test_base64_that_is_broken_into_lines() -> None:
     for before in (b"", b"x", b"xx"):
         text = base64.encodebytes(b"." * 40 + before + RAW * 2 + b"." * 40)

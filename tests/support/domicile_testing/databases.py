@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
+import random
 import signal
 import socket
 import ssl
@@ -14,6 +16,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import psutil
 
@@ -21,12 +24,31 @@ from domicile.model import Endpoint, Role
 from domicile.ops import postgres
 from domicile_testing.certificates import DEPLOYMENT, Trust
 
+_PORTS: Final = range(10_000, 32_000)
+
+
+def _own_ports() -> Iterator[int]:
+    """Of this test process, again and again: below those that a system gives to who connects, and no neighbour's."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    own = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    ports = range(_PORTS.start + own, _PORTS.stop, workers)
+    begin = random.randrange(len(ports))  # other runs beside this one begin elsewhere
+    return itertools.cycle([*ports[begin:], *ports[:begin]])
+
+
+_ports: Final = _own_ports()
+
 
 def free_port(host: str = "127.0.0.1") -> int:
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """One that nobody listens at, and that is not given again for long: whoever it is for may listen much later."""
+    for port in _ports:
+        with socket.socket() as probe:
+            try:
+                probe.bind((host, port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError
 
 
 @dataclass

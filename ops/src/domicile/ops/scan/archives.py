@@ -19,7 +19,10 @@ _DATA, _BLOBS = 1, 3
 
 
 def is_tar(head: bytes) -> bool:
-    return head[257:262] == b"ustar" and _checksum(head[:_TAR_BLOCK]) == _number(head[148:156])
+    try:
+        return head[257:262] == b"ustar" and _checksum(head[:_TAR_BLOCK]) == _number(head[148:156])
+    except Malformed:
+        return False
 
 
 def _checksum(block: bytes) -> int:
