@@ -40,7 +40,7 @@ from domicile.model import (
     Unavailable,
     UnknownSubject,
 )
-from domicile.model.crossings import Crossing, CrossingKind, CrossingLog, Outcome
+from domicile.model.crossings import Crossing, CrossingKind, CrossingLog, Outcome, as_code
 from domicile.model.wire import (
     MAX_CONDITIONS,
     AbroadRows,
@@ -54,6 +54,8 @@ from domicile.service import PEER, Service, ended, json_response, read_body
 from domicile.telemetry import BORDER
 
 FENCES_PATH: Final = "/.domicile/v1/fences/{subject_key}"
+PURPOSE_HEADER: Final = "Domicile-Purpose"
+"""What an application reads from abroad for, as a code; anything else is left out of the ledger."""
 ABROAD_PATH: Final = "/.domicile/v1/abroad/{subject_key}/{table}"
 MAX_VALUE_BYTES: Final = 256
 MAX_ROWS: Final = 100
@@ -217,6 +219,7 @@ class GatewayApi:
                 caller=f"{peer.role}/{peer.name}",
                 counts=counts,
                 bytes=size,
+                purpose=as_code(request.headers.get(PURPOSE_HEADER, "")),
                 detail=detail,
             )
         )
