@@ -234,7 +234,7 @@ async def test_an_application_of_any_jurisdiction_may_ask(
         ("us", Role.OPERATOR, "iad", Forbidden),
         ("eu", Role.OPERATOR, "fra", Forbidden),
         (GLOBAL, Role.OPERATOR, "root", Forbidden),
-        ("us", Role.GATEWAY, "us-1.iad", Unavailable),
+        ("us", Role.GATEWAY, "us-1.iad", Forbidden),
         ("us", Role.ROUTER, "iad", Forbidden),
         ("us", Role.KEYS, "iad", Unavailable),
         ("us", Role.STORAGE, "iad", Unavailable),

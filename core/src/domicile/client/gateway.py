@@ -17,6 +17,7 @@ from domicile.model.wire import (
     FenceRequest,
     FenceResponse,
     PrincipalRequest,
+    ReferencePage,
     RekeyRequest,
 )
 
@@ -78,3 +79,11 @@ class GatewayClient:
         """Shareable columns of a subject's rows, filtered by equality on shareable columns."""
         query = f"?{urlencode(conditions)}" if conditions else ""
         return await self._peer.ask(AbroadRows, "GET", f"/.domicile/v1/abroad/{key}/{quote(table, safe='')}{query}")
+
+    async def references(self, table: str, *, known: int | None = None, after: int = 0) -> ReferencePage:
+        """Rows of a reference table that the cell writes, behind the first ``after``; no rows of the version ``known``.
+
+        Raises NotFound for a table that it does not write.
+        """
+        query = urlencode({name: value for name, value in (("known", known), ("after", after)) if value})
+        return await self._peer.ask(ReferencePage, "GET", f"/.domicile/v1/references/{quote(table, safe='')}?{query}")

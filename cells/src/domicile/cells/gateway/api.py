@@ -18,12 +18,13 @@ from aiohttp import web
 from domicile.cells.gateway.erasures import Eraser
 from domicile.cells.gateway.grants import Grants
 from domicile.cells.gateway.records import RecordsApi
+from domicile.cells.gateway.references import Gateways, Puller, ReferencesApi
 from domicile.cells.gateway.reports import Reporter
 from domicile.cells.gateway.restores import Settler
 from domicile.cells.gateway.routes import ERASE, OPEN_FENCE, PARAMETERS, READ_ABROAD, REKEY, SHRED
 from domicile.cells.gateway.settings import GatewaySettings, LateKeys, open_own, open_vault, own_cell
 from domicile.cells.gateway.sweeper import Sweeper
-from domicile.client import DirectoryClient
+from domicile.client import DirectoryClient, Topology
 from domicile.model import (
     ALIAS_KINDS,
     Conflict,
@@ -33,6 +34,7 @@ from domicile.model import (
     Forbidden,
     Identity,
     InvalidInput,
+    Manifest,
     Role,
     SubjectKey,
     Unavailable,
@@ -46,7 +48,7 @@ from domicile.model.wire import (
     PrincipalRequest,
     RekeyRequest,
 )
-from domicile.sdk.store import AbroadStore, ErasureStore, Fence, FenceStore
+from domicile.sdk.store import AbroadStore, ErasureStore, Fence, FenceStore, ReferenceStore
 from domicile.service import PEER, Service, ended, json_response, read_body
 from domicile.telemetry import BORDER
 
@@ -98,6 +100,7 @@ class GatewayApi:
         grants: Grants,
         directory: DirectoryClient,
         eraser: Eraser,
+        references: ReferenceStore,
     ) -> None:
         self._cell = cell
         self._eraser = eraser
@@ -105,6 +108,7 @@ class GatewayApi:
         self._fences = fences
         self._abroad = abroad
         self._grants = grants
+        self._references = ReferencesApi(cell, references, self._record)
 
     def routes(self, service: Service) -> None:
         service.route("POST", FENCES_PATH, Endpoint.FENCES, self.open_fence, OPEN_FENCE)
@@ -113,6 +117,7 @@ class GatewayApi:
         service.route("POST", f"{FENCES_PATH}/shred", Endpoint.FENCES_SHRED, self.shred, SHRED)
         service.route("GET", ABROAD_PATH, Endpoint.ABROAD_READ, self.read_abroad, READ_ABROAD)
         service.route("*", ABROAD_PATH, Endpoint.ABROAD_READ, self.refuse_abroad)
+        self._references.routes(service)
 
     async def open_fence(self, request: web.Request) -> web.Response:
         """Answers the open fence; fetches a grant where there is none, where it is older than the caller's pin, and
@@ -193,6 +198,20 @@ class GatewayApi:
         )
 
 
+def puller(
+    settings: GatewaySettings, directory: DirectoryClient, cell: Identity, store: ReferenceStore, gateways: Gateways
+) -> Puller:
+    """By the signed topology, read anew at each beat. A gateway starts without."""
+    known: list[Topology] = []
+
+    async def topology() -> Manifest:
+        if not known:
+            known.append(settings.topology(directory))
+        return await known[0].load(patience=0)
+
+    return Puller(cell, store, topology, gateways.of)
+
+
 @asynccontextmanager
 async def serve_gateway(settings: GatewaySettings) -> AsyncIterator[None]:
     """The gateway of the certificate's cell, listening inside the context.
@@ -203,7 +222,10 @@ async def serve_gateway(settings: GatewaySettings) -> AsyncIterator[None]:
     async with AsyncExitStack() as stack:
         directory = DirectoryClient(settings.credentials, settings.directory)
         stack.push_async_callback(directory.close)
-        fences = FenceStore(await open_own(stack, settings, "domicile_gateway"))
+        gateways = Gateways(settings.credentials)
+        stack.push_async_callback(gateways.close)
+        own = await open_own(stack, settings, "domicile_gateway")
+        fences, references = FenceStore(own), ReferenceStore(own)
         abroad = AbroadStore(await open_own(stack, settings, "domicile_abroad"))
         erasures = ErasureStore(await open_own(stack, settings, "domicile_eraser"))
 
@@ -214,7 +236,7 @@ async def serve_gateway(settings: GatewaySettings) -> AsyncIterator[None]:
         grants, keys = Grants(directory, identity), LateKeys(settings, directory)
         stack.push_async_callback(keys.close)
         eraser = Eraser(identity, erasures, fences, grants, directory, keys.client)
-        GatewayApi(identity, fences, abroad, grants, directory, eraser).routes(service)
+        GatewayApi(identity, fences, abroad, grants, directory, eraser, references).routes(service)
         if settings.records:
             RecordsApi(await stack.enter_async_context(open_vault(settings, directory)), fences).routes(service)
         service.describe("Domicile gateway", Endpoint.ABROAD_READ, PARAMETERS)
@@ -226,5 +248,8 @@ async def serve_gateway(settings: GatewaySettings) -> AsyncIterator[None]:
         stack.push_async_callback(ended, sweeping)
         erasing = asyncio.create_task(eraser.run())
         stack.push_async_callback(ended, erasing)
-        async with service.listen(settings.address(), service.internal_context([Role.APP, Role.ROUTER])):
+        pulling = asyncio.create_task(puller(settings, directory, identity, references, gateways).run())
+        stack.push_async_callback(ended, pulling)
+        peers = service.internal_context([Role.APP, Role.ROUTER, Role.GATEWAY])
+        async with service.listen(settings.address(), peers):
             yield
