@@ -25,11 +25,12 @@ import pytest
 
 from domicile.model.ids import KEY_BYTES, SubjectKey
 from domicile.ops import postgres
-from domicile.sdk import Home, Record
+from domicile.sdk import Abroad, Home, Record
 from domicile.sdk.home import Vault
 from domicile.sdk.references import Ref
-from domicile.sdk.store import RowStore, apply_schema, load_reference, local
-from domicile.sdk.testing import MemoryKeys, MemoryStore, memory_home
+from domicile.sdk.store import AbroadStore, RowStore, apply_schema, load_reference, local
+from domicile.sdk.testing import MemoryKeys, MemoryStore, memory_abroad, memory_home
+from domicile.sdk.testing.abroad import abroad_from
 
 JURISDICTION: Final = "eu"
 CELL: Final = "eu-1"
@@ -51,6 +52,10 @@ class Cell(Protocol):
         """The subject moves away: from now on everything is refused."""
         ...
 
+    def abroad(self, home: Home, *records: type[Record]) -> AbstractAsyncContextManager[Abroad]:
+        """The home as another jurisdiction sees it, in records of these classes."""
+        ...
+
     async def shred(self, home: Home, principal: UUID | None = None) -> None:
         """The data key of a principal of the subject's is destroyed; without one, all of the subject's."""
         ...
@@ -69,6 +74,10 @@ class MemoryCell:
 
     async def close(self, home: Home) -> None:
         self._store.close(home.subject_key)
+
+    @asynccontextmanager
+    async def abroad(self, home: Home, *records: type[Record]) -> AsyncIterator[Abroad]:
+        yield memory_abroad(home, self._store, *records)
 
     async def shred(self, home: Home, principal: UUID | None = None) -> None:
         self._keys.shred(home, principal)
@@ -101,6 +110,11 @@ class PostgresCell:
     async def close(self, home: Home) -> None:
         async with local.superuser(self._folder) as root:
             await root.execute("UPDATE domicile.fences SET state = 'closed' WHERE subject_key = $1", home.subject_key)
+
+    @asynccontextmanager
+    async def abroad(self, home: Home, *records: type[Record]) -> AsyncIterator[Abroad]:
+        async with local.application(self._folder, user="domicile_abroad") as pool:
+            yield abroad_from(home, AbroadStore(pool))
 
     async def shred(self, home: Home, principal: UUID | None = None) -> None:
         self._keys.shred(home, principal)

@@ -32,7 +32,7 @@ from domicile.model import (
     WrongCell,
     WrongJurisdiction,
 )
-from domicile.sdk.abroad import Abroad, AbroadRow
+from domicile.sdk.abroad import Abroad, AbroadPage, AbroadRow
 from domicile.sdk.cell import CellSession, Found
 from domicile.sdk.even import evenly
 from domicile.sdk.finding import Page, Range
@@ -43,6 +43,7 @@ from domicile.sdk.residency import Residency
 
 __all__ = [
     "Abroad",
+    "AbroadPage",
     "AbroadRow",
     "CellSession",
     "Conflict",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 from uuid import UUID
 
 from domicile.model.errors import InvalidInput, NotFound, UnsupportedQuery
@@ -16,16 +16,10 @@ from domicile.model.wire import MAX_BATCH
 from domicile.sdk.codec import Codec
 from domicile.sdk.records import Record
 from domicile.sdk.references import Reference
-from domicile.sdk.store.port import CREATED, Condition, Operator, stored_principal
+from domicile.sdk.store.port import BOUNDS, CREATED, Condition, Operator, stored_principal
 from domicile.sdk.tables import MAX_INTEGER, PRINCIPAL, Column
 
 R = TypeVar("R", bound=Record)
-_BOUNDS: Final = {
-    "at_least": Operator.AT_LEAST,
-    "above": Operator.ABOVE,
-    "at_most": Operator.AT_MOST,
-    "below": Operator.BELOW,
-}
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -81,7 +75,7 @@ def _column(kind: type[Record], name: str) -> tuple[str, Column]:
 def _bounds(where: str, column: Column, value: Range) -> list[tuple[Operator, Any]]:
     if column.sealed:
         raise UnsupportedQuery("a range of a sealed field", where=where, remedy="sealed=False, or equality")
-    given = [(operator, getattr(value, bound)) for bound, operator in _BOUNDS.items()]
+    given = [(operator, getattr(value, bound)) for bound, operator in BOUNDS.items()]
     bounds = [(operator, column.clear(bound)) for operator, bound in given if bound is not None]
     if not bounds:
         raise UnsupportedQuery("a range without bounds", where=where, remedy="leave the condition out")
