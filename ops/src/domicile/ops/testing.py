@@ -87,33 +87,33 @@ class PostgresCell:
     """``folder`` holds a running server's socket, ``pooler`` that of a PgBouncer before it, if there is one."""
 
     def __init__(self, folder: Path, pooler: Path | None = None) -> None:
-        self._folder = folder
+        self.folder = folder
         self._pooler = pooler
         self._keys = MemoryKeys()
         self._applied: set[type[Record]] = set()
 
     @asynccontextmanager
     async def home(self, *records: type[Record]) -> AsyncIterator[Home]:
-        async with local.superuser(self._folder) as root:
+        async with local.superuser(self.folder) as root:
             if not self._applied.issuperset(records):
                 await apply_schema(root, CELL, JURISDICTION, records)
                 self._applied |= set(records)
             fence = await local.open_fence(root, SubjectKey(b"\1" + uuid4().bytes[: KEY_BYTES - 1]))
-        async with local.application(self._pooler or self._folder, pooler=self._pooler is not None) as pool:
+        async with local.application(self._pooler or self.folder, pooler=self._pooler is not None) as pool:
             yield Home(Vault(RowStore(pool, JURISDICTION), self._keys, CELL, JURISDICTION), fence)
 
     async def fill(self, kind: type[Ref], rows: Sequence[Ref]) -> None:
-        async with local.superuser(self._folder) as root:
+        async with local.superuser(self.folder) as root:
             await apply_schema(root, CELL, JURISDICTION, [kind])
             await load_reference(root, CELL, JURISDICTION, kind, rows)
 
     async def close(self, home: Home) -> None:
-        async with local.superuser(self._folder) as root:
+        async with local.superuser(self.folder) as root:
             await root.execute("UPDATE domicile.fences SET state = 'closed' WHERE subject_key = $1", home.subject_key)
 
     @asynccontextmanager
     async def abroad(self, home: Home, *records: type[Record]) -> AsyncIterator[Abroad]:
-        async with local.application(self._folder, user="domicile_abroad") as pool:
+        async with local.application(self.folder, user="domicile_abroad") as pool:
             yield abroad_from(home, AbroadStore(pool))
 
     async def shred(self, home: Home, principal: UUID | None = None) -> None:

@@ -188,8 +188,10 @@ async def serve_gateway(settings: GatewaySettings) -> AsyncIterator[None]:
         abroad = AbroadStore(await open_own(stack, settings, "domicile_abroad"))
         erasures = ErasureStore(await open_own(stack, settings, "domicile_eraser"))
 
-        async def ready() -> None:
+        async def ready() -> list[str]:
             await fences.incarnation()
+            strange = await fences.role_settings()  # told, and no more: a role could else end the gateway with one
+            return [f"{each}: run `domicile schema apply`" for each in strange]
 
         service = Service(settings, ready)
         grants, keys = Grants(directory, identity), LateKeys(settings, directory)
