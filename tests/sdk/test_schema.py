@@ -368,6 +368,7 @@ def test_the_public_names_are_these() -> None:
         "WrongCell",
         "WrongJurisdiction",
         "evenly",
+        "extend_taxonomy",
     ]
     assert domicile.sdk.store.__all__ == [
         "AbroadStore",

@@ -31,6 +31,7 @@ from domicile.model import (
     Withheld,
     WrongCell,
     WrongJurisdiction,
+    extend_taxonomy,
 )
 from domicile.sdk.abroad import Abroad, AbroadPage, AbroadRow
 from domicile.sdk.cell import CellSession, Found
@@ -74,4 +75,5 @@ __all__ = [
     "WrongCell",
     "WrongJurisdiction",
     "evenly",
+    "extend_taxonomy",
 ]

@@ -13,12 +13,12 @@ from datetime import date
 from typing import Any, Generic, NoReturn, Protocol, TypeVar, cast
 from uuid import UUID
 
-from domicile.model.abroad import BOUNDS, MAX_ABROAD, AbroadQuery
+from domicile.model.abroad import MAX_ABROAD, AbroadQuery
 from domicile.model.errors import InvalidInput, UnsupportedQuery
 from domicile.model.fields import Withheld
 from domicile.model.ids import SubjectKey
 from domicile.model.wire import AbroadRows
-from domicile.sdk.finding import Range
+from domicile.sdk.finding import Range, bounds, equal
 from domicile.sdk.records import Record
 from domicile.sdk.tables import Table
 
@@ -77,9 +77,8 @@ class AbroadPage(Generic[R]):
     next: str | None
 
 
-def _text(table: Table, name: str, value: Any) -> str:
-    column = table.by_name[name]
-    checked = column.clear(value)
+def _text(checked: Any) -> str:
+    """As PostgreSQL reads a value of its type."""
     match checked:
         case bool():
             return str(checked).lower()
@@ -98,8 +97,9 @@ def _asked(table: Table, name: str, what: str) -> None:
         )
 
 
-def _conditions(table: Table, wanted: Mapping[str, Any]) -> dict[str, str]:
+def _conditions(kind: type[Record], wanted: Mapping[str, Any]) -> dict[str, str]:
     """As the gateway takes them. Raises UnsupportedQuery, and InvalidInput for a value that its field doesn't take."""
+    table = kind.domicile_table
     conditions: dict[str, str] = {}
     for name, value in wanted.items():
         _asked(table, name, "a condition on")
@@ -111,15 +111,10 @@ def _conditions(table: Table, wanted: Mapping[str, Any]) -> dict[str, str]:
                 raise InvalidInput("an id is a UUID", where=where)
             conditions[name] = str(value)
         elif isinstance(value, Range):
-            conditions |= {
-                f"{name}.{bound}": _text(table, name, given)
-                for bound in BOUNDS
-                if (given := getattr(value, bound)) is not None
-            }
-            if not any(each.startswith(f"{name}.") for each in conditions):
-                raise UnsupportedQuery("a range without bounds", where=where, remedy="leave the condition out")
+            given = bounds(kind, where, table.by_name[name], value)
+            conditions |= {f"{name}.{bound}": _text(each) for bound, each in given}
         else:
-            conditions[name] = _text(table, name, value)
+            conditions[name] = _text(equal(kind, table.by_name[name], value))
     return conditions
 
 
@@ -209,6 +204,6 @@ class Abroad:
         table = kind.domicile_table
         if order_by is not None:
             _asked(table, order_by.removeprefix("-"), "an order by")
-        asked = AbroadQuery(_conditions(table, conditions or {}), size, order_by, after)
+        asked = AbroadQuery(_conditions(kind, conditions or {}), size, order_by, after)
         answer = await self._source.abroad(self._key, table.name, asked.spelled())
         return AbroadPage([_row(kind, answer.jurisdiction, row) for row in answer.rows], answer.next)
