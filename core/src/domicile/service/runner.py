@@ -13,7 +13,7 @@ import signal
 import ssl
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any, Final, TypeVar
 
@@ -36,8 +36,8 @@ from domicile.telemetry import BORDER, DURATION, REQUESTS, configure_logs, log, 
 MAX_BODY_BYTES: Final = 1 << 20
 PEER: Final = web.RequestKey("domicile_peer", Identity)
 OPERATION: Final = web.RequestKey("domicile_operation", Operation)
-Ready = Callable[[], Awaitable[Sequence[str] | None]]
-"""Raises where the process cannot work. Answers what somebody should look at all the same."""
+Ready = Callable[[], Awaitable[Mapping[str, str] | None]]
+"""Raises where it is not; may tell more of how it is, which ``/readyz`` then says."""
 Rendered = Callable[[], Awaitable[tuple[bytes, str]]]
 """Exposition text and content type."""
 Body = TypeVar("Body", bound=BaseModel)
@@ -173,8 +173,8 @@ class Service:
     async def _readyz(self, _: web.Request) -> web.Response:
         if self._draining:
             raise Unavailable("draining", remedy="another instance takes over")
-        notes = await self._ready()
-        return web.json_response({"status": "ready"} | ({"notes": list(notes)} if notes else {}))
+        told = await self._ready()
+        return web.json_response({"status": "ready", **(told or {})})
 
     async def _metrics(self, _: web.Request) -> web.Response:
         body, content_type = render_metrics() if self._rendered is None else await self._rendered()

@@ -171,6 +171,6 @@ FROM pg_db_role_setting g
 JOIN pg_roles r ON r.oid = g.setrole
 LEFT JOIN pg_database d ON d.oid = g.setdatabase
 CROSS JOIN unnest(g.setconfig) AS s (setting)
-WHERE r.rolname IN ('domicile_app', 'domicile_abroad', 'domicile_gateway', 'domicile_cell', 'domicile_eraser')
+WHERE r.rolname LIKE 'domicile\_%'
   AND (g.setdatabase = 0 OR d.datname = current_database())
 ORDER BY 1, 2, 3
