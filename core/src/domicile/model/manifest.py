@@ -22,6 +22,7 @@ from domicile.model.backups import BackupTarget, Placed, check_targets
 from domicile.model.errors import ManifestError, ManifestProblem
 from domicile.model.ids import RESERVED_JURISDICTIONS, CellName, Country, JurisdictionName, Name, ZoneName
 from domicile.model.key_domains import KeySection, check_key_domains, over_tls
+from domicile.model.kubernetes import KubernetesSection, check_kubernetes
 from domicile.model.leases import Lease, check_lease
 from domicile.model.rules import ApplicationIdentity as ApplicationIdentity
 from domicile.model.rules import (
@@ -161,6 +162,7 @@ class Manifest(Strict):
     operators: Operators = Field(default_factory=Operators)
     identity: ApplicationIdentity | None = None
     secrets: dict[str, str] = Field(default_factory=dict)
+    kubernetes: KubernetesSection | None = None
 
     def jurisdiction_of(self, country: str) -> str | None:
         """The jurisdiction that a country belongs to, or None: there is no default one."""
@@ -204,7 +206,8 @@ class Manifest(Strict):
 
     def topology(self) -> dict[str, Any]:
         """What is signed and distributed: the manifest without its process-local parts."""
-        return self.model_dump(mode="json", by_alias=True, exclude={"secrets", "operators"}, exclude_none=True)
+        local = {"secrets", "operators", "kubernetes"}
+        return self.model_dump(mode="json", by_alias=True, exclude=local, exclude_none=True)
 
 
 def _third_zone(cell: Cell) -> bool:
@@ -458,8 +461,7 @@ def check(manifest: Manifest) -> list[ManifestProblem]:
     for look in (_check_networks, _check_zones, _check_directory_and_routers, _check_outposts, _check_addresses):
         problems += look(manifest)
     problems += check_targets(_backups(manifest))
-    problems += _check_rules(manifest)
-    return problems
+    return [*problems, *_check_rules(manifest), *check_kubernetes(manifest)]
 
 
 def _path(location: tuple[int | str, ...]) -> str:
