@@ -169,13 +169,13 @@ def _check_stores(manifest: Manifest, section: KubernetesSection) -> Iterator[Ma
     stores: dict[str, Store] = {"kubernetes.directory": section.directory}
     for name in manifest.jurisdictions:
         path = f"kubernetes.jurisdictions.{name}"
-        if (store := section.jurisdictions.get(name)) is None:
+        if (own := section.jurisdictions.get(name)) is None:
             yield ManifestProblem(path, "required key is missing", "say where its data may lie")
             continue
-        stores[path] = store
+        stores[path] = own
         if manifest.jurisdictions[name].backups is None:
             yield ManifestProblem(f"jurisdictions.{name}.backups", "required key is missing", f"{path}.bucket is kept")
-        if (store.telemetry is None) != (manifest.jurisdictions[name].collector is None):
+        if (own.telemetry is None) != (manifest.jurisdictions[name].collector is None):
             yield ManifestProblem(
                 f"{path}.telemetry",
                 f"is nothing without jurisdictions.{name}.collector, nor that without it",
@@ -190,8 +190,10 @@ def _check_stores(manifest: Manifest, section: KubernetesSection) -> Iterator[Ma
         seen: dict[str, str] = {}
         for path, store in stores.items():
             value = getattr(store, field)
-            if (other := seen.setdefault(value, path)) != path:
-                yield ManifestProblem(f"{path}.{field}", f"{value} is also {other}'s", "each place has its own")
+            for other, theirs in seen.items():
+                if f"{value}/".startswith(f"{theirs}/") or f"{theirs}/".startswith(f"{value}/"):
+                    yield ManifestProblem(f"{path}.{field}", f"{value} is also {other}'s", "each place has its own")
+            seen[path] = value
     for path, store in stores.items():
         if store.cluster not in section.clusters:
             known = ", ".join(section.clusters)

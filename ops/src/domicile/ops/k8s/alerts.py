@@ -58,7 +58,7 @@ def _series(metric: MetricWrapperBase, number: int = 0, **labels: str) -> str:
 
 
 def _grown(metric: MetricWrapperBase, window: str = "10m", **labels: str) -> str:
-    return f"increase({_series(metric, **labels)}[{window}])"
+    return f"increase({_series(metric, 0, **labels)}[{window}])"
 
 
 ALERTS: Final = (

@@ -59,7 +59,7 @@ def write(files: dict[str, str], place: Path) -> None:
 def render_command(
     manifest: Annotated[Path, typer.Argument(help="The manifest, with a kubernetes section.")] = Path("domicile.yaml"),
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write; an earlier rendering goes.")] = Path(
-        "k8s"
+        "build/k8s"
     ),
     trust: Annotated[
         Path, typer.Option(help="Folder with authorities/<jurisdiction>.pem and operators/*.pem: public files alone.")

@@ -171,7 +171,7 @@ def _instances(manifest: Manifest) -> Iterator[Instance]:
             yield Instance(Role.ROUTER, name, name, zone, ports)
             yield Instance(Role.EDGE, name, name, zone, (("public", EDGE_PORT),))
     for name, cell in manifest.cells.items():
-        for zone_name, zone in cell.zones.items():
-            yield Instance(Role.APP, cell.jurisdiction, name, zone_name, _one(zone.app))
-            yield Instance(Role.GATEWAY, cell.jurisdiction, name, zone_name, _one(zone.gateway))
+        for zone, place in cell.zones.items():
+            yield Instance(Role.APP, cell.jurisdiction, name, zone, _one(place.app))
+            yield Instance(Role.GATEWAY, cell.jurisdiction, name, zone, _one(place.gateway))
         yield Instance(Role.STORAGE, cell.jurisdiction, name, next(iter(cell.zones)), database)
