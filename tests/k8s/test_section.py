@@ -99,8 +99,8 @@ def test_nothing_is_rendered_without_it() -> None:
 
 
 def test_nothing_is_rendered_without_trust() -> None:
+    authorities = {name: text for name, text in TRUST["authorities"].items() if name != "us.pem"}
     with pytest.raises(InvalidInput, match=r"no authority for us.*put us\.pem there"):
-        authorities = {k: v for k, v in TRUST["authorities"].items() if k != "us.pem"}
         render(example(), {**TRUST, "authorities": authorities})
     with pytest.raises(InvalidInput, match="operators: holds no key"):
         render(example(), {**TRUST, "operators": {}})
