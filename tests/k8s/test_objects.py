@@ -118,7 +118,7 @@ def test_a_misspelt_field_of_a_custom_resource_is_seen(objects: list[Object]) ->
 
 def test_every_workload_is_confined(objects: list[Object]) -> None:
     pods = pods_of(objects)
-    assert len(pods) == 15
+    assert len(pods) == 17
     for pod in pods:
         spec = pod["spec"]
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}

@@ -176,7 +176,7 @@ _CERTIFICATES: Final[list[Rule]] = [
     (
         "object.spec.?uris.orValue([]).all(uri, uri.startsWith(params.data.identity)"
         f" && (namespaceObject.metadata.?labels[?'{CELL}'].orValue('') == ''"
-        f" ? !uri.matches('/(app|gateway)/')"
+        " ? uri.matches('/(directory|router|edge|keys|storage)/[^./]+$')"
         f" : uri.matches('/(app|gateway|storage)/' + namespaceObject.metadata.labels['{CELL}'] + '[.][^./]+$')))",
         "names somebody of another jurisdiction or cell",
     ),

@@ -35,12 +35,14 @@ CNPG_NAMESPACE: Final = "cnpg-system"
 
 
 def endpoints_of(callee: Instance) -> list[Endpoint]:
-    """What is served on an instance's port. An endpoint's first word is the role that serves it."""
+    """What is served on an instance's port for its own sake: an endpoint's first word is the role that serves it.
+
+    Health is not among them: that an edge may ask whether a key service is ready opens no way to it.
+    """
     if callee.role is Role.STORAGE:
         kind = "cell" if callee.is_cells else "directory" if callee.place == DIRECTORY else "keys"
         return [_STORAGE_ENDPOINT[kind], Endpoint.REPLICATION]
-    served = [each for each in Endpoint if each.value.partition(".")[0] == callee.role]
-    return [*served, Endpoint.HEALTH, Endpoint.READY] if callee.role is not Role.EDGE else []
+    return [each for each in Endpoint if each.value.partition(".")[0] == callee.role]
 
 
 def lets(world: World, caller: Identity, callee: Instance) -> bool:
@@ -108,10 +110,9 @@ def _policy(
 def _ingress(world: World, callee: Instance) -> Iterator[Object]:
     here = world.cluster(callee.jurisdiction)
     peers = _peers(world, here, callers(world, callee))
-    if any(
-        lets(world, Identity(world.deployment, home, Role.OPERATOR, OPERATORS), callee)
-        for home in (callee.jurisdiction, GLOBAL)
-    ):
+    operators = [Identity(world.deployment, home, Role.OPERATOR, OPERATORS) for home in (callee.jurisdiction, GLOBAL)]
+    named = callee.identity(world.deployment)
+    if any(lets(world, each, callee) or may(each, named, Endpoint.HEALTH) for each in operators):
         peers.append(_namespace(world.namespace(OPERATORS)))
     if peers and callee.role is not Role.EDGE:
         yield {"from": peers, "ports": _ports(_listening(callee))}
