@@ -21,7 +21,7 @@ REACH: dict[Role, dict[Role, str]] = {
     Role.ROUTER: {Role.DIRECTORY: "*", Role.APP: "own", Role.GATEWAY: "own", Role.ROUTER: "*"},
     Role.EDGE: {Role.DIRECTORY: "*", Role.APP: "own", Role.ROUTER: "own"},
     Role.APP: {Role.DIRECTORY: "*", Role.KEYS: "own", Role.GATEWAY: "*", Role.STORAGE: "cell"},
-    Role.GATEWAY: {Role.DIRECTORY: "*", Role.KEYS: "own", Role.STORAGE: "cell"},
+    Role.GATEWAY: {Role.DIRECTORY: "*", Role.GATEWAY: "*", Role.KEYS: "own", Role.STORAGE: "cell"},
     Role.KEYS: {Role.DIRECTORY: "*", Role.STORAGE: "own"},
     Role.STORAGE: {},
 }
