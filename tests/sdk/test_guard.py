@@ -263,9 +263,7 @@ async def test_an_edge_may_ask_whether_the_application_is_ready(app: App, somebo
     assert (status, headers["Domicile-Guard"]) == (421, "wrong-cell"), "a client's request, not the edge's own"
 
 
-async def test_an_application_answers_its_own_probe_and_serves_itself_nothing_else(
-    app: App, somebody: Somebody
-) -> None:
+async def test_an_application_answers_its_own_probe_and_nothing_else(app: App, somebody: Somebody) -> None:
     _, key = somebody()
     own = ("eu", Role.APP, "eu-1.fra")
     assert (await app.ask("/readyz", peer=own))[0] == 200
