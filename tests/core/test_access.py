@@ -106,6 +106,14 @@ def test_every_field_of_the_matrix(endpoint: Endpoint, role: Role, distance: str
         assert caught.value.where == CALLEE.uri
 
 
+def test_a_process_may_ask_itself_how_it_is_and_nothing_else() -> None:
+    for endpoint in (E.HEALTH, E.READY):
+        assert may(CALLEE, CALLEE, endpoint)
+        assert not may(CALLEE, Identity("acme", "eu", R.STORAGE, "eu-1.par"), endpoint)
+    gateway = Identity("acme", "eu", R.GATEWAY, "eu-1.fra")
+    assert not may(gateway, gateway, E.RECORDS)
+
+
 def test_who_names_no_cell_is_in_none() -> None:
     """A key store's name has no cell; that two processes both have none makes them no neighbours."""
     callee = Identity("acme", "eu", R.STORAGE, "fra")

@@ -247,3 +247,24 @@ async def test_a_request_that_outlasts_the_drain_is_cut_off(trust: Trust, enviro
                 await asked
         await asyncio.to_thread(process.communicate, "\n", 20)
     assert process.returncode == 0
+
+
+def probed(environment: dict[str, str], question: str) -> tuple[int, str]:
+    command = [sys.executable, "-m", "domicile.identity.probe", question]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == ""
+    return done.returncode, done.stderr
+
+
+def test_a_probe_asks_with_the_certificate_of_the_process_itself(environment: dict[str, str], trust: Trust) -> None:
+    port = environment["DOMICILE_BIND"].rpartition(":")[2]
+    assert probed(environment, "ready") == (1, "probe: connection refused\n")
+    with running(environment | {"DOMICILE_BIND": f"0.0.0.0:{port}"}) as process:
+        wait_until_ready(process)
+        assert probed(environment | {"DOMICILE_BIND": f"0.0.0.0:{port}"}, "ready") == (0, "")
+        assert probed(environment, "live") == (0, "")
+        other = trust.credentials("eu", Role.GATEWAY, "eu-1.par")
+        stranger = {"DOMICILE_CERTIFICATE": str(other.certificate), "DOMICILE_KEY": str(other.key)}
+        assert probed(environment | stranger, "ready")[0] == 1
+    assert probed(environment, "well")[0] == 2
+    assert probed({"PATH": environment["PATH"]}, "ready")[1].startswith("probe: DOMICILE_CERTIFICATE: is not set")

@@ -335,6 +335,12 @@ async def test_what_counts_and_dates_a_row_is_the_databases_to_write(domicile_po
     cell = cast("PostgresCell", domicile_postgres)
     stamps = "SELECT version, created_at, updated_at FROM notes WHERE subject_key = $1"
     long_ago = datetime(1999, 1, 1, tzinfo=UTC)
+
+    async def stamped(root: asyncpg.Connection, subject: SubjectKey) -> asyncpg.Record:
+        row = await root.fetchrow(stamps, subject)
+        assert row is not None
+        return row
+
     async with cell.home(Note) as home, local.superuser(cell.folder) as root, local.application(cell.folder) as pool:
         before = await root.fetchval("SELECT clock_timestamp()")
         async with pool.acquire() as psql:
@@ -347,16 +353,16 @@ async def test_what_counts_and_dates_a_row_is_the_databases_to_write(domicile_po
                 home.subject_key,
                 long_ago,
             )
-            first = await root.fetchrow(stamps, home.subject_key)
+            first = await stamped(root, home.subject_key)
             assert first["version"] == 1
             assert before <= first["created_at"] <= first["updated_at"]
             for change in ("version = 9, created_at = $1, updated_at = $1", "topic = 'x', created_at = $1"):
                 await psql.execute(f"UPDATE notes SET {change}", long_ago)
-            second = await root.fetchrow(stamps, home.subject_key)
+            second = await stamped(root, home.subject_key)
             assert (second["version"], second["created_at"]) == (3, first["created_at"])
             assert second["updated_at"] > first["updated_at"]
             async with psql.transaction():  # as keys are turned: the values stay, and so does what counts them
                 await psql.execute("SELECT set_config('domicile.turning', 'on', true)")
                 await psql.execute("UPDATE notes SET text = '1', version = 9, updated_at = $1", long_ago)
-            assert tuple(await root.fetchrow(stamps, home.subject_key)) == tuple(second)
+            assert tuple(await stamped(root, home.subject_key)) == tuple(second)
             await psql.execute("SELECT set_config('domicile.subject', '', false)")

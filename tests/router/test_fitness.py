@@ -16,7 +16,8 @@ from domicile_testing.replicas import SIZE, at, home
 from domicile_testing.routing import HOSTS, World
 
 from domicile.client import Change
-from domicile.model import Pin, Position, Role, SubjectKey, Unavailable
+from domicile.identity.probe import ask
+from domicile.model import Address, Pin, Position, Role, SubjectKey, Unavailable
 from domicile.model.snapshot import SnapshotReader, SnapshotWriter
 from domicile.router.follow import LAG_SECONDS, TALKS_SECONDS, Follower, fit_to_serve, require_fit
 from domicile.router.replica import Replica, ReplicaFull
@@ -135,6 +136,9 @@ async def test_a_router_is_ready_when_its_map_is_loaded_and_stays_so_without_a_d
     )
     async with world.router(), operator:
         await until_ready(operator)
+        own = world.trust.credentials("eu", Role.ROUTER, "fra")
+        internal = Address(world.manifest.routers["fra"].internal)
+        assert await asyncio.to_thread(ask, own, internal, "/readyz") == 200, "a probe has the router's own certificate"
         await world.directory.stop()
         async with operator.get("/readyz") as response:
             assert response.status == 200

@@ -263,6 +263,14 @@ async def test_an_edge_may_ask_whether_the_application_is_ready(app: App, somebo
     assert (status, headers["Domicile-Guard"]) == (421, "wrong-cell"), "a client's request, not the edge's own"
 
 
+async def test_an_application_answers_its_own_probe_and_nothing_else(app: App, somebody: Somebody) -> None:
+    _, key = somebody()
+    own = ("eu", Role.APP, "eu-1.fra")
+    assert (await app.ask("/readyz", peer=own))[0] == 200
+    assert (await app.ask("/data", named(key), peer=own))[0] == 403
+    assert app.seen == []
+
+
 async def test_an_older_epoch_is_stale(app: App, around: Surroundings, somebody: Somebody) -> None:
     user, key = somebody()
     around.directory.pin(key, epoch=5)

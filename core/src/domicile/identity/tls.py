@@ -151,11 +151,14 @@ class Credentials:
         return context
 
     def server(self, jurisdictions: Collection[str], roles: Collection[Role]) -> ssl.SSLContext:
-        """To serve processes of these jurisdictions in these roles; each route narrows it by the matrix."""
-        deployment = self.identity.deployment
+        """To serve processes of these jurisdictions in these roles, and the own one's probe; each route narrows it by
+        the matrix."""
+        own = self.identity
 
         def accepts(peer: Identity) -> bool:
-            return peer.deployment == deployment and peer.jurisdiction in jurisdictions and peer.role in roles
+            if peer == own:
+                return True
+            return peer.deployment == own.deployment and peer.jurisdiction in jurisdictions and peer.role in roles
 
         return self._context(ssl.PROTOCOL_TLS_SERVER, jurisdictions, accepts)
 

@@ -218,8 +218,9 @@ MATRIX: Final[dict[Endpoint, Rule]] = {
     Endpoint.REPLICATION: _rule(Scope.STORE, Role.STORAGE),
 }
 """The matrix. An operator of the storage's own jurisdiction may open any storage: it applies schemas; and any operator
-may ask whoever it reaches whether it is ready."""
+may ask whoever it reaches whether it is ready. A process may ask itself how it is: a probe has no other certificate."""
 
+_HEALTH: Final = frozenset({Endpoint.HEALTH, Endpoint.READY})
 _STORAGE: Final = frozenset({Endpoint.CELL_STORAGE, Endpoint.KEY_STORAGE, Endpoint.DIRECTORY_STORAGE})
 
 
@@ -230,6 +231,8 @@ def may(caller: Identity, callee: Identity, endpoint: Endpoint) -> bool:
     if endpoint in _STORAGE and caller.role is Role.OPERATOR:
         return caller.jurisdiction == callee.jurisdiction
     if endpoint is Endpoint.READY and caller.role is Role.OPERATOR:
+        return True
+    if endpoint in _HEALTH and caller == callee:
         return True
     rule = MATRIX[endpoint]
     if caller.role not in rule.roles:

@@ -22,6 +22,7 @@ from domicile.model.backups import BackupTarget, Placed, check_targets
 from domicile.model.errors import ManifestError, ManifestProblem
 from domicile.model.ids import RESERVED_JURISDICTIONS, CellName, Country, JurisdictionName, Name, ZoneName
 from domicile.model.key_domains import KeySection, check_key_domains, over_tls
+from domicile.model.kubernetes import KubernetesSection, check_kubernetes
 from domicile.model.leases import Lease, check_lease
 from domicile.model.reference_sources import ReferenceSources, check_sources
 from domicile.model.rules import ApplicationIdentity as ApplicationIdentity
@@ -163,6 +164,7 @@ class Manifest(Strict):
     identity: ApplicationIdentity | None = None
     references: ReferenceSources | None = None
     secrets: dict[str, str] = Field(default_factory=dict)
+    kubernetes: KubernetesSection | None = None
 
     def jurisdiction_of(self, country: str) -> str | None:
         """The jurisdiction that a country belongs to, or None: there is no default one."""
@@ -206,7 +208,8 @@ class Manifest(Strict):
 
     def topology(self) -> dict[str, Any]:
         """What is signed and distributed: the manifest without its process-local parts."""
-        return self.model_dump(mode="json", by_alias=True, exclude={"secrets", "operators"}, exclude_none=True)
+        local = {"secrets", "operators", "kubernetes"}
+        return self.model_dump(mode="json", by_alias=True, exclude=local, exclude_none=True)
 
 
 def _third_zone(cell: Cell) -> bool:
@@ -461,7 +464,7 @@ def check(manifest: Manifest) -> list[ManifestProblem]:
         problems += look(manifest)
     problems += check_targets(_backups(manifest))
     problems += [*_check_rules(manifest), *check_sources(manifest.references, manifest.cells)]
-    return problems
+    return [*problems, *check_kubernetes(manifest)]
 
 
 def _path(location: tuple[int | str, ...]) -> str:

@@ -23,6 +23,7 @@ from domicile.ops.edge.commands import app as edge
 from domicile.ops.edge.examine import examine_command
 from domicile.ops.erase import erase_command
 from domicile.ops.explain import explain_command
+from domicile.ops.k8s.commands import app as k8s
 from domicile.ops.receipts import receipt_command
 from domicile.ops.scan.command import app as audit
 from domicile.ops.surroundings import SurroundedCommand, surrounded
@@ -51,6 +52,7 @@ app.add_typer(backup, name="backup")
 app.command("erase", epilog="Example: domicile erase @subject.txt --as eu --receipt alice.receipt")(erase_command)
 app.add_typer(audit, name="audit")
 audit.command("receipt", epilog="Example: domicile audit receipt alice.receipt --deployment acme")(receipt_command)
+app.add_typer(k8s, name="k8s")
 app.add_typer(edge, name="edge")
 edge.command("nginx")(nginx_command)
 edge.command("haproxy")(haproxy_command)

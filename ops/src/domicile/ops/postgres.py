@@ -30,6 +30,16 @@ BACKUP_SLOT: Final = "domicile_backup"
 SOCKET: Final = ".s.PGSQL.5432"
 ORPHAN_SECONDS: Final = 10.0
 _LAUNCHER: Final = Path(__file__).with_name("launch.py")
+QUIET: Final = {
+    "log_statement": "none",
+    "log_min_error_statement": "panic",
+    "log_parameter_max_length": "0",
+    "log_parameter_max_length_on_error": "0",
+    "log_error_verbosity": "terse",
+    "log_min_messages": "log",  # above error: the text of an error quotes values
+    "log_connections": "off",
+}
+"""What keeps values out of a database's log, wherever it runs."""
 _CONFIGURATION: Final = """
 # written by domicile up; the server is reached through its door, never from a network
 listen_addresses = ''
@@ -38,13 +48,7 @@ unix_socket_permissions = 0700
 max_connections = {connections}
 shared_buffers = 32MB
 log_destination = 'stderr'
-log_statement = 'none'
-log_min_error_statement = 'panic'
-log_parameter_max_length = 0
-log_parameter_max_length_on_error = 0
-log_error_verbosity = 'terse'
-log_min_messages = 'log'  # above error: the text of an error quotes values
-log_connections = off
+{quiet}
 track_activities = on
 # how much log is kept for a backup agent that can't take it; past that it is the agent that loses, not the disk
 max_slot_wal_keep_size = {kept}
@@ -117,7 +121,8 @@ def create(folder: Path, *, owner: str | None = None, connections: int = 60) -> 
 
 def configuration(connections: int = 60) -> str:
     """What ``postgresql.conf`` says beside PostgreSQL's own defaults."""
-    return _CONFIGURATION.format(connections=connections, kept=KEPT_LOG)
+    quiet = "\n".join(f"{name} = '{value}'" for name, value in QUIET.items())
+    return _CONFIGURATION.format(connections=connections, kept=KEPT_LOG, quiet=quiet)
 
 
 def is_replicated(folder: Path) -> bool:

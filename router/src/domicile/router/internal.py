@@ -24,7 +24,7 @@ class Internal(Downstream):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         peer = peer_of(transport)
-        if peer.role is Role.ROUTER:
+        if peer.role is Role.ROUTER and peer != self._front.vantage:  # its own is a probe's
             self.router = peer
             super().connection_made(transport)
             try:

@@ -8,6 +8,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from domicile.identity import peer_of
+from domicile.model.access import Identity
 from domicile.model.errors import DomicileError
 from domicile.model.wire import GUARD_HEADER
 from domicile.sdk.guarding import Gate, Refusal, asks_for_health, country_in
@@ -32,7 +33,7 @@ def guard(app: web.Application, residency: Residency) -> None:
     problem document: on an unpinned path CrossBorderAccess becomes 307 to the same path at the home's public
     host and WrongCell tells the router where to go; elsewhere they are 451 and 421.
     """
-    app.middlewares.append(_middleware(Gate(residency)))
+    app.middlewares.append(_middleware(Gate(residency), residency.identity))
     app.on_response_prepare.append(_strip)
 
 
@@ -41,13 +42,13 @@ async def _strip(request: web.Request, response: web.StreamResponse) -> None:
         response.headers.popall(GUARD_HEADER, None)
 
 
-def _middleware(gate: Gate) -> Middleware:
+def _middleware(gate: Gate, own: Identity) -> Middleware:
     @web.middleware
     async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
         pinned = True
         try:
             peer = peer_of(request.transport)
-            if asks_for_health(peer, request.path, request.headers):
+            if asks_for_health(peer, own, request.path, request.headers):
                 return await handler(request)
             admitted = await gate.admit(peer, request.path, request.headers)
             if isinstance(admitted, Refusal):

@@ -184,7 +184,7 @@ def _edge(app: Application, residency: Residency) -> Application:
         if scope["type"] in ("http", "websocket"):
             peer: Identity = scope["state"].pop(_PEER)
             scope[_PEER] = peer
-            if scope["type"] == "http" and _for_health(scope, peer):
+            if scope["type"] == "http" and _for_health(scope, peer, residency.identity):
                 await _health(scope, send, residency, peer)
                 return
         await guarded(scope, receive, send)
@@ -192,9 +192,9 @@ def _edge(app: Application, residency: Residency) -> Application:
     return edge
 
 
-def _for_health(scope: Scope, peer: Identity) -> bool:
+def _for_health(scope: Scope, peer: Identity, own: Identity) -> bool:
     try:
-        return asks_for_health(peer, scope["path"], _headers(scope))
+        return asks_for_health(peer, own, scope["path"], _headers(scope))
     except DomicileError:
         return False  # headers that disagree: the guard says why
 

@@ -101,12 +101,12 @@ def is_pinned(manifest: Manifest, peer: Identity, path: str) -> bool:
     return place is None or not place.is_unpinned(path)
 
 
-def asks_for_health(peer: Identity, path: str, headers: CIMultiDictProxy[str]) -> bool:
-    """Whether a request is for the process and not for anybody's data. An edge asks in nobody's name; what it carries
-    for a client names a subject. Pure."""
+def asks_for_health(peer: Identity, own: Identity, path: str, headers: CIMultiDictProxy[str]) -> bool:
+    """Whether a request is for the process and not for anybody's data: an operator's, or its own probe's. An edge asks
+    in nobody's name; what it carries for a client names a subject. Pure."""
     if peer.role is Role.EDGE:
         return path == READY_PATH and routed(headers) is None
-    return peer.role is Role.OPERATOR and path in HEALTH_PATHS
+    return (peer.role is Role.OPERATOR or peer == own) and path in HEALTH_PATHS
 
 
 def needs_asking(fence: Fence | None, epoch: int) -> bool:
