@@ -407,7 +407,7 @@ def test_free_text_has_no_place_in_a_line(field: str, value: str) -> None:
     if value == "" and field in ("purpose", "decision_id"):
         return
     with pytest.raises(ValueError, match="validation error"):
-        crossing(**{field: {"table": value} if field == "detail" else value})
+        crossing(0, **{field: {"table": value} if field == "detail" else value})
 
 
 def test_a_line_reads_back_as_it_was_and_is_one_line() -> None:

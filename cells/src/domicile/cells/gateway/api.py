@@ -40,7 +40,7 @@ from domicile.model import (
     Unavailable,
     UnknownSubject,
 )
-from domicile.model.crossings import Crossing, CrossingKind, CrossingLog, Outcome, as_code
+from domicile.model.crossings import PURPOSE_HEADER, Crossing, CrossingKind, CrossingLog, Outcome, as_code
 from domicile.model.wire import (
     MAX_CONDITIONS,
     AbroadRows,
@@ -54,8 +54,6 @@ from domicile.service import PEER, Service, ended, json_response, read_body
 from domicile.telemetry import BORDER
 
 FENCES_PATH: Final = "/.domicile/v1/fences/{subject_key}"
-PURPOSE_HEADER: Final = "Domicile-Purpose"
-"""What an application reads from abroad for, as a code; anything else is left out of the ledger."""
 ABROAD_PATH: Final = "/.domicile/v1/abroad/{subject_key}/{table}"
 MAX_VALUE_BYTES: Final = 256
 MAX_ROWS: Final = 100
