@@ -176,8 +176,7 @@ class GatewayApi:
             await self._record(request, CrossingKind.ABROAD_READ, error)
             raise
         response = json_response(answer, Cache_Control="no-store")
-        size = len(response.body) if isinstance(response.body, bytes) else 0
-        await self._record(request, CrossingKind.ABROAD_READ, answer, size)
+        await self._record(request, CrossingKind.ABROAD_READ, answer, response.content_length or 0)
         return response
 
     async def _read(self, request: web.Request) -> AbroadRows:
