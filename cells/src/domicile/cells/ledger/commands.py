@@ -128,8 +128,8 @@ def show_command(
     if json_output:
         _emit(document)
     else:
-        columns = {"cell": False, "kind": False, "from": False, "to": False, "outcome": False, "caller": False,
-                   "purpose": False, "what": False, "lines": True, "rows": True, "bytes": True, "days": True, "last": False}  # fmt: skip
+        columns = dict.fromkeys(("cell", "kind", "from", "to", "outcome", "caller", "purpose", "what"), False)
+        columns |= {"lines": True, "rows": True, "bytes": True, "days": True, "last": False}
         rows = [
             [f"{row[name]:,}" if number else str(row[name] or "-")[:19 if name == "last" else None]
              for name, number in columns.items()]
