@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import io
 from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
 
 import asyncpg
 import pytest
 from domicile_testing import Storage, Trust
 from domicile_testing.cell import application, caller, manifest
-from domicile_testing.ledgers import crossing
+from domicile_testing.ledgers import NOON, crossing
 
-from domicile.cells.ledger import asking
+from domicile.cells.ledger import asking, commands
 from domicile.cells.ledger.appending import Ledger
 from domicile.cells.ledger.checking import check
 from domicile.cells.ledger.export import read, write
 from domicile.cells.ledger.storage import LedgerStore
+from domicile.cells.ledger.summary import Wanted
 from domicile.cells.ledger.tree import EMPTY, Frontier, consistency, consistency_parts, consistent, leaf_hash, root
 from domicile.client import GatewayClient
 from domicile.identity import verify_head
@@ -250,6 +252,26 @@ async def test_what_may_not_be_asked_of_a_ledger_is_refused(trust: Trust, gatewa
                 await operator.call("GET", f"/.domicile/v1/ledger/lines?{query}")
         with pytest.raises(Conflict):
             await operator.call("GET", "/.domicile/v1/ledger/lines?first=7")
+
+
+async def test_an_auditor_is_shown_what_crossed_from_a_ledger_that_was_checked(
+    trust: Trust, gateway: str, ledger: Ledger, cell: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        await ledger.append(crossing(number))
+    await ledger.append(crossing(0, source="us", destination="eu"))
+
+    async def known() -> asking.Auditor:
+        return auditor(trust, gateway)
+
+    monkeypatch.setattr(asking, "auditor", known)
+    every = await commands._show(Wanted(), NOON)
+    asked = await commands._show(Wanted("eu", since=NOON + timedelta(minutes=1)), NOON)
+    assert (every["ok"], [row["lines"] for row in every["rows"]]) == (True, [3, 1])
+    assert (asked["ok"], [row["lines"] for row in asked["rows"]]) == (True, [2])
+    assert [(each["first"], each["size"]) for each in asked["ledgers"]] == [(1, 4)]
+    with pytest.raises(InvalidInput, match="no jurisdiction mars"):
+        await commands._show(Wanted("mars"), NOON)
 
 
 def report(**more: object) -> CarriedReport:

@@ -7,12 +7,12 @@ import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 from domicile_testing import Trust
 from domicile_testing.ledgers import NOON, Cell, crossing, lines
+from typer.testing import CliRunner
 
 from domicile.cells.ledger.checking import Finding, check
 from domicile.cells.ledger.exchange import Exchange
@@ -24,6 +24,7 @@ from domicile.cells.ledger.tree import consistency, leaf_hash, node_hash
 from domicile.model import Identity, InvalidInput, Role, TokenInvalid, Unavailable
 from domicile.model.crossings import Crossing, CrossingKind, LedgerLine, Outcome
 from domicile.model.ledger_wire import HeadAnswer, SignedHead, TreeHead
+from domicile.ops.main import app
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +156,30 @@ def test_a_file_of_heads_is_read_back(eu: Cell) -> None:
     assert read_heads(io.BytesIO(stream.getvalue()), "file") == kept
     with pytest.raises(InvalidInput, match="no signed head"):
         read_heads(io.BytesIO(b""), "file")
+
+
+def test_the_command_checks_files_without_a_secret_and_says_what_is_wrong(
+    eu: Cell, trust: Trust, tmp_path: Path
+) -> None:
+    texts = lines(9)
+    good, bad, held = tmp_path / "good.jsonl", tmp_path / "bad.jsonl", tmp_path / "us.heads.jsonl"
+    with good.open("wb") as stream:
+        write(eu.export(texts, [eu.kept(texts)]), stream)
+    with bad.open("wb") as stream:
+        write(eu.export(texts[:6], [eu.kept(texts[:6])]), stream)
+    with held.open("wb") as stream:
+        write_heads([eu.kept(texts, by="us-1"), Cell(trust, tmp_path, "eu-2").kept(lines(2), by="us-1")], stream)
+    given = ["audit", "verify", "--authorities", str(trust.folder / "authorities"), "--deployment"]
+    run = CliRunner().invoke
+    done = run(app, [*given, "acme", str(good), "--held", str(held), "--json"])
+    assert (done.exit_code, json.loads(done.stdout)["ledgers"][0]["witnesses"]) == (0, ["us-1"])
+    assert run(app, [*given, "acme", str(bad)]).exit_code == 0
+    done = run(app, [*given, "acme", str(bad), "--held", str(held)])
+    assert (done.exit_code, "3 lines are missing" in done.stdout) == (3, True)
+    assert run(app, [*given, "other", str(good)]).exit_code == 1
+    assert run(app, [*given, "acme", str(tmp_path / "none")]).exit_code == 1
+    done = run(app, [*given, "acme", str(held)])
+    assert (done.exit_code, "not an export" in done.output) == (1, True)
 
 
 # -- who holds another's head ------------------------------------------------------------------------
@@ -408,7 +433,7 @@ def test_free_text_has_no_place_in_a_line(field: str, value: str) -> None:
     if value == "" and field in ("purpose", "decision_id"):
         return
     with pytest.raises(ValueError, match="validation error"):
-        crossing(**dict[str, Any]({field: {"table": value} if field == "detail" else value}))
+        crossing(0, **{field: {"table": value} if field == "detail" else value})
 
 
 def test_a_line_reads_back_as_it_was_and_is_one_line() -> None:

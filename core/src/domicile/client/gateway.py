@@ -10,6 +10,8 @@ from uuid import UUID
 from domicile.client.http import Peer
 from domicile.identity import Credentials
 from domicile.model.access import Role
+from domicile.model.crossings import PURPOSE_HEADER, as_code
+from domicile.model.errors import InvalidInput
 from domicile.model.ids import AliasKey, SubjectKey
 from domicile.model.ledger_wire import CarriedReport, HeadAnswer, HeldAnswer, LinesAnswer, ReportTaken
 from domicile.model.manifest import Manifest
@@ -79,10 +81,16 @@ class GatewayClient:
         body = PrincipalRequest(principal=principal)
         return await self._peer.ask(ErasureResponse, "POST", f"/.domicile/v1/fences/{key}/shred", body=body)
 
-    async def abroad(self, key: SubjectKey, table: str, query: Mapping[str, str]) -> AbroadRows:
-        """Shareable columns of a subject's rows, as ``AbroadQuery`` spells what is asked; at most a page of them."""
-        asked = f"?{urlencode(query)}" if query else ""
-        return await self._peer.ask(AbroadRows, "GET", f"/.domicile/v1/abroad/{key}/{quote(table, safe='')}{asked}")
+    async def abroad(self, key: SubjectKey, table: str, query: Mapping[str, str], purpose: str = "") -> AbroadRows:
+        """Shareable columns of a subject's rows, as ``AbroadQuery`` spells what is asked; at most a page of them.
+
+        ``purpose``: a code for the home's ledger, such as ``support:T-1042``. Raises InvalidInput for what is none.
+        """
+        if as_code(purpose) != purpose:
+            raise InvalidInput("a purpose is a code without blanks", remedy="such as support:T-1042")
+        path = f"/.domicile/v1/abroad/{key}/{quote(table, safe='')}" + (f"?{urlencode(query)}" if query else "")
+        headers = {PURPOSE_HEADER: purpose} if purpose else {}
+        return await self._peer.ask(AbroadRows, "GET", path, headers=headers)
 
     async def ledger_head(self, since: int = 0) -> HeadAnswer:
         """The head of the cell's ledger; with the proof that it grew from its first ``since`` lines."""

@@ -139,7 +139,7 @@ def _row(kind: type[R], jurisdiction: str, row: Mapping[str, Any]) -> AbroadRow[
 class Source(Protocol):
     """Whoever answers for a home's cell: its gateway, or a cell of a test's own."""
 
-    async def abroad(self, key: SubjectKey, table: str, query: Mapping[str, str]) -> AbroadRows:
+    async def abroad(self, key: SubjectKey, table: str, query: Mapping[str, str], purpose: str = "") -> AbroadRows:
         """What ``AbroadQuery.parse`` reads of ``query``."""
         ...
 
@@ -147,11 +147,13 @@ class Source(Protocol):
 class Abroad:
     """Reads of one subject by way of its home's gateway. ``jurisdiction`` and ``cell`` are the home's.
 
-    Methods raise UnsupportedQuery for a condition on, or an order by, anything but shareable fields and ``id``, before
-    anything is sent; UnknownSubject or a Misdirected error where the subject has moved on; Unavailable.
+    Methods raise UnsupportedQuery for a condition on, or an order by, anything but shareable fields and ``id``, and
+    InvalidInput for a purpose that is no code, before anything is sent; UnknownSubject or a Misdirected error where the
+    subject has moved on; Unavailable.
     """
 
-    def __init__(self, source: Source, jurisdiction: str, cell: str, key: SubjectKey) -> None:
+    def __init__(self, source: Source, jurisdiction: str, cell: str, key: SubjectKey, purpose: str = "") -> None:
+        self._purpose = purpose
         self.jurisdiction = jurisdiction
         self.cell = cell
         self._source = source
@@ -205,5 +207,5 @@ class Abroad:
         if order_by is not None:
             _asked(table, order_by.removeprefix("-"), "an order by")
         asked = AbroadQuery(_conditions(kind, conditions or {}), size, order_by, after)
-        answer = await self._source.abroad(self._key, table.name, asked.spelled())
+        answer = await self._source.abroad(self._key, table.name, asked.spelled(), self._purpose)
         return AbroadPage([_row(kind, answer.jurisdiction, row) for row in answer.rows], answer.next)

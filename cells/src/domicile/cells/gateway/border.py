@@ -5,17 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Final
 
 from aiohttp import web
 
 from domicile.model import DomicileError, Identity
-from domicile.model.crossings import Crossing, CrossingKind, CrossingLog, Outcome, as_code
+from domicile.model.crossings import PURPOSE_HEADER, Crossing, CrossingKind, CrossingLog, Outcome, as_code
 from domicile.service import PEER
 from domicile.telemetry import BORDER
-
-PURPOSE_HEADER: Final = "Domicile-Purpose"
-"""What an application reads from abroad for, as a code; anything else is left out of the ledger."""
 
 
 class Border:
@@ -30,8 +26,14 @@ class Border:
         self, request: web.Request, kind: CrossingKind, counts: Mapping[str, int], answer: web.Response
     ) -> None:
         """``answer`` is about a table that is there: the request's ``table``."""
-        size = len(answer.body) if isinstance(answer.body, bytes) else 0
-        await self._enter(request, kind, Outcome.PASSED, dict(counts), size, {"table": request.match_info["table"]})
+        await self._enter(
+            request,
+            kind,
+            Outcome.PASSED,
+            dict(counts),
+            answer.content_length or 0,
+            {"table": request.match_info["table"]},
+        )
 
     async def refuses(self, request: web.Request, kind: CrossingKind, error: DomicileError) -> None:
         """A table that was asked for in vain may be anything, and is not named."""

@@ -93,9 +93,8 @@ def _tell(ledgers: list[dict[str, Any]]) -> None:
     for each in ledgers:
         held = f", held also by {', '.join(each['witnesses'])}" if each["witnesses"] else ""
         state = "as it was signed" if each["ok"] else "NOT AS IT WAS SIGNED"
-        typer.echo(
-            f"{each['cell']}: lines {each['first']:,} to {each['size']:,} {state}, by {each['heads']} heads{held}"
-        )
+        shown = f"{each['size'] - each['first']:,} lines of {each['size']:,}"
+        typer.echo(f"{each['cell']}: {shown} {state}, by {each['heads']} heads{held}")
         for problem in each["problems"]:
             typer.echo(f"  {problem}")
         for note in each["notes"]:
@@ -129,8 +128,8 @@ def show_command(
     if json_output:
         _emit(document)
     else:
-        columns = {"kind": False, "from": False, "to": False, "outcome": False, "caller": False, "purpose": False,
-                   "what": False, "lines": True, "rows": True, "bytes": True, "days": True, "last": False}  # fmt: skip
+        columns = dict.fromkeys(("cell", "kind", "from", "to", "outcome", "caller", "purpose", "what"), False)
+        columns |= {"lines": True, "rows": True, "bytes": True, "days": True, "last": False}
         rows = [
             [f"{row[name]:,}" if number else str(row[name] or "-")[:19 if name == "last" else None]
              for name, number in columns.items()]

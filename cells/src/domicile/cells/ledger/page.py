@@ -8,7 +8,7 @@ from typing import Any, Final
 
 _STYLE: Final = """
 :root { color-scheme: light; font: 15px/1.45 system-ui, sans-serif; }
-body { margin: 2rem auto; max-width: 78rem; padding: 0 1.25rem; color: #1c2430; background: #fff; }
+body { margin: 2rem auto; max-width: 92rem; padding: 0 1.25rem; color: #1c2430; background: #fff; }
 h1 { font-size: 1.5rem; margin: 0 0 .25rem; }
 h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
 p { margin: .25rem 0; }
@@ -20,13 +20,15 @@ table { border-collapse: collapse; width: 100%; font-size: .92rem; }
 th, td { text-align: left; padding: .35rem .7rem; border-bottom: 1px solid #e3e7ec; vertical-align: top; }
 th { background: #f5f7f9; white-space: nowrap; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-td.code { font-family: ui-monospace, monospace; font-size: .86rem; overflow-wrap: anywhere; }
-td.time { white-space: nowrap; }
+td.code { font-family: ui-monospace, monospace; font-size: .86rem; overflow-wrap: break-word; max-width: 16rem; }
+td.time, td.name { white-space: nowrap; }
+ul { margin: .2rem 0; }
 tr.refused td { color: #8c2f28; }
 @media print { body { margin: 0; max-width: none; } tr { break-inside: avoid; } }
 """
 _COLUMNS: Final = (
-    ("kind", "kind", ""), ("from", "from", ""), ("to", "to", ""), ("outcome", "outcome", ""),
+    ("cell", "ledger of", "name"), ("kind", "kind", "name"), ("from", "from", "name"), ("to", "to", "name"),
+    ("outcome", "outcome", "name"),
     ("caller", "asked by", "code"), ("purpose", "purpose", "code"), ("what", "what", "code"),
     ("lines", "lines", "number"), ("rows", "rows", "number"), ("bytes", "bytes", "number"), ("days", "days", "number"),
     ("first", "first", "time"), ("last", "last", "time"),
@@ -37,7 +39,7 @@ def _shown(name: str, value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if name in ("first", "last") and value:
-        return escape(str(value)[:19].replace("T", " "))
+        return escape(str(value)[:16].replace("T", " "))
     return escape(str(value or "–"))
 
 
@@ -59,7 +61,8 @@ def _ledger(found: dict[str, Any]) -> str:
     heads = f"{found['heads']:,} signed heads"
     if found["witnesses"]:
         heads += f", also held by {', '.join(found['witnesses'])}"
-    text = f"{found['cell']}: lines {found['first']:,} to {found['size']:,}, {heads}"
+    shown = f"{found['size'] - found['first']:,} lines of {found['size']:,}"
+    text = f"{found['cell']}: {shown}, by {heads}"
     items = "".join(f"<li>{escape(each)}</li>" for each in said)
     return f"<p>{escape(text)}</p>" + (f"<ul>{items}</ul>" if items else "")
 

@@ -70,7 +70,7 @@ class LocalSource:
     jurisdiction: str
     cell: str
 
-    async def abroad(self, key: SubjectKey, table: str, query: Mapping[str, str]) -> AbroadRows:
+    async def abroad(self, key: SubjectKey, table: str, query: Mapping[str, str], purpose: str = "") -> AbroadRows:
         try:
             found = await self.store.rows(table, key, AbroadQuery.parse(query))
         except FenceRefused:
