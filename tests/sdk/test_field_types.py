@@ -113,7 +113,7 @@ async def test_values_come_back_as_they_were(request: pytest.FixtureRequest, fix
         for page in (home.page, abroad.page):
             first = await page(Thing, size=1, order_by="-plan")
             second = await page(Thing, size=1, order_by="-plan", after=first.next)
-            rows = [getattr(each, "records", getattr(each, "rows", None)) for each in (first, second)]
+            rows: list[Any] = [getattr(each, "records", getattr(each, "rows", None)) for each in (first, second)]
             assert [each[0].plan for each in rows] == [Plan.PRO, Plan.FREE]
         with pytest.raises(UnsupportedQuery):
             await home.find(Thing, tags=["a"])

@@ -184,7 +184,9 @@ JSON: Final = "json"
 
 def members(python: Any) -> list[Any]:
     """The values that an Enum's or a Literal's may be."""
-    return [each.value for each in python] if isinstance(python, type) else list(get_args(python))
+    if isinstance(python, type) and issubclass(python, Enum):
+        return [each.value for each in python]
+    return list(get_args(python))
 
 
 def kind_of(python: Any) -> Kind | None:
