@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 
 from domicile.ops.testing import Cell
 from domicile.sdk import InvalidInput, ModelError, Personal, Range, Record, Shareable, UnsupportedQuery
+from domicile.sdk.sqlalchemy import table_of
 from domicile.sdk.store.changes import recorded
 
 
@@ -140,6 +141,11 @@ def test_what_no_column_holds_is_refused_where_it_is_defined(annotation: Any, fi
     members = {"__module__": __name__, "__annotations__": {"bad": Annotated[annotation, field]}}
     with pytest.raises(ModelError, match="cannot be stored"):
         type("Bad", (Record,), members, table="bads")
+
+
+def test_sqlalchemy_has_a_type_for_each() -> None:
+    types = {column.name: type(column.type).__name__ for column in table_of(Thing).columns}
+    assert (types["plan"], types["level"], types["at"], types["tags"]) == ("Text", "BigInteger", "Time", "Sealed")
 
 
 def test_no_time_of_day_has_a_zone() -> None:
