@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, time
 from typing import Any, Generic, NoReturn, Protocol, TypeVar, cast
 from uuid import UUID
 
@@ -84,7 +84,7 @@ def _text(checked: Any) -> str:
             return str(checked).lower()
         case bytes():
             return f"\\x{checked.hex()}"
-        case date():  # a datetime is one too
+        case date() | time():  # a datetime is one too
             return checked.isoformat()
     return str(checked)
 

@@ -328,8 +328,8 @@ class Codec:
                     spelled = None if sealer is None else sealer.open(table.name, column.name, row.id, raw)
                 destroyed = Destroyed(column.field.category)
                 values[column.name] = destroyed if spelled is None else column.kind.load(spelled)
-            elif column.kind.python is UUID:
-                values[column.name] = UUID(int=raw.int)
+            elif column.kind.converts:
+                values[column.name] = column.kind.plain(raw)
         return kind._stored({"jurisdiction": self.jurisdiction, "id": row.id, **values}, row.version)
 
     async def record_of(self, kind: type[R], row: Mapping[str, Any]) -> R:

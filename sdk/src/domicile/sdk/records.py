@@ -20,7 +20,19 @@ from pydantic_core import CoreConfig, SchemaValidator
 from domicile.model.errors import InvalidInput, ModelError, UnsupportedQuery
 from domicile.model.fields import Destroyed, Personal, Principal, Shareable
 from domicile.model.taxonomy import check_category
-from domicile.sdk.tables import IDENTIFIER, INDEX_SUFFIX, KINDS, SYSTEM_COLUMNS, TABLE, About, Column, Kind, Table
+from domicile.sdk.tables import (
+    IDENTIFIER,
+    INDEX_SUFFIX,
+    JSON,
+    KINDS,
+    SYSTEM_COLUMNS,
+    TABLE,
+    About,
+    Column,
+    Kind,
+    Table,
+    kind_of,
+)
 from domicile.service import where_invalid
 
 _OWN: Final = ("jurisdiction", "id")
@@ -220,13 +232,16 @@ def _split_optional(annotation: Any) -> tuple[Any, bool]:
     return annotation, False
 
 
-def _kind(where: str, annotation: Any) -> tuple[Kind, bool]:
+def _kind(where: str, annotation: Any, *, sealed: bool) -> tuple[Kind, bool]:
     plain, nullable = _split_optional(annotation)
-    kind = KINDS.get(plain) if isinstance(plain, type) else None
-    if kind is None:
+    kind = kind_of(plain)
+    if kind is None or (kind.name == JSON and not sealed):
         supported = ", ".join(python.__name__ for python in KINDS)
         raise ModelError(
-            "a type that cannot be stored", where=where, remedy=f"one of {supported}, or one of them | None"
+            "a type that cannot be stored",
+            where=where,
+            remedy=f"one of {supported}, an Enum or a Literal of str or of int, or one of them | None; "
+            "a model, a list or a dict in a sealed field",
         )
     return kind, nullable
 
@@ -279,7 +294,9 @@ def column_of(where: str, name: str, info: FieldInfo) -> Column:
             remedy='write Annotated[type, Personal("user...")] or Annotated[type, Shareable("user...")], once',
         )
     check_category(classes[0].category, where)
-    kind, nullable = _kind(where, info.annotation)
+    field = classes[0]
+    sealed = isinstance(field, Personal) and field.sealed
+    kind, nullable = _kind(where, info.annotation, sealed=sealed)
     default = None if info.is_required() or info.default_factory is not None else info.default
     if default is not None:
         try:
@@ -290,7 +307,7 @@ def column_of(where: str, name: str, info: FieldInfo) -> Column:
     if column.find and not kind.findable:
         findable = ", ".join(python.__name__ for python, other in KINDS.items() if other.findable)
         raise ModelError(
-            f"a {kind.python.__name__} cannot be found by a blind index",
+            f"{kind.called} cannot be found by a blind index",
             where=where,
             remedy=f"drop find=, or one of {findable}",
         )

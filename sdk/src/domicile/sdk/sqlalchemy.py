@@ -7,7 +7,7 @@ instead, before there is a statement to be refused.
 
 from __future__ import annotations
 
-from datetime import date, datetime
+from datetime import date, datetime, time
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any, Final, NoReturn
@@ -32,6 +32,7 @@ _TYPES: Final[dict[type, Any]] = {
     bytes: sa.LargeBinary(),
     datetime: sa.DateTime(timezone=True),
     Decimal: sa.Numeric(),
+    time: sa.Time(),
 }
 _SYSTEM: Final[dict[str, Any]] = {
     "jurisdiction": sa.Text(),
@@ -87,6 +88,6 @@ def table_of(kind: type[Record] | type[Reference]) -> sa.Table:
     key = _KEY if isinstance(stored, Table) else stored.key
     types = dict(_SYSTEM) if isinstance(stored, Table) else {}
     for column in stored.columns:
-        types[column.name] = _sealed(kind.__name__, column) if column.sealed else _TYPES[column.kind.python]
+        types[column.name] = _sealed(kind.__name__, column) if column.sealed else _TYPES[column.kind.stored.python]
     columns = [sa.Column(name, each, primary_key=name in key) for name, each in types.items()]
     return sa.Table(stored.name, sa.MetaData(), *columns)

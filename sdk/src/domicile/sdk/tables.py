@@ -8,13 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from enum import Enum
 from functools import cached_property
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args, get_origin
 from uuid import UUID
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 
 from domicile.model.errors import InvalidInput
@@ -48,15 +49,49 @@ _CONFIG: Final = ConfigDict(
 
 @dataclass(frozen=True)
 class Kind:
-    """A type that a field may have. ``findable``: whether equal values have equal spellings."""
+    """A type that a field may have. ``findable``: whether equal values have equal spellings.
 
-    python: type
+    ``base``: as what a value lies in a column, where that is not of the type itself: of an Enum's and a Literal's.
+    """
+
+    python: Any
     sql: str
     findable: bool = False
+    base: Kind | None = None
+
+    @cached_property
+    def name(self) -> str:
+        """As it is recorded: who has no class of the field knows a value by what it is stored as."""
+        if self.base is not None:
+            return self.base.name
+        return self.python.__name__ if isinstance(self.python, type) and self.python in KINDS else JSON
+
+    @cached_property
+    def called(self) -> str:
+        if self.base is not None:
+            return f"one of {', '.join(map(repr, members(self.python)))}"
+        return f"a {self.name}"
+
+    @cached_property
+    def stored(self) -> Kind:
+        """The type of what lies in a column that is not sealed."""
+        return self.base or self
+
+    @cached_property
+    def converts(self) -> bool:
+        """Whether what a driver answers is not yet a value of this type."""
+        return self.python is UUID or self.base is not None
 
     @cached_property
     def _adapter(self) -> TypeAdapter[Any]:
-        return TypeAdapter(self.python, config=_CONFIG)
+        try:
+            return TypeAdapter(self.python, config=_CONFIG)
+        except PydanticUserError:  # a model has a configuration of its own
+            return TypeAdapter(self.python)
+
+    def require(self) -> None:
+        """Raises what pydantic does for a type of which it cannot make a value."""
+        self._adapter.json_schema()
 
     @cached_property
     def _validator(self) -> Any:
@@ -74,14 +109,28 @@ class Kind:
         except ValidationError:
             checked = None
         if checked is None:
-            raise InvalidInput(f"a value that is not a {self.python.__name__}")
+            raise InvalidInput(f"a value that is not {self.called}")
         if isinstance(checked, datetime) and checked.tzinfo is None:
             raise InvalidInput("a time without a zone", remedy="use datetime.now(UTC)")
+        if isinstance(checked, time) and checked.tzinfo is not None:
+            raise InvalidInput("a time of day with a zone, which no date makes sense of", remedy="a datetime")
         return checked
 
     def plain(self, value: Any) -> Any:
-        """A value as a driver answers it, as one of this type itself."""
-        return UUID(int=value.int) if self.python is UUID and value is not None else value
+        """A value as a driver answers it, as one of this type itself. Raises InvalidInput for no member of an Enum."""
+        if value is None or not self.converts:
+            return value
+        if self.python is UUID:
+            return UUID(int=value.int)
+        try:
+            return self._validator.validate_python(value)
+        except ValidationError:
+            pass
+        raise InvalidInput(f"what is stored is not {self.called}", remedy="keep every member that rows may hold")
+
+    def lower(self, value: Any) -> Any:
+        """A checked value as it lies in a column that is not sealed."""
+        return value.value if isinstance(value, Enum) else value
 
     def dump(self, value: Any) -> bytes:
         """The one spelling of a value, as JSON."""
@@ -91,7 +140,7 @@ class Kind:
             return spelled
         except PydanticSerializationError:
             pass
-        raise InvalidInput(f"a {self.python.__name__} that cannot be written as JSON")
+        raise InvalidInput(f"{self.called} that cannot be written as JSON")
 
     def given(self, raw: bytes) -> Any:
         """A value that somebody else wrote as JSON, of this type and no other; raises InvalidInput."""
@@ -99,7 +148,7 @@ class Kind:
             return self.check(self._validator.validate_json(raw, strict=True))
         except ValidationError:
             pass
-        raise InvalidInput(f"no JSON of a {self.python.__name__}")
+        raise InvalidInput(f"no JSON of {self.called}")
 
     def of_text(self, text: str) -> Any:
         """A value that is spelled as text, as in a query string; raises ValidationError."""
@@ -111,7 +160,7 @@ class Kind:
             return self._validator.validate_json(raw)
         except ValidationError:
             pass
-        raise InvalidInput(f"bytes that are not a {self.python.__name__}")
+        raise InvalidInput(f"bytes that are not {self.called}")
 
 
 KINDS: Final[Mapping[type, Kind]] = {
@@ -126,8 +175,36 @@ KINDS: Final[Mapping[type, Kind]] = {
         Kind(bytes, "bytea"),
         Kind(datetime, "timestamp with time zone"),
         Kind(Decimal, "numeric"),
+        Kind(time, "time without time zone", findable=True),
     )
 }
+JSON: Final = "json"
+"""What is recorded of a field of any other type, which is sealed whole."""
+
+
+def members(python: Any) -> list[Any]:
+    """The values that an Enum's or a Literal's may be."""
+    if isinstance(python, type) and issubclass(python, Enum):
+        return [each.value for each in python]
+    return list(get_args(python))
+
+
+def kind_of(python: Any) -> Kind | None:
+    """The kind of a type; None for one that no column can hold, sealed or not."""
+    if isinstance(python, type) and (known := KINDS.get(python)) is not None:
+        return known
+    if get_origin(python) is Literal or (isinstance(python, type) and issubclass(python, Enum)):
+        types = {
+            next((each for each in (bool, str, int) if isinstance(value, each)), None) for value in members(python)
+        }
+        base = KINDS.get(types.pop() or object) if len(types) == 1 else None
+        return None if base is None or base.python is bool else Kind(python, base.sql, base.findable, base)
+    kind = Kind(python, "bytea")
+    try:
+        kind.require()
+    except (PydanticSchemaGenerationError, PydanticUserError, TypeError):
+        return None
+    return kind
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,10 +242,10 @@ class Column:
 
     def clear(self, value: Any) -> Any:
         """A value as it lies in a column that is not sealed; raises InvalidInput that does not quote it."""
-        checked = self.kind.check(value)
+        checked = self.kind.lower(self.kind.check(value))
         if isinstance(checked, str) and any(c == "\0" or "\ud800" <= c <= "\udfff" for c in checked):
             raise InvalidInput("a text with NUL or a lone surrogate, which PostgreSQL does not store")
-        if self.kind.python is int and not -MAX_INTEGER - 1 <= checked <= MAX_INTEGER:
+        if self.kind.stored.python is int and not -MAX_INTEGER - 1 <= checked <= MAX_INTEGER:
             raise InvalidInput("a whole number of more than 64 bits", remedy="a sealed field holds any")
         return checked
 
@@ -210,9 +287,9 @@ class Table:
         return {column.name: column for column in self.columns}
 
     def kind_of(self, order: str) -> Kind:
-        """The type of what rows are ordered by: a column, or the time of their creation."""
+        """The type of what rows are ordered by, as it lies there: a column, or the time of their creation."""
         column = self.by_name.get(order)
-        return KINDS[datetime] if column is None else column.kind
+        return KINDS[datetime] if column is None else column.kind.stored
 
     @cached_property
     def derived(self) -> list[str]:

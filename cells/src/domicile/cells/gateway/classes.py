@@ -5,14 +5,14 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Annotated, Any, Final, cast
 
-from pydantic import ConfigDict, create_model
+from pydantic import ConfigDict, JsonValue, create_model
 
 from domicile.model import Conflict, NotFound, Personal, Principal, Shareable, extend_taxonomy
 from domicile.sdk import Record
 from domicile.sdk.store import RecordedColumn
-from domicile.sdk.tables import KINDS
+from domicile.sdk.tables import KINDS, Kind
 
-_TYPES: Final = {python.__name__: python for python in KINDS}
+_TYPES: Final[dict[str, Kind]] = {kind.name: kind for kind in (*KINDS.values(), Kind(JsonValue, "bytea"))}
 
 
 class _Recorded(Record, table="recorded"):
@@ -22,7 +22,7 @@ class _Recorded(Record, table="recorded"):
 
 
 def _field(column: RecordedColumn) -> tuple[Any, Any]:
-    kind = KINDS[_TYPES[column.kind or ""]]
+    kind = _TYPES[column.kind or ""]
     python: Any = kind.python
     default: Any = None if column.nullable else ...
     if column.given is not None:

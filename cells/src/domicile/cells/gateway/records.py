@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import date, datetime
+from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any, Final, TypeAlias
 from uuid import UUID
@@ -65,6 +65,7 @@ _SPELLED: Final[Mapping[type, str]] = {
     int: "a whole number, without a point or quotes",
     UUID: "a UUID, as a string",
     date: "a date, as a string: 2026-01-31",
+    time: "a time of day, as a string: 12:30:00",
     bool: "true or false",
     float: "a number",
     bytes: "base64url, as a string (RFC 4648, section 5)",

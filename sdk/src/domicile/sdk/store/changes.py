@@ -89,7 +89,7 @@ def recorded(column: Column) -> dict[str, Any]:
         "find": column.find,
         "sql_type": column.sql_type,
         "nullable": column.sql_nullable,
-        "kind": column.kind.python.__name__,
+        "kind": column.kind.name,
         "default": ddl.default(column),
         "optional": column.nullable,
         "given": None if column.default is None else column.kind.dump(column.default).decode(),

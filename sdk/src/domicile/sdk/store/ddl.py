@@ -6,7 +6,7 @@ Names come from classes that ``describe`` accepted, and are quoted all the same.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import date, timedelta
+from datetime import date, time, timedelta
 from decimal import Decimal
 from typing import Any, Final
 from uuid import UUID
@@ -51,7 +51,7 @@ def value(given: Any, sql_type: str) -> str:
             text = str(given).lower()
         case bytes():
             text = f"\\x{given.hex()}"
-        case date():  # a datetime is one too
+        case date() | time():  # a datetime is one too
             text = given.isoformat()
         case str() | int() | float() | Decimal() | UUID():
             text = str(given)

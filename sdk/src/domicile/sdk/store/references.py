@@ -136,7 +136,7 @@ def select(table: ReferenceTable, conditions: Sequence[Condition]) -> str:
     """Rows that meet every condition, in the order of their key."""
     columns = ", ".join(f't."{column.name}"' for column in table.columns)
     wheres = " AND ".join(f't."{each.column}" {each.operator.value} ${n}' for n, each in enumerate(conditions, start=1))
-    order = ", ".join(f't."{name}"' + (' COLLATE "C"' if table.by_name[name].kind.python is str else "")
+    order = ", ".join(f't."{name}"' + (' COLLATE "C"' if table.by_name[name].kind.stored.python is str else "")
                       for name in table.key)  # fmt: skip
     return (
         f'SELECT {columns} FROM public."{table.name}" AS t '  # noqa: S608 - checked names
