@@ -16,7 +16,8 @@ from domicile_testing import Storage, Trust
 from domicile_testing.databases import until
 from domicile_testing.pulling import Pulling, pulling
 
-from domicile.cells.gateway import GatewaySettings, serve_gateway
+from domicile.cells.gateway import GatewaySettings
+from domicile.cells.serve import serving_cell
 from domicile.model import GLOBAL, DomicileError, Forbidden, InvalidInput, NotFound, Role, Unavailable
 from domicile.model.wire import ReferencePage, ReferenceStates
 from domicile.sdk import Conflict, Reference, Shareable
@@ -77,7 +78,6 @@ async def world(
 ) -> AsyncIterator[Pulling]:
     for root, cell, jurisdiction in ((eu_root, "eu-1", "eu"), (us_root, "us-1", "us")):
         await apply_schema(root, cell, jurisdiction, [Rate])
-        await root.execute("TRUNCATE domicile.border_events")
     try:
         async with pulling(trust, tmp_path, {"eu-1": eu, "us-1": us}, {"eu-1": eu_root, "us-1": us_root}) as running:
             await running.name(rates="eu-1")
@@ -90,13 +90,6 @@ async def world(
 
 async def rows(world: Pulling, cell: str = "us-1") -> list[tuple[object, ...]]:
     return [tuple(row) for row in await world.root[cell].fetch(f"SELECT t.* FROM {TABLE} t ORDER BY valid, code")]
-
-
-async def crossings(world: Pulling) -> list[tuple[str, str, str, str]]:
-    found = await world.root["eu-1"].fetch(
-        "SELECT from_jurisdiction, role, kind, verdict FROM domicile.border_events ORDER BY id"
-    )
-    return [tuple(row) for row in found]
 
 
 def metric(name: str) -> float:
@@ -115,11 +108,11 @@ async def test_a_version_comes_whole_once_and_each_page_is_a_crossing(
     there, here = await world.state(TABLE, "eu-1"), await world.state(TABLE)
     assert (here.version, here.digest, here.rows) == (there.version, there.digest, 9)
     assert (here.source, here.origin, there.origin, here.seen) == ("eu-1", "eu-1", None, here.version)
-    assert await crossings(world) == [("us", "gateway", "reference-pull", "allowed")] * 3
+    assert await world.crossings() == [("us", "gateway", "reference-pull", "passed")] * 3
     written = await world.root["us-1"].fetchval(f"SELECT xmin::text FROM {TABLE} LIMIT 1")
     await puller.pull_all()
     assert await world.root["us-1"].fetchval(f"SELECT xmin::text FROM {TABLE} LIMIT 1") == written
-    assert len(await crossings(world)) == 3, "who hears that he has the last version gets nothing"
+    assert len(await world.crossings()) == 3, "who hears that he has the last version gets nothing"
     assert metric("domicile_reference_version") == here.version
     assert metric("domicile_reference_behind") == 0
     assert metric("domicile_reference_age_seconds") < 60
@@ -367,7 +360,7 @@ async def test_what_may_not_be_asked_is_refused_and_recorded(
     async with world.caller("us", Role.GATEWAY, "us-1.iad") as peer:
         with pytest.raises(refusal):
             await peer.call("GET", path)
-    assert await crossings(world) == [("us", "gateway", "reference-pull", "refused")]
+    assert await world.crossings() == [("us", "gateway", "reference-pull", "refused")]
 
 
 async def test_a_gateway_pulls_by_itself(world: Pulling, trust: Trust, us: Storage, tmp_path: Path) -> None:
@@ -385,7 +378,7 @@ async def test_a_gateway_pulls_by_itself(world: Pulling, trust: Trust, us: Stora
         state=tmp_path / "us",
     )
     assert isinstance(settings, GatewaySettings)
-    async with serve_gateway(settings):
+    async with serving_cell(settings):
 
         async def pulled() -> bool:
             return await rows(world) == await rows(world, "eu-1")

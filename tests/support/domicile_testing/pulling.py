@@ -10,16 +10,18 @@ from typing import Any
 
 import asyncpg
 
-from domicile.cells.gateway import GatewaySettings, serve_gateway
+from domicile.cells.gateway import GatewaySettings
 from domicile.cells.gateway.references import Gateways, Puller, Source
+from domicile.cells.serve import serving_cell
 from domicile.client import Peer
 from domicile.identity import Credentials, Signer, sign_topology
 from domicile.model import Identity, Manifest, Role
+from domicile.model.crossings import Crossing
 from domicile.model.wire import ReferencePage, ReferenceState
 from domicile.sdk import Reference
 from domicile.sdk.store import ReferenceStore, load_reference, open_pool
 from domicile_testing import Storage, Trust
-from domicile_testing.cell import Directory, running_directory
+from domicile_testing.cell import Directory, forget_ledger, running_directory
 from domicile_testing.certificates import DEPLOYMENT
 from domicile_testing.homes import manifest
 
@@ -85,6 +87,12 @@ class Pulling:
     async def state(self, table: str, cell: str = "us-1") -> ReferenceState:
         return next(state for state in await self.stores[cell].states() if state.table == table)
 
+    async def crossings(self) -> list[tuple[str, str, str, str]]:
+        """What the ledger of ``eu-1`` says: to where, who asked, what, and how it ended."""
+        found = await self.root["eu-1"].fetch("SELECT line FROM ledger.lines ORDER BY index")
+        lines = [Crossing.parse(row["line"]) for row in found]
+        return [(each.destination, each.caller.partition("/")[0], each.kind, each.outcome) for each in lines]
+
     def caller(self, jurisdiction: str, role: Role, name: str) -> Peer:
         """Anybody, calling the gateway of ``eu-1``."""
         credentials = self.trust.credentials(jurisdiction, role, name)
@@ -97,6 +105,7 @@ async def pulling(
 ) -> AsyncIterator[Pulling]:
     """The gateway of ``eu-1`` runs inside the context; nobody pulls but who is told to."""
     known = manifest(storages["eu-1"].address)
+    await forget_ledger(root["eu-1"])
     pools, stores = [], {}
     for cell, (jurisdiction, name) in PLACES.items():
         pool = await open_pool(
@@ -129,7 +138,7 @@ async def pulling(
         world = Pulling(trust, known, directory, root, stores, gateways, settings)
         await world.name()
         try:
-            async with serve_gateway(settings):
+            async with serving_cell(settings):
                 yield world
         finally:
             await gateways.close()

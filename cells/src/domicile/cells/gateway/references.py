@@ -8,7 +8,7 @@ much, but takes nothing away. Two gateways of one cell pull beside each other an
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, Protocol
 
 from aiohttp import web
@@ -16,9 +16,10 @@ from aiohttp import web
 from domicile.client import GatewayClient
 from domicile.identity import Credentials
 from domicile.model import Conflict, DomicileError, Endpoint, Identity, InvalidInput, Manifest, NotFound, Unavailable
+from domicile.model.crossings import CrossingKind
 from domicile.model.wire import ReferencePage, ReferenceState, ReferenceStates
 from domicile.sdk.store import ReferenceStore
-from domicile.service import PEER, Operation, Service, json_response, repeated
+from domicile.service import Operation, Service, json_response, repeated
 from domicile.telemetry import REFERENCE_AGE, REFERENCE_BEHIND, REFERENCE_VERSION, log, warn
 
 REFERENCES_PATH: Final = "/.domicile/v1/references"
@@ -34,7 +35,14 @@ PULL: Final = Operation(
 STATES: Final = Operation(
     "What this cell has of each table without a subject, and how old it is", {200: ReferenceStates}
 )
-Record = Callable[[Identity, str, str], Awaitable[None]]
+
+
+class Record(Protocol):
+    """Enters a crossing, or a refusal, before it is answered."""
+
+    async def __call__(
+        self, request: web.Request, kind: CrossingKind, outcome: Mapping[str, int] | DomicileError, size: int = 0
+    ) -> None: ...
 
 
 def _number(request: web.Request, name: str) -> int | None:
@@ -61,17 +69,19 @@ class ReferencesApi:
         return json_response(answer, Cache_Control="no-store")
 
     async def pull(self, request: web.Request) -> web.Response:
-        table, peer = request.match_info["table"], request[PEER]
+        table = request.match_info["table"]
         try:
             page = await self._store.page(self._cell, table, _number(request, "known"), _number(request, "after") or 0)
         except Unavailable:
             raise
-        except DomicileError:
-            await self._record(peer, "reference-pull", "refused")
+        except DomicileError as error:
+            await self._record(request, CrossingKind.REFERENCE_PULL, error)
             raise
+        response = json_response(page, Cache_Control="no-store")
         if page.rows:
-            await self._record(peer, "reference-pull", "allowed")
-        return json_response(page, Cache_Control="no-store")
+            size = len(response.body) if isinstance(response.body, bytes) else 0
+            await self._record(request, CrossingKind.REFERENCE_PULL, {"rows": len(page.rows)}, size)
+        return response
 
 
 class Source(Protocol):
