@@ -78,7 +78,7 @@ async def test_a_table_of_records_is_served_to_nobody_whatever_is_on_record_of_i
         )
         with pytest.raises(NotFound):
             await peer.call("GET", path)
-    assert await world.crossings() == [("us", "gateway", "reference-pull", "refused")] * 2
+    assert await world.crossings() == [("us", "gateway/us-1.iad", "reference-pull", "refused")] * 2
 
 
 @pytest.mark.parametrize(

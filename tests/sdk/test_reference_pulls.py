@@ -108,7 +108,7 @@ async def test_a_version_comes_whole_once_and_each_page_is_a_crossing(
     there, here = await world.state(TABLE, "eu-1"), await world.state(TABLE)
     assert (here.version, here.digest, here.rows) == (there.version, there.digest, 9)
     assert (here.source, here.origin, there.origin, here.seen) == ("eu-1", "eu-1", None, here.version)
-    assert await world.crossings() == [("us", "gateway", "reference-pull", "passed")] * 3
+    assert await world.crossings() == [("us", "gateway/us-1.iad", "reference-pull", "passed")] * 3
     written = await world.root["us-1"].fetchval(f"SELECT xmin::text FROM {TABLE} LIMIT 1")
     await puller.pull_all()
     assert await world.root["us-1"].fetchval(f"SELECT xmin::text FROM {TABLE} LIMIT 1") == written
@@ -360,7 +360,7 @@ async def test_what_may_not_be_asked_is_refused_and_recorded(
     async with world.caller("us", Role.GATEWAY, "us-1.iad") as peer:
         with pytest.raises(refusal):
             await peer.call("GET", path)
-    assert await world.crossings() == [("us", "gateway", "reference-pull", "refused")]
+    assert await world.crossings() == [("us", "gateway/us-1.iad", "reference-pull", "refused")]
 
 
 async def test_a_gateway_pulls_by_itself(world: Pulling, trust: Trust, us: Storage, tmp_path: Path) -> None:

@@ -88,10 +88,12 @@ class Pulling:
         return next(state for state in await self.stores[cell].states() if state.table == table)
 
     async def crossings(self) -> list[tuple[str, str, str, str]]:
-        """What the ledger of ``eu-1`` says: to where, who asked, what, and how it ended."""
-        found = await self.root["eu-1"].fetch("SELECT line FROM ledger.lines ORDER BY index")
-        lines = [Crossing.parse(row["line"]) for row in found]
-        return [(each.destination, each.caller.partition("/")[0], each.kind, each.outcome) for each in lines]
+        """What the ledger of ``eu-1`` says: where to, who, what, and how it came out."""
+        lines = [
+            Crossing.parse(row["line"])
+            for row in await self.root["eu-1"].fetch("SELECT line FROM ledger.lines ORDER BY index")
+        ]
+        return [(line.destination, line.caller, str(line.kind), str(line.outcome)) for line in lines]
 
     def caller(self, jurisdiction: str, role: Role, name: str) -> Peer:
         """Anybody, calling the gateway of ``eu-1``."""
@@ -104,8 +106,8 @@ async def pulling(
     trust: Trust, folder: Path, storages: dict[str, Storage], root: dict[str, asyncpg.Connection]
 ) -> AsyncIterator[Pulling]:
     """The gateway of ``eu-1`` runs inside the context; nobody pulls but who is told to."""
-    known = manifest(storages["eu-1"].address)
     await forget_ledger(root["eu-1"])
+    known = manifest(storages["eu-1"].address)
     pools, stores = [], {}
     for cell, (jurisdiction, name) in PLACES.items():
         pool = await open_pool(

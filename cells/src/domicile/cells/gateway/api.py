@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC, datetime
 from typing import Final, NoReturn, Protocol
 
 from aiohttp import web
 
+from domicile.cells.gateway.border import Border
 from domicile.cells.gateway.erasures import Eraser
 from domicile.cells.gateway.grants import Grants
 from domicile.cells.gateway.records import RecordsApi
@@ -42,7 +41,7 @@ from domicile.model import (
     Unavailable,
     UnknownSubject,
 )
-from domicile.model.crossings import Crossing, CrossingKind, CrossingLog, Outcome, as_code
+from domicile.model.crossings import CrossingKind, CrossingLog
 from domicile.model.wire import (
     MAX_CONDITIONS,
     AbroadRows,
@@ -53,11 +52,8 @@ from domicile.model.wire import (
 )
 from domicile.sdk.store import AbroadStore, ErasureStore, Fence, FenceStore, ReferenceStore
 from domicile.service import PEER, Service, ended, json_response, read_body
-from domicile.telemetry import BORDER
 
 FENCES_PATH: Final = "/.domicile/v1/fences/{subject_key}"
-PURPOSE_HEADER: Final = "Domicile-Purpose"
-"""What an application reads from abroad for, as a code; anything else is left out of the ledger."""
 ABROAD_PATH: Final = "/.domicile/v1/abroad/{subject_key}/{table}"
 MAX_VALUE_BYTES: Final = 256
 MAX_ROWS: Final = 100
@@ -105,19 +101,17 @@ class GatewayApi:
         grants: Grants,
         directory: DirectoryClient,
         eraser: Eraser,
-        ledger: CrossingLog,
+        border: Border,
         references: ReferenceStore,
-        clock: Callable[[], float] = time.time,
     ) -> None:
         self._cell = cell
-        self._ledger = ledger
-        self._clock = clock
+        self._border = border
         self._eraser = eraser
         self._directory = directory
         self._fences = fences
         self._abroad = abroad
         self._grants = grants
-        self._references = ReferencesApi(cell, references, self._record)
+        self._references = ReferencesApi(cell, references, border)
 
     def routes(self, service: Service) -> None:
         service.route("POST", FENCES_PATH, Endpoint.FENCES, self.open_fence, OPEN_FENCE)
@@ -180,12 +174,11 @@ class GatewayApi:
         except Unavailable:
             raise
         except DomicileError as error:
-            await self._record(request, CrossingKind.ABROAD_READ, error)
+            await self._border.refuses(request, CrossingKind.ABROAD_READ, error)
             raise
         response = json_response(answer, Cache_Control="no-store")
-        size = len(response.body) if isinstance(response.body, bytes) else 0
-        crossed = {"rows": len(answer.rows), "withheld": len(answer.withheld)}
-        await self._record(request, CrossingKind.ABROAD_READ, crossed, size)
+        counts = {"rows": len(answer.rows), "withheld": len(answer.withheld)}
+        await self._border.passes(request, CrossingKind.ABROAD_READ, counts, response)
         return response
 
     async def _read(self, request: web.Request) -> AbroadRows:
@@ -202,35 +195,8 @@ class GatewayApi:
 
     async def refuse_abroad(self, request: web.Request) -> NoReturn:
         refusal = Forbidden("from abroad a subject's data is read, never written", remedy="write in the home cell")
-        await self._record(request, CrossingKind.ABROAD_WRITE, refusal)
+        await self._border.refuses(request, CrossingKind.ABROAD_WRITE, refusal)
         raise refusal
-
-    async def _record(
-        self, request: web.Request, kind: CrossingKind, outcome: Mapping[str, int] | DomicileError, size: int = 0
-    ) -> None:
-        """``outcome``: how many of what crossed, or why nothing did."""
-        peer = request[PEER]
-        counts: Mapping[str, int] = {}
-        if isinstance(outcome, DomicileError):
-            # a table that was asked for in vain may be anything
-            verdict, detail = "refused", {"code": outcome.code}
-        else:
-            verdict, counts, detail = "allowed", outcome, {"table": request.match_info["table"]}
-        await self._ledger.append(
-            Crossing(
-                kind=kind,
-                source=self._cell.jurisdiction,
-                destination=peer.jurisdiction,
-                outcome=Outcome.REFUSED if isinstance(outcome, DomicileError) else Outcome.PASSED,
-                at=datetime.fromtimestamp(self._clock(), UTC),
-                caller=f"{peer.role}/{peer.name}",
-                counts=dict(counts),
-                bytes=size,
-                purpose=as_code(request.headers.get(PURPOSE_HEADER, "")),
-                detail=detail,
-            )
-        )
-        BORDER.labels(peer.jurisdiction, self._cell.jurisdiction, str(kind), verdict).inc()
 
 
 class OpenedLedger(Protocol):
@@ -287,7 +253,8 @@ async def serve_gateway(settings: GatewaySettings, open_ledger: OpenLedger) -> A
         grants, keys = Grants(directory, identity), LateKeys(settings, directory)
         stack.push_async_callback(keys.close)
         eraser = Eraser(identity, erasures, fences, grants, directory, keys.client)
-        GatewayApi(identity, fences, abroad, grants, directory, eraser, opened.ledger, references).routes(service)
+        border = Border(identity, opened.ledger)
+        GatewayApi(identity, fences, abroad, grants, directory, eraser, border, references).routes(service)
         if settings.records:
             RecordsApi(await stack.enter_async_context(open_vault(settings, directory)), fences).routes(service)
         service.describe("Domicile gateway", Endpoint.ABROAD_READ, PARAMETERS)

@@ -8,11 +8,12 @@ much, but takes nothing away. Two gateways of one cell pull beside each other an
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
 from aiohttp import web
 
+from domicile.cells.gateway.border import Border
 from domicile.client import GatewayClient
 from domicile.identity import Credentials
 from domicile.model import Conflict, DomicileError, Endpoint, Identity, InvalidInput, Manifest, NotFound, Unavailable
@@ -37,14 +38,6 @@ STATES: Final = Operation(
 )
 
 
-class Record(Protocol):
-    """Enters a crossing, or a refusal, before it is answered."""
-
-    async def __call__(
-        self, request: web.Request, kind: CrossingKind, outcome: Mapping[str, int] | DomicileError, size: int = 0
-    ) -> None: ...
-
-
 def _number(request: web.Request, name: str) -> int | None:
     text = request.query.get(name)
     if text is not None and not _NUMBER.fullmatch(text):
@@ -53,12 +46,12 @@ def _number(request: web.Request, name: str) -> int | None:
 
 
 class ReferencesApi:
-    """``record`` keeps what crosses, and who was refused. Who only hears that he has the last version got nothing."""
+    """Who only hears that he has the last version got nothing, and is in no ledger."""
 
-    def __init__(self, cell: Identity, store: ReferenceStore, record: Record) -> None:
+    def __init__(self, cell: Identity, store: ReferenceStore, border: Border) -> None:
         self._cell = cell.cell or ""
         self._store = store
-        self._record = record
+        self._border = border
 
     def routes(self, service: Service) -> None:
         service.route("GET", REFERENCES_PATH, Endpoint.REFERENCES_READ, self.states, STATES)
@@ -75,12 +68,11 @@ class ReferencesApi:
         except Unavailable:
             raise
         except DomicileError as error:
-            await self._record(request, CrossingKind.REFERENCE_PULL, error)
+            await self._border.refuses(request, CrossingKind.REFERENCE_PULL, error)
             raise
         response = json_response(page, Cache_Control="no-store")
         if page.rows:
-            size = len(response.body) if isinstance(response.body, bytes) else 0
-            await self._record(request, CrossingKind.REFERENCE_PULL, {"rows": len(page.rows)}, size)
+            await self._border.passes(request, CrossingKind.REFERENCE_PULL, {"rows": len(page.rows)}, response)
         return response
 
 

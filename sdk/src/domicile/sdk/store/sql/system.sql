@@ -1,6 +1,7 @@
 -- The system schema of a cell, applied by an operator as superuser; running it again changes nothing.
 -- SQLSTATEs of our own: DM001 fence, DM002 jurisdiction, DM003 identity of a row, DM004 durability, DM005 grant,
 -- DM006 another key of the same subject (which one is the DETAIL), DM007 an idempotency key of another request,
+-- DM008 a subject that is about to move, DM009 keys that were replaced.
 -- DM008 a subject that is about to move, DM009 keys that were replaced, DM011 rows of a reference table that may not be
 -- taken.
 
@@ -13,6 +14,7 @@ BEGIN
     END IF;
     FOREACH name IN ARRAY ARRAY['domicile_app', 'domicile_cell', 'domicile_gateway', 'domicile_abroad', 'domicile_eraser',
                              'domicile_ledger'] LOOP
+    FOREACH name IN ARRAY ARRAY['domicile_app', 'domicile_cell', 'domicile_gateway', 'domicile_abroad', 'domicile_eraser'] LOOP
         IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name) THEN
             EXECUTE format('CREATE ROLE %I LOGIN', name);
         END IF;
@@ -176,6 +178,7 @@ CREATE TABLE IF NOT EXISTS domicile.cell_sessions (
 );
 
 -- What crossed this cell's border, or tried to, before the ledger was there (ledger.sql). No subject is named.
+-- What crossed this cell's border, or tried to. No subject is named.
 CREATE TABLE IF NOT EXISTS domicile.border_events (
     id                bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     time              timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -1035,4 +1038,4 @@ REVOKE ALL ON FUNCTION domicile.end_writers FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION domicile.end_writers TO domicile_gateway;
 
 -- the number grows with each change of this file, or of ledger.sql; `schema apply` takes no database back to a lower one
-COMMENT ON SCHEMA domicile IS 'schema 5';
+COMMENT ON SCHEMA domicile IS 'schema 4';
