@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -86,6 +87,23 @@ async def test_a_data_key_is_held_for_its_time_and_not_longer(key_service: tuple
     with pytest.raises(NotFound):
         await client.data_key(subject, OWN)
     assert not client._cache
+
+
+async def test_a_key_that_somebody_keeps_is_handed_out_as_it_is_and_no_other_is_kept(
+    key_service: tuple[KeyService, KeyClient, Clock],
+) -> None:
+    _, client, clock = key_service
+    await client.data_key(UUID(int=1), OWN)
+    kept = await client.data_key(UUID(int=1), OWN)
+    assert await client.data_key(UUID(int=1), OWN) is kept
+    (held,) = client._cache.values()
+    assert held.made() is kept
+    del kept
+    gc.collect()
+    assert held.made() is None, "the cache holds no key outside of its locked memory"
+    again = await client.data_key(UUID(int=1), OWN)
+    clock.now += 60
+    assert await client.data_key(UUID(int=1), OWN) != again
 
 
 async def test_keys_past_their_time_do_not_stay_in_memory(key_service: tuple[KeyService, KeyClient, Clock]) -> None:

@@ -321,6 +321,13 @@ def test_each_refusal_has_its_path_and_its_reason(path: str, value: object, wher
     assert problems_of(changed((path, value))) == [(where, reason)]
 
 
+def test_a_reference_table_is_written_in_a_cell_that_there_is() -> None:
+    assert parse_manifest(changed(("references", {"plans": "eu-1"}))).references == {"plans": "eu-1"}
+    assert "references" not in parse_manifest(changed()).topology(), "older programs read it as before"
+    assert problems_of(changed(("references", {"plans": "eu-9"}))) == [("references.plans", "unknown cell 'eu-9'")]
+    assert [path for path, _ in problems_of(changed(("references", {"Plans": "eu-1"})))] == ["references.Plans"]
+
+
 @pytest.mark.parametrize("key", ["Eu-1", "eu_1", "", "1eu", "eu--1", "a" * 33])
 def test_a_cells_name_is_a_name(key: str) -> None:
     data = changed()

@@ -32,7 +32,7 @@ async def world(
         await apply_schema(root, cell, jurisdiction, [Tip, Profile, Note])
     try:
         async with pulling(trust, tmp_path, {"eu-1": eu, "us-1": us}, {"eu-1": eu_root, "us-1": us_root}) as running:
-            await running.name(tips="eu-1", notes="eu-1")
+            await running.name(tips="eu-1")
             yield running
     finally:
         for cell, (jurisdiction, root) in roots.items():
@@ -62,6 +62,7 @@ async def test_what_looks_personal_is_not_taken_whoever_wrote_it_into_the_table(
 
 async def test_a_table_of_records_is_served_to_nobody_whatever_is_on_record_of_it(world: Pulling) -> None:
     path = "/.domicile/v1/references/notes"
+    await world.name(notes="eu-1")
     root = world.root["eu-1"]
     async with world.caller("us", Role.GATEWAY, "us-1.iad") as peer:
         with pytest.raises(NotFound):

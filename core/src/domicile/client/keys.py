@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from typing import Final, Literal, NamedTuple
 from uuid import UUID
+from weakref import ref
 
 from domicile.client.http import Peer
 from domicile.client.memory import LockedSlots
@@ -59,13 +60,21 @@ def since_boot() -> float:
     return time.monotonic() if clock is None else time.clock_gettime(clock)
 
 
+def _nothing() -> None:
+    return None
+
+
 class _Held(NamedTuple):
-    """Where a key lies, and until when it may. ``other``: the generation of the one beside it, 0 for none."""
+    """Where a key lies, and until when it may. ``other``: the generation of the one beside it, 0 for none.
+
+    ``made``: what was handed out last, for as long as whoever has it keeps it: it holds nothing by itself.
+    """
 
     until: float
     slot: int
     generation: int
     other: int
+    made: Callable[[], DataKey | None] = _nothing
 
 
 class _Flight(NamedTuple):
@@ -128,14 +137,15 @@ class KeyClient:
         """Raises NotFound where no such key was made, KeyDestroyed where it was shredded, KeyWithheld where the
         holder of its key-encryption key does not open it, Unavailable for no service.
         """
-        return (await self.data_keys([(subject, principal)], create=create))[0]
+        name = (subject, principal)
+        held = self._held(name, self._forget())
+        return (await self.data_keys([name], create=create))[0] if held is None else held
 
     async def data_keys(self, names: Sequence[tuple[UUID, UUID]], *, create: bool = False) -> list[DataKey]:
         """The keys of (subject, principal) in their order; what isn't held is unwrapped in one call for each
         1,000. Raises as ``data_key``, for the first that isn't to be had.
         """
-        self._forget()
-        now = self._clock()
+        now = self._forget()
         found = {name: key for name in names if (key := self._held(name, now)) is not None}
         missing = [name for name in dict.fromkeys(names) if name not in found]
         for start in range(0, len(missing), MAX_BATCH):
@@ -146,13 +156,18 @@ class KeyClient:
         held = self._cache.get(name)
         if held is None or held.until <= now:
             return None
+        made = held.made()
+        if made is not None:
+            return made
         key, index_key, *others = _parts(self._slots.get(held.slot))
         other = None
         if held.other:
             other = OtherKey.model_construct(generation=held.other, key=others[0], index_key=others[1])
-        return DataKey.model_construct(
+        made = DataKey.model_construct(
             subject=name[0], principal=name[1], key=key, index_key=index_key, generation=held.generation, other=other
         )
+        self._cache[name] = held._replace(made=ref(made))
+        return made
 
     async def _answers(self, names: Sequence[tuple[UUID, UUID]], *, create: bool) -> dict[tuple[UUID, UUID], DataKey]:
         """Of the flights under way, and of one for the rest; one that makes no key is none for who wants it made."""
@@ -223,10 +238,12 @@ class KeyClient:
             if name[0] == subject:
                 self._drop(name)
 
-    def _forget(self) -> None:
+    def _forget(self) -> float:
+        """What is too old; the time by which that was told."""
         now = self._clock()
         while self._cache and next(iter(self._cache.values())).until <= now:
             self._drop(next(iter(self._cache)))
+        return now
 
     async def cell_index_key(self) -> bytes:
         """The secret of this cell's blind indexes across subjects."""

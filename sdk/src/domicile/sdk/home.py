@@ -284,7 +284,8 @@ class Records(ABC):
 
     async def _select(self, kind: type[R], selection: Selection) -> list[R]:
         rows = await self._rows.select(kind.domicile_table, selection)
-        await self._codec.prepare(row.principal for row in rows)
+        if len(rows) > 1:
+            await self._codec.prepare(row.principal for row in rows)
         return [await self._codec.record(kind, row) for row in rows]
 
 

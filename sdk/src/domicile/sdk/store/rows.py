@@ -216,7 +216,8 @@ async def selected(
     epoch: int,
 ) -> list[StoredRow]:
     """One statement, in a transaction or alone."""
-    newest = min((condition.newest for condition in selection.conditions if condition.newest), default=0)
+    keyed = [condition.newest for condition in selection.conditions if condition.newest]
+    newest = min(keyed) if keyed else 0
     statement = statements.select(
         table,
         tuple((condition.column, condition.operator) for condition in selection.conditions),

@@ -2,7 +2,7 @@
 -- SQLSTATEs of our own: DM001 fence, DM002 jurisdiction, DM003 identity of a row, DM004 durability, DM005 grant,
 -- DM006 another key of the same subject (which one is the DETAIL), DM007 an idempotency key of another request,
 -- DM008 a subject that is about to move, DM009 keys that were replaced.
--- DM008 a subject that is about to move, DM009 keys that were replaced, DM010 rows of a reference table that may not be
+-- DM008 a subject that is about to move, DM009 keys that were replaced, DM011 rows of a reference table that may not be
 -- taken.
 
 DO $roles$
@@ -879,10 +879,10 @@ BEGIN
     PERFORM FROM domicile.reference_sources s JOIN domicile.cell c ON c.cell <> s.cell
     WHERE s.table_name = name AND s.cell = source FOR UPDATE OF s;
     IF NOT FOUND THEN
-        RAISE EXCEPTION 'another cell writes this table' USING ERRCODE = 'DM010';
+        RAISE EXCEPTION 'another cell writes this table' USING ERRCODE = 'DM011';
     END IF;
     IF domicile.reference_fields(name) IS DISTINCT FROM described THEN
-        RAISE EXCEPTION 'the classes of the two cells differ' USING ERRCODE = 'DM010';
+        RAISE EXCEPTION 'the classes of the two cells differ' USING ERRCODE = 'DM011';
     END IF;
     PERFORM FROM domicile.reference_loads l WHERE l.table_name = name AND l.origin = source AND l.version >= offered;
     IF FOUND THEN
@@ -917,7 +917,7 @@ $$;
 
 -- Put a version whose pages are all here in the place of the one before, for whoever reads from this commit on. False
 -- where it is here by now. What lies in the table is compared with what lay in the writer's; pages that make another table
--- are given up with DM010.
+-- are given up with DM011.
 CREATE OR REPLACE FUNCTION domicile.take_reference(name text, offered bigint) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET datestyle = 'ISO' AS $$
@@ -941,7 +941,7 @@ BEGIN
         $q$INSERT INTO public.%I (%s) SELECT %s FROM domicile.reference_pages g, jsonb_array_elements(g.page) r (cells)
         WHERE g.table_name = $1$q$, name, names, typed) USING name;
     IF domicile.reference_content(name) <> pulled.content THEN
-        RAISE EXCEPTION 'the rows are not those of the writer' USING ERRCODE = 'DM010';
+        RAISE EXCEPTION 'the rows are not those of the writer' USING ERRCODE = 'DM011';
     END IF;
     INSERT INTO domicile.reference_loads AS l (table_name, digest, rows, loaded_by, version, content, origin)
     VALUES (name, pulled.digest, pulled.rows, pulled.cell, offered, pulled.content, pulled.cell)
