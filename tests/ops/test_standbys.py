@@ -276,15 +276,23 @@ def small_disk(layout: Layout) -> Iterator[Path]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
-async def _fill(connection: asyncpg.Connection) -> None:
+async def _again(connection: asyncpg.Connection, statement: str) -> None:
     while True:
-        await connection.execute("INSERT INTO ballast SELECT repeat('x', 1000000) FROM generate_series(1, 8)")
+        await connection.execute(statement)
 
 
 @pytest.mark.full
+@pytest.mark.parametrize(
+    "statement",
+    [
+        pytest.param("INSERT INTO ballast SELECT repeat('x', 1000000) FROM generate_series(1, 8)", id="for a row"),
+        pytest.param("SELECT pg_switch_wal() FROM (SELECT pg_logical_emit_message(true, '', ''))", id="for its log"),
+    ],
+)
 async def test_a_leader_whose_disk_is_full_loses_nothing_and_goes_on_when_there_is_room(
-    layout: Layout, small_disk: Path
+    layout: Layout, small_disk: Path, statement: str
 ) -> None:
+    """Without room for a row it refuses; without room for its log the server ends, and another may lead."""
     async with running(layout) as (pair, writer):
         await _writes(writer, 0)
         assert await pair.leader() == "iad"
@@ -295,10 +303,10 @@ async def test_a_leader_whose_disk_is_full_loses_nothing_and_goes_on_when_there_
             free = os.statvfs(small_disk)
             os.posix_fallocate(stream.fileno(), 0, free.f_bavail * free.f_frsize)
         with pytest.raises(LOST) as refused:
-            await _fill(connection)
-        full = time.monotonic()
+            await _again(connection, statement)
         connection.terminate()
         filling.unlink()
+        full = time.monotonic()
         await _writes(writer, full)
         back = min(when for when in writer.acknowledged.values() if when > full)
         print(f"full: {refused.type.__name__}; writes {back - full:.1f} s after there was room")
