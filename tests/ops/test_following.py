@@ -1,4 +1,4 @@
-"""Who uses a database finds its new leader by himself, and a key service that dies is not missed.
+"""Who uses a database finds its new leader by himself, and a write whose answer was lost is settled by its key.
 
 One world of one jurisdiction, everything in it highly available; each test leaves it whole. ``pytest -s`` prints the
 figures that docs/availability.md gives.
@@ -14,6 +14,7 @@ from itertools import count, pairwise
 from typing import Any
 from uuid import uuid4
 
+import asyncpg
 import psutil
 import pytest
 from domicile_testing.databases import until
@@ -24,10 +25,11 @@ from domicile.client import KeyClient
 from domicile.model import Unavailable
 from domicile.ops.manifests import load_file
 from domicile.sample.records import Note
-from domicile.sdk import Residency
+from domicile.sdk import Home, Residency
 from domicile.service import ProcessSettings, load_settings
 
 CELL = "us-1"
+REPLICATED = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND usename = 'domicile_app'"
 pytestmark = [pytest.mark.system, pytest.mark.full, pytest.mark.timeout(900)]
 _numbers = count()
 
@@ -172,6 +174,82 @@ async def test_directory_and_gateway_follow(world: LocalWorld, residency: Reside
             assert reads.refused == 0
     await nodes.settle()
     assert await nodes.leader() == new
+
+
+async def test_a_write_whose_answer_was_swallowed_by_a_dying_leader_is_done_once(
+    world: LocalWorld, settings: ProcessSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """COMMIT is on both nodes and nobody was told; then the leader dies. The key settles it at the other node, and not
+    before that has a standby of its own: strict."""
+    opened: list[asyncpg.Connection] = []
+    connect = asyncpg.connect
+
+    async def connected(*where: Any, **options: Any) -> asyncpg.Connection:
+        opened.append(await connect(*where, **options))
+        return opened[-1]
+
+    monkeypatch.setattr(asyncpg, "connect", connected)
+    nodes = Nodes(world.state, CELL)
+    await nodes.settle()
+    old, new = await nodes.leader(), await nodes.standby()
+    async with Residency.connect(settings) as residency:
+        home = await residency.claim(nobody_yet(), residence="US")
+        note = home.new(Note, id=uuid4(), text="x", topic="a")
+        root = await connect(host=str(nodes.folder(old)), user="postgres", database="domicile", command_timeout=10)
+        with nodes.receiving_nothing(new):
+            writing = asyncio.create_task(home.put(note, idempotency_key="once"))
+            await until(_waits(root), "a COMMIT that waits for the standby")
+            for connection in opened:
+                connection._transport.pause_reading()  # type: ignore[attr-defined]  # whatever comes, nobody hears it
+        assert await _settles(root, note), "it is committed, on both nodes"
+        assert not writing.done()
+        nodes.kill(old)
+        await root.close()
+        for connection in opened:
+            connection.terminate()
+        with pytest.raises(Unavailable):
+            await writing
+        await until(_leads(nodes, new), "the other node to lead", 60)
+        repeated = asyncio.create_task(_until_done(home, note))
+        at_new = await connect(host=str(nodes.folder(new)), user="postgres", database="domicile", command_timeout=10)
+        await until(_waits(at_new), "the repeated request to wait for a standby, its answer known", 60)
+        assert not repeated.done(), "an answer of before is a promise of two zones too"
+        await _again(world, nodes.patroni(old).name)
+        assert await repeated == 1
+        rows = await at_new.fetch("SELECT version FROM notes WHERE id = $1", note.id)
+        assert [row["version"] for row in rows] == [1]
+        await at_new.close()
+    await nodes.settle()
+
+
+def _waits(root: asyncpg.Connection) -> Callable[[], Awaitable[bool]]:
+    async def waits() -> bool:
+        return bool(await root.fetchval(REPLICATED))
+
+    return waits
+
+
+async def _settles(root: asyncpg.Connection, note: Note) -> bool:
+    async def nobody_waits() -> bool:
+        return not await root.fetchval(REPLICATED)
+
+    await until(nobody_waits, "the COMMIT to be done")
+    return bool(await root.fetchval("SELECT count(*) FROM notes WHERE id = $1", note.id))
+
+
+def _leads(nodes: Nodes, zone: str) -> Callable[[], Awaitable[bool]]:
+    async def leads() -> bool:
+        return any(row["role"] == "leader" and row["zone"] == zone for row in await nodes.rows())
+
+    return leads
+
+
+async def _until_done(home: Home, note: Note) -> int:
+    while True:
+        try:
+            return await home.put(note, idempotency_key="once")
+        except Unavailable:
+            await asyncio.sleep(0.1)
 
 
 async def _again(world: LocalWorld, part: str) -> None:

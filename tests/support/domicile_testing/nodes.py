@@ -1,8 +1,10 @@
-"""A cluster of a running world as a test sees and moves it: who leads, and a switchover."""
+"""A cluster of a running world as a test sees and moves it: who leads, a switchover, a node that dies or hangs."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -67,3 +69,22 @@ class Nodes:
         order = {"leader": leader, "candidate": candidate}
         await self._prober.order(self.patroni(leader), password, "/switchover", order)
         return candidate
+
+    def server(self, zone: str) -> psutil.Process:
+        return psutil.Process(int((self.folder(zone) / "data" / "postmaster.pid").read_text().splitlines()[0]))
+
+    def kill(self, zone: str) -> None:
+        """SIGKILL of a node's Patroni and server, as when its machine dies."""
+        victims = [self.server(zone), psutil.Process(self.patroni(zone).pid)]
+        for victim in reversed(victims):
+            victim.kill()
+
+    @contextmanager
+    def receiving_nothing(self, zone: str) -> Iterator[None]:
+        """A standby's receiver stopped: each COMMIT of the leader waits for it, and Patroni sees nothing amiss."""
+        receiver = next(each for each in self.server(zone).children() if "walreceiver" in " ".join(each.cmdline()))
+        receiver.suspend()
+        try:
+            yield
+        finally:
+            receiver.resume()
