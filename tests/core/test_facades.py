@@ -14,7 +14,8 @@ FACADES = {
         ManifestProblem Misdirected ModelError NotFound Pepper Peppers Personal Pin PinGrant PinState Position
         Principal ResidencyToken Risk Role Router Rule Scope Shareable SubjectKey TokenInvalid TokenType TooLarge
         TooMany Travellers Unauthenticated Unavailable UnknownSubject UnsupportedQuery Withheld WrongCell
-        WrongJurisdiction Zone by_code load_manifest may normalise_alias parse_manifest read_yaml require
+        WrongJurisdiction Zone by_code extend_taxonomy load_manifest may normalise_alias parse_manifest read_yaml
+        require
     """,
     "domicile.identity": """
         Authority Credentials HeadSigner Keyring Signer Verifier check_endorsed endorse identity_of key_id peer_of

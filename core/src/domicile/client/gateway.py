@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 from urllib.parse import quote, urlencode
 from uuid import UUID
@@ -79,10 +79,10 @@ class GatewayClient:
         body = PrincipalRequest(principal=principal)
         return await self._peer.ask(ErasureResponse, "POST", f"/.domicile/v1/fences/{key}/shred", body=body)
 
-    async def abroad(self, key: SubjectKey, table: str, conditions: dict[str, str]) -> AbroadRows:
-        """Shareable columns of a subject's rows, filtered by equality on shareable columns."""
-        query = f"?{urlencode(conditions)}" if conditions else ""
-        return await self._peer.ask(AbroadRows, "GET", f"/.domicile/v1/abroad/{key}/{quote(table, safe='')}{query}")
+    async def abroad(self, key: SubjectKey, table: str, query: Mapping[str, str]) -> AbroadRows:
+        """Shareable columns of a subject's rows, as ``AbroadQuery`` spells what is asked; at most a page of them."""
+        asked = f"?{urlencode(query)}" if query else ""
+        return await self._peer.ask(AbroadRows, "GET", f"/.domicile/v1/abroad/{key}/{quote(table, safe='')}{asked}")
 
     async def ledger_head(self, since: int = 0) -> HeadAnswer:
         """The head of the cell's ledger; with the proof that it grew from its first ``since`` lines."""

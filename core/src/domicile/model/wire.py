@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
-from pydantic import Field, StringConstraints
+from pydantic import ConfigDict, Field, StringConstraints
 
 from domicile.model.ids import MAX_PEPPERS, AliasKey, CellName, Country, JurisdictionName, SubjectKey
 from domicile.model.pins import Epoch, Frozen, KeyUse, Pin
@@ -379,9 +379,15 @@ class ReferenceStates(Frozen):
 
 
 class AbroadRows(Frozen):
-    """Shareable columns only; ``withheld`` names each personal field and its category."""
+    """Shareable columns only; ``withheld`` names each personal field and its category.
+
+    ``next``: there are more rows, which ``page.after`` gets with this. Numbers that are none are strings: ``"NaN"``.
+    """
+
+    model_config = ConfigDict(ser_json_inf_nan="strings")
 
     jurisdiction: JurisdictionName
     cell: str
     rows: list[dict[str, Any]]
     withheld: dict[str, str]
+    next: str | None = None

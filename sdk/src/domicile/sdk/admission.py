@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from domicile.model.errors import UnsupportedQuery
+from domicile.sdk.attributes import check_attributes
 from domicile.sdk.records import Record
 from domicile.sdk.references import Reference
 from domicile.sdk.tables import ReferenceTable, Table
@@ -132,6 +133,7 @@ def _admit(text: str) -> str:
     for node in nodes:
         _check_node(node)
     used = _check_tables(nodes)
+    check_attributes(nodes, _tables())
     _check_columns(nodes, used)
     _check_results(nodes, used)
     return tree.sql(dialect="postgres", comments=False)

@@ -246,11 +246,12 @@ class Records(ABC):
         selection = Selection(wanted, order, descending, limit=size + 1)
         ordered = table.by_name.get(order)
         secret = await self._codec.cursor_secret(personal=ordered is not None and ordered.personal)
-        cursors = Cursors(secret, subject, table, selection)
+        cursors = Cursors.at_home(secret, subject, table, selection)
         begin = None if after is None else cursors.place(after)
         found = await self._rows.select(table, replace(selection, after=begin))
         records = [await self._codec.record(kind, row) for row in found[:size]]
-        return Page(records, cursors.after(found[size - 1]) if len(found) > size else None)
+        last = found[size - 1] if len(found) > size else None
+        return Page(records, None if last is None else cursors.after(last.id, last.place))
 
     async def delete(self, kind: type[Record], id: UUID, *, version: int | None = None) -> bool:  # noqa: A002
         """Delete the record with this id; whether there was one. ``version``: what it must have, else Conflict."""

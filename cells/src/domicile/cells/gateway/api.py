@@ -41,9 +41,9 @@ from domicile.model import (
     Unavailable,
     UnknownSubject,
 )
+from domicile.model.abroad import AbroadQuery
 from domicile.model.crossings import CrossingKind, CrossingLog
 from domicile.model.wire import (
-    MAX_CONDITIONS,
     AbroadRows,
     FenceRequest,
     FenceResponse,
@@ -55,9 +55,6 @@ from domicile.service import PEER, Service, ended, json_response, read_body
 
 FENCES_PATH: Final = "/.domicile/v1/fences/{subject_key}"
 ABROAD_PATH: Final = "/.domicile/v1/abroad/{subject_key}/{table}"
-MAX_VALUE_BYTES: Final = 256
-MAX_ROWS: Final = 100
-_COLUMN: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _EPOCH: Final = re.compile(r"[1-9][0-9]{0,18}")
 
 
@@ -69,20 +66,6 @@ def parse_epoch(query: Mapping[str, str], name: str) -> int:
     if not _EPOCH.fullmatch(text) or int(text) >= 2**63:
         raise InvalidInput(f"{name} is an epoch: a whole number from 1")
     return int(text)
-
-
-def parse_conditions(query: Mapping[str, str]) -> dict[str, str]:
-    """Equality conditions, one for each column; raises InvalidInput that quotes nothing of them."""
-    if len(query) > MAX_CONDITIONS:
-        raise InvalidInput(f"at most {MAX_CONDITIONS} conditions")
-    conditions = dict(query.items())
-    if len(conditions) != len(query):
-        raise InvalidInput("a column that is named twice")
-    if not all(_COLUMN.fullmatch(name) for name in conditions):
-        raise InvalidInput("a condition whose name is no column's")
-    if any(len(value.encode()) > MAX_VALUE_BYTES or "\0" in value for value in conditions.values()):
-        raise InvalidInput(f"a condition's value has at most {MAX_VALUE_BYTES} bytes and no NUL")
-    return conditions
 
 
 def _fence_response(fence: Fence) -> web.Response:
@@ -183,15 +166,13 @@ class GatewayApi:
 
     async def _read(self, request: web.Request) -> AbroadRows:
         key = SubjectKey.parse(request.match_info["subject_key"])
-        conditions = parse_conditions(request.query)
+        asked = AbroadQuery.parse(request.query)
         try:
-            found = await self._abroad.rows(request.match_info["table"], key, conditions, limit=MAX_ROWS)
+            found = await self._abroad.rows(request.match_info["table"], key, asked)
         except FenceRefused:
             raise UnknownSubject("no such subject is at home here") from None
         assert self._cell.cell is not None
-        return AbroadRows(
-            jurisdiction=self._cell.jurisdiction, cell=self._cell.cell, rows=found.rows, withheld=found.withheld
-        )
+        return found.answer(self._cell.jurisdiction, self._cell.cell)
 
     async def refuse_abroad(self, request: web.Request) -> NoReturn:
         refusal = Forbidden("from abroad a subject's data is read, never written", remedy="write in the home cell")
@@ -246,7 +227,9 @@ async def serve_gateway(settings: GatewaySettings, open_ledger: OpenLedger) -> A
 
         async def ready() -> Mapping[str, str]:
             await fences.incarnation()
-            return opened.note()
+            strange = await fences.role_settings()  # told, and no more: a role could else end the gateway with one
+            roles = {"roles": f"{', '.join(strange)}: run `domicile schema apply`"} if strange else {}
+            return {**opened.note(), **roles}
 
         service = Service(settings, ready)
         opened = await open_ledger(stack, settings, directory, service)

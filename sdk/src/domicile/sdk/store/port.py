@@ -33,6 +33,14 @@ class Operator(StrEnum):
     """Of several values: of a blind index, one for each generation of keys."""
 
 
+BOUNDS: Final = {
+    "at_least": Operator.AT_LEAST,
+    "above": Operator.ABOVE,
+    "at_most": Operator.AT_MOST,
+    "below": Operator.BELOW,
+}
+
+
 class Condition(NamedTuple):
     """``value`` as it lies in the column; for a blind index, the index; for ``PRINCIPAL``, None is the subject.
 

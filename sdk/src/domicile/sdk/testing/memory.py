@@ -119,6 +119,10 @@ class MemoryStore:
             held.fence = fence
         return fence
 
+    def fence(self, key: SubjectKey) -> Fence | None:
+        held = self._subjects.get(key)
+        return None if held is None or held.fence.state != "open" else held.fence
+
     def close(self, key: SubjectKey) -> None:
         """As when the subject moves away: from now on everything is refused."""
         held = self._subjects[key]
@@ -299,7 +303,8 @@ class _Transaction:
 
         def place(name: UUID) -> Place:
             held = rows[name]
-            return Place(name, held.created if selection.order == CREATED else held.values[selection.order])
+            own = {CREATED: held.created, "id": name}
+            return Place(name, own[selection.order] if selection.order in own else held.values[selection.order])
 
         sign = -1 if selection.descending else 1
 

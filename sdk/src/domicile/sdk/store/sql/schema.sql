@@ -168,3 +168,15 @@ WITH reachable AS (
     FROM reachable r WHERE r.reference
 )
 SELECT table_name, lacks FROM lacking WHERE lacks <> '{}' ORDER BY table_name
+
+-- name: role_settings
+-- What is set for our roles, in every database or (named) in this one.
+SELECT r.rolname::text AS role, d.datname::text AS database,
+       split_part(s.setting, '=', 1) AS name, substr(s.setting, strpos(s.setting, '=') + 1) AS value
+FROM pg_db_role_setting g
+JOIN pg_roles r ON r.oid = g.setrole
+LEFT JOIN pg_database d ON d.oid = g.setdatabase
+CROSS JOIN unnest(g.setconfig) AS s (setting)
+WHERE r.rolname LIKE 'domicile\_%'
+  AND (g.setdatabase = 0 OR d.datname = current_database())
+ORDER BY 1, 2, 3

@@ -410,6 +410,26 @@ BEGIN
         IS DISTINCT FROM (OLD.jurisdiction, OLD.subject_key, OLD.principal_key, OLD.id) THEN
         RAISE EXCEPTION 'a row keeps its jurisdiction, subject, principal and key' USING ERRCODE = 'DM003';
     END IF;
+    -- what counts a row and dates it is for the database to write, whatever the application's statement says
+    IF session_user = 'domicile_app' THEN
+        IF TG_OP = 'INSERT' THEN
+            NEW.version := 1;
+            -- rows of one statement may be dated in the order in which they were given, a microsecond apart
+            IF (NEW.created_at BETWEEN statement_timestamp() AND statement_timestamp() + interval '1 ms') IS NOT TRUE THEN
+                NEW.created_at := clock_timestamp();
+            END IF;
+            NEW.updated_at := clock_timestamp();
+        ELSE
+            NEW.created_at := OLD.created_at;
+            IF current_setting('domicile.turning', true) = 'on' THEN  -- other bytes for the same values
+                NEW.version := OLD.version;
+                NEW.updated_at := OLD.updated_at;
+            ELSE
+                NEW.version := OLD.version + 1;
+                NEW.updated_at := clock_timestamp();
+            END IF;
+        END IF;
+    END IF;
     -- the common case in one look: the label, and the fence open at the row's epoch, which is held from here on
     SELECT c.jurisdiction, f.oldest_keys INTO label, oldest FROM domicile.cell c CROSS JOIN domicile.fences f
     WHERE f.subject_key = NEW.subject_key AND f.epoch = NEW.epoch AND f.state = 'open'
@@ -1038,4 +1058,4 @@ REVOKE ALL ON FUNCTION domicile.end_writers FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION domicile.end_writers TO domicile_gateway;
 
 -- the number grows with each change of this file, or of ledger.sql; `schema apply` takes no database back to a lower one
-COMMENT ON SCHEMA domicile IS 'schema 4';
+COMMENT ON SCHEMA domicile IS 'schema 5';
