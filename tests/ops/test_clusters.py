@@ -115,7 +115,7 @@ def test_a_highly_available_world_keeps_each_cluster_inside_its_jurisdiction(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     layout = Layout(tmp_path_factory.mktemp("c") / "s")
-    manifest = local_manifest(None, layout)
+    manifest = local_manifest(None, layout, second_keys=True)
     taken: set[str] = set()
     available = highly_available(manifest)
     provision = Provision(layout, manifest)
@@ -133,6 +133,12 @@ def test_a_highly_available_world_keeps_each_cluster_inside_its_jurisdiction(
     assert [spec.zone for spec in directories] == ["fra", "iad"]
     assert {spec.environment["DOMICILE_SECOND_ZONE"] for spec in directories} == {"required"}
     assert len({spec.environment["DOMICILE_STATE"] for spec in directories}) == 2
+    for jurisdiction, zones in {"eu": ["fra", "par"], "us": ["iad", "pdx"]}.items():
+        services = [spec for spec in specs if (spec.role, spec.jurisdiction) == ("keys", jurisdiction)]
+        assert [spec.zone for spec in services] == zones
+        assert [spec.address for spec in services] == manifest.jurisdictions[jurisdiction].keys.service
+        assert len({spec.environment["DOMICILE_STATE"] for spec in services}) == 2
+        assert len({spec.environment["DOMICILE_KEKS"] for spec in services}) == 1, "one service, with the same keys"
 
 
 def test_an_unknown_cell_is_refused(tmp_path: Path) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -254,6 +256,54 @@ async def test_without_its_standby_a_strict_leader_acknowledges_nothing(layout: 
         await pair.world.start_part(pair.patroni(standby).name)
         await _writes(writer, time.monotonic())
         await _nothing_lost(pair, writer)
+
+
+@pytest.fixture
+def small_disk(layout: Layout) -> Iterator[Path]:
+    """The first node's folder on a file system of its own that is soon full."""
+    layout.prepare()
+    folder = layout.cell(CELL, "iad") / "storage"
+    folder.mkdir(parents=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256m,mode=0700", "domicile-test", str(folder)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if mounted.returncode != 0:
+        pytest.skip(f"no file system may be mounted here: {mounted.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+async def _again(connection: asyncpg.Connection, statement: str) -> None:
+    while True:
+        await connection.execute(statement)
+
+
+@pytest.mark.full
+async def test_a_leader_whose_disk_is_full_loses_nothing_and_goes_on_when_there_is_room(
+    layout: Layout, small_disk: Path
+) -> None:
+    async with running(layout) as (pair, writer):
+        await _writes(writer, 0)
+        assert await pair.leader() == "iad"
+        connection = await pair.connect()
+        await connection.execute("CREATE TABLE ballast (what text STORAGE EXTERNAL)")
+        filling = small_disk / "filling"
+        with filling.open("wb") as stream:
+            free = os.statvfs(small_disk)
+            os.posix_fallocate(stream.fileno(), 0, free.f_bavail * free.f_frsize)
+        with pytest.raises(LOST) as refused:
+            await _again(connection, "INSERT INTO ballast SELECT repeat('x', 1000000) FROM generate_series(1, 8)")
+        connection.terminate()
+        filling.unlink()
+        full = time.monotonic()
+        await _writes(writer, full)
+        back = min(when for when in writer.acknowledged.values() if when > full)
+        print(f"full: {refused.type.__name__}; writes {back - full:.1f} s after there was room")
+        await _nothing_lost(pair, writer)
+        await until(pair.settled, "both nodes", 120)
 
 
 @pytest.mark.full

@@ -15,7 +15,7 @@ from domicile_testing.homes import Surroundings
 from domicile.model import SubjectKey
 from domicile.sample import Note, Profile
 from domicile.sdk import DomicileError, Home, Residency, Unavailable, WrongJurisdiction
-from domicile.sdk.store.failures import untold
+from domicile.sdk.store.failures import Lost, translate, untold
 
 Somebody = Callable[[], tuple[str, SubjectKey]]
 CANARY = "canary-51d0"
@@ -173,6 +173,26 @@ async def test_a_storage_that_is_gone_is_unavailable(
             await residency.ready()
         with pytest.raises(Unavailable):
             await residency.home(somebody()[0])
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        pytest.param(asyncpg.DiskFullError, False, id="a full disk"),
+        pytest.param(asyncpg.TooManyConnectionsError, False, id="no place"),
+        pytest.param(TimeoutError, False, id="no answer in time"),
+        pytest.param(asyncpg.CannotConnectNowError, True, id="leads no more"),
+        pytest.param(asyncpg.AdminShutdownError, True, id="ended by its operator"),
+        pytest.param(asyncpg.CrashShutdownError, True, id="crashed beside another"),
+        pytest.param(asyncpg.ReadOnlySQLTransactionError, True, id="became a standby"),
+        pytest.param(asyncpg.ConnectionDoesNotExistError, True, id="gone"),
+    ],
+)
+def test_what_is_repeated_is_a_connection_lost_and_no_other_trouble(error: type[Exception], lost: bool) -> None:
+    refusal = translate(error("x"))
+    assert isinstance(refusal, Unavailable)
+    assert refusal.retry_after > 0
+    assert isinstance(refusal, Lost) is lost
 
 
 @pytest.mark.parametrize("lost", [asyncpg.InternalClientError, asyncpg.InterfaceError, ConnectionResetError, EOFError])

@@ -14,7 +14,7 @@ from domicile_testing.worlds import LocalWorld, domicile
 NOW = "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')"
 
 
-def told(world: LocalWorld, *arguments: str, status: int = 0, seconds: float = 120.0) -> dict[str, Any]:
+def told(world: LocalWorld, *arguments: str, status: int = 0, seconds: float = 300.0) -> dict[str, Any]:
     done = domicile(*arguments, "--json", "--state", str(world.state), seconds=seconds)
     assert done.returncode == status, done.stdout + done.stderr
     document: dict[str, Any] = json.loads(done.stdout)

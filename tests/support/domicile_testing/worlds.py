@@ -45,6 +45,10 @@ class LocalWorld:
         document: dict[str, Any] = json.loads((self.state / "world.json").read_text())
         return document
 
+    def process(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = next(each for each in self.record()["processes"] if each["name"] == name)
+        return found
+
     def pids(self) -> dict[str, int]:
         return {process["name"]: process["pid"] for process in self.record()["processes"]}
 
@@ -64,12 +68,16 @@ def processes_of(state: Path) -> list[str]:
     return found
 
 
-def one_jurisdiction(name: str, path: Path) -> Path:
-    """A manifest of the default world's one jurisdiction alone, with its cells and router; written to ``path``."""
+def one_jurisdiction(name: str, path: Path, **settings: Any) -> Path:
+    """A manifest of one of the default world's jurisdictions alone, with its cells and router; written to ``path``.
+
+    ``settings``: more of each cell's.
+    """
     data: Any = read_yaml((files("domicile.ops") / "default_world.yaml").read_text(), source="the default world")
     countries = data["jurisdictions"][name]["countries"]
     data["jurisdictions"] = {name: data["jurisdictions"][name]}
-    data["cells"] = {cell: each for cell, each in data["cells"].items() if each["jurisdiction"] == name}
+    cells = data["cells"].items()
+    data["cells"] = {cell: each | settings for cell, each in cells if each["jurisdiction"] == name}
     data["routers"] = {zone: each for zone, each in data["routers"].items() if each["country"] in countries}
     with path.open("w") as stream:
         yaml = YAML(typ="safe", pure=True)

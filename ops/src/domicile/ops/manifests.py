@@ -8,11 +8,13 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from domicile.model.addresses import literal
 from domicile.model.errors import InvalidInput
 from domicile.model.manifest import Manifest, load_manifest, parse_manifest
 from domicile.model.yaml_text import MAX_MANIFEST_BYTES, read_yaml
 from domicile.ops.layout import Layout
-from domicile.ops.ports import choose_ports
+from domicile.ops.plan import other_zone
+from domicile.ops.ports import choose_ports, free_address
 
 
 def read_text(path: Path) -> str:
@@ -34,10 +36,11 @@ def load_file(path: Path) -> Manifest:
     return load_manifest(read_text(path), source=str(path))
 
 
-def local_manifest(path: Path | None, layout: Layout, *, backups: bool = False) -> Manifest:
+def local_manifest(path: Path | None, layout: Layout, *, backups: bool = False, second_keys: bool = False) -> Manifest:
     """The manifest of a local world, with its ports chosen; written to the state folder as it is used.
 
-    ``backups``: where it names no backup target, one in the state folder.
+    ``backups``: where it names no backup target, one in the state folder. ``second_keys``: where it names one address
+    of a key service, another one in a second zone.
     """
     if path is None:
         text, source = files("domicile.ops").joinpath("default_world.yaml").read_text(), "the default world"
@@ -48,6 +51,9 @@ def local_manifest(path: Path | None, layout: Layout, *, backups: bool = False) 
     manifest = parse_manifest(data, source=source)
     if backups:
         _add_targets(data, manifest)
+    if second_keys:
+        _add_key_services(data, manifest)
+    if backups or second_keys:
         manifest = parse_manifest(data, source=source)
     if isinstance(identity, dict):
         identity["jwks"] = str(_own_key_set(layout.root, identity["jwks"], source))
@@ -71,6 +77,20 @@ def _add_targets(data: Any, manifest: Manifest) -> None:
             target["country"] = next(iter(cell.zones.values())).country
             break
         data["jurisdictions"][name].setdefault("backups", target)
+
+
+def _add_key_services(data: Any, manifest: Manifest) -> None:
+    """At the place in the second zone's network that the first one has in its own."""
+    for name, jurisdiction in manifest.jurisdictions.items():
+        place = literal(jurisdiction.keys.service[0])
+        zones = {zone: each for cell in manifest.cells_of(name).values() for zone, each in cell.zones.items()}
+        first = next((zone for zone, each in zones.items() if place is not None and place in each.network), "")
+        other = other_zone(manifest, name, first)
+        if place is None or other is None or len(jurisdiction.keys.service) > 1:
+            continue
+        offset = int(place) - int(zones[first].network.network_address)
+        host = str(other[1].network[offset % other[1].network.num_addresses])
+        data["jurisdictions"][name]["keys"]["service"].append(free_address(host, set()))
 
 
 def _own_key_set(root: Path, jwks: str, source: str) -> Path:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +17,7 @@ from typing import Any, Final
 from domicile.model.access import CELL_ROLES, GLOBAL, Endpoint, Identity, Role
 from domicile.model.addresses import literal
 from domicile.model.errors import InvalidInput
-from domicile.model.manifest import Address, Manifest, Risk, Witness
+from domicile.model.manifest import Address, Manifest, Risk, Witness, Zone
 from domicile.ops import postgres
 from domicile.ops.clusters import SECRETS, Cluster, Node, node_settings, witness_settings
 from domicile.ops.layout import Layout
@@ -80,6 +80,12 @@ def highly_available(manifest: Manifest, cells: Collection[str] = ()) -> frozens
     return frozenset(cells or everything)
 
 
+def other_zone(manifest: Manifest, jurisdiction: str, first: str) -> tuple[str, Zone] | None:
+    """A data zone of the jurisdiction's cells beside ``first``: where the second of its key services and stores is."""
+    cells = manifest.cells_of(jurisdiction).values()
+    return next(((name, zone) for cell in cells for name, zone in cell.zones.items() if name != first), None)
+
+
 class Planner:
     """Builds the list for one start. ``available``: the databases that get a standby."""
 
@@ -117,7 +123,7 @@ class Planner:
                 second, witness = self._key_places(name, key_zone)
                 places.append(second)
             self._storage(f"keys-{name}", name, places, "domicile_keys", witness)
-            self._service(f"keys-{name}", name, Role.KEYS, key_zone, address, CELLS, storage=f"keys-{name}")
+            self._key_services(name, jurisdiction.keys.service[: len(places)])
         for name, cell in self._manifest.cells.items():
             zones = list(cell.zones.items())[: 2 if name in self._available else 1]
             nodes = [(f"{name}.{zone_name}", zone.storage) for zone_name, zone in zones]
@@ -135,6 +141,15 @@ class Planner:
             self._edge(home, zone_name)
         self._backups()
         return self.specs
+
+    def _key_services(self, jurisdiction: str, addresses: Sequence[str]) -> None:
+        """A process at each address; all hold the key-encryption keys that the first one made."""
+        name = f"keys-{jurisdiction}"
+        for address in addresses:
+            zone = self._zone_of(jurisdiction, address)
+            self._service(name, jurisdiction, Role.KEYS, zone, address, CELLS, storage=name)
+            first = next(spec for spec in self.specs if spec.name == name)
+            self.specs[-1].environment["DOMICILE_KEKS"] = str(Path(first.environment["DOMICILE_STATE"]) / "kek")
 
     def _backups(self) -> None:
         """For each jurisdiction with a target, and the directory: what keeps its databases' log there."""
@@ -172,12 +187,12 @@ class Planner:
     def _key_places(self, jurisdiction: str, first: str) -> tuple[tuple[str, str], Witness | None]:
         """Where a key store's second node is, and its witness: in zones of the jurisdiction's cells."""
         cells = self._manifest.cells_of(jurisdiction).values()
-        others = [(name, zone) for cell in cells for name, zone in cell.zones.items() if name != first]
-        if not others:
+        found = other_zone(self._manifest, jurisdiction, first)
+        if found is None:
             raise InvalidInput(
                 "has one data zone", where=f"jurisdictions.{jurisdiction}", remedy="add a second, or run without --ha"
             )
-        second, zone = others[0]
+        second, zone = found
         voters = [cell.witness for cell in cells if cell.witness and cell.witness.zone not in (first, second)]
         return (second, self._free(Address(zone.storage).host)), voters[0] if voters else None
 

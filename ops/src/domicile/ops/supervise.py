@@ -161,7 +161,8 @@ async def start_world(
     """
     world = World.acquire(layout, progress=reporter.progress, log_level=log_level, app=app, restarts=restarts)
     try:
-        loaded = local_manifest(manifest, layout, backups=backups)
+        everything = ha is not None and not ha
+        loaded = local_manifest(manifest, layout, backups=backups, second_keys=everything)
         world.prepare(loaded, () if ha is None else highly_available(loaded, ha))
         starting = asyncio.create_task(world.start())
         telling = asyncio.create_task(told.wait())

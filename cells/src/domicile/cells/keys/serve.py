@@ -28,8 +28,12 @@ KEK_FOLDER: Final = "kek"
 
 
 class KeySettings(ProcessSettings):
-    """What a key service is told beside the rest."""
+    """What a key service is told beside the rest.
 
+    Processes of one service, in several zones, hold the same key-encryption keys and each a state folder of its own.
+    """
+
+    keks: Path | None = Field(default=None, description="folder of the key-encryption keys; kek in the state folder")
     transit_token: Path | None = Field(default=None, description="file of the token for every transit key")
     transit_authority: Path | None = Field(
         default=None, description="who signs the transit servers' certificates (PEM)"
@@ -51,7 +55,8 @@ async def _holders(
     stack: AsyncExitStack, settings: KeySettings, section: KeySection, store: KeyStore
 ) -> dict[str, GuardedHolder]:
     jurisdiction = settings.credentials.identity.jurisdiction
-    own = OwnHolder(settings.state / KEK_FOLDER / DEFAULT_DOMAIN, jurisdiction, DEFAULT_DOMAIN, store)
+    keks = settings.keks or settings.state / KEK_FOLDER
+    own = OwnHolder(keks / DEFAULT_DOMAIN, jurisdiction, DEFAULT_DOMAIN, store)
     await own.start()
     holders = {DEFAULT_DOMAIN: GuardedHolder(DEFAULT_DOMAIN, own, remote=False)}
     for name, domain in section.domains.items():
