@@ -10,6 +10,7 @@ row, the profile's plan for the register.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import secrets
@@ -67,7 +68,17 @@ class Load:
         self._recorder = recorder
         self._processes = itertools.count(1)
         self._people = itertools.count(1)
+        self._stopping = asyncio.Event()
         self.users: list[User] = []
+
+    def stop(self) -> None:
+        """Every worker ends with the answer that it waits for, so that none is cut off."""
+        self._stopping.set()
+
+    async def _pause(self, seconds: float) -> None:
+        if seconds > 0:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), seconds)
 
     # -- requests --------------------------------------------------------------------------------------------
 
@@ -141,12 +152,12 @@ class Load:
 
     async def _paced(self, rate: float, step: Callable[[int], Awaitable[bool]]) -> None:
         process, due = next(self._processes), time.monotonic()
-        while True:
+        while not self._stopping.is_set():
             if not await step(process):
                 process = next(self._processes)
-                await asyncio.sleep(_AGAIN_SECONDS)
+                await self._pause(_AGAIN_SECONDS)
             due = max(due + 1 / rate, time.monotonic() - 1 / rate)  # who is late does not catch up by a burst
-            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            await self._pause(due - time.monotonic())
 
     def _adding(self, user: User) -> Callable[[int], Awaitable[bool]]:
         numbers = itertools.count(1)
@@ -183,10 +194,10 @@ class Load:
     async def _strangers(self) -> None:
         """New users, all the time: they are the first to need the directory and the keys."""
         process = next(self._processes)
-        while True:
+        while not self._stopping.is_set():
             if await self._sign_up(process) is None:
                 process = next(self._processes)
-            await asyncio.sleep(_SIGN_UP_SECONDS)
+            await self._pause(_SIGN_UP_SECONDS)
 
     async def read_back(self) -> None:
         """All that is there of every user; who can't be read is tried again for a while."""
@@ -244,6 +255,8 @@ async def main() -> None:
             everything: set[asyncio.Future[Any]] = {*tasks, told}
             await asyncio.wait(everything, return_when=asyncio.FIRST_COMPLETED)
             told.cancel()
+            load.stop()
+            await asyncio.wait(tasks, timeout=REQUEST_SECONDS + 5)
             await ended(*tasks)  # raises what a worker ended with: then this was no load
             await load.read_back()
             await ended(flushing)

@@ -199,7 +199,7 @@ def _cell(history: Sequence[Op], cell: str, since: float, until: float, *, touch
         "touched": touched,
         "writes_gap_s": longest_gap((op.completed or 0 for op in answered if op.kind is not Kind.READ), since, until),
         "reads_gap_s": longest_gap((op.completed or 0 for op in answered if op.kind is Kind.READ), since, until),
-        "errors": sum(not op.ok and since <= (op.completed or until) for op in own),
+        "errors": sum(not op.ok and since <= (op.completed or until) <= until for op in own),
         "acknowledged": sum(op.kind is not Kind.READ for op in answered),
     }
 

@@ -107,7 +107,7 @@ def _plot(document: dict[str, Any]) -> str:
         return ""
     steps = max(len(cell["writes"]) for cell in cells.values())
     seconds = steps * step
-    gap, top = 34, 26
+    gap, top = 42, 30
     height = top + len(cells) * (HEIGHT + gap) + 8
     moments = document["moments_s"]
 
@@ -149,9 +149,9 @@ def _plot(document: dict[str, Any]) -> str:
         ]
         for moment in ("detected", "recovered"):
             if moment in moments:
-                at = x(moments[moment])
+                place = x(moments[moment])
                 parts.append(
-                    f"<line x1='{at:.1f}' x2='{at:.1f}' y1='{y}' y2='{y + HEIGHT}' "
+                    f"<line x1='{place:.1f}' x2='{place:.1f}' y1='{y}' y2='{y + HEIGHT}' "
                     "style='stroke:var(--dim);stroke-dasharray:3 3'/>"
                 )
     parts.append("</svg>")
