@@ -1,4 +1,4 @@
-"""A world in memory to drill, with two cells over real TLS, that can be sabotaged in the ways that a verdict must see."""
+"""A world in memory to drill: two cells over real TLS, sabotaged in each way that a verdict has to see."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ class MemoryWorld:
         hit = self.cells.values() if self._sabotage is Sabotage.NEIGHBOUR_HIT else [cell]
         for each in hit:
             each.serving = False
-        await asyncio.sleep(PAUSE_SECONDS * (8 if self._sabotage is Sabotage.SLOW_FAILOVER else 1))
+        await asyncio.sleep(PAUSE_SECONDS * (40 if self._sabotage is Sabotage.SLOW_FAILOVER else 1))
         for each in hit:
             each.serving = True
         cell.leaders.reverse()

@@ -15,8 +15,8 @@ from domicile.ops.drills.faults import Journal
 from domicile.ops.drills.gameday import game_day
 from domicile.ops.drills.local import LocalWorld
 from domicile.ops.drills.reports import Reports, contract_of
-from domicile.ops.drills.runner import Conduct, prepare, recover
-from domicile.ops.drills.scenarios import ABORT, SCENARIOS, Target, scenario
+from domicile.ops.drills.runner import RECOVER_SECONDS, Conduct, prepare, recover, until_right
+from domicile.ops.drills.scenarios import ABORT, SCENARIOS, Target, Until, scenario
 from domicile.ops.drills.verdict import EXIT_STATUS, Verdict
 from domicile.ops.layout import Layout
 from domicile.ops.output import JsonOption, StateOption, emit_json, refusals, table
@@ -59,6 +59,10 @@ def drill_command(
         float, typer.Option(help="Acknowledged writes a second without which nothing is broken.", min=0)
     ] = 200.0,
     before: Annotated[float, typer.Option(help="Seconds of load before the fault.", min=2)] = 10.0,
+    hold: Annotated[
+        float | None,
+        typer.Option(help="Seconds that the fault lasts at least.", min=0, show_default="the scenario's own"),
+    ] = None,
     after: Annotated[float, typer.Option(help="Seconds of load after the recovery.", min=1)] = 10.0,
     users: Annotated[int, typer.Option(help="Users of each cell that write.", min=1, max=50)] = 4,
     keep: Annotated[int, typer.Option(help="Cells of a jurisdiction that have to stay.", min=0)] = 1,
@@ -85,18 +89,29 @@ def drill_command(
         if put_right:
             if names:
                 raise InvalidInput("either scenarios or --recover", where="drill", remedy="leave one out")
-            count = asyncio.run(_recover(layout, journal, quiet=json_output))
+            count, missing = asyncio.run(_recover(layout, journal, quiet=json_output))
             if json_output:
-                emit_json({"ok": True, "undone": count})
+                emit_json({"ok": not missing, "undone": count, "missing": missing})
             else:
                 typer.echo(f"undone: {count} faults" if count else "nothing is broken by a drill")
+                if missing:
+                    typer.echo(f"not whole yet: {', '.join(missing)}; `domicile status` shows it", err=True)
+            if missing:
+                raise typer.Exit(1)
             return
         chosen = [scenario(name) for name in (list(SCENARIOS) if names == [ALL] else names or [])]
         if not chosen:
             raise InvalidInput("which scenario?", where="drill", remedy="name one; `domicile drill --list` shows them")
         target = Target(cell=cell, zone=zone, jurisdiction=jurisdiction)
         conduct = Conduct(
-            rate=rate, floor=floor, users=users, before_seconds=before, after_seconds=after, keep=keep, force=force
+            rate=rate,
+            floor=floor,
+            users=users,
+            before_seconds=before,
+            after_seconds=after,
+            keep=keep,
+            hold_seconds=hold,
+            force=force,
         )
         world = LocalWorld(layout)
         if dry_run:
@@ -111,7 +126,8 @@ def drill_command(
                         "method": method,
                         "faults": [str(fault) for fault in plan.faults],
                         "radius": f"{each.radius}: {', '.join(sorted(plan.touched)) or 'none'}",
-                        "undone": f"{each.until} after {each.seconds:g} s" if each.seconds else str(each.until),
+                        "undone": f"after {each.seconds if hold is None else hold:g} s"
+                        + (f", when {each.until}" if each.until is Until.LED_ELSEWHERE else ""),
                         "abort": ABORT,
                         "objectives": [f"{o.measure} at most {o.limit:g}" for o in each.all_objectives],
                     }
@@ -136,10 +152,15 @@ def _badness(status: int) -> int:
     return [EXIT_STATUS[verdict] for verdict in (Verdict.HELD, Verdict.ABORTED, Verdict.FAILED)].index(status)
 
 
-async def _recover(layout: Layout, journal: Journal, *, quiet: bool) -> int:
+async def _recover(layout: Layout, journal: Journal, *, quiet: bool) -> tuple[int, list[str]]:
+    """How many faults were undone, and what is still missing in a world that had some."""
     progress = Progress(shown=not quiet and sys.stderr.isatty())
     with journal.alone():
-        return await recover(LocalWorld(layout), journal, progress.tell)
+        if not journal.faults():
+            return 0, []
+        world = LocalWorld(layout)
+        count = await recover(world, journal, progress.tell)
+        return count, await until_right(world, RECOVER_SECONDS, progress.tell)
 
 
 async def _run(

@@ -10,7 +10,7 @@ from typing import Any
 from domicile.ops.drills.faults import Journal
 from domicile.ops.drills.port import World
 from domicile.ops.drills.reports import Reports, document_of
-from domicile.ops.drills.runner import Conduct, Drill
+from domicile.ops.drills.runner import RECOVER_SECONDS, Conduct, Drill, until_right
 from domicile.ops.drills.scenarios import Scenario, Target
 
 
@@ -45,6 +45,7 @@ async def game_day(
         if number + 1 < len(scenarios):
             try:
                 await asyncio.sleep(wait)
+                await until_right(world, RECOVER_SECONDS, tell)  # what is missing then, the next one refuses by
             except asyncio.CancelledError:
                 return documents, True
     return documents, False

@@ -189,9 +189,9 @@ class LocalWorld:
             _quietly(process.resume)
 
     async def _start(self, parts: Collection[str]) -> None:
-        """Those that ended, again; a second time those that waited for one that came later."""
-        failed: Unavailable | None = None
-        for _ in range(2):
+        """Those that ended, again; a second time those that waited for one that came later. One that lives and is not
+        ready yet is left to come: a database that was killed may have to copy first. Raises Unavailable."""
+        for last in (False, True):
             records = self._records()
             gone = [r.name for r in in_order([records[n] for n in parts if n in records]) if r.process() is None]
             if not gone:
@@ -199,9 +199,10 @@ class LocalWorld:
             try:
                 await ask(self._layout, {"parts": gone}, lambda part, what: None)
             except Unavailable as error:
-                failed = error
-        if failed is not None:
-            raise failed
+                after = self._records()
+                if last and (left := [name for name in gone if after[name].process() is None]):
+                    said = str(error).splitlines()[0]
+                    raise Unavailable(f"did not start again: {said}", where=", ".join(left)) from None
 
     async def _hand_over(self, cluster: str) -> None:
         state = (await self.clusters([cluster]))[0]

@@ -41,7 +41,8 @@ Tell = Callable[[str], None]
 @dataclass(frozen=True, slots=True)
 class Conduct:
     """How a drill is run. ``rate``: writes a second that are asked for, of all users together; ``floor``: those that
-    have to be acknowledged before anything is broken; ``keep``: cells of a jurisdiction that have to stay."""
+    have to be acknowledged before anything is broken; ``keep``: cells of a jurisdiction that have to stay;
+    ``hold_seconds``: how long the fault lasts at least, in place of the scenario's own time."""
 
     rate: float = 250.0
     floor: float = 200.0
@@ -49,6 +50,7 @@ class Conduct:
     before_seconds: float = 10.0
     after_seconds: float = 10.0
     keep: int = 1
+    hold_seconds: float | None = None
     force: bool = False
 
 
@@ -107,6 +109,17 @@ async def recover(world: World, journal: Journal, tell: Tell) -> int:
         await world.undo(fault)
         journal.remove(fault)
     return len(faults)
+
+
+async def until_right(world: World, seconds: float, tell: Tell) -> list[str]:
+    """Until every cluster is in sync and every part serves; what is missing after ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while True:
+        missing = not_in_sync(await view_of(world)) or list(await world.not_serving())
+        if not missing or time.monotonic() > deadline:
+            return missing
+        tell("")
+        await asyncio.sleep(_POLL_SECONDS)
 
 
 class Drill:
@@ -247,15 +260,17 @@ class Drill:
         """Until the fault has lasted long enough; why it is over before, if the abort condition was met."""
         assert self._injected is not None
         assert self._view is not None
-        scenario, led = self._scenario, {each.name: each.leader for each in self._view.clusters}
+        scenario, hold = self._scenario, self._conduct.hold_seconds
+        least = scenario.seconds if hold is None else hold
+        most, led = max(least, scenario.most_seconds), {each.name: each.leader for each in self._view.clusters}
         others = [cell for cell in self._world.manifest.cells if cell not in plan.touched]
         while True:
             lasted = time.monotonic() - self._injected
             states = {each.name: each for each in await self._world.clusters(plan.clusters)} if plan.clusters else {}
             await self._detect(plan, states, led)
             elsewhere = all(s.leader is not None and s.leader != led[s.name] for s in states.values())
-            enough = lasted >= scenario.seconds and (scenario.until is Until.TIME or elsewhere)
-            if enough or lasted >= scenario.most_seconds:
+            enough = lasted >= least and (scenario.until is Until.TIME or elsewhere)
+            if enough or lasted >= most:
                 if elsewhere and plan.clusters:
                     self._mark("another node leads: " + ", ".join(f"{s.name} in {s.leader}" for s in states.values()))
                 return ""
@@ -287,8 +302,7 @@ class Drill:
             self._tell("")
             missing = silent
             if not silent:
-                late = [each.name for each in await self._world.clusters() if not each.in_sync]
-                missing = late or list(await self._world.not_serving())
+                missing = await until_right(self._world, 0, self._tell)
             if not missing:
                 self._recovered = self._mark("recovered")
                 return ""
