@@ -461,3 +461,16 @@ def test_pages_need_nothing_else_and_take_no_word_as_markup() -> None:
     rows = {row[0]: row for row in comparison(document, document | {"rto_s": document["rto_s"] + 2})}
     assert rows["rto_s"][3] == "+2"
     assert rows["lost"][3] == ""
+
+
+def test_the_page_on_drills_names_every_scenario_and_its_objectives() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "drills.md").read_text()
+    rows = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `") and line.count("|") == 6}
+    assert list(rows) == list(SCENARIOS)
+    for name, row in rows.items():
+        told = {
+            f"{objective.limit:g} s"
+            for objective in SCENARIOS[name].objectives
+            if objective.measure != "strangers_served"
+        }
+        assert all(each in row for each in told), name
