@@ -160,7 +160,7 @@ def test_a_history_is_read_while_it_is_written_and_after_its_writer_was_killed(t
 
 # -- measures and verdict --------------------------------------------------------------------------------------
 
-MOMENTS = Moments(began=0, injected=10, detected=11, undone=20, recovered=25, ended=40)
+MOMENTS = Moments(began=0, injected=10, detected=11, undoing=20, undone=22, recovered=25, ended=40)
 CLEAN = Scanned(0, 100, trusted=True)
 OBJECTIVES = (Objective("rto_s", 15), Objective("others_errors", 0), *SAFETY)
 
@@ -287,8 +287,8 @@ def a_view(leader: str = "fra") -> View:
     return View(MANIFEST, parts, [ClusterState("eu-1", leader, other, in_sync=True)])
 
 
-def plan(name: str, view: View | None = None, **target: str) -> Plan:
-    return SCENARIOS[name].plan(view or a_view(), Target(**target))
+def plan(name: str, view: View | None = None, target: Target | None = None) -> Plan:
+    return SCENARIOS[name].plan(view or a_view(), target or Target())
 
 
 def test_plans_break_the_leader_wherever_it_is_and_nothing_else() -> None:
@@ -303,16 +303,16 @@ def test_plans_break_the_leader_wherever_it_is_and_nothing_else() -> None:
 
 def test_a_zone_is_chosen_that_can_be_survived_unless_another_is_named() -> None:
     assert {name.rpartition(".")[2] for name in plan("kill-zone").faults[0].parts} == {"par"}
-    assert "router-muc" in plan("kill-zone", zone="fra").faults[0].parts
-    assert "directory" not in plan("kill-zone", zone="fra").faults[0].parts, "it is of no jurisdiction"
+    assert "router-muc" in plan("kill-zone", target=Target(zone="fra")).faults[0].parts
+    assert "directory" not in plan("kill-zone", target=Target(zone="fra")).faults[0].parts, "it is of no jurisdiction"
 
 
 def test_what_is_no_target_is_refused_and_what_a_world_lacks_is_unavailable() -> None:
-    for target in ({"cell": "eu-9"}, {"jurisdiction": "xx"}):
+    for target in (Target(cell="eu-9"), Target(jurisdiction="xx")):
         with pytest.raises(InvalidInput):
-            plan("kill-leader", **target)
+            plan("kill-leader", target=target)
     with pytest.raises(InvalidInput):
-        plan("kill-zone", zone="nowhere")
+        plan("kill-zone", target=Target(zone="nowhere"))
     with pytest.raises(InvalidInput, match="no scenario 'nonsense'"):
         scenario("nonsense")
     with pytest.raises(Unavailable):

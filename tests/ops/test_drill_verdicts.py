@@ -14,7 +14,8 @@ from domicile.ops.drills.faults import Journal
 from domicile.ops.drills.gameday import game_day
 from domicile.ops.drills.reports import CONTRACT, Reports, contract_of
 from domicile.ops.drills.runner import Conduct
-from domicile.ops.drills.scenarios import SCENARIOS, Objective, Target
+from domicile.ops.drills.scenarios import SCENARIOS, Target
+from domicile.ops.drills.verdict import Objective
 
 SHORT = Conduct(rate=60, floor=1, users=2, before_seconds=2, after_seconds=1)
 QUICK = dataclasses.replace(SCENARIOS["switchover"], objectives=(Objective("rto_s", 10),))

@@ -17,11 +17,13 @@ SETTLING_SECONDS: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """When what happened; seconds of the monotonic clock. ``injected`` is None where nothing was broken."""
+    """When what happened; seconds of the monotonic clock. ``injected`` is None where nothing was broken; between
+    ``undoing`` and ``undone`` parts come back one by one."""
 
     began: float
     injected: float | None = None
     detected: float | None = None
+    undoing: float | None = None
     undone: float | None = None
     recovered: float | None = None
     ended: float = 0.0
@@ -157,7 +159,7 @@ def measure(
     told = {cell: _cell(history, cell, since, until, touched=cell in touched) for cell in sorted(cells)}
     others = [each for each in told.values() if not each["touched"]]
     own = [each for each in told.values() if each["touched"]]
-    over = moments.undone or until
+    over = moments.undoing or until
     strangers = [op for op in history if op.kind is Kind.SIGN_UP and op.ok and op.completed is not None]
     return Measures(
         **{name: getattr(common, name) for name in _COMMON},

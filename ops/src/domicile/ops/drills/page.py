@@ -124,7 +124,7 @@ def _plot(document: dict[str, Any]) -> str:
             f"<rect x='{LEFT}' y='{y}' width='{WIDTH - LEFT - RIGHT}' height='{HEIGHT}' style='fill:var(--plot)'/>"
         )
         if "injected" in moments:
-            start, end = x(moments["injected"]), x(moments.get("undone", moments["ended"]))
+            start, end = x(moments["injected"]), x(moments.get("undoing", moments["ended"]))
             parts.append(
                 f"<rect x='{start:.1f}' y='{y}' width='{max(1.0, end - start):.1f}' height='{HEIGHT}' "
                 "style='fill:var(--fault)'/>"

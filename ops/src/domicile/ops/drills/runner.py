@@ -138,6 +138,7 @@ class Drill:
         self._marks: list[tuple[float, str]] = []
         self._injected: float | None = None
         self._detected: float | None = None
+        self._undoing: float | None = None
         self._undone: float | None = None
         self._recovered: float | None = None
         self._view: View | None = None
@@ -198,7 +199,9 @@ class Drill:
             if loads is not None:
                 await loads.end()
         history = loads.history() if loads is not None else []
-        moments = Moments(self._began, self._injected, self._detected, self._undone, self._recovered, ended)
+        moments = Moments(
+            self._began, self._injected, self._detected, self._undoing, self._undone, self._recovered, ended
+        )
         measures = measure(history, moments, self._plan.touched, scanned, self._world.manifest.cells)
         after = await self._world.crossings()
         return Result(
@@ -289,7 +292,7 @@ class Drill:
             self._detected = self._mark("detected")
 
     async def _undo(self, plan: Plan) -> None:
-        self._mark("undoing")
+        self._undoing = self._mark("undoing")
         await recover(self._world, self._journal, self._tell)
         self._undone = self._mark("undone")
 
