@@ -23,11 +23,10 @@ from domicile.ops.record import try_lock
 
 class FaultKind(StrEnum):
     """What a world can be asked to break. ``KILL``: the parts end at once, and stay ended; ``SUSPEND``: they stand
-    still, their connections open; ``SLOW``: they run a share of the time; ``HAND_OVER``: a cluster's standby leads."""
+    still, their connections open; ``HAND_OVER``: a cluster's standby leads."""
 
     KILL = "kill"
     SUSPEND = "suspend"
-    SLOW = "slow"
     HAND_OVER = "hand-over"
 
 

@@ -32,8 +32,6 @@ from domicile.ops.scan.needles import needles_for_sealed
 _SUFFIX: Final = re.compile(r"-(patroni|server|witness|storage|postgres|gateway|app)$")
 _ORDER: Final = (WITNESS, PATRONI, "postgres", Role.STORAGE, Role.DIRECTORY, Role.KEYS, Role.GATEWAY, Role.APP)
 """Who is started before whom: databases, their doors, and who asks after who answers."""
-_SLOW_STOPPED, _SLOW_RUNNING = 0.09, 0.01
-"""Seconds of each tenth of a second in which a slowed part stands still, and runs."""
 PROBE_SECONDS: Final = 4.0
 """Longer than a busy machine takes for a handshake: nothing is called lost that is only slow."""
 PROBES_AT_ONCE: Final = 6
@@ -41,7 +39,6 @@ _CROSSING: Final = re.compile(r"^domicile_border_crossings_total\{(.*)\} ([0-9.e
 METHODS: Final = {
     FaultKind.KILL: "SIGKILL",
     FaultKind.SUSPEND: "suspended processes (SIGSTOP)",
-    FaultKind.SLOW: "processes suspended nine tenths of the time (SIGSTOP, SIGCONT)",
     FaultKind.HAND_OVER: "Patroni's switchover",
 }
 
@@ -66,7 +63,6 @@ class LocalWorld:
         self.manifest: Manifest = load_file(layout.manifest)
         self._prober = Prober(layout, timeout=PROBE_SECONDS)
         self._few = asyncio.Semaphore(PROBES_AT_ONCE)
-        self._slowing: asyncio.Task[None] | None = None
 
     def _records(self) -> dict[str, ProcessRecord]:
         record = WorldRecord.read(self._layout)
@@ -126,8 +122,6 @@ class LocalWorld:
             case FaultKind.SUSPEND:
                 for process in self._processes(fault.parts):
                     _quietly(process.suspend)
-            case FaultKind.SLOW:
-                self._slowing = asyncio.create_task(_slow(list(self._processes(fault.parts))))
             case FaultKind.HAND_OVER:
                 await self._hand_over(fault.parts[0])
 
@@ -136,12 +130,6 @@ class LocalWorld:
             case FaultKind.KILL:
                 await self._start(fault.parts)
             case FaultKind.SUSPEND:
-                self._resume(fault.parts)
-            case FaultKind.SLOW:
-                if self._slowing is not None:
-                    self._slowing.cancel()
-                    await asyncio.gather(self._slowing, return_exceptions=True)
-                    self._slowing = None
                 self._resume(fault.parts)
             case FaultKind.HAND_OVER:
                 pass  # whoever leads may go on leading
@@ -294,17 +282,3 @@ def _quietly(action: Callable[[], None]) -> None:
         action()
     except psutil.NoSuchProcess:
         return
-
-
-async def _slow(processes: Sequence[psutil.Process]) -> None:
-    try:
-        while True:
-            for process in processes:
-                _quietly(process.suspend)
-            await asyncio.sleep(_SLOW_STOPPED)
-            for process in processes:
-                _quietly(process.resume)
-            await asyncio.sleep(_SLOW_RUNNING)
-    finally:
-        for process in processes:
-            _quietly(process.resume)

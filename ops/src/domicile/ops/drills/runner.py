@@ -177,7 +177,7 @@ class Drill:
             loads = Loads(plans)
             aborted = await self._drill(loads, self._plan)
         except DomicileError as error:
-            aborted = str(error)
+            aborted = str(error).splitlines()[0]  # without the last lines of a log
         except asyncio.CancelledError:
             aborted, interrupted = "interrupted", True
         try:
@@ -190,7 +190,7 @@ class Drill:
                     self._mark("looking for personal bytes abroad")
                     scanned = await self._world.scan(wall - _SCAN_MARGIN_SECONDS, loads.values)
                 except DomicileError as error:
-                    aborted = aborted or str(error)
+                    aborted = aborted or str(error).splitlines()[0]
         except asyncio.CancelledError:
             aborted, interrupted = "interrupted", True
             ended = time.monotonic()
@@ -324,6 +324,6 @@ class Drill:
             await undoing
             raise
         except DomicileError as error:
-            return f"not put right: {error}"
+            return f"not put right: {str(error).splitlines()[0]}"
         self._undone = self._undone or self._mark("undone")
         return ""

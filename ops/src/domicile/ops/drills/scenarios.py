@@ -257,14 +257,6 @@ SCENARIOS: Final[dict[str, Scenario]] = {
             until=Until.LED_ELSEWHERE,
         ),
         Scenario(
-            "slow-zone",
-            "A zone's machines run at a tenth of their speed: slow answers, none wrong.",
-            "the cells that have a node in the zone",
-            _zone(FaultKind.SLOW),
-            (Objective("reads_rto_s", 60), Objective("rto_s", 120)),
-            seconds=20,
-        ),
-        Scenario(
             "cell-outage",
             "All of a cell is lost: its users get 503, nobody else notices, nothing goes to another cell.",
             "one cell",
