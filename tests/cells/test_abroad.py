@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from datetime import date
 from typing import Annotated
 from uuid import UUID, uuid4
@@ -25,8 +26,10 @@ from domicile.model import (
     UnknownSubject,
     UnsupportedQuery,
 )
+from domicile.model.abroad import AFTER
 from domicile.model.crossings import Crossing
 from domicile.model.wire import AbroadRows
+from domicile.sdk import Abroad, Range
 from domicile.sdk.records import Record
 from domicile.sdk.store import apply_schema
 from domicile.telemetry import render_metrics
@@ -145,6 +148,15 @@ async def test_conditions_are_equality_on_shareable_columns(
         (f"{HANS}/tariffs?plan=%00", InvalidInput),
         (f"{HANS}/tariffs?" + "&".join(f"c{n}=x" for n in range(17)), InvalidInput),
         (f"{HANS}/tariffs?%22;drop=x", InvalidInput),
+        (f"{HANS}/tariffs?seats.nearly=5", InvalidInput),
+        (f"{HANS}/tariffs?born.below=1990-01-01", UnsupportedQuery),
+        (f"{HANS}/tariffs?page.order=born", UnsupportedQuery),
+        (f"{HANS}/tariffs?page.order=created_at", UnsupportedQuery),
+        (f"{HANS}/tariffs?page.order=%22", InvalidInput),
+        (f"{HANS}/tariffs?page.size=0", InvalidInput),
+        (f"{HANS}/tariffs?page.size=101", InvalidInput),
+        (f"{HANS}/tariffs?page.size=1&page.size=1", InvalidInput),
+        (f"{HANS}/tariffs?page.after=x", InvalidInput),
         ("hans/tariffs", InvalidInput),
         (f"{HANS}/nothing", NotFound),
         (f"{HANS}/fences", NotFound),
@@ -195,7 +207,7 @@ async def test_nothing_is_written_from_abroad(
     assert await cell.fetchval("SELECT count(*) FROM tariffs") == 3
 
 
-async def test_at_most_a_hundred_rows_cross_at_once(
+async def test_at_most_a_hundred_rows_cross_at_once_and_the_answer_says_that_there_are_more(
     trust: Trust, gateway: str, cell: asyncpg.Connection, rows: list[UUID]
 ) -> None:
     await cell.execute(
@@ -204,8 +216,52 @@ async def test_at_most_a_hundred_rows_cross_at_once(
         " FROM tariffs, generate_series(1, 120) WHERE id = $1",
         rows[0],
     )
+    seen: list[str] = []
     async with application(trust, gateway, "us", "us-1.iad") as app:
-        assert len((await app.abroad(HANS, "tariffs", {})).rows) == 100
+        answer = await app.abroad(HANS, "tariffs", {})
+        assert (len(answer.rows), answer.next is None) == (100, False)
+        for _ in range(10):
+            seen += [row["id"] for row in answer.rows]
+            if answer.next is None:
+                break
+            answer = await app.abroad(HANS, "tariffs", {AFTER: answer.next})
+        abroad = Abroad(app, "eu", "eu-1", HANS)
+        assert len(await abroad.all(Plan)) == 122
+        assert {row.shareable.plan for row in await abroad.find(Plan, plan="free")} == {"free"}
+    assert (len(seen), seen) == (122, sorted(set(seen)))
+
+
+async def test_a_cursor_fits_its_own_question_alone(
+    trust: Trust, gateway: str, cell: asyncpg.Connection, rows: list[UUID]
+) -> None:
+    await cell.execute("UPDATE tariffs SET seats = 7 WHERE id = $1", rows[1])
+    async with application(trust, gateway, "us", "us-1.iad") as app:
+        hans, grete = (Abroad(app, "eu", "eu-1", key) for key in (HANS, GRETE))
+        first = await hans.page(Plan, {"seats": Range(at_least=1)}, size=1, order_by="-seats")
+        assert ([row.seats for row in first.rows], first.next is None) == ([7], False)
+        assert first.next is not None
+        last = await hans.page(Plan, {"seats": Range(at_least=1)}, size=1, order_by="-seats", after=first.next)
+        assert ([row.seats for row in last.rows], last.next) == ([5], None)
+        forged = first.next[:-6] + ("A" * 6)
+        for reader, conditions, order, after in (
+            (grete, {"seats": Range(at_least=1)}, "-seats", first.next),
+            (hans, {"seats": Range(at_least=2)}, "-seats", first.next),
+            (hans, {"seats": Range(above=1)}, "-seats", first.next),
+            (hans, {"seats": Range(at_least=1)}, "seats", first.next),
+            (hans, {"seats": Range(at_least=1)}, "-plan", first.next),
+            (hans, {"seats": Range(at_least=1)}, "-seats", forged),
+            (hans, {"seats": Range(at_least=1)}, "-seats", "x"),
+        ):
+            with pytest.raises(InvalidInput):
+                await reader.page(Plan, conditions, size=1, order_by=order, after=after)
+        with pytest.raises(InvalidInput):
+            await hans.page(Plan, size=101)
+        for refused in ("born", "-email", "subject_key", "created_at", "nothing"):
+            with pytest.raises(UnsupportedQuery):
+                await hans.page(Plan, order_by=refused)
+        raw = base64.urlsafe_b64decode(first.next)
+        assert bytes(HANS) not in raw
+        assert rows[1].bytes not in raw
 
 
 async def test_what_cannot_be_recorded_does_not_cross(

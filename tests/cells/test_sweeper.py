@@ -29,7 +29,7 @@ class Visit(Record, table="visits", keep=timedelta(days=30)):
 
 
 class Purchase(Record, table="purchases"):
-    item: Annotated[str, Shareable("user.transaction")]
+    item: Annotated[str, Shareable("user.payment")]
 
 
 @pytest.fixture

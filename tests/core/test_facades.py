@@ -14,7 +14,8 @@ FACADES = {
         ManifestProblem Misdirected ModelError NotFound Pepper Peppers Personal Pin PinGrant PinState Position
         Principal ResidencyToken Risk Role Router Rule Scope Shareable SubjectKey TokenInvalid TokenType TooLarge
         TooMany Travellers Unauthenticated Unavailable UnknownSubject UnsupportedQuery Withheld WrongCell
-        WrongJurisdiction Zone by_code load_manifest may normalise_alias parse_manifest read_yaml require
+        WrongJurisdiction Zone by_code extend_taxonomy load_manifest may normalise_alias parse_manifest read_yaml
+        require
     """,
     "domicile.identity": """
         Authority Credentials HeadSigner Keyring Signer Verifier check_endorsed endorse identity_of key_id peer_of
@@ -28,7 +29,8 @@ FACADES = {
     """,
     "domicile.telemetry": """
         BACKUP_AGE BACKUP_FAILURES BORDER BORDER_BYTES DECISIONS DURATION FIELDS HOLDER_DURATION HOLDER_FAILURES
-        LEDGER_ALARM LEDGER_HEAD_AGE LEDGER_LINES LEDGER_REFUSED LOG_LAG LOG_LOSSES LOG_WAITING REFUSALS REPLICA_LAG
+        LEDGER_ALARM LEDGER_HEAD_AGE LEDGER_LINES LEDGER_REFUSED LOG_LAG LOG_LOSSES LOG_WAITING REFERENCE_AGE
+        REFERENCE_BEHIND REFERENCE_VERSION REFUSALS REPLICA_LAG
         REPLICA_PINS REPLICA_STALENESS REQUESTS RULE_DISAGREEMENTS SHED STORAGE_LAG UNANSWERED_COMMITS
         UPSTREAM_DURATION UPSTREAM_EJECTIONS UPSTREAM_REQUESTS UPSTREAM_RETRIES FieldNotAllowed configure_logs
         log place_of render_metrics warn

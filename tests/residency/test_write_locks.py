@@ -6,7 +6,8 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, cast
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -16,9 +17,10 @@ from domicile_testing.cell import superuser
 from domicile_testing.homes import Surroundings
 
 from domicile.model import FenceRefused, PinGrant, Role, SubjectKey
+from domicile.ops.testing import Cell, PostgresCell
 from domicile.sample import Note
 from domicile.sdk import Residency, WrongJurisdiction
-from domicile.sdk.store import FenceStore
+from domicile.sdk.store import FenceStore, local
 
 Somebody = Callable[[], tuple[str, SubjectKey]]
 INSERT = (
@@ -326,3 +328,35 @@ async def test_nothing_is_written_after_the_fence_was_closed(
     at_closing = await count(us_root, key)
     await asyncio.gather(*writers)
     assert await count(us_root, key) == at_closing == acknowledged
+
+
+async def test_what_counts_and_dates_a_row_is_the_databases_to_write(domicile_postgres: Cell) -> None:
+    """By plain SQL as the application's role: a row keeps its history, whatever a statement says of it."""
+    cell = cast("PostgresCell", domicile_postgres)
+    stamps = "SELECT version, created_at, updated_at FROM notes WHERE subject_key = $1"
+    long_ago = datetime(1999, 1, 1, tzinfo=UTC)
+    async with cell.home(Note) as home, local.superuser(cell.folder) as root, local.application(cell.folder) as pool:
+        before = await root.fetchval("SELECT clock_timestamp()")
+        async with pool.acquire() as psql:
+            await psql.execute("SELECT set_config('domicile.subject', $1, false)", str(home.subject_key))
+            columns = (
+                "jurisdiction, subject_key, principal_key, id, epoch, text, topic, version, created_at, updated_at"
+            )
+            await psql.execute(
+                f"INSERT INTO notes ({columns}) VALUES ('eu', $1, $1, gen_random_uuid(), 1, '', '', 9, $2, $2)",
+                home.subject_key,
+                long_ago,
+            )
+            first = await root.fetchrow(stamps, home.subject_key)
+            assert first["version"] == 1
+            assert before <= first["created_at"] <= first["updated_at"]
+            for change in ("version = 9, created_at = $1, updated_at = $1", "topic = 'x', created_at = $1"):
+                await psql.execute(f"UPDATE notes SET {change}", long_ago)
+            second = await root.fetchrow(stamps, home.subject_key)
+            assert (second["version"], second["created_at"]) == (3, first["created_at"])
+            assert second["updated_at"] > first["updated_at"]
+            async with psql.transaction():  # as keys are turned: the values stay, and so does what counts them
+                await psql.execute("SELECT set_config('domicile.turning', 'on', true)")
+                await psql.execute("UPDATE notes SET text = '1', version = 9, updated_at = $1", long_ago)
+            assert tuple(await root.fetchrow(stamps, home.subject_key)) == tuple(second)
+            await psql.execute("SELECT set_config('domicile.subject', '', false)")

@@ -25,11 +25,11 @@ from domicile.sdk.testing import MemoryKeys, MemoryStore, memory_home
 
 class Patient(Record, table="patients"):
     name: Annotated[str, Personal("user.name", find=True)]
-    notes: Annotated[str | None, Personal("user.health.notes")] = None
+    notes: Annotated[str | None, Personal("user.health_and_medical.notes")] = None
     number: Annotated[int, Personal("user.government_id", find="cell")]
     scan: Annotated[bytes, Personal("user.biometric")]
     born: Annotated[date, Personal("user.demographic.date_of_birth", sealed=False)]
-    ward: Annotated[str, Shareable("user.health.ward")]
+    ward: Annotated[str, Shareable("user.health_and_medical.ward")]
 
 
 CANARIES = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=6, max_size=30).map(lambda text: f"§{text}")

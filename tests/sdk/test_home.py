@@ -407,12 +407,12 @@ async def test_from_abroad_shareable_fields_are_seen_and_personal_ones_withheld(
         assert isinstance(value, Withheld)
         assert value.jurisdiction == "us"
     assert seen.email.category == "user.contact.email"
-    assert [one.id for one in await abroad.all(Profile, plan="pro")] == [row]
-    assert await abroad.all(Profile, plan="free") == []
+    assert [one.id for one in await abroad.find(Profile, plan="pro")] == [row]
+    assert await abroad.find(Profile, plan="free") == []
     assert await abroad.get(Profile, uuid4()) is None
     for condition in ({"born": date(1912, 6, 23)}, {"email": "x"}, {"subject_key": "x"}):
         with pytest.raises(UnsupportedQuery):
-            await abroad.all(Profile, **condition)
+            await abroad.find(Profile, **condition)
     with pytest.raises(UnknownSubject):
         await residency.abroad(somebody()[0])
 
@@ -422,6 +422,6 @@ async def test_at_home_the_view_from_abroad_is_the_same(residency: Residency, so
     home = await residency.claim(user, residence="DE")
     record = home.new(Everything, **everything(score=0.25))
     await home.put(record)
-    (seen,) = await (await residency.abroad(user)).all(Everything, active=True, joined=record.joined)
+    (seen,) = await (await residency.abroad(user)).find(Everything, active=True, joined=record.joined)
     assert (seen.other, seen.active, seen.score, seen.joined) == (record.other, True, 0.25, record.joined)
     assert isinstance(seen.clear, Withheld)

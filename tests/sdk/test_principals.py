@@ -145,7 +145,7 @@ async def test_from_abroad_the_person_is_withheld(
     assert (seen.pages, repr(seen.sender)) == (1, "<withheld user.unique_id in us>")
     assert isinstance(seen.sender, Withheld)
     with pytest.raises(UnsupportedQuery):
-        await (await residency.abroad(user)).all(Letter, sender=ANNA)
+        await (await residency.abroad(user)).find(Letter, sender=ANNA)
 
 
 async def test_older_code_reads_such_rows_and_overwrites_none(home: Home) -> None:

@@ -62,7 +62,7 @@ def unsupported_type() -> None:
 
 def unsupported_find() -> None:
     class Bad(Record, table="bads"):
-        weight: Annotated[float, Personal("user.health.weight", find=True)]
+        weight: Annotated[float, Personal("user.health_and_medical.weight", find=True)]
 
 
 def no_table() -> None:

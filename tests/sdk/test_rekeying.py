@@ -155,9 +155,9 @@ async def test_from_abroad_too_either_key_finds_the_rows(
         b"x",
     )
     abroad = await residency.abroad(user)
-    assert [each.id for each in await abroad.all(Profile, plan="pro")] == [row]
+    assert [each.id for each in await abroad.find(Profile, plan="pro")] == [row]
     await us_fences.rekey(old, NEW.subject_key(user), {})
-    assert [each.id for each in await abroad.all(Profile, plan="pro")] == [row]
+    assert [each.id for each in await abroad.find(Profile, plan="pro")] == [row]
 
 
 async def test_a_fence_that_is_not_there_and_a_key_that_is_taken_are_told_apart(

@@ -17,6 +17,7 @@ from domicile_testing.commands import run_schema as run
 import domicile.sdk
 import domicile.sdk.store
 from domicile.model import PinGrant, Role, SubjectKey
+from domicile.model.abroad import AbroadQuery
 from domicile.sample import Note, Profile
 from domicile.sdk import Conflict, FenceRefused, InvalidInput, NotFound, Personal, Record, Shareable, UnsupportedQuery
 from domicile.sdk.store import AbroadStore, FenceStore, apply_schema, open_pool
@@ -152,24 +153,25 @@ async def test_shareable_rows_of_one_subject(
     abroad_pool: asyncpg.Pool, plans: SubjectKey, us_root: asyncpg.Connection, somebody: Somebody
 ) -> None:
     store = AbroadStore(abroad_pool)
-    rows, withheld = await store.rows("profiles", plans, {})
+    rows, withheld, more = await store.rows("profiles", plans, AbroadQuery())
     assert sorted(row["plan"] for row in rows) == ["free", "pro"]
     assert all(row.keys() == {"id", "plan"} for row in rows)
+    assert more is None
     assert withheld == {
         "user": "user.unique_id",
         "email": "user.contact.email",
         "password": "user.authorization.password",
         "born": "user.demographic.date_of_birth",
     }
-    assert [row["plan"] for row in (await store.rows("profiles", plans, {"plan": "pro"})).rows] == ["pro"]
-    assert len((await store.rows("profiles", plans, {}, limit=1)).rows) == 1
-    assert (await store.rows("notes", plans, {})).rows == []
+    assert [row["plan"] for row in (await store.rows("profiles", plans, AbroadQuery({"plan": "pro"}))).rows] == ["pro"]
+    assert len((await store.rows("profiles", plans, AbroadQuery(size=1))).rows) == 1
+    assert (await store.rows("notes", plans, AbroadQuery())).rows == []
     async with abroad_pool.acquire() as connection:
         assert await connection.fetchval("SELECT count(plan) FROM profiles") == 0
     await us_root.execute("UPDATE domicile.fences SET state = 'closed' WHERE subject_key = $1", plans)
     for key in (plans, somebody()[1]):
         with pytest.raises(FenceRefused):
-            await store.rows("profiles", key, {})
+            await store.rows("profiles", key, AbroadQuery())
 
 
 @pytest.mark.parametrize(
@@ -180,6 +182,7 @@ async def test_shareable_rows_of_one_subject(
         ("profiles", {"born": "1912-06-23"}, UnsupportedQuery),
         ("profiles", {"email_index": "x"}, UnsupportedQuery),
         ("profiles", {"subject_key": "x"}, UnsupportedQuery),
+        ("profiles", {"plan.nearly": "x"}, UnsupportedQuery),
         ("profiles", {"plan\" = '' OR \"born": "x"}, UnsupportedQuery),
         ("profiles", {"id": "canary-not-a-uuid"}, InvalidInput),
     ],
@@ -188,7 +191,7 @@ async def test_what_may_not_be_asked_from_abroad(
     abroad_pool: asyncpg.Pool, plans: SubjectKey, table: str, conditions: dict[str, str], error: type[Exception]
 ) -> None:
     with pytest.raises(error) as refusal:
-        await AbroadStore(abroad_pool).rows(table, plans, conditions)
+        await AbroadStore(abroad_pool).rows(table, plans, AbroadQuery(conditions))
     assert "canary" not in str(refusal.value)
     assert refusal.value.__context__ is None
 
@@ -325,6 +328,7 @@ def test_the_command_says_why_not_in_one_line(
 def test_the_public_names_are_these() -> None:
     assert domicile.sdk.__all__ == [
         "Abroad",
+        "AbroadPage",
         "AbroadRow",
         "CellSession",
         "Conflict",
@@ -355,6 +359,7 @@ def test_the_public_names_are_these() -> None:
         "WrongCell",
         "WrongJurisdiction",
         "evenly",
+        "extend_taxonomy",
     ]
     assert domicile.sdk.store.__all__ == [
         "AbroadStore",

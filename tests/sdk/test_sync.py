@@ -64,7 +64,7 @@ async def test_a_home_in_synchronous_code(around: Surroundings, somebody: Somebo
                 raise ZeroDivisionError
             assert connected.redeem(mine.ticket()).get(Note, note.id) == connected.home(user).find(Note, topic="c")[0]
             assert len(mine.page(Note, {"topic": Range(at_least="b")}, size=5).records) == 5
-            assert [row.topic for row in connected.abroad(user).all(Note, topic="c")] == ["c"]
+            assert [row.topic for row in connected.abroad(user).find(Note, topic="c")] == ["c"]
             with connected.cell(purpose="test") as session:
                 assert [found.record.id for found in session.find(Note, topic="c")] == [note.id]
             with pytest.raises(UnsupportedQuery):

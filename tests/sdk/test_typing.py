@@ -23,6 +23,11 @@ async def main(residency: Residency, home: Home) -> None:
     abroad = await residency.abroad("x")
     reveal_type(await abroad.get(Profile, note.id))
     reveal_type(await abroad.all(Profile))
+    reveal_type(await abroad.find(Profile, plan="x"))
+    page = await abroad.page(Profile, {"plan": "x"}, order_by="-plan")
+    reveal_type(page)
+    reveal_type(page.rows[0].shareable.plan)
+    reveal_type(page.rows[0].id)
     async with home.transaction() as tx:
         reveal_type(await tx.find(Note, topic="x"))
         reveal_type(await tx.sql("SELECT 1"))
@@ -37,6 +42,10 @@ EXPECTED = """
     Note
     AbroadRow[Profile] | None
     list[AbroadRow[Profile]]
+    list[AbroadRow[Profile]]
+    AbroadPage[Profile]
+    str
+    UUID
     list[Note]
     list[dict[str, Any]]
     list[Note]
@@ -56,4 +65,8 @@ def test_the_types_that_a_program_sees(tmp_path: Path) -> None:
     seen = [re.sub(r"\b[a-z_]+\.", "", text) for text in re.findall(r'Revealed type is "(.*?)"', told)]
     assert seen == [line.strip() for line in EXPECTED.strip().splitlines()], told
     wrong = "from domicile.sdk import Home\nasync def f(home: Home) -> None:\n    await home.get(str, 'x')\n"
-    assert 'Value of type variable "R"' in run(tmp_path, wrong)
+    wrong += "from domicile.sdk import AbroadRow\nfrom domicile.sample import Profile\n"
+    wrong += "def g(row: AbroadRow[Profile]) -> str:\n    return row.shareable.plam\n"
+    told = run(tmp_path, wrong)
+    assert 'Value of type variable "R"' in told
+    assert '"Profile" has no attribute "plam"' in told

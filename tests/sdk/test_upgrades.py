@@ -53,7 +53,7 @@ class LongerNote(Record, table="notes", indexes=("topic",), keep=timedelta(days=
 
 
 class Order(Record, table="orders"):
-    item: Annotated[str, Shareable("user.transaction")]
+    item: Annotated[str, Shareable("user.payment")]
 
 
 class ShorterNote(Record, table="notes"):
@@ -294,15 +294,15 @@ async def test_a_table_that_lost_a_lock_is_told_and_nothing_is_applied(
 
 class Before(Record, table="things"):
     name: Annotated[str, Personal("user.name", find=True)]
-    size: Annotated[int, Shareable("user.thing.size")]
+    size: Annotated[int, Shareable("user.content.size")]
 
 
 class After(Record, table="things"):
     name: Annotated[str, Personal("user.name", find=True)]
-    size: Annotated[int, Shareable("user.thing.size")]
+    size: Annotated[int, Shareable("user.content.size")]
     nick: Annotated[str | None, Personal("user.name.nick", find=True)] = None
-    mood: Annotated[str, Personal("user.thing.mood")] = "unknown"
-    stars: Annotated[int, Shareable("user.thing.stars")] = 3
+    mood: Annotated[str, Personal("user.content.mood")] = "unknown"
+    stars: Annotated[int, Shareable("user.content.stars")] = 3
 
 
 async def test_old_code_and_new_code_share_a_table(

@@ -29,7 +29,9 @@ from domicile.sdk import (
     Reference,
     Shareable,
     Unavailable,
+    UnknownSubject,
     UnsupportedQuery,
+    Withheld,
 )
 
 
@@ -49,6 +51,10 @@ class Message(Record, table="messages"):
     length: Annotated[int, Shareable("user.content.length")] = 0
 
 
+class Tag(Record, table="tags"):
+    place: Annotated[int | None, Shareable("user.content.place")] = None
+
+
 class TaxRate(Reference, table="tax_rates", key=("country", "since")):
     country: Annotated[str, Shareable("system.operations")]
     since: Annotated[date, Shareable("system.operations")]
@@ -66,7 +72,7 @@ CHECKS: dict[str, Check] = {}
 
 def _check(check: Callable[[Home, Home, Cell], Awaitable[None]]) -> None:
     async def run(cell: Cell, changed: Callable[[Home], Home]) -> None:
-        async with cell.home(Letter, Message) as one, cell.home(Letter, Message) as other:
+        async with cell.home(Letter, Message, Tag) as one, cell.home(Letter, Message, Tag) as other:
             await check(changed(one), changed(other), cell)
 
     CHECKS[check.__name__] = run
@@ -228,6 +234,26 @@ async def answers_a_repeated_request_alike(home: Home, other: Home, cell: Cell) 
         with pytest.raises(Conflict, match="another request"):
             await attempt()
     assert [each.version for each in await home.all(Letter)] == [1]
+
+
+@_check
+async def changes_a_record_once_under_a_key_at_the_version_that_is_named(home: Home, other: Home, cell: Cell) -> None:
+    await home.put(letter(home, 1, text="x"))
+    (read,) = await home.all(Letter)
+    for _ in range(2):
+        assert (await home.update(read, weight=2, idempotency_key="u")).version == 2
+    (now,) = await home.all(Letter)
+    assert (now.version, now.weight) == (2, 2)
+    assert (await home.update(now, version=1, weight=2, idempotency_key="u")).version == 2, "the request is the change"
+    for attempt in (
+        home.update(read, weight=3, idempotency_key="u"),
+        home.update(now, weight=2, idempotency_key="u"),
+        home.update(now, version=1, weight=3),
+        home.put(now, idempotency_key="u"),
+    ):
+        with pytest.raises(Conflict):
+            await attempt
+    assert (await home.update(now, weight=3)).version == 3
 
 
 @_check
@@ -503,3 +529,52 @@ async def looks_up_what_belongs_to_nobody(home: Home, other: Home, cell: Cell) -
         await cell.fill(TaxRate, [a, b.model_copy(update={"note": "ask canary@example.eu"})])
     assert "canary" not in str(refusal.value)
     assert len(await home.look_up(TaxRate)) == 4
+
+
+@_check
+async def shows_abroad_what_is_shareable_page_by_page(home: Home, other: Home, cell: Cell) -> None:
+    made = [letter(home, number, weight=number % 3, sent=date(2020, 1, 1)) for number in range(7)]
+    await home.put_many(made)
+    await other.put(letter(other))
+    async with cell.abroad(home, Letter) as abroad:
+        for order in ("weight", "-weight", "id"):
+            seen, after = [], None
+            while True:
+                page = await abroad.page(Letter, size=2, order_by=order, after=after)
+                seen += page.rows
+                if (after := page.next) is None:
+                    break
+            expected = sorted(made, key=lambda each: (each.weight if order != "id" else 0, each.id))
+            if order.startswith("-"):
+                expected.reverse()
+            assert [(row.id, row.weight) for row in seen] == [(each.id, each.weight) for each in expected]
+            assert all(isinstance(row.text, Withheld) and isinstance(row.sent, Withheld) for row in seen)
+        assert {row.id for row in await abroad.all(Letter)} == {each.id for each in made}
+        heavy = await abroad.find(Letter, weight=Range(above=1))
+        assert {row.id for row in heavy} == {each.id for each in made if each.weight > 1}
+        found = await abroad.get(Letter, made[0].id)
+        assert found is not None
+        assert found.shareable.weight == made[0].weight
+        for read in (lambda: abroad.find(Letter, sender="s1"), lambda: abroad.page(Letter, order_by="sent")):
+            with pytest.raises(UnsupportedQuery):
+                await read()
+        with pytest.raises(UnsupportedQuery):
+            found.shareable.text  # noqa: B018
+        await cell.close(home)
+        with pytest.raises(UnknownSubject):
+            await abroad.all(Letter)
+
+
+@_check
+async def shows_abroad_those_without_a_value_last(home: Home, other: Home, cell: Cell) -> None:
+    made = [home.new(Tag, place=place) for place in (None, 2, None, 1)]
+    await home.put_many(made)
+    async with cell.abroad(home, Tag) as abroad:
+        for order, first in (("place", [1, 2]), ("-place", [2, 1])):
+            seen, after = [], None
+            while True:
+                page = await abroad.page(Tag, size=1, order_by=order, after=after)
+                seen += [row.place for row in page.rows]
+                if (after := page.next) is None:
+                    break
+            assert seen == [*first, None, None]

@@ -34,8 +34,9 @@ from domicile.model import (
     UnknownSubject,
     parse_manifest,
 )
+from domicile.model.abroad import AbroadQuery
 from domicile.model.key_wire import DataKey, DataKeysRequest, DataKeysResponse, IndexKeyRequest, IndexKeyResponse
-from domicile.model.wire import AbroadRows, AliasDocument, AliasRequest, ClaimRequest, FenceRequest, FenceResponse
+from domicile.model.wire import AliasDocument, AliasRequest, ClaimRequest, FenceRequest, FenceResponse
 from domicile.sdk.store import AbroadStore, FenceStore, open_pool
 from domicile.service import ProcessSettings, Service, json_response, read_body
 from domicile_testing.certificates import DEPLOYMENT, PEPPER, Trust
@@ -223,8 +224,8 @@ class Gateway:
 
     async def read(self, request: web.Request) -> web.Response:
         key, table = SubjectKey.parse(request.match_info["key"]), request.match_info["table"]
-        rows, withheld = await self.abroad.rows(table, key, dict(request.query))
-        return json_response(AbroadRows(jurisdiction=self.jurisdiction, cell=self.cell, rows=rows, withheld=withheld))
+        found = await self.abroad.rows(table, key, AbroadQuery.parse(request.query))
+        return json_response(found.answer(self.jurisdiction, self.cell))
 
     def routes(self, service: Service) -> None:
         service.route("POST", "/.domicile/v1/fences/{key}", Endpoint.FENCES, self.open_fence)

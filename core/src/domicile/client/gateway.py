@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 from urllib.parse import quote, urlencode
 from uuid import UUID
@@ -19,6 +19,7 @@ from domicile.model.wire import (
     FenceRequest,
     FenceResponse,
     PrincipalRequest,
+    ReferencePage,
     RekeyRequest,
 )
 
@@ -78,10 +79,10 @@ class GatewayClient:
         body = PrincipalRequest(principal=principal)
         return await self._peer.ask(ErasureResponse, "POST", f"/.domicile/v1/fences/{key}/shred", body=body)
 
-    async def abroad(self, key: SubjectKey, table: str, conditions: dict[str, str]) -> AbroadRows:
-        """Shareable columns of a subject's rows, filtered by equality on shareable columns."""
-        query = f"?{urlencode(conditions)}" if conditions else ""
-        return await self._peer.ask(AbroadRows, "GET", f"/.domicile/v1/abroad/{key}/{quote(table, safe='')}{query}")
+    async def abroad(self, key: SubjectKey, table: str, query: Mapping[str, str]) -> AbroadRows:
+        """Shareable columns of a subject's rows, as ``AbroadQuery`` spells what is asked; at most a page of them."""
+        asked = f"?{urlencode(query)}" if query else ""
+        return await self._peer.ask(AbroadRows, "GET", f"/.domicile/v1/abroad/{key}/{quote(table, safe='')}{asked}")
 
     async def ledger_head(self, since: int = 0) -> HeadAnswer:
         """The head of the cell's ledger; with the proof that it grew from its first ``since`` lines."""
@@ -102,3 +103,11 @@ class GatewayClient:
     async def carried(self, report: CarriedReport) -> ReportTaken:
         """For a router of the jurisdiction. Who repeats a report has it entered again, under the same name."""
         return await self._peer.ask(ReportTaken, "POST", f"{_LEDGER}/carried", body=report)
+
+    async def references(self, table: str, *, known: int | None = None, after: int = 0) -> ReferencePage:
+        """Rows of a reference table that the cell writes, behind the first ``after``; no rows of the version ``known``.
+
+        Raises NotFound for a table that it does not write.
+        """
+        query = urlencode({name: value for name, value in (("known", known), ("after", after)) if value})
+        return await self._peer.ask(ReferencePage, "GET", f"/.domicile/v1/references/{quote(table, safe='')}?{query}")

@@ -53,6 +53,7 @@ from domicile.model.pins import (
     ResidencyToken,
     TokenType,
 )
+from domicile.model.taxonomy import extend_taxonomy
 from domicile.model.yaml_text import read_yaml
 
 __all__ = [
@@ -116,6 +117,7 @@ __all__ = [
     "WrongJurisdiction",
     "Zone",
     "by_code",
+    "extend_taxonomy",
     "load_manifest",
     "may",
     "normalise_alias",

@@ -6,20 +6,14 @@ no default: a field without one is an error where its class is defined.
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, Final, Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 from domicile.model.errors import DomicileError, KeyDestroyed, ModelError, UnsupportedQuery
+from domicile.model.taxonomy import check_form
 
-_CATEGORY: Final = re.compile(r"(user|system)(\.[a-z][a-z0-9_]*)*")
 FindScope = Literal[False, True, "cell"]
-
-
-def _check(category: str) -> None:
-    if not _CATEGORY.fullmatch(category):
-        raise ModelError(f"{category!r} is not a data category", remedy="a fideslang name such as user.contact.email")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +29,7 @@ class Personal:
     sealed: bool = True
 
     def __post_init__(self) -> None:
-        _check(self.category)
+        check_form(self.category)
         if self.find not in (False, True, "cell"):
             raise ModelError(f"find={self.find!r} is not one of False, True and 'cell'")
         if self.find and not self.sealed:
@@ -49,7 +43,7 @@ class Shareable:
     category: str
 
     def __post_init__(self) -> None:
-        _check(self.category)
+        check_form(self.category)
 
 
 FieldClass = Personal | Shareable
@@ -66,7 +60,7 @@ class Principal:
     category: str
 
     def __post_init__(self) -> None:
-        _check(self.category)
+        check_form(self.category)
 
 
 class NoValue(ABC):

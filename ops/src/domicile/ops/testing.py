@@ -25,11 +25,12 @@ import pytest
 
 from domicile.model.ids import KEY_BYTES, SubjectKey
 from domicile.ops import postgres
-from domicile.sdk import Home, Record
+from domicile.sdk import Abroad, Home, Record
 from domicile.sdk.home import Vault
 from domicile.sdk.references import Ref
-from domicile.sdk.store import RowStore, apply_schema, load_reference, local
-from domicile.sdk.testing import MemoryKeys, MemoryStore, memory_home
+from domicile.sdk.store import AbroadStore, RowStore, apply_schema, load_reference, local
+from domicile.sdk.testing import MemoryKeys, MemoryStore, memory_abroad, memory_home
+from domicile.sdk.testing.abroad import abroad_from
 
 JURISDICTION: Final = "eu"
 CELL: Final = "eu-1"
@@ -51,6 +52,10 @@ class Cell(Protocol):
         """The subject moves away: from now on everything is refused."""
         ...
 
+    def abroad(self, home: Home, *records: type[Record]) -> AbstractAsyncContextManager[Abroad]:
+        """The home as another jurisdiction sees it, in records of these classes."""
+        ...
+
     async def shred(self, home: Home, principal: UUID | None = None) -> None:
         """The data key of a principal of the subject's is destroyed; without one, all of the subject's."""
         ...
@@ -70,6 +75,10 @@ class MemoryCell:
     async def close(self, home: Home) -> None:
         self._store.close(home.subject_key)
 
+    @asynccontextmanager
+    async def abroad(self, home: Home, *records: type[Record]) -> AsyncIterator[Abroad]:
+        yield memory_abroad(home, self._store, *records)
+
     async def shred(self, home: Home, principal: UUID | None = None) -> None:
         self._keys.shred(home, principal)
 
@@ -78,29 +87,34 @@ class PostgresCell:
     """``folder`` holds a running server's socket, ``pooler`` that of a PgBouncer before it, if there is one."""
 
     def __init__(self, folder: Path, pooler: Path | None = None) -> None:
-        self._folder = folder
+        self.folder = folder
         self._pooler = pooler
         self._keys = MemoryKeys()
         self._applied: set[type[Record]] = set()
 
     @asynccontextmanager
     async def home(self, *records: type[Record]) -> AsyncIterator[Home]:
-        async with local.superuser(self._folder) as root:
+        async with local.superuser(self.folder) as root:
             if not self._applied.issuperset(records):
                 await apply_schema(root, CELL, JURISDICTION, records)
                 self._applied |= set(records)
             fence = await local.open_fence(root, SubjectKey(b"\1" + uuid4().bytes[: KEY_BYTES - 1]))
-        async with local.application(self._pooler or self._folder, pooler=self._pooler is not None) as pool:
+        async with local.application(self._pooler or self.folder, pooler=self._pooler is not None) as pool:
             yield Home(Vault(RowStore(pool, JURISDICTION), self._keys, CELL, JURISDICTION), fence)
 
     async def fill(self, kind: type[Ref], rows: Sequence[Ref]) -> None:
-        async with local.superuser(self._folder) as root:
+        async with local.superuser(self.folder) as root:
             await apply_schema(root, CELL, JURISDICTION, [kind])
             await load_reference(root, CELL, JURISDICTION, kind, rows)
 
     async def close(self, home: Home) -> None:
-        async with local.superuser(self._folder) as root:
+        async with local.superuser(self.folder) as root:
             await root.execute("UPDATE domicile.fences SET state = 'closed' WHERE subject_key = $1", home.subject_key)
+
+    @asynccontextmanager
+    async def abroad(self, home: Home, *records: type[Record]) -> AsyncIterator[Abroad]:
+        async with local.application(self.folder, user="domicile_abroad") as pool:
+            yield abroad_from(home, AbroadStore(pool))
 
     async def shred(self, home: Home, principal: UUID | None = None) -> None:
         self._keys.shred(home, principal)

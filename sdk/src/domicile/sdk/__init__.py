@@ -31,8 +31,9 @@ from domicile.model import (
     Withheld,
     WrongCell,
     WrongJurisdiction,
+    extend_taxonomy,
 )
-from domicile.sdk.abroad import Abroad, AbroadRow
+from domicile.sdk.abroad import Abroad, AbroadPage, AbroadRow
 from domicile.sdk.cell import CellSession, Found
 from domicile.sdk.even import evenly
 from domicile.sdk.finding import Page, Range
@@ -43,6 +44,7 @@ from domicile.sdk.residency import Residency
 
 __all__ = [
     "Abroad",
+    "AbroadPage",
     "AbroadRow",
     "CellSession",
     "Conflict",
@@ -73,4 +75,5 @@ __all__ = [
     "WrongCell",
     "WrongJurisdiction",
     "evenly",
+    "extend_taxonomy",
 ]

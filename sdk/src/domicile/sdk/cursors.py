@@ -14,6 +14,7 @@ import hashlib
 import hmac
 import os
 import struct
+from collections.abc import Iterable
 from typing import Any, Final
 from uuid import UUID
 
@@ -22,8 +23,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from domicile.model.errors import InvalidInput
 from domicile.model.sealed import NONCE_BYTES
-from domicile.sdk.store.port import Place, Selection, StoredRow
-from domicile.sdk.tables import Table
+from domicile.sdk.store.port import Place, Selection
+from domicile.sdk.tables import Kind, Table
 
 _USE: Final = b"domicile/cursor/2"
 _STEP: Final = 32
@@ -34,22 +35,26 @@ def another_question() -> InvalidInput:
 
 
 class Cursors:
-    """Those of one subject's questions to one table. ``secret``: what only the cell knows."""
+    """Those of one question about one subject's rows. ``secret``: what only the cell knows.
 
-    def __init__(self, secret: bytes, subject: UUID, table: Table, selection: Selection) -> None:
-        self._key = AESGCM(hmac.digest(secret, _USE + subject.bytes, hashlib.sha256))
-        self._kind = table.kind_of(selection.order)
+    ``question``: all that is asked but the place; ``kind``: of what rows are ordered by.
+    """
+
+    def __init__(self, secret: bytes, use: bytes, question: Iterable[bytes], kind: Kind) -> None:
+        self._key = AESGCM(hmac.digest(secret, use, hashlib.sha256))
+        self._kind = kind
+        self._question = b"".join(struct.pack(">I", len(part)) + part for part in question)
+
+    @classmethod
+    def at_home(cls, secret: bytes, subject: UUID, table: Table, selection: Selection) -> Cursors:
         spelled = [repr((c.column, c.operator.value, c.value)).encode() for c in selection.conditions]
         parts = [table.name.encode(), selection.order.encode(), bytes([selection.descending]), *spelled]
-        self._question = b"".join(struct.pack(">I", len(part)) + part for part in parts)
+        return cls(secret, _USE + subject.bytes, parts, table.kind_of(selection.order))
 
-    def after(self, row: StoredRow) -> str:
-        """What leads to the rows after one."""
-        value = row.place
-        if self._kind.python is UUID and value is not None:
-            value = UUID(int=value.int)  # asyncpg has a class of its own
-        spelled = b"" if value is None else self._kind.dump(value)  # JSON: never empty, and without a NUL
-        text = row.id.bytes + spelled + bytes(-len(spelled) % _STEP)
+    def after(self, id: UUID, value: Any) -> str:  # noqa: A002
+        """What leads to the rows after the one with this id, which is ordered by this value."""
+        spelled = b"" if value is None else self._kind.dump(self._kind.plain(value))  # JSON: never empty, without a NUL
+        text = id.bytes + spelled + bytes(-len(spelled) % _STEP)
         nonce = os.urandom(NONCE_BYTES)
         return base64.urlsafe_b64encode(nonce + self._key.encrypt(nonce, text, self._question)).decode()
 

@@ -8,24 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 from uuid import UUID
+
+from pydantic import BaseModel
 
 from domicile.model.errors import InvalidInput, NotFound, UnsupportedQuery
 from domicile.model.wire import MAX_BATCH
 from domicile.sdk.codec import Codec
-from domicile.sdk.records import Record
+from domicile.sdk.records import Record, as_stored
 from domicile.sdk.references import Reference
-from domicile.sdk.store.port import CREATED, Condition, Operator, stored_principal
+from domicile.sdk.store.port import BOUNDS, CREATED, Condition, Operator, stored_principal
 from domicile.sdk.tables import MAX_INTEGER, PRINCIPAL, Column
 
 R = TypeVar("R", bound=Record)
-_BOUNDS: Final = {
-    "at_least": Operator.AT_LEAST,
-    "above": Operator.ABOVE,
-    "at_most": Operator.AT_MOST,
-    "below": Operator.BELOW,
-}
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -64,9 +60,9 @@ def look_up_by(kind: type[Reference], wanted: Mapping[str, Any]) -> list[Conditi
         if value is None:
             raise UnsupportedQuery("None is not a value to find", where=where)
         if isinstance(value, Range):
-            conditions += [Condition(name, operator, bound) for operator, bound in _bounds(where, column, value)]
+            conditions += [Condition(name, operator, bound) for operator, bound in _bounds(kind, where, column, value)]
         else:
-            conditions.append(Condition(name, Operator.EQUAL, column.clear(value)))
+            conditions.append(Condition(name, Operator.EQUAL, equal(kind, column, value)))
     return conditions
 
 
@@ -78,14 +74,29 @@ def _column(kind: type[Record], name: str) -> tuple[str, Column]:
     return where, column
 
 
-def _bounds(where: str, column: Column, value: Range) -> list[tuple[Operator, Any]]:
+def _meant(kind: type[BaseModel], column: Column, value: Any) -> Any:
+    """A value of the field's own type, as the class would normalise it."""
+    column.kind.check(value)
+    return as_stored(kind, column.name, value)
+
+
+def equal(kind: type[BaseModel], column: Column, value: Any) -> Any:
+    """A value to equal, as it lies in a column that is not sealed."""
+    return column.clear(_meant(kind, column, value))
+
+
+def bounds(kind: type[BaseModel], where: str, column: Column, value: Range) -> list[tuple[str, Any]]:
+    """The bounds that are given, by name."""
+    given = {name: getattr(value, name) for name in BOUNDS if getattr(value, name) is not None}
+    if not given:
+        raise UnsupportedQuery("a range without bounds", where=where, remedy="leave the condition out")
+    return [(name, column.clear(_meant(kind, column, bound))) for name, bound in given.items()]
+
+
+def _bounds(kind: type[BaseModel], where: str, column: Column, value: Range) -> list[tuple[Operator, Any]]:
     if column.sealed:
         raise UnsupportedQuery("a range of a sealed field", where=where, remedy="sealed=False, or equality")
-    given = [(operator, getattr(value, bound)) for bound, operator in _BOUNDS.items()]
-    bounds = [(operator, column.clear(bound)) for operator, bound in given if bound is not None]
-    if not bounds:
-        raise UnsupportedQuery("a range without bounds", where=where, remedy="leave the condition out")
-    return bounds
+    return [(BOUNDS[name], bound) for name, bound in bounds(kind, where, column, value)]
 
 
 async def conditions_on(codec: Codec, kind: type[Record], wanted: Mapping[str, Any]) -> tuple[Condition, ...] | None:
@@ -97,7 +108,8 @@ async def conditions_on(codec: Codec, kind: type[Record], wanted: Mapping[str, A
     conditions: list[Condition] = []
     for name, value in wanted.items():
         if isinstance(value, Range):
-            conditions += [Condition(name, operator, bound) for operator, bound in _bounds(*_column(kind, name), value)]
+            found = _bounds(kind, *_column(kind, name), value)
+            conditions += [Condition(name, operator, bound) for operator, bound in found]
             continue
         if (about := kind.domicile_table.about) is not None and name == about.name:
             if not isinstance(value, UUID):
@@ -112,6 +124,7 @@ async def conditions_on(codec: Codec, kind: type[Record], wanted: Mapping[str, A
             )
         if value is None:
             raise UnsupportedQuery("None is not a value to find", where=where)
+        value = _meant(kind, column, value)
         checked.append((name, column, column.kind.dump(value) if column.find else column.clear(value)))
     for name, column, value in checked:
         if column.find is None:

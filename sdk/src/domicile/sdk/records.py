@@ -9,14 +9,17 @@ from __future__ import annotations
 import types
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn, Self, Union, get_args, get_origin
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn, Self, Union, cast, get_args, get_origin
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, PrivateAttr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
+from pydantic_core import CoreConfig, SchemaValidator
 
 from domicile.model.errors import InvalidInput, ModelError, UnsupportedQuery
 from domicile.model.fields import Destroyed, Personal, Principal, Shareable
+from domicile.model.taxonomy import check_category
 from domicile.sdk.tables import IDENTIFIER, INDEX_SUFFIX, KINDS, SYSTEM_COLUMNS, TABLE, About, Column, Kind, Table
 from domicile.service import where_invalid
 
@@ -179,6 +182,36 @@ _set_fields, _set_extra, _set_private = (
 )
 
 
+@cache
+def _validator(model: type[BaseModel], name: str) -> SchemaValidator:
+    """What the class makes of one field's value: constraints, validators and normalisers, by Annotated or decorator."""
+    schema: Any = model.__pydantic_core_schema__
+    definitions: list[Any] = []
+    config: Any = None
+    while schema["type"] != "model-fields":
+        definitions += schema.get("definitions", [])
+        config = schema.get("config", config)
+        schema = schema["schema"]
+    own = schema["fields"][name]["schema"]
+    if definitions:
+        own = {"type": "definitions", "schema": own, "definitions": definitions}
+    return SchemaValidator(own, cast("CoreConfig", {**(config or {}), "hide_input_in_errors": True}))
+
+
+def as_stored(model: type[BaseModel], name: str, value: Any) -> Any:
+    """A value as the field would hold it, for a condition to find what a record was put with.
+
+    Raises InvalidInput, which does not hold the value, for one that no record can have there.
+    """
+    try:
+        return _validator(model, name).validate_python(value)
+    except ValidationError as error:
+        why = ", ".join(sorted({item["type"] for item in error.errors(include_input=False, include_context=False)}))
+    except Exception as error:
+        why = f"{type(error).__name__} in a validator, which is asked of this field alone"
+    raise InvalidInput(f"a value that no record has there ({why})", where=f"{model.__name__}.{name}")
+
+
 def _split_optional(annotation: Any) -> tuple[Any, bool]:
     if get_origin(annotation) in (Union, types.UnionType):
         inner = [part for part in get_args(annotation) if part is not types.NoneType]
@@ -218,6 +251,7 @@ def _about(where: str, name: str, info: FieldInfo) -> About:
             where=where,
             remedy='write Annotated[UUID, Principal("user...")], or UUID | None',
         )
+    check_category(field.category, where)
     if info.default_factory is not None or not (info.is_required() or info.default is None):
         raise ModelError("a principal by default", where=where, remedy="no default, or None: the subject itself")
     return About(name, field, nullable)
@@ -244,6 +278,7 @@ def column_of(where: str, name: str, info: FieldInfo) -> Column:
             where=where,
             remedy='write Annotated[type, Personal("user...")] or Annotated[type, Shareable("user...")], once',
         )
+    check_category(classes[0].category, where)
     kind, nullable = _kind(where, info.annotation)
     default = None if info.is_required() or info.default_factory is not None else info.default
     if default is not None:

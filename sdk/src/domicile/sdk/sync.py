@@ -22,7 +22,7 @@ from domicile.model.wire import ErasureResponse
 from domicile.sdk import abroad as asynchronous_abroad
 from domicile.sdk import cell as asynchronous_cell
 from domicile.sdk import home as asynchronous
-from domicile.sdk.abroad import AbroadRow
+from domicile.sdk.abroad import AbroadPage, AbroadRow
 from domicile.sdk.finding import Page
 from domicile.sdk.records import Record
 from domicile.sdk.references import Ref, Reference
@@ -111,8 +111,9 @@ class Records:
     def put_many(self, records: Iterable[Record], *, idempotency_key: str | None = None) -> list[int]:
         return self._loop.run(self._records.put_many(records, idempotency_key=idempotency_key))
 
-    def update(self, record: R, **changes: Any) -> R:
-        return self._loop.run(self._records.update(record, **changes))
+    def update(self, record: R, *, version: int | None = None, idempotency_key: str | None = None, **changes: Any) -> R:
+        changing = self._records.update(record, version=version, idempotency_key=idempotency_key, **changes)
+        return self._loop.run(changing)
 
     def get(self, kind: type[R], id: UUID) -> R | None:  # noqa: A002 - the field's name
         return self._loop.run(self._records.get(kind, id))
@@ -200,8 +201,22 @@ class Abroad:
     def get(self, kind: type[R], id: UUID) -> AbroadRow[R] | None:  # noqa: A002 - the field's name
         return self._loop.run(self._abroad.get(kind, id))
 
-    def all(self, kind: type[R], **conditions: Any) -> list[AbroadRow[R]]:
-        return self._loop.run(self._abroad.all(kind, **conditions))
+    def all(self, kind: type[R]) -> list[AbroadRow[R]]:
+        return self._loop.run(self._abroad.all(kind))
+
+    def find(self, kind: type[R], **conditions: Any) -> list[AbroadRow[R]]:
+        return self._loop.run(self._abroad.find(kind, **conditions))
+
+    def page(
+        self,
+        kind: type[R],
+        conditions: Mapping[str, Any] | None = None,
+        *,
+        size: int = 50,
+        order_by: str | None = None,
+        after: str | None = None,
+    ) -> AbroadPage[R]:
+        return self._loop.run(self._abroad.page(kind, conditions, size=size, order_by=order_by, after=after))
 
 
 @dataclass(frozen=True)

@@ -101,6 +101,10 @@ class Kind:
             pass
         raise InvalidInput(f"no JSON of a {self.python.__name__}")
 
+    def of_text(self, text: str) -> Any:
+        """A value that is spelled as text, as in a query string; raises ValidationError."""
+        return self._validator.validate_strings(text)
+
     def load(self, raw: bytes) -> Any:
         """What ``dump`` wrote; raises InvalidInput for anything else."""
         try:

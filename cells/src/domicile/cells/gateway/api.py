@@ -9,23 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC, datetime
 from typing import Final, NoReturn, Protocol
 
 from aiohttp import web
 
+from domicile.cells.gateway.border import Border
 from domicile.cells.gateway.erasures import Eraser
 from domicile.cells.gateway.grants import Grants
 from domicile.cells.gateway.records import RecordsApi
+from domicile.cells.gateway.references import Gateways, Puller, ReferencesApi
 from domicile.cells.gateway.reports import Reporter
 from domicile.cells.gateway.restores import Settler
 from domicile.cells.gateway.routes import ERASE, OPEN_FENCE, PARAMETERS, READ_ABROAD, REKEY, SHRED
 from domicile.cells.gateway.settings import GatewaySettings, LateKeys, open_own, open_vault, own_cell
 from domicile.cells.gateway.sweeper import Sweeper
-from domicile.client import DirectoryClient
+from domicile.client import DirectoryClient, Topology
 from domicile.model import (
     ALIAS_KINDS,
     Conflict,
@@ -35,31 +35,26 @@ from domicile.model import (
     Forbidden,
     Identity,
     InvalidInput,
+    Manifest,
     Role,
     SubjectKey,
     Unavailable,
     UnknownSubject,
 )
-from domicile.model.crossings import Crossing, CrossingKind, CrossingLog, Outcome, as_code
+from domicile.model.abroad import AbroadQuery
+from domicile.model.crossings import CrossingKind, CrossingLog
 from domicile.model.wire import (
-    MAX_CONDITIONS,
     AbroadRows,
     FenceRequest,
     FenceResponse,
     PrincipalRequest,
     RekeyRequest,
 )
-from domicile.sdk.store import AbroadStore, ErasureStore, Fence, FenceStore
+from domicile.sdk.store import AbroadStore, ErasureStore, Fence, FenceStore, ReferenceStore
 from domicile.service import PEER, Service, ended, json_response, read_body
-from domicile.telemetry import BORDER
 
 FENCES_PATH: Final = "/.domicile/v1/fences/{subject_key}"
-PURPOSE_HEADER: Final = "Domicile-Purpose"
-"""What an application reads from abroad for, as a code; anything else is left out of the ledger."""
 ABROAD_PATH: Final = "/.domicile/v1/abroad/{subject_key}/{table}"
-MAX_VALUE_BYTES: Final = 256
-MAX_ROWS: Final = 100
-_COLUMN: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _EPOCH: Final = re.compile(r"[1-9][0-9]{0,18}")
 
 
@@ -71,20 +66,6 @@ def parse_epoch(query: Mapping[str, str], name: str) -> int:
     if not _EPOCH.fullmatch(text) or int(text) >= 2**63:
         raise InvalidInput(f"{name} is an epoch: a whole number from 1")
     return int(text)
-
-
-def parse_conditions(query: Mapping[str, str]) -> dict[str, str]:
-    """Equality conditions, one for each column; raises InvalidInput that quotes nothing of them."""
-    if len(query) > MAX_CONDITIONS:
-        raise InvalidInput(f"at most {MAX_CONDITIONS} conditions")
-    conditions = dict(query.items())
-    if len(conditions) != len(query):
-        raise InvalidInput("a column that is named twice")
-    if not all(_COLUMN.fullmatch(name) for name in conditions):
-        raise InvalidInput("a condition whose name is no column's")
-    if any(len(value.encode()) > MAX_VALUE_BYTES or "\0" in value for value in conditions.values()):
-        raise InvalidInput(f"a condition's value has at most {MAX_VALUE_BYTES} bytes and no NUL")
-    return conditions
 
 
 def _fence_response(fence: Fence) -> web.Response:
@@ -103,17 +84,17 @@ class GatewayApi:
         grants: Grants,
         directory: DirectoryClient,
         eraser: Eraser,
-        ledger: CrossingLog,
-        clock: Callable[[], float] = time.time,
+        border: Border,
+        references: ReferenceStore,
     ) -> None:
         self._cell = cell
-        self._ledger = ledger
-        self._clock = clock
+        self._border = border
         self._eraser = eraser
         self._directory = directory
         self._fences = fences
         self._abroad = abroad
         self._grants = grants
+        self._references = ReferencesApi(cell, references, border)
 
     def routes(self, service: Service) -> None:
         service.route("POST", FENCES_PATH, Endpoint.FENCES, self.open_fence, OPEN_FENCE)
@@ -122,6 +103,7 @@ class GatewayApi:
         service.route("POST", f"{FENCES_PATH}/shred", Endpoint.FENCES_SHRED, self.shred, SHRED)
         service.route("GET", ABROAD_PATH, Endpoint.ABROAD_READ, self.read_abroad, READ_ABROAD)
         service.route("*", ABROAD_PATH, Endpoint.ABROAD_READ, self.refuse_abroad)
+        self._references.routes(service)
 
     async def open_fence(self, request: web.Request) -> web.Response:
         """Answers the open fence; fetches a grant where there is none, where it is older than the caller's pin, and
@@ -175,55 +157,27 @@ class GatewayApi:
         except Unavailable:
             raise
         except DomicileError as error:
-            await self._record(request, CrossingKind.ABROAD_READ, error)
+            await self._border.refuses(request, CrossingKind.ABROAD_READ, error)
             raise
         response = json_response(answer, Cache_Control="no-store")
-        size = len(response.body) if isinstance(response.body, bytes) else 0
-        await self._record(request, CrossingKind.ABROAD_READ, answer, size)
+        counts = {"rows": len(answer.rows), "withheld": len(answer.withheld)}
+        await self._border.passes(request, CrossingKind.ABROAD_READ, counts, response)
         return response
 
     async def _read(self, request: web.Request) -> AbroadRows:
         key = SubjectKey.parse(request.match_info["subject_key"])
-        conditions = parse_conditions(request.query)
+        asked = AbroadQuery.parse(request.query)
         try:
-            found = await self._abroad.rows(request.match_info["table"], key, conditions, limit=MAX_ROWS)
+            found = await self._abroad.rows(request.match_info["table"], key, asked)
         except FenceRefused:
             raise UnknownSubject("no such subject is at home here") from None
         assert self._cell.cell is not None
-        return AbroadRows(
-            jurisdiction=self._cell.jurisdiction, cell=self._cell.cell, rows=found.rows, withheld=found.withheld
-        )
+        return found.answer(self._cell.jurisdiction, self._cell.cell)
 
     async def refuse_abroad(self, request: web.Request) -> NoReturn:
         refusal = Forbidden("from abroad a subject's data is read, never written", remedy="write in the home cell")
-        await self._record(request, CrossingKind.ABROAD_WRITE, refusal)
+        await self._border.refuses(request, CrossingKind.ABROAD_WRITE, refusal)
         raise refusal
-
-    async def _record(
-        self, request: web.Request, kind: CrossingKind, outcome: AbroadRows | DomicileError, size: int = 0
-    ) -> None:
-        peer = request[PEER]
-        if isinstance(outcome, DomicileError):
-            # a table that was asked for in vain may be anything
-            verdict, counts, detail = "refused", {}, {"code": outcome.code}
-        else:
-            verdict, counts = "allowed", {"rows": len(outcome.rows), "withheld": len(outcome.withheld)}
-            detail = {"table": request.match_info["table"]}
-        await self._ledger.append(
-            Crossing(
-                kind=kind,
-                source=self._cell.jurisdiction,
-                destination=peer.jurisdiction,
-                outcome=Outcome.REFUSED if isinstance(outcome, DomicileError) else Outcome.PASSED,
-                at=datetime.fromtimestamp(self._clock(), UTC),
-                caller=f"{peer.role}/{peer.name}",
-                counts=counts,
-                bytes=size,
-                purpose=as_code(request.headers.get(PURPOSE_HEADER, "")),
-                detail=detail,
-            )
-        )
-        BORDER.labels(peer.jurisdiction, self._cell.jurisdiction, str(kind), verdict).inc()
 
 
 class OpenedLedger(Protocol):
@@ -240,6 +194,20 @@ class OpenedLedger(Protocol):
 OpenLedger = Callable[[AsyncExitStack, GatewaySettings, DirectoryClient, Service], Awaitable[OpenedLedger]]
 
 
+def puller(
+    settings: GatewaySettings, directory: DirectoryClient, cell: Identity, store: ReferenceStore, gateways: Gateways
+) -> Puller:
+    """By the signed topology, read anew at each beat. A gateway starts without."""
+    known: list[Topology] = []
+
+    async def topology() -> Manifest:
+        if not known:
+            known.append(settings.topology(directory))
+        return await known[0].load(patience=0)
+
+    return Puller(cell, store, topology, gateways.of)
+
+
 @asynccontextmanager
 async def serve_gateway(settings: GatewaySettings, open_ledger: OpenLedger) -> AsyncIterator[None]:
     """The gateway of the certificate's cell, listening inside the context; what crosses is in its ledger first.
@@ -250,20 +218,26 @@ async def serve_gateway(settings: GatewaySettings, open_ledger: OpenLedger) -> A
     async with AsyncExitStack() as stack:
         directory = DirectoryClient(settings.credentials, settings.directory)
         stack.push_async_callback(directory.close)
-        fences = FenceStore(await open_own(stack, settings, "domicile_gateway"))
+        gateways = Gateways(settings.credentials)
+        stack.push_async_callback(gateways.close)
+        own = await open_own(stack, settings, "domicile_gateway")
+        fences, references = FenceStore(own), ReferenceStore(own)
         abroad = AbroadStore(await open_own(stack, settings, "domicile_abroad"))
         erasures = ErasureStore(await open_own(stack, settings, "domicile_eraser"))
 
         async def ready() -> Mapping[str, str]:
             await fences.incarnation()
-            return opened.note()
+            strange = await fences.role_settings()  # told, and no more: a role could else end the gateway with one
+            roles = {"roles": f"{', '.join(strange)}: run `domicile schema apply`"} if strange else {}
+            return {**opened.note(), **roles}
 
         service = Service(settings, ready)
         opened = await open_ledger(stack, settings, directory, service)
         grants, keys = Grants(directory, identity), LateKeys(settings, directory)
         stack.push_async_callback(keys.close)
         eraser = Eraser(identity, erasures, fences, grants, directory, keys.client)
-        GatewayApi(identity, fences, abroad, grants, directory, eraser, opened.ledger).routes(service)
+        border = Border(identity, opened.ledger)
+        GatewayApi(identity, fences, abroad, grants, directory, eraser, border, references).routes(service)
         if settings.records:
             RecordsApi(await stack.enter_async_context(open_vault(settings, directory)), fences).routes(service)
         service.describe("Domicile gateway", Endpoint.ABROAD_READ, PARAMETERS)
@@ -275,5 +249,8 @@ async def serve_gateway(settings: GatewaySettings, open_ledger: OpenLedger) -> A
         stack.push_async_callback(ended, sweeping)
         erasing = asyncio.create_task(eraser.run())
         stack.push_async_callback(ended, erasing)
-        async with service.listen(settings.address(), service.internal_context([Role.APP, Role.ROUTER, Role.GATEWAY])):
+        pulling = asyncio.create_task(puller(settings, directory, identity, references, gateways).run())
+        stack.push_async_callback(ended, pulling)
+        peers = service.internal_context([Role.APP, Role.ROUTER, Role.GATEWAY])
+        async with service.listen(settings.address(), peers):
             yield

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, cast
 
 from pydantic import ConfigDict, create_model
 
-from domicile.model import Conflict, NotFound, Personal, Principal, Shareable
+from domicile.model import Conflict, NotFound, Personal, Principal, Shareable, extend_taxonomy
 from domicile.sdk import Record
 from domicile.sdk.store import RecordedColumn
 from domicile.sdk.tables import KINDS
@@ -44,6 +44,7 @@ def record_class(table: str, columns: tuple[RecordedColumn, ...]) -> type[Record
         raise NotFound("no such table of records")
     if any(column.kind not in _TYPES for column in columns):
         raise Conflict("the table was applied by an older program", remedy="run `domicile schema apply`")
+    extend_taxonomy(*(column.category for column in columns))  # they were known to the application that applied them
     fields: dict[str, Any] = {column.name: _field(column) for column in columns}
     made = create_model("Recorded", __base__=_Recorded, __cls_kwargs__={"table": table}, **fields)
     return cast("type[Record]", made)

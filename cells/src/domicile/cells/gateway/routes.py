@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from domicile.model import Conflict, FenceRefused, NotFound, UnknownSubject, WrongCell
+from domicile.model.abroad import AFTER, MAX_ABROAD, MAX_CURSOR, ORDER, SIZE
 from domicile.model.ids import KEY_BYTES
 from domicile.model.wire import AbroadRows, ErasureResponse, FenceRequest, FenceResponse, PrincipalRequest, RekeyRequest
 from domicile.service import Operation
@@ -41,7 +42,14 @@ SHRED: Final = Operation(
     refuses=(UnknownSubject, FenceRefused),
 )
 READ_ABROAD: Final = Operation(
-    "A subject's rows, shareable columns only; every other query parameter is a column that the rows equal",
+    "A page of a subject's rows, shareable columns only, in the order of a shareable column or of their ids. Every "
+    "other query parameter is a column that the rows equal, or its bounds: seats.at_least, .above, .at_most, .below. "
+    "Where there are more rows, the answer has a next, which page.after takes with the same question",
     {200: AbroadRows},
+    query={
+        SIZE: {"type": "integer", "minimum": 1, "maximum": MAX_ABROAD, "default": MAX_ABROAD},
+        ORDER: {"type": "string", "pattern": "^-?[a-z][a-z0-9_]{0,62}$"},
+        AFTER: {"type": "string", "maxLength": MAX_CURSOR},
+    },
     refuses=(UnknownSubject, NotFound),
 )

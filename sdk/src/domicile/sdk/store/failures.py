@@ -56,6 +56,10 @@ def _of_sqlstate(state: str) -> DomicileError:
             return Unavailable("the subject is about to move", where=_WHERE, retry_after=1)
         case "DM009":
             return OutdatedKeys()
+        case "DM010":
+            return Conflict(
+                "rows of a reference table that this cell does not take", where=_WHERE, remedy="compare the two schemas"
+            )
         case "23505":
             return Conflict("such a row exists already", where=_WHERE)
         case "42501":

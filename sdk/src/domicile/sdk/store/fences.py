@@ -22,6 +22,7 @@ from domicile.model.errors import FenceRefused, Unavailable, UnknownSubject
 from domicile.model.ids import AliasKey, SubjectKey
 from domicile.model.pins import PinGrant
 from domicile.model.wire import FenceReport, FenceState
+from domicile.sdk.store import settings
 from domicile.sdk.store.failures import untold
 from domicile.sdk.store.port import refused
 from domicile.sdk.store.queries import query
@@ -92,6 +93,11 @@ class FenceStore:
         if found is None:
             raise Unavailable("this database is no cell yet", where="storage", remedy="run `domicile schema apply`")
         return UUID(int=found.int)
+
+    async def role_settings(self) -> list[str]:
+        """What the roles of this database have set for themselves against what their sessions must have."""
+        found = settings.strange(await untold(self._pool.fetch(query("role_settings"))))
+        return [f"{row['role']} sets {row['name']}" for row in found]
 
     async def fence(self, key: SubjectKey) -> Fence | None:
         """Whatever state it is in; None where this cell never held the subject."""

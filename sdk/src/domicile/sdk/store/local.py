@@ -26,10 +26,10 @@ async def superuser(folder: Path) -> AsyncIterator[asyncpg.Connection]:
 
 
 @asynccontextmanager
-async def application(folder: Path, *, pooler: bool = False) -> AsyncIterator[asyncpg.Pool]:
-    """A pool as ``domicile_app``. ``pooler``: whether the socket is a PgBouncer's."""
+async def application(folder: Path, *, pooler: bool = False, user: str = "domicile_app") -> AsyncIterator[asyncpg.Pool]:
+    """A pool as ``user``. ``pooler``: whether the socket is a PgBouncer's."""
     options: dict[str, Any] = session_options(pooler=pooler)
-    pool = await asyncpg.create_pool(host=str(folder), user="domicile_app", database=DATABASE, min_size=0, **options)
+    pool = await asyncpg.create_pool(host=str(folder), user=user, database=DATABASE, min_size=0, **options)
     try:
         yield pool
     finally:

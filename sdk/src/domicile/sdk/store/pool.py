@@ -19,6 +19,7 @@ from domicile.identity import Credentials
 from domicile.model.access import Role
 from domicile.model.errors import InvalidInput
 from domicile.model.manifest import Address
+from domicile.sdk.store import settings
 
 DATABASE: Final = "domicile"
 CONNECT_SECONDS: Final = 5.0
@@ -60,7 +61,7 @@ def session_options(*, pooler: bool = False) -> dict[str, Any]:
     """What a pool of asyncpg's is told of its sessions."""
     return {
         "connection_class": AppConnection,
-        "server_settings": {"application_name": "domicile"},
+        "server_settings": settings.of_session(pooler=pooler),
         "statement_cache_size": 0 if pooler else CACHED_STATEMENTS,
     }
 
@@ -78,7 +79,7 @@ async def open_pool(
     """A pool of at most ``size`` connections as ``user``; the first one opens with the first statement.
 
     ``pooler``: there is one in transaction mode before the storage (PgBouncer), so that no statement may be prepared
-    for longer than it runs. What a session needs to have set is set for the role, in ``sql/system.sql``.
+    for longer than it runs. What a session needs to have set it states itself, as far as the pooler lets it.
 
     ``addresses`` are those of the cell's zones, tried in their order until one takes writes. Raises
     InvalidInput for none of them, or for an authority that isn't there.

@@ -33,6 +33,14 @@ class Operator(StrEnum):
     """Of several values: of a blind index, one for each generation of keys."""
 
 
+BOUNDS: Final = {
+    "at_least": Operator.AT_LEAST,
+    "above": Operator.ABOVE,
+    "at_most": Operator.AT_MOST,
+    "below": Operator.BELOW,
+}
+
+
 class Condition(NamedTuple):
     """``value`` as it lies in the column; for a blind index, the index; for ``PRINCIPAL``, None is the subject.
 
@@ -144,7 +152,7 @@ class Rows(Protocol):
         """Write rows, all of them or none, whatever is there; their new versions in the same order."""
         ...
 
-    async def update(self, table: Table, row: NewRow, version: int) -> int:
+    async def update(self, table: Table, row: NewRow, version: int, once: Once | None = None) -> int:
         """Change some columns of the row that is at ``version``, else Conflict; the new version."""
         ...
 
@@ -198,9 +206,9 @@ class Alone:
         async with self._store.work(self._key, self._epoch) as work:
             return await work.put_many(table, rows, once)
 
-    async def update(self, table: Table, row: NewRow, version: int) -> int:
+    async def update(self, table: Table, row: NewRow, version: int, once: Once | None = None) -> int:
         async with self._store.work(self._key, self._epoch) as work:
-            return await work.update(table, row, version)
+            return await work.update(table, row, version, once)
 
     async def delete(self, table: Table, id: UUID, version: int | None) -> bool:  # noqa: A002
         async with self._store.work(self._key, self._epoch) as work:

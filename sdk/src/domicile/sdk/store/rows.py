@@ -133,10 +133,13 @@ class _Transaction:
         return versions
 
     @in_turn
-    async def update(self, table: Table, row: NewRow, version: int) -> int:
+    async def update(self, table: Table, row: NewRow, version: int, once: Once | None = None) -> int:
+        if (said := await self._recall(once)) is not None:
+            return said[0]
         written = await self._replace(table, row, version)
         if written is None:
             raise another_version(table)
+        await self._remember(once, [written])
         return int(written)
 
     async def _replace(self, table: Table, row: NewRow, version: int) -> Any:

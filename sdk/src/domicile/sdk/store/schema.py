@@ -25,7 +25,7 @@ import asyncpg
 from domicile.model.errors import Conflict, Unavailable
 from domicile.sdk.records import Record
 from domicile.sdk.references import Ref, Reference
-from domicile.sdk.store import references
+from domicile.sdk.store import references, settings
 from domicile.sdk.store.changes import Found, Index, Plan, Refusal, Step, compare, recorded, recorded_about
 from domicile.sdk.store.ddl import literal
 from domicile.sdk.store.failures import untold
@@ -146,6 +146,7 @@ async def _plan(
         if name not in others.used
     ]
     steps = [step for step in (first,) if step is not None]
+    steps += settings.steps(await connection.fetch(query("role_settings")))
     if not founded:
         values = f"{literal(cell)}, {literal(jurisdiction)}"
         sql = f"INSERT INTO domicile.cell (cell, jurisdiction) VALUES ({values});"  # noqa: S608 - quoted

@@ -124,6 +124,14 @@ def there(table: Table) -> str:
     return f"SELECT EXISTS (SELECT FROM {_target(table)} WHERE t.subject_key = $1 AND t.id = $2)"  # noqa: S608
 
 
+def beyond(column: str, id_column: str, way: str, value: str, row: str) -> str:
+    """Rows after a place in an order by ``column``, NULL last, and then by id. ``way``: ``>`` or, descending, ``<``."""
+    return (
+        f"({column} {way} {value} OR ({column} IS NULL AND {value} IS NOT NULL) "
+        f"OR ({column} IS NOT DISTINCT FROM {value} AND {id_column} {way} {row}))"
+    )
+
+
 @lru_cache(maxsize=CACHED)
 def select(
     table: Table,
@@ -147,13 +155,10 @@ def select(
     columns = "".join(f', t."{column.name}"' for column in table.columns)
     wheres = "".join(f" AND {compare(name, operator, n)}" for n, (name, operator) in enumerate(compared, start=2))
     next_mark = len(compared) + 2
-    way, beyond = ("DESC", "<") if descending else ("ASC", ">")
+    way, further = ("DESC", "<") if descending else ("ASC", ">")
     if after:
         value, row = f"${next_mark}::{table.kind_of(order).sql}", f"${next_mark + 1}::uuid"
-        wheres += (
-            f' AND (t."{order}" {beyond} {value} OR (t."{order}" IS NULL AND {value} IS NOT NULL) '
-            f'OR (t."{order}" IS NOT DISTINCT FROM {value} AND t.id {beyond} {row}))'
-        )
+        wheres += " AND " + beyond(f't."{order}"', "t.id", further, value, row)
         next_mark += 2
     newest = ", domicile.newest_keys($1)" if keyed else ""
     bound = f"LIMIT ${next_mark}" if limited else "OFFSET 0"
@@ -183,11 +188,15 @@ def sealed(table: Table, *, held: bool = False) -> str:
 
 @lru_cache(maxsize=CACHED)
 def reseal(table: Table, columns: tuple[str, ...]) -> str:
-    """Other bytes for the same values, so that version and times stay: $1 epoch, $2 ids, $3 keys, then arrays."""
+    """Other bytes for the same values: the trigger is told, so that version and times stay.
+
+    $1 epoch, $2 ids, $3 keys, then arrays.
+    """
     names = "".join(f', "{column}"' for column in columns)
     arrays = "".join(f", ${number}::bytea[]" for number in range(4, 4 + len(columns)))
     changes = "".join(f', "{column}" = u."{column}"' for column in columns)
     return (
         f"UPDATE {_target(table)} SET epoch = $1{changes} "  # noqa: S608 - the same
-        f"FROM unnest($2::uuid[]{arrays}) AS u (id{names}) WHERE t.id = u.id AND {_sealed_by('$3')} RETURNING t.id"
+        f"FROM unnest($2::uuid[]{arrays}) AS u (id{names}) WHERE t.id = u.id AND {_sealed_by('$3')} "
+        "AND set_config('domicile.turning', 'on', true) IS NOT NULL RETURNING t.id"
     )

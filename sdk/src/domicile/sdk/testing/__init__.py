@@ -6,6 +6,7 @@
 Sealing, blind indexes, cursors and every check are the SDK's own; what stands in is the database and the key service.
 """
 
+from domicile.sdk.testing.abroad import memory_abroad
 from domicile.sdk.testing.memory import MemoryKeys, MemoryStore, memory_home
 
-__all__ = ["MemoryKeys", "MemoryStore", "memory_home"]
+__all__ = ["MemoryKeys", "MemoryStore", "memory_abroad", "memory_home"]

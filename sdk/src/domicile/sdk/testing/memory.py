@@ -119,6 +119,10 @@ class MemoryStore:
             held.fence = fence
         return fence
 
+    def fence(self, key: SubjectKey) -> Fence | None:
+        held = self._subjects.get(key)
+        return None if held is None or held.fence.state != "open" else held.fence
+
     def close(self, key: SubjectKey) -> None:
         """As when the subject moves away: from now on everything is refused."""
         held = self._subjects[key]
@@ -268,13 +272,16 @@ class _Transaction:
         return versions
 
     @in_turn
-    async def update(self, table: Table, row: NewRow, version: int) -> int:
+    async def update(self, table: Table, row: NewRow, version: int, once: Once | None = None) -> int:
+        if (said := await self._recall(once)) is not None:
+            return said[0]
         await self._lock((table.name, row.id))
         held = self._row(table, row.id)
         if held is None or (held.version, held.principal) != (version, row.principal):
             raise another_version(table)
         written = replace(held, version=held.version + 1, values={**held.values, **row.values})
         self._written[table.name, row.id] = written
+        self._remember(once, [written.version])
         return written.version
 
     @in_turn
@@ -296,7 +303,8 @@ class _Transaction:
 
         def place(name: UUID) -> Place:
             held = rows[name]
-            return Place(name, held.created if selection.order == CREATED else held.values[selection.order])
+            own = {CREATED: held.created, "id": name}
+            return Place(name, own[selection.order] if selection.order in own else held.values[selection.order])
 
         sign = -1 if selection.descending else 1
 
