@@ -72,6 +72,15 @@ class Layout:
     def pauses(self) -> Path:
         return self.root / "pauses"
 
+    @property
+    def drills(self) -> Path:
+        """The record of what a drill broke, and below it, for each jurisdiction, what its load did."""
+        return self.root / "drills"
+
+    @property
+    def reports(self) -> Path:
+        return self.root / "reports"
+
     def log(self, process: str) -> Path:
         return self.logs / f"{process}.log"
 
@@ -145,7 +154,7 @@ def owner_of(path: Path, cells: dict[str, str], routers: dict[str, str], process
         return cells.get(name, GLOBAL)
     if kind in ("routers", "edges"):
         return routers.get(name, GLOBAL)
-    if kind in ("keys", "operators", "backups"):
+    if kind in ("keys", "operators", "backups", "drills"):
         return name
     if kind == "logs":
         return processes.get(name.removesuffix(".log"), GLOBAL)

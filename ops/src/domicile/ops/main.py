@@ -18,6 +18,7 @@ from domicile.ops.commands import (
     status_command,
     up_command,
 )
+from domicile.ops.drills.commands import drill_command, report
 from domicile.ops.edge.asking import haproxy_command, nginx_command
 from domicile.ops.edge.commands import app as edge
 from domicile.ops.edge.examine import examine_command
@@ -49,6 +50,8 @@ app.command("apply")(apply_command)
 app.command("explain")(explain_command)
 app.command("restore")(restore_command)
 app.add_typer(backup, name="backup")
+app.command("drill")(drill_command)
+app.add_typer(report, name="report")
 app.command("erase", epilog="Example: domicile erase @subject.txt --as eu --receipt alice.receipt")(erase_command)
 app.add_typer(audit, name="audit")
 audit.command("receipt", epilog="Example: domicile audit receipt alice.receipt --deployment acme")(receipt_command)

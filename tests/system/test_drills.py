@@ -1,0 +1,108 @@
+"""Drills of a world that runs, by the command that an operator types."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from domicile_testing.databases import wait_for
+from domicile_testing.worlds import COMMAND, LocalWorld, clean_environment, domicile, running_world
+
+from domicile.ops.drills.scenarios import SCENARIOS
+
+pytestmark = [pytest.mark.system, pytest.mark.xdist_group("drills"), pytest.mark.timeout(240)]
+LIGHT = ("--rate", "40", "--floor", "1", "--users", "1", "--before", "2", "--after", "1", "--wait", "0")
+THREE = ("router-outage", "directory-outage", "key-service-outage")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalWorld]:
+    with running_world(tmp_path_factory.mktemp("drills") / "s") as running:
+        yield running
+
+
+def test_a_drill_that_is_killed_in_the_middle_is_put_right_by_recover(world: LocalWorld) -> None:
+    state = ("--state", str(world.state))
+    drill = subprocess.Popen(
+        [*COMMAND, "drill", "router-outage", *LIGHT, "--hold", "120", *state],
+        env=clean_environment(),
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        router = psutil.Process(world.pids()["router-fra"])
+        wait_for(lambda: _gone(router), "the fault", 90)
+        loads = psutil.Process(drill.pid).children()
+        assert len(loads) == 2
+        second = domicile("drill", "router-outage", *LIGHT, *state)
+        assert second.returncode == 1
+        assert "another drill is under way" in second.stderr
+    finally:
+        drill.send_signal(signal.SIGKILL)
+        drill.wait()
+    wait_for(lambda: all(_gone(load) for load in loads), "the end of its load", 10)
+    third = domicile("drill", "router-outage", *LIGHT, *state)
+    assert third.returncode == 1
+    assert "domicile drill --recover" in third.stderr
+    put_right = domicile("drill", "--recover", "--json", *state)
+    assert json.loads(put_right.stdout) == {"ok": True, "undone": 1, "missing": []}, put_right.stderr
+    assert world.status()[1]["phase"] == "running"
+    assert world.pids()["router-fra"] != router.pid
+    assert domicile("drill", "--recover", *state).stdout == "nothing is broken by a drill\n"
+
+
+def _gone(process: psutil.Process) -> bool:
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.full
+def test_a_game_day_of_three_in_a_world_without_standbys(world: LocalWorld) -> None:
+    done = domicile(
+        "drill", *THREE, "kill-leader", *LIGHT, "--hold", "3", "--json", "--state", str(world.state), seconds=400
+    )
+    *three, last = json.loads(done.stdout)["drills"]
+    assert [each["scenario"] for each in three] == list(THREE), done.stderr
+    for each in three:
+        assert (each["lost"], each["stale_reads"], each["personal_bytes_across"]) == (0, 0, 0), each
+        assert each["acknowledged"] > 0
+    assert three[0]["rto_s"] > 3
+    assert (last["verdict"], last["acknowledged"]) == ("aborted", 0), "there is no standby to fail over to"
+    listed = json.loads(domicile("report", "list", "--json", "--state", str(world.state)).stdout)["reports"]
+    assert [each["scenario"] for each in listed][-4:] == [*THREE, "kill-leader"]
+
+
+@pytest.mark.full
+def test_ctrl_c_puts_the_world_right_and_tells_so(world: LocalWorld) -> None:
+    drill = subprocess.Popen(
+        [*COMMAND, "drill", "router-outage", *LIGHT, "--hold", "120", "--json", "--state", str(world.state)],
+        env=clean_environment(),
+        stdout=subprocess.PIPE,
+    )
+    router = psutil.Process(world.pids()["router-fra"])
+    wait_for(lambda: _gone(router), "the fault", 90)
+    drill.send_signal(signal.SIGINT)
+    told, _ = drill.communicate(timeout=120)
+    assert json.loads(told)["verdict"] == "aborted"
+    assert drill.returncode == 130
+    assert not (world.state / "drills" / "faults.json").exists()
+    assert world.pids()["router-fra"] != router.pid
+
+
+@pytest.mark.full
+@pytest.mark.timeout(3600)
+def test_a_game_day_of_everything_on_a_world_with_standbys(tmp_path: Path) -> None:
+    state = ("--state", str(tmp_path / "s"))
+    try:
+        assert domicile("up", "--ha", "--detach", *state, seconds=600).returncode == 0
+        done = domicile("drill", "all", "--floor", "1", "--json", *state, seconds=3000)
+        for each in json.loads(done.stdout)["drills"]:
+            print(each)
+            assert each["verdict"] != "aborted", each
+            assert (each["lost"], each["stale_reads"], each["personal_bytes_across"]) == (0, 0, 0), each
+        assert [each["scenario"] for each in json.loads(done.stdout)["drills"]] == list(SCENARIOS)
+    finally:
+        assert domicile("down", *state).returncode == 0
