@@ -52,6 +52,8 @@ ALLOWED: dict[Endpoint, dict[Role, str]] = {
     E.FENCES_SHRED: {R.APP: "cell"},
     E.RECORDS: {R.APP: "cell"},
     E.ABROAD_READ: {R.APP: "any"},
+    E.RELEASES: {R.OPERATOR: "jurisdiction"},
+    E.ARRIVALS: {R.GATEWAY: "any"},
     E.APP_REQUESTS: {R.ROUTER: "jurisdiction", R.EDGE: "jurisdiction"},
     E.GATEWAY_REQUESTS: {R.ROUTER: "jurisdiction"},
     E.ROUTER_INTERNAL: {R.ROUTER: "any"},

@@ -3,6 +3,7 @@
 from domicile.identity.authority import Authority, write_private
 from domicile.identity.endorsements import check_endorsed, endorse
 from domicile.identity.keyring import Keyring, retirement_seconds
+from domicile.identity.statements import signed, signer
 from domicile.identity.tls import Credentials, identity_of, peer_of, public_server
 from domicile.identity.tokens import (
     Signer,
@@ -29,6 +30,8 @@ __all__ = [
     "public_server",
     "retirement_seconds",
     "sign_topology",
+    "signed",
+    "signer",
     "verify_receipt",
     "verify_topology",
     "write_private",

@@ -123,6 +123,8 @@ class Endpoint(StrEnum):
     FENCES_SHRED = "gateway.fences.shred"
     RECORDS = "gateway.records"
     ABROAD_READ = "gateway.abroad.read"
+    RELEASES = "gateway.releases"
+    ARRIVALS = "gateway.arrivals"
     APP_REQUESTS = "app.requests"
     GATEWAY_REQUESTS = "gateway.requests"
     ROUTER_INTERNAL = "router.internal"
@@ -196,6 +198,8 @@ MATRIX: Final[dict[Endpoint, Rule]] = {
     Endpoint.FENCES_SHRED: _rule(Scope.CELL, Role.APP),
     Endpoint.RECORDS: _rule(Scope.CELL, Role.APP),
     Endpoint.ABROAD_READ: _rule(Scope.ANY, Role.APP),
+    Endpoint.RELEASES: _rule(Scope.JURISDICTION, Role.OPERATOR),
+    Endpoint.ARRIVALS: _rule(Scope.ANY, Role.GATEWAY),
     Endpoint.APP_REQUESTS: _rule(Scope.JURISDICTION, Role.ROUTER, Role.EDGE),
     Endpoint.GATEWAY_REQUESTS: _rule(Scope.JURISDICTION, Role.ROUTER),
     Endpoint.ROUTER_INTERNAL: _rule(Scope.ANY, Role.ROUTER),

@@ -50,7 +50,9 @@ from domicile.telemetry import REFUSALS, render_metrics, warn
 
 USERS: Final[dict[Role, frozenset[str]]] = {
     Role.APP: frozenset({"domicile_app", "domicile_cell"}),
-    Role.GATEWAY: frozenset({"domicile_gateway", "domicile_abroad", "domicile_app", "domicile_eraser"}),
+    Role.GATEWAY: frozenset(
+        {"domicile_gateway", "domicile_abroad", "domicile_app", "domicile_eraser", "domicile_border"}
+    ),
     Role.KEYS: frozenset({"domicile_keys"}),
     Role.DIRECTORY: frozenset({"domicile_directory"}),
     Role.OPERATOR: frozenset({SUPERUSER}),
