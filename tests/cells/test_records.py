@@ -24,8 +24,8 @@ from domicile_testing.generated import session, storm
 from domicile_testing.logged import logged
 from domicile_testing.long import seeded
 
-from domicile.cells.gateway import serve_gateway
 from domicile.cells.keys import serve_keys
+from domicile.cells.serve import serving_cell
 from domicile.identity import Signer, sign_topology
 from domicile.model import Endpoint, Role, SubjectKey
 from domicile.sdk import Personal, Principal, Record, Shareable
@@ -124,7 +124,7 @@ async def client(
     (settings.state / "topology.json").unlink(missing_ok=True)
     topology = manifest(settings.bind, keys.bind).topology()
     directory.topology = sign_topology(operator, "acme", 1, topology)
-    async with serve_keys(keys, key_section(cache_seconds=1)), serve_gateway(settings):
+    async with serve_keys(keys, key_section(cache_seconds=1)), serving_cell(settings):
         yield Client(trust, settings.bind, keys.bind)
 
 

@@ -125,6 +125,9 @@ class Endpoint(StrEnum):
     ABROAD_READ = "gateway.abroad.read"
     RELEASES = "gateway.releases"
     ARRIVALS = "gateway.arrivals"
+    LEDGER_HEADS = "gateway.ledger.heads"
+    LEDGER_READ = "gateway.ledger.read"
+    LEDGER_CARRIED = "gateway.ledger.carried"
     APP_REQUESTS = "app.requests"
     GATEWAY_REQUESTS = "gateway.requests"
     ROUTER_INTERNAL = "router.internal"
@@ -200,6 +203,9 @@ MATRIX: Final[dict[Endpoint, Rule]] = {
     Endpoint.ABROAD_READ: _rule(Scope.ANY, Role.APP),
     Endpoint.RELEASES: _rule(Scope.JURISDICTION, Role.OPERATOR),
     Endpoint.ARRIVALS: _rule(Scope.ANY, Role.GATEWAY),
+    Endpoint.LEDGER_HEADS: _rule(Scope.ANY, Role.GATEWAY, Role.OPERATOR),
+    Endpoint.LEDGER_READ: _rule(Scope.JURISDICTION, Role.OPERATOR),
+    Endpoint.LEDGER_CARRIED: _rule(Scope.JURISDICTION, Role.ROUTER),
     Endpoint.APP_REQUESTS: _rule(Scope.JURISDICTION, Role.ROUTER, Role.EDGE),
     Endpoint.GATEWAY_REQUESTS: _rule(Scope.JURISDICTION, Role.ROUTER),
     Endpoint.ROUTER_INTERNAL: _rule(Scope.ANY, Role.ROUTER),

@@ -56,10 +56,10 @@ class Crossing(BaseModel):
     """One thing that crossed, or was refused, or a number of like things within an interval.
 
     ``source`` is where the bytes come from, ``destination`` where they go. ``caller``: the program that asked, as
-    ``role/name`` of its certificate. ``counts``: how many of what (``rows``, ``requests``). ``bytes``: of the body that
-    crossed, 0 where it was refused. ``purpose`` and ``decision_id`` may be empty: ``decision_id`` is what ties the line
-    to a manifest, a drill or an answer, and to the other side's line. ``at``: of this process's clock, to a millisecond.
-    ``detail``: further names and codes, such as ``table``, ``code`` or ``digest``.
+    ``role/name`` of its certificate. ``counts``: how many of what (``rows``, ``requests``). ``bytes``: of the body
+    that crossed, 0 where it was refused. ``purpose`` and ``decision_id`` may be empty: ``decision_id`` ties the line to
+    a manifest, an interval or an answer, and to the other side's line. ``at``: by this process's clock, to a
+    millisecond. ``detail``: further names and codes, such as ``table``, ``code`` or ``digest``.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")

@@ -117,6 +117,25 @@ BACKUP_FAILURES: Final = Counter(
     "domicile_backup_failures", "What could not be kept or taken", ["database", "code"], registry=REGISTRY
 )
 
+LEDGER_LINES: Final = Counter(
+    "domicile_ledger_lines", "Lines that this process has added to the ledger", registry=REGISTRY
+)
+LEDGER_REFUSED: Final = Counter(
+    "domicile_ledger_refused", "Crossings refused because the ledger could not be written", registry=REGISTRY
+)
+LEDGER_ALARM: Final = Gauge(
+    "domicile_ledger_alarm",
+    "Whether another cell's ledger does not go with what is held of it: 1 is an alarm",
+    ["cell"],
+    registry=REGISTRY,
+)
+LEDGER_HEAD_AGE: Final = Gauge(
+    "domicile_ledger_head_age_seconds",
+    "Since another cell's ledger was last found to go with what is held of it",
+    ["cell"],
+    registry=REGISTRY,
+)
+
 
 def render_metrics() -> tuple[bytes, str]:
     """The exposition text and its content type."""

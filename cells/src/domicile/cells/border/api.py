@@ -53,9 +53,9 @@ def _number(text: str, where: str) -> int:
 
 
 def _digest(request: web.Request) -> str:
-    text = request.match_info["id"]
+    text = request.match_info["release"]
     if not _DIGEST.fullmatch(text):
-        raise InvalidInput("not the id of a release", where="id")
+        raise InvalidInput("not the id of a release", where="release")
     return text
 
 
@@ -67,14 +67,14 @@ class BorderApi:
         self._abroad = abroad
 
     def routes(self, service: Service) -> None:
-        one, arrival = f"{RELEASES}/{{name}}/revisions", f"{ARRIVALS}/{{id}}"
+        one, arrival = f"{RELEASES}/{{name}}/revisions", f"{ARRIVALS}/{{release}}"
         mine, theirs = Endpoint.RELEASES, Endpoint.ARRIVALS
         service.route("GET", RELEASES, mine, self.all, Operation("Releases, made and arrived", {200: Releases}))
         service.route("POST", f"{RELEASES}/check", mine, self.check, _CHECK)
         service.route("POST", RELEASES, mine, self.declare, _DECLARE)
         service.route("POST", one, mine, self.run, _RUN)
         service.route("GET", f"{one}/{{revision}}", mine, self.status, _STATUS)
-        service.route("GET", f"{ARRIVALS}/{{id}}/rows", mine, self.rows, _ROWS)
+        service.route("GET", f"{arrival}/rows", mine, self.rows, _ROWS)
         service.route("PUT", arrival, theirs, self.offer, _OFFER)
         service.route("PUT", f"{arrival}/pages/{{number}}", theirs, self.page, _PAGE)
         service.route("POST", f"{arrival}/accept", theirs, self.accept, _ACCEPT)

@@ -2,16 +2,18 @@
 
 An application holds no right on the fence; it asks here, and here only a grant by the directory counts. An
 application abroad reaches no database of this cell; it asks here, and gets shareable columns of subjects that
-are at home, each crossing on the record before the answer leaves.
+are at home, each crossing in the ledger before the answer leaves.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Final, NoReturn
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
+from typing import Final, NoReturn, Protocol
 
 from aiohttp import web
 
@@ -23,7 +25,7 @@ from domicile.cells.gateway.restores import Settler
 from domicile.cells.gateway.routes import ERASE, OPEN_FENCE, PARAMETERS, READ_ABROAD, REKEY, SHRED
 from domicile.cells.gateway.settings import GatewaySettings, LateKeys, open_own, open_vault, own_cell
 from domicile.cells.gateway.sweeper import Sweeper
-from domicile.client import DirectoryClient
+from domicile.client import DirectoryClient, KeyClient
 from domicile.model import (
     ALIAS_KINDS,
     Conflict,
@@ -38,6 +40,7 @@ from domicile.model import (
     Unavailable,
     UnknownSubject,
 )
+from domicile.model.crossings import Crossing, CrossingKind, CrossingLog, Outcome
 from domicile.model.wire import (
     MAX_CONDITIONS,
     AbroadRows,
@@ -98,8 +101,12 @@ class GatewayApi:
         grants: Grants,
         directory: DirectoryClient,
         eraser: Eraser,
+        ledger: CrossingLog,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._cell = cell
+        self._ledger = ledger
+        self._clock = clock
         self._eraser = eraser
         self._directory = directory
         self._fences = fences
@@ -159,16 +166,19 @@ class GatewayApi:
         return json_response(await self._eraser.shred(key, asked.principal), Cache_Control="no-store")
 
     async def read_abroad(self, request: web.Request) -> web.Response:
-        """Shareable columns of a subject at home here; every answer, and every refusal, is on the record."""
+        """Shareable columns of a subject at home here. Every answer is in the ledger before it leaves, and every
+        refusal, or nothing is answered."""
         try:
             answer = await self._read(request)
         except Unavailable:
             raise
-        except DomicileError:
-            await self._record(request[PEER], "abroad-read", "refused")
+        except DomicileError as error:
+            await self._record(request, CrossingKind.ABROAD_READ, error)
             raise
-        await self._record(request[PEER], "abroad-read", "allowed")
-        return json_response(answer, Cache_Control="no-store")
+        response = json_response(answer, Cache_Control="no-store")
+        size = len(response.body) if isinstance(response.body, bytes) else 0
+        await self._record(request, CrossingKind.ABROAD_READ, answer, size)
+        return response
 
     async def _read(self, request: web.Request) -> AbroadRows:
         key = SubjectKey.parse(request.match_info["subject_key"])
@@ -183,19 +193,61 @@ class GatewayApi:
         )
 
     async def refuse_abroad(self, request: web.Request) -> NoReturn:
-        await self._record(request[PEER], "abroad-write", "refused")
-        raise Forbidden("from abroad a subject's data is read, never written", remedy="write in the home cell")
+        refusal = Forbidden("from abroad a subject's data is read, never written", remedy="write in the home cell")
+        await self._record(request, CrossingKind.ABROAD_WRITE, refusal)
+        raise refusal
 
-    async def _record(self, peer: Identity, kind: str, verdict: str) -> None:
-        BORDER.labels(peer.jurisdiction, self._cell.jurisdiction, kind, verdict).inc()
-        await self._fences.record_border(
-            from_jurisdiction=peer.jurisdiction, role=str(peer.role), kind=kind, verdict=verdict
+    async def _record(
+        self, request: web.Request, kind: CrossingKind, outcome: AbroadRows | DomicileError, size: int = 0
+    ) -> None:
+        peer = request[PEER]
+        if isinstance(outcome, DomicileError):
+            # a table that was asked for in vain may be anything
+            verdict, counts, detail = "refused", {}, {"code": outcome.code}
+        else:
+            verdict, counts = "allowed", {"rows": len(outcome.rows), "withheld": len(outcome.withheld)}
+            detail = {"table": request.match_info["table"]}
+        await self._ledger.append(
+            Crossing(
+                kind=kind,
+                source=self._cell.jurisdiction,
+                destination=peer.jurisdiction,
+                outcome=Outcome.REFUSED if isinstance(outcome, DomicileError) else Outcome.PASSED,
+                at=datetime.fromtimestamp(self._clock(), UTC),
+                caller=f"{peer.role}/{peer.name}",
+                counts=counts,
+                bytes=size,
+                detail=detail,
+            )
         )
+        BORDER.labels(peer.jurisdiction, self._cell.jurisdiction, str(kind), verdict).inc()
+
+
+class OpenedLedger(Protocol):
+    """What the gateway needs of its ledger, which is another part of the cell."""
+
+    @property
+    def ledger(self) -> CrossingLog: ...
+
+    def note(self) -> Mapping[str, str]:
+        """What ``/readyz`` says of it."""
+        ...
+
+
+OpenLedger = Callable[[AsyncExitStack, GatewaySettings, DirectoryClient, Service], Awaitable[OpenedLedger]]
+
+
+LateKeyClient = Callable[[], Awaitable[KeyClient]]
+OpenBorder = Callable[
+    [GatewaySettings, Service, DirectoryClient, LateKeyClient, CrossingLog], AbstractAsyncContextManager[object]
+]
 
 
 @asynccontextmanager
-async def serve_gateway(settings: GatewaySettings) -> AsyncIterator[None]:
-    """The gateway of the certificate's cell, listening inside the context.
+async def serve_gateway(
+    settings: GatewaySettings, open_ledger: OpenLedger, open_border: OpenBorder
+) -> AsyncIterator[None]:
+    """The gateway of the certificate's cell, listening inside the context; what crosses is in its ledger first.
 
     Raises InvalidInput for settings that it must not start with. Without its database it is not ready, and says so.
     """
@@ -207,16 +259,19 @@ async def serve_gateway(settings: GatewaySettings) -> AsyncIterator[None]:
         abroad = AbroadStore(await open_own(stack, settings, "domicile_abroad"))
         erasures = ErasureStore(await open_own(stack, settings, "domicile_eraser"))
 
-        async def ready() -> None:
+        async def ready() -> Mapping[str, str]:
             await fences.incarnation()
+            return opened.note()
 
         service = Service(settings, ready)
+        opened = await open_ledger(stack, settings, directory, service)
         grants, keys = Grants(directory, identity), LateKeys(settings, directory)
         stack.push_async_callback(keys.close)
         eraser = Eraser(identity, erasures, fences, grants, directory, keys.client)
-        GatewayApi(identity, fences, abroad, grants, directory, eraser).routes(service)
+        GatewayApi(identity, fences, abroad, grants, directory, eraser, opened.ledger).routes(service)
         if settings.records:
             RecordsApi(await stack.enter_async_context(open_vault(settings, directory)), fences).routes(service)
+        await stack.enter_async_context(open_border(settings, service, directory, keys.client, opened.ledger))
         service.describe("Domicile gateway", Endpoint.ABROAD_READ, PARAMETERS)
         reporting = asyncio.create_task(Reporter(identity, fences, directory).run())
         stack.push_async_callback(ended, reporting)
@@ -226,5 +281,5 @@ async def serve_gateway(settings: GatewaySettings) -> AsyncIterator[None]:
         stack.push_async_callback(ended, sweeping)
         erasing = asyncio.create_task(eraser.run())
         stack.push_async_callback(ended, erasing)
-        async with service.listen(settings.address(), service.internal_context([Role.APP, Role.ROUTER])):
+        async with service.listen(settings.address(), service.internal_context([Role.APP, Role.ROUTER, Role.GATEWAY])):
             yield

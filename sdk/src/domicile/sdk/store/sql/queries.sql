@@ -42,10 +42,6 @@ SELECT pg_backend_pid() FROM set_config('lock_timeout', $1, true)
 -- Forget the keys by which subjects were named under a pepper ($1) before.
 SELECT domicile.forget_previous($1)
 
--- name: record_border
--- Keep that something from jurisdiction $1, role $2 tried kind $3, with verdict $4.
-INSERT INTO domicile.border_events (from_jurisdiction, role, kind, verdict) VALUES ($1, $2, $3, $4)
-
 -- name: note_session
 -- Keep that somebody reads across subjects, for a purpose ($1).
 INSERT INTO domicile.cell_sessions (purpose) VALUES ($1)

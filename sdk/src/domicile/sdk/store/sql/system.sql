@@ -11,7 +11,7 @@ BEGIN
         CREATE ROLE domicile_owner NOLOGIN;
     END IF;
     FOREACH name IN ARRAY ARRAY['domicile_app', 'domicile_cell', 'domicile_gateway', 'domicile_abroad', 'domicile_eraser',
-                               'domicile_border'] LOOP
+                             'domicile_ledger', 'domicile_border'] LOOP
         IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name) THEN
             EXECUTE format('CREATE ROLE %I LOGIN', name);
         END IF;
@@ -145,7 +145,7 @@ CREATE TABLE IF NOT EXISTS domicile.cell_sessions (
     purpose text NOT NULL
 );
 
--- What crossed this cell's border, or tried to. No subject is named.
+-- What crossed this cell's border, or tried to, before the ledger was there (ledger.sql). No subject is named.
 CREATE TABLE IF NOT EXISTS domicile.border_events (
     id                bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     time              timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -900,5 +900,5 @@ ALTER FUNCTION domicile.end_writers OWNER TO domicile_fencer;
 REVOKE ALL ON FUNCTION domicile.end_writers FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION domicile.end_writers TO domicile_gateway;
 
--- the number grows with each change of this file; `schema apply` takes no database back to a lower one
+-- the number grows with each change of this file, or of ledger.sql; `schema apply` takes no database back to a lower one
 COMMENT ON SCHEMA domicile IS 'schema 4';
