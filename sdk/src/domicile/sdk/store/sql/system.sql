@@ -824,8 +824,6 @@ GRANT SELECT ON domicile.columns TO domicile_border;
 GRANT SELECT, INSERT, UPDATE, DELETE ON releases.arrivals TO domicile_border;
 GRANT SELECT, INSERT, DELETE ON releases.pages TO domicile_border;
 GRANT SELECT, INSERT ON releases.rows TO domicile_border;
-GRANT USAGE ON SCHEMA releases TO domicile_app, domicile_cell;
-GRANT SELECT ON releases.arrivals, releases.rows TO domicile_app, domicile_cell;
 
 REVOKE ALL ON ALL TABLES IN SCHEMA domicile FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA domicile FROM PUBLIC;
