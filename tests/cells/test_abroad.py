@@ -103,6 +103,23 @@ async def test_another_jurisdiction_reads_shareable_columns_and_is_recorded(
     assert crossings("abroad-read", "allowed") == before + 1
 
 
+async def test_what_crossed_is_in_the_ledger_with_who_asked_and_what_for(
+    trust: Trust, gateway: str, cell: asyncpg.Connection, rows: list[UUID]
+) -> None:
+    async with application(trust, gateway, "us", "us-1.iad") as app:
+        await app.abroad(HANS, "tariffs", {}, purpose="support:T-1042")
+        with pytest.raises(InvalidInput, match="a code"):
+            await app.abroad(HANS, "tariffs", {}, purpose="because of Hans")
+    (row,) = await cell.fetch("SELECT line FROM ledger.lines")
+    line = Crossing.parse(row["line"])
+    assert (line.source, line.destination, line.caller, line.purpose) == (
+        "eu", "us", "app/us-1.iad", "support:T-1042",
+    )  # fmt: skip
+    assert (line.counts, line.detail) == ({"rows": 2, "withheld": 2}, {"table": "tariffs"})
+    assert 100 < line.bytes < 600
+    assert str(HANS) not in row["line"]
+
+
 async def test_no_personal_byte_is_in_the_answer(
     trust: Trust, gateway: str, cell: asyncpg.Connection, rows: list[UUID]
 ) -> None:

@@ -10,6 +10,8 @@ from uuid import UUID
 from domicile.client.http import Peer
 from domicile.identity import Credentials
 from domicile.model.access import Role
+from domicile.model.crossings import PURPOSE_HEADER, as_code
+from domicile.model.errors import InvalidInput
 from domicile.model.ids import AliasKey, SubjectKey
 from domicile.model.ledger_wire import CarriedReport, HeadAnswer, HeldAnswer, LinesAnswer, ReportTaken
 from domicile.model.manifest import Manifest
@@ -78,10 +80,17 @@ class GatewayClient:
         body = PrincipalRequest(principal=principal)
         return await self._peer.ask(ErasureResponse, "POST", f"/.domicile/v1/fences/{key}/shred", body=body)
 
-    async def abroad(self, key: SubjectKey, table: str, conditions: dict[str, str]) -> AbroadRows:
-        """Shareable columns of a subject's rows, filtered by equality on shareable columns."""
+    async def abroad(self, key: SubjectKey, table: str, conditions: dict[str, str], purpose: str = "") -> AbroadRows:
+        """Shareable columns of a subject's rows, filtered by equality on shareable columns.
+
+        ``purpose``: a code for the home's ledger, such as ``support:T-1042``. Raises InvalidInput for what is none.
+        """
+        if as_code(purpose) != purpose:
+            raise InvalidInput("a purpose is a code without blanks", remedy="such as support:T-1042")
         query = f"?{urlencode(conditions)}" if conditions else ""
-        return await self._peer.ask(AbroadRows, "GET", f"/.domicile/v1/abroad/{key}/{quote(table, safe='')}{query}")
+        path = f"/.domicile/v1/abroad/{key}/{quote(table, safe='')}{query}"
+        headers = {PURPOSE_HEADER: purpose} if purpose else {}
+        return await self._peer.ask(AbroadRows, "GET", path, headers=headers)
 
     async def ledger_head(self, since: int = 0) -> HeadAnswer:
         """The head of the cell's ledger; with the proof that it grew from its first ``since`` lines."""

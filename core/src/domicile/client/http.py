@@ -277,10 +277,11 @@ class Peer:
         path: str,
         *,
         body: BaseModel | None = None,
+        headers: dict[str, str] | None = None,
         repeatable: bool = True,
     ) -> Answer:
         """``call``, with the answer read as a model; an answer that is none is Unavailable."""
-        raw = await self.call(method, path, body=body, repeatable=repeatable)
+        raw = await self.call(method, path, body=body, headers=headers, repeatable=repeatable)
         try:
             return answer.model_validate_json(raw)
         except ValidationError:

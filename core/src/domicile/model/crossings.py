@@ -22,6 +22,8 @@ from domicile.model.ids import JurisdictionName
 
 MAX_LINE_BYTES: Final = 4096
 MAX_ENTRIES: Final = 16
+PURPOSE_HEADER: Final = "Domicile-Purpose"
+"""What an application reads from abroad for, as a code; anything else is left out of the ledger."""
 _CODE: Final = r"^[A-Za-z0-9][A-Za-z0-9._:/+-]{0,127}$"
 Code = Annotated[str, StringConstraints(pattern=_CODE)]
 """A name, a number, a digest: nothing with a blank or an at sign, and nothing longer than a digest."""

@@ -1,4 +1,4 @@
-"""What this router carries over its jurisdiction's border, told to a gateway there for the ledger, interval by interval.
+"""What this router carries over its jurisdiction's border, told to a gateway there for the ledger, by the interval.
 
 The bytes have gone by then, so nothing is refused for want of the ledger. What was not taken is told again, the same
 under the same number, until it is; a router that is killed leaves one interval untold at most, and the next run of it

@@ -89,7 +89,10 @@ def _rows(kind: type[R], answer: AbroadRows) -> list[AbroadRow[R]]:
 class Abroad:
     """Reads of one subject by way of its home's gateway. ``jurisdiction`` and ``cell`` are the home's."""
 
-    def __init__(self, gateway: GatewayClient, jurisdiction: str, cell: str, key: SubjectKey) -> None:
+    def __init__(
+        self, gateway: GatewayClient, jurisdiction: str, cell: str, key: SubjectKey, purpose: str = ""
+    ) -> None:
+        self._purpose = purpose
         self.jurisdiction = jurisdiction
         self.cell = cell
         self._gateway = gateway
@@ -103,9 +106,10 @@ class Abroad:
     async def all(self, kind: type[R], **conditions: Any) -> list[AbroadRow[R]]:
         """A subject's records of a class, at most 100 in the order of their ids, that equal every condition.
 
-        Raises UnsupportedQuery for a condition on anything but a shareable field, before anything is sent;
+        Raises UnsupportedQuery for a condition on anything but a shareable field, and InvalidInput for a purpose that
+        is no code, before anything is sent;
         UnknownSubject or a Misdirected error where the subject has moved on; Unavailable.
         """
         table = kind.domicile_table
         wanted = {name: _condition(table, name, value) for name, value in conditions.items()}
-        return _rows(kind, await self._gateway.abroad(self._key, table.name, wanted))
+        return _rows(kind, await self._gateway.abroad(self._key, table.name, wanted, self._purpose))

@@ -246,15 +246,18 @@ class Residency:
                 continue
         raise UnknownSubject("nobody has this alias")
 
-    async def abroad(self, subject_id: str) -> Abroad:
-        """A reader of what is shareable of a subject, wherever it is at home. Raises UnknownSubject."""
+    async def abroad(self, subject_id: str, *, purpose: str = "") -> Abroad:
+        """A reader of what is shareable of a subject, wherever it is at home. Raises UnknownSubject.
+
+        ``purpose``: what for, as a code that the home's ledger keeps: ``support:T-1042``. Nothing about a person.
+        """
         pin = await self._pin(*self.subject_keys(subject_id))
         gateway = self._gateways.get(pin.cell)
         if gateway is None:
             raise Unavailable("the home is a cell that this topology does not name", remedy="wait for the new topology")
         if pin.jurisdiction != self.jurisdiction:
             BORDER.labels(self.jurisdiction, pin.jurisdiction, "abroad-read", "asked").inc()
-        return Abroad(gateway, pin.jurisdiction, pin.cell, pin.subject_key)
+        return Abroad(gateway, pin.jurisdiction, pin.cell, pin.subject_key, purpose)
 
     async def fence(self, key: SubjectKey) -> Fence | None:
         """The fence as this cell's storage has it, or None."""

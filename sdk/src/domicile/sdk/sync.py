@@ -286,5 +286,5 @@ class Residency:
     def resolve_alias(self, kind: str, value: str) -> SubjectKey:
         return self._loop.run(self._residency.resolve_alias(kind, value))
 
-    def abroad(self, subject_id: str) -> Abroad:
-        return Abroad(self._loop, self._loop.run(self._residency.abroad(subject_id)))
+    def abroad(self, subject_id: str, *, purpose: str = "") -> Abroad:
+        return Abroad(self._loop, self._loop.run(self._residency.abroad(subject_id, purpose=purpose)))

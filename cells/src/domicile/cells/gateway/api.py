@@ -40,7 +40,7 @@ from domicile.model import (
     Unavailable,
     UnknownSubject,
 )
-from domicile.model.crossings import Crossing, CrossingKind, CrossingLog, Outcome
+from domicile.model.crossings import PURPOSE_HEADER, Crossing, CrossingKind, CrossingLog, Outcome, as_code
 from domicile.model.wire import (
     MAX_CONDITIONS,
     AbroadRows,
@@ -217,6 +217,7 @@ class GatewayApi:
                 caller=f"{peer.role}/{peer.name}",
                 counts=counts,
                 bytes=size,
+                purpose=as_code(request.headers.get(PURPOSE_HEADER, "")),
                 detail=detail,
             )
         )

@@ -10,7 +10,7 @@ from typing import Final
 from domicile.cells.ledger.api import HeadMaker, LedgerApi
 from domicile.cells.ledger.appending import Ledger
 from domicile.cells.ledger.exchange import BEAT_SECONDS, Ask, Exchange
-from domicile.cells.ledger.storage import USER, LedgerStore
+from domicile.cells.ledger.storage import POOL_SIZE, USER, LedgerStore
 from domicile.client import DirectoryClient, GatewayClient
 from domicile.identity import HeadSigner, verify_head
 from domicile.model import Manifest, TokenInvalid
@@ -20,7 +20,6 @@ from domicile.service import ProcessSettings, Service, ended, repeated
 from domicile.telemetry import warn
 
 HEAD_KEY_FILE: Final = "ledger-head.key"
-POOL_SIZE: Final = 4
 
 
 class HeadVerifier:

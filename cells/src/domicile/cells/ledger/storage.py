@@ -20,6 +20,7 @@ from domicile.sdk.store.failures import untold
 from domicile.service.commits import NEVER, uncut
 
 USER: Final = "domicile_ledger"
+POOL_SIZE: Final = 4
 COMMIT_SECONDS: Final = 4.0
 """Below the five that a caller waits."""
 TILE_LEVELS: Final = 8
