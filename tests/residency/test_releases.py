@@ -7,20 +7,26 @@ import json
 from collections.abc import AsyncIterator, Callable
 from datetime import date
 from itertools import count
+from pathlib import Path
 
-import asyncpg
 import pytest
+import pytest_asyncio
+from click.testing import Result
 from domicile_testing import Storage, Trust
-from domicile_testing.border import PLANS, Cells, bordering
+from domicile_testing.border import OPERATORS, PLANS, Cells, bordering
 from domicile_testing.cell import superuser
 from domicile_testing.conditions import until_true
+from typer.testing import CliRunner
 
 from domicile.cells.border.api import ARRIVALS, RELEASES
 from domicile.cells.border.signing import sign
 from domicile.cells.border.wire import Arrival, Page, ReleaseManifest, Releases, SignedManifest
 from domicile.model import Conflict, Forbidden, InvalidInput, NotFound, Role, TokenInvalid
+from domicile.ops.main import app
 from domicile.sample import Note, Profile
 from domicile.sdk.store import apply_schema
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 PEOPLE = 30
 DECLARATION = """
@@ -55,24 +61,27 @@ max_suppressed: 0.5
 _NUMBERS = count(1)
 
 
-@pytest.fixture
-async def roots(eu: Storage, us: Storage) -> AsyncIterator[dict[str, asyncpg.Connection]]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def cells(trust: Trust, eu: Storage, us: Storage) -> AsyncIterator[Cells]:
     async with superuser(eu) as home, superuser(us) as abroad:
         await apply_schema(home, "eu-1", "eu", [Profile, Note])
         await apply_schema(abroad, "us-1", "us", [Profile, Note])
-        yield {"eu-1": home, "us-1": abroad}
+        async with bordering(trust, eu, us, {"eu-1": home, "us-1": abroad}) as running:
+            await running.forget()  # keys are in memory, and another test's rows open under none of these
+            for number in range(PEOPLE):
+                await running.sign_up(number, plan=PLANS[number % 3], born=date(1960 + 10 * (number % 2), 1, 1))
+            yield running
 
 
-@pytest.fixture
-async def cells(trust: Trust, eu: Storage, us: Storage, roots: dict[str, asyncpg.Connection]) -> AsyncIterator[Cells]:
-    # keys are in memory, and another test's rows open under none of these
-    await roots["eu-1"].execute("SET session_replication_role = replica")
-    await roots["eu-1"].execute("DELETE FROM profiles; DELETE FROM notes")
-    await roots["eu-1"].execute("SET session_replication_role = origin")
-    async with bordering(trust, eu, us, roots) as running:
-        for number in range(PEOPLE):
-            await running.sign_up(number, plan=PLANS[number % 3], born=date(1960 + 10 * (number % 2), 1, 1))
-        yield running
+@pytest_asyncio.fixture(loop_scope="module", autouse=True)
+async def _as_before(cells: Cells) -> AsyncIterator[None]:
+    """Whoever a test brings is gone behind it, and both gateways run."""
+    there = await cells.subjects()
+    yield
+    await cells.forget(there)
+    for cell in ("eu-1", "us-1"):
+        if cell not in cells.running:
+            await cells.start(cell)
 
 
 @pytest.fixture
@@ -161,10 +170,7 @@ async def test_an_intersection_of_two_releases_is_refused(cells: Cells, name: st
     topics = topics.split("columns:")[0] + (
         "columns:\n  topic: {treatment: shareable}\nquasi_identifiers: [topic]\nk: 3\nmax_suppressed: 0.1\n"
     )
-    root = cells.roots["eu-1"]
-    await root.execute("SET session_replication_role = replica")
-    await root.execute("UPDATE notes SET topic = 'rare' WHERE ctid IN (SELECT ctid FROM notes ORDER BY id LIMIT 7)")
-    await root.execute("SET session_replication_role = origin")
+    await cells.unlocked("UPDATE notes SET topic = 'rare' WHERE ctid IN (SELECT ctid FROM notes ORDER BY id LIMIT 7)")
     await cells.declare(topics)
     done = await cells.run(f"{name}-t")
     assert done.state == "refused"
@@ -172,6 +178,7 @@ async def test_an_intersection_of_two_releases_is_refused(cells: Cells, name: st
     alone = topics.replace(f"lineage: {name}\n", "").replace(f"{name}-t", f"{name}-alone")
     await cells.declare(alone)
     assert (await cells.run(f"{name}-alone")).state == "accepted", "by itself it would have passed"
+    await cells.unlocked("UPDATE notes SET topic = 'general'")
 
 
 async def test_a_personal_value_in_a_shareable_text_stops_it(cells: Cells, name: str) -> None:
@@ -413,3 +420,41 @@ async def test_two_gateways_make_one_release(cells: Cells, name: str) -> None:
     found = await asyncio.gather(*(cells.run(name, 1) for _ in range(3)))
     assert len({each.id for each in found}) == 1
     assert len(said(await cells.ledger("us-1"), name)) == 1
+
+
+async def test_an_operator_does_it_by_commands(cells: Cells, name: str, tmp_path: Path) -> None:
+    file = tmp_path / "plans.yaml"
+    file.write_text(DECLARATION.format(name=name))
+
+    async def command(*arguments: str, jurisdiction: str = "eu", cell: str = "eu-1") -> Result:
+        own = cells.trust.credentials(jurisdiction, Role.OPERATOR, OPERATORS[jurisdiction])
+        environment = {
+            "DOMICILE_CERTIFICATE": str(own.certificate),
+            "DOMICILE_KEY": str(own.key),
+            "DOMICILE_AUTHORITIES": str(own.authorities),
+            "DOMICILE_OPERATORS": str(cells.trust.folder / "border-operators"),
+            "DOMICILE_DIRECTORY": cells.manifest.directory.sites[0].address,
+            "DOMICILE_STATE": str(tmp_path),
+        }
+        return await asyncio.to_thread(
+            CliRunner().invoke, app, ["release", *arguments, "--cell", cell], env=environment
+        )
+
+    for verb in ("check", "declare"):
+        done = await command(verb, str(file), "--json")
+        assert (done.exit_code, json.loads(done.stdout)["dropped"]) == (0, ["user"])
+    done = await command("run", name, "--json")
+    told = json.loads(done.stdout)
+    assert (done.exit_code, told["ok"], told["state"], told["rows"]) == (0, True, "accepted", PEOPLE)
+    done = await command("show", name, "1")
+    assert "accepted" in done.stdout
+    done = await command("list")
+    assert told["id"][:16] in done.stdout
+    done = await command("rows", told["id"], jurisdiction="us", cell="us-1")
+    assert [set(json.loads(line)) for line in done.stdout.splitlines()] == [{"plan", "born", "email"}] * PEOPLE
+    file.write_text("name: [")
+    done = await command("check", str(file), "--json")
+    assert (done.exit_code, json.loads(done.stdout)["code"]) == (1, "invalid-input")
+    done = await command("list", cell="us-1")
+    assert done.exit_code == 1
+    assert "no cell us-1 of eu" in done.stderr
