@@ -436,9 +436,8 @@ async def test_an_operator_does_it_by_commands(cells: Cells, name: str, tmp_path
             "DOMICILE_DIRECTORY": cells.manifest.directory.sites[0].address,
             "DOMICILE_STATE": str(tmp_path),
         }
-        return await asyncio.to_thread(
-            CliRunner().invoke, app, ["release", *arguments, "--cell", cell], env=environment
-        )
+        asked = ["release", *arguments, "--cell", cell]
+        return await asyncio.to_thread(lambda: CliRunner().invoke(app, asked, env=environment))
 
     for verb in ("check", "declare"):
         done = await command(verb, str(file), "--json")
