@@ -277,8 +277,8 @@ async def test_a_min_epoch_of_another_shape_is_refused(trust: Trust, gateway: st
         (GLOBAL, Role.APP, "eu-1.fra", Forbidden),
         ("eu", Role.OPERATOR, "eu-1.fra", Forbidden),
         (GLOBAL, Role.OPERATOR, "root", Forbidden),
+        ("eu", Role.GATEWAY, "eu-1.fra", Forbidden),
         # these don't
-        ("eu", Role.GATEWAY, "eu-1.fra", Unavailable),
         ("eu", Role.ROUTER, "fra", Forbidden),
         ("eu", Role.KEYS, "fra", Unavailable),
         ("eu", Role.STORAGE, "eu-1.fra", Unavailable),

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -407,7 +408,7 @@ def test_free_text_has_no_place_in_a_line(field: str, value: str) -> None:
     if value == "" and field in ("purpose", "decision_id"):
         return
     with pytest.raises(ValueError, match="validation error"):
-        crossing(0, **{field: {"table": value} if field == "detail" else value})
+        crossing(**dict[str, Any]({field: {"table": value} if field == "detail" else value}))
 
 
 def test_a_line_reads_back_as_it_was_and_is_one_line() -> None:

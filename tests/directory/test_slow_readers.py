@@ -88,7 +88,7 @@ async def sequences(response: aiohttp.ClientResponse, last: int) -> list[int]:
 async def everything(
     site: Site, stack: AsyncExitStack, begun: Position, response: aiohttp.ClientResponse, last: int
 ) -> bool:
-    """Whether each change up to ``last`` comes once. A stream may end, as in a crowd at the database: then once more."""
+    """Whether each change up to ``last`` comes once. A stream may end, as in a crowd at the database: then again."""
     found = await sequences(response, last)
     while not found or found[-1] < last:
         after = begun.model_copy(update={"sequence": found[-1] if found else begun.sequence})

@@ -21,6 +21,7 @@ from domicile.model.wire import (
     FenceRequest,
     FenceResponse,
     PrincipalRequest,
+    ReferencePage,
     RekeyRequest,
 )
 
@@ -111,3 +112,11 @@ class GatewayClient:
     async def carried(self, report: CarriedReport) -> ReportTaken:
         """For a router of the jurisdiction. Who repeats a report has it entered again, under the same name."""
         return await self._peer.ask(ReportTaken, "POST", f"{_LEDGER}/carried", body=report)
+
+    async def references(self, table: str, *, known: int | None = None, after: int = 0) -> ReferencePage:
+        """Rows of a reference table that the cell writes, behind the first ``after``; no rows of the version ``known``.
+
+        Raises NotFound for a table that it does not write.
+        """
+        query = urlencode({name: value for name, value in (("known", known), ("after", after)) if value})
+        return await self._peer.ask(ReferencePage, "GET", f"/.domicile/v1/references/{quote(table, safe='')}?{query}")

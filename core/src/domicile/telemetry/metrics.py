@@ -84,6 +84,22 @@ UNANSWERED_COMMITS: Final = Counter(
     registry=REGISTRY,
 )
 
+REFERENCE_VERSION: Final = Gauge(
+    "domicile_reference_version", "Version of a reference table that is read here", ["table"], registry=REGISTRY
+)
+REFERENCE_BEHIND: Final = Gauge(
+    "domicile_reference_behind",
+    "1 where the writing cell has a later version than is read here",
+    ["table"],
+    registry=REGISTRY,
+)
+REFERENCE_AGE: Final = Gauge(
+    "domicile_reference_age_seconds",
+    "Since the cell that writes a reference table was heard of",
+    ["table"],
+    registry=REGISTRY,
+)
+
 HOLDER_DURATION: Final = Histogram(
     "domicile_key_holder_duration_seconds",
     "Time that the holder of a key-encryption key took to wrap or unwrap one batch",

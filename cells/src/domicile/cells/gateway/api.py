@@ -9,23 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from datetime import UTC, datetime
 from typing import Final, NoReturn, Protocol
 
 from aiohttp import web
 
+from domicile.cells.gateway.border import Border
 from domicile.cells.gateway.erasures import Eraser
 from domicile.cells.gateway.grants import Grants
 from domicile.cells.gateway.records import RecordsApi
+from domicile.cells.gateway.references import Gateways, Puller, ReferencesApi
 from domicile.cells.gateway.reports import Reporter
 from domicile.cells.gateway.restores import Settler
 from domicile.cells.gateway.routes import ERASE, OPEN_FENCE, PARAMETERS, READ_ABROAD, REKEY, SHRED
 from domicile.cells.gateway.settings import GatewaySettings, LateKeys, open_own, open_vault, own_cell
 from domicile.cells.gateway.sweeper import Sweeper
-from domicile.client import DirectoryClient, KeyClient
+from domicile.client import DirectoryClient, KeyClient, Topology
 from domicile.model import (
     ALIAS_KINDS,
     Conflict,
@@ -35,12 +35,13 @@ from domicile.model import (
     Forbidden,
     Identity,
     InvalidInput,
+    Manifest,
     Role,
     SubjectKey,
     Unavailable,
     UnknownSubject,
 )
-from domicile.model.crossings import PURPOSE_HEADER, Crossing, CrossingKind, CrossingLog, Outcome, as_code
+from domicile.model.crossings import CrossingKind, CrossingLog
 from domicile.model.wire import (
     MAX_CONDITIONS,
     AbroadRows,
@@ -49,9 +50,8 @@ from domicile.model.wire import (
     PrincipalRequest,
     RekeyRequest,
 )
-from domicile.sdk.store import AbroadStore, ErasureStore, Fence, FenceStore
+from domicile.sdk.store import AbroadStore, ErasureStore, Fence, FenceStore, ReferenceStore
 from domicile.service import PEER, Service, ended, json_response, read_body
-from domicile.telemetry import BORDER
 
 FENCES_PATH: Final = "/.domicile/v1/fences/{subject_key}"
 ABROAD_PATH: Final = "/.domicile/v1/abroad/{subject_key}/{table}"
@@ -101,17 +101,17 @@ class GatewayApi:
         grants: Grants,
         directory: DirectoryClient,
         eraser: Eraser,
-        ledger: CrossingLog,
-        clock: Callable[[], float] = time.time,
+        border: Border,
+        references: ReferenceStore,
     ) -> None:
         self._cell = cell
-        self._ledger = ledger
-        self._clock = clock
+        self._border = border
         self._eraser = eraser
         self._directory = directory
         self._fences = fences
         self._abroad = abroad
         self._grants = grants
+        self._references = ReferencesApi(cell, references, border)
 
     def routes(self, service: Service) -> None:
         service.route("POST", FENCES_PATH, Endpoint.FENCES, self.open_fence, OPEN_FENCE)
@@ -120,6 +120,7 @@ class GatewayApi:
         service.route("POST", f"{FENCES_PATH}/shred", Endpoint.FENCES_SHRED, self.shred, SHRED)
         service.route("GET", ABROAD_PATH, Endpoint.ABROAD_READ, self.read_abroad, READ_ABROAD)
         service.route("*", ABROAD_PATH, Endpoint.ABROAD_READ, self.refuse_abroad)
+        self._references.routes(service)
 
     async def open_fence(self, request: web.Request) -> web.Response:
         """Answers the open fence; fetches a grant where there is none, where it is older than the caller's pin, and
@@ -173,11 +174,11 @@ class GatewayApi:
         except Unavailable:
             raise
         except DomicileError as error:
-            await self._record(request, CrossingKind.ABROAD_READ, error)
+            await self._border.refuses(request, CrossingKind.ABROAD_READ, error)
             raise
         response = json_response(answer, Cache_Control="no-store")
-        size = len(response.body) if isinstance(response.body, bytes) else 0
-        await self._record(request, CrossingKind.ABROAD_READ, answer, size)
+        counts = {"rows": len(answer.rows), "withheld": len(answer.withheld)}
+        await self._border.passes(request, CrossingKind.ABROAD_READ, counts, response)
         return response
 
     async def _read(self, request: web.Request) -> AbroadRows:
@@ -194,34 +195,8 @@ class GatewayApi:
 
     async def refuse_abroad(self, request: web.Request) -> NoReturn:
         refusal = Forbidden("from abroad a subject's data is read, never written", remedy="write in the home cell")
-        await self._record(request, CrossingKind.ABROAD_WRITE, refusal)
+        await self._border.refuses(request, CrossingKind.ABROAD_WRITE, refusal)
         raise refusal
-
-    async def _record(
-        self, request: web.Request, kind: CrossingKind, outcome: AbroadRows | DomicileError, size: int = 0
-    ) -> None:
-        peer = request[PEER]
-        if isinstance(outcome, DomicileError):
-            # a table that was asked for in vain may be anything
-            verdict, counts, detail = "refused", {}, {"code": outcome.code}
-        else:
-            verdict, counts = "allowed", {"rows": len(outcome.rows), "withheld": len(outcome.withheld)}
-            detail = {"table": request.match_info["table"]}
-        await self._ledger.append(
-            Crossing(
-                kind=kind,
-                source=self._cell.jurisdiction,
-                destination=peer.jurisdiction,
-                outcome=Outcome.REFUSED if isinstance(outcome, DomicileError) else Outcome.PASSED,
-                at=datetime.fromtimestamp(self._clock(), UTC),
-                caller=f"{peer.role}/{peer.name}",
-                counts=counts,
-                bytes=size,
-                purpose=as_code(request.headers.get(PURPOSE_HEADER, "")),
-                detail=detail,
-            )
-        )
-        BORDER.labels(peer.jurisdiction, self._cell.jurisdiction, str(kind), verdict).inc()
 
 
 class OpenedLedger(Protocol):
@@ -244,6 +219,20 @@ OpenBorder = Callable[
 ]
 
 
+def puller(
+    settings: GatewaySettings, directory: DirectoryClient, cell: Identity, store: ReferenceStore, gateways: Gateways
+) -> Puller:
+    """By the signed topology, read anew at each beat. A gateway starts without."""
+    known: list[Topology] = []
+
+    async def topology() -> Manifest:
+        if not known:
+            known.append(settings.topology(directory))
+        return await known[0].load(patience=0)
+
+    return Puller(cell, store, topology, gateways.of)
+
+
 @asynccontextmanager
 async def serve_gateway(
     settings: GatewaySettings, open_ledger: OpenLedger, open_border: OpenBorder
@@ -256,7 +245,10 @@ async def serve_gateway(
     async with AsyncExitStack() as stack:
         directory = DirectoryClient(settings.credentials, settings.directory)
         stack.push_async_callback(directory.close)
-        fences = FenceStore(await open_own(stack, settings, "domicile_gateway"))
+        gateways = Gateways(settings.credentials)
+        stack.push_async_callback(gateways.close)
+        own = await open_own(stack, settings, "domicile_gateway")
+        fences, references = FenceStore(own), ReferenceStore(own)
         abroad = AbroadStore(await open_own(stack, settings, "domicile_abroad"))
         erasures = ErasureStore(await open_own(stack, settings, "domicile_eraser"))
 
@@ -269,7 +261,8 @@ async def serve_gateway(
         grants, keys = Grants(directory, identity), LateKeys(settings, directory)
         stack.push_async_callback(keys.close)
         eraser = Eraser(identity, erasures, fences, grants, directory, keys.client)
-        GatewayApi(identity, fences, abroad, grants, directory, eraser, opened.ledger).routes(service)
+        border = Border(identity, opened.ledger)
+        GatewayApi(identity, fences, abroad, grants, directory, eraser, border, references).routes(service)
         if settings.records:
             RecordsApi(await stack.enter_async_context(open_vault(settings, directory)), fences).routes(service)
         await stack.enter_async_context(open_border(settings, service, directory, keys.client, opened.ledger))
@@ -282,5 +275,8 @@ async def serve_gateway(
         stack.push_async_callback(ended, sweeping)
         erasing = asyncio.create_task(eraser.run())
         stack.push_async_callback(ended, erasing)
-        async with service.listen(settings.address(), service.internal_context([Role.APP, Role.ROUTER, Role.GATEWAY])):
+        pulling = asyncio.create_task(puller(settings, directory, identity, references, gateways).run())
+        stack.push_async_callback(ended, pulling)
+        peers = service.internal_context([Role.APP, Role.ROUTER, Role.GATEWAY])
+        async with service.listen(settings.address(), peers):
             yield

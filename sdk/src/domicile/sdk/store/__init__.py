@@ -7,6 +7,7 @@ from domicile.sdk.store.erasures import Erasure, ErasureStore
 from domicile.sdk.store.fences import Fence, FenceReader, FenceStore, RecordedColumn
 from domicile.sdk.store.pool import open_pool
 from domicile.sdk.store.port import Condition, Lookups, NewRow, Once, Operator, Rows, Selection, Store, StoredRow, Work
+from domicile.sdk.store.pulls import ReferenceStore
 from domicile.sdk.store.references import Loaded
 from domicile.sdk.store.releases import ArrivalStore, KeptArrival, KeptDeclaration, KeptRelease, Reading, ReleaseStore
 from domicile.sdk.store.rows import RowStore
@@ -33,6 +34,7 @@ __all__ = [
     "Plan",
     "Reading",
     "RecordedColumn",
+    "ReferenceStore",
     "ReleaseStore",
     "Revision",
     "RowStore",
