@@ -26,7 +26,7 @@ from domicile.cells.border.wire import (
 from domicile.client import DirectoryClient, KeyClient
 from domicile.model.access import Endpoint
 from domicile.model.crossings import CrossingLog
-from domicile.model.errors import InvalidInput
+from domicile.model.errors import Conflict, InvalidInput, NotFound
 from domicile.model.manifest import Manifest
 from domicile.sdk.store import ArrivalStore, ReleaseStore, open_pool
 from domicile.service import PEER, Operation, ProcessSettings, Service, ended, json_response, read_body
@@ -115,14 +115,17 @@ class BorderApi:
         return json_response(await self._abroad.accept(_digest(request), request[PEER]))
 
 
+_AFTER: Final = {"type": "string", "pattern": "^[0-9]{1,9}$"}
 _CHECK = Operation("What a declaration would release", {200: CheckedDeclaration}, body=DeclareRequest)
 _DECLARE = Operation("Keep a declaration", {201: CheckedDeclaration}, body=DeclareRequest)
-_RUN = Operation("Begin a release, or see how far it is", {202: ReleaseStatus}, body=RunRequest)
-_STATUS = Operation("How far a release is", {200: ReleaseStatus})
-_ROWS = Operation("Rows of a release that was accepted here", {200: ReleasedRows})
-_OFFER = Operation("Offer a release, signed", {200: Arrival}, body=SignedManifest)
-_PAGE = Operation("One page of an offered release", {200: Arrival}, body=Page)
-_ACCEPT = Operation("Accept a release, whole", {200: Arrival})
+_RUN = Operation("Begin a release, or see how far it is", {202: ReleaseStatus}, body=RunRequest, refuses=(NotFound,))
+_STATUS = Operation("How far a release is", {200: ReleaseStatus}, refuses=(NotFound,))
+_ROWS = Operation(
+    "Rows of a release that was accepted here", {200: ReleasedRows}, query={"after": _AFTER}, refuses=(NotFound,)
+)
+_OFFER = Operation("Offer a release, signed", {200: Arrival}, body=SignedManifest, refuses=(Conflict,))
+_PAGE = Operation("One page of an offered release", {200: Arrival}, body=Page, refuses=(NotFound,))
+_ACCEPT = Operation("Accept a release, whole", {200: Arrival}, refuses=(NotFound, Conflict))
 
 
 class LateTopology:
