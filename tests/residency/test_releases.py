@@ -11,12 +11,11 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from click.testing import Result
 from domicile_testing import Storage, Trust
 from domicile_testing.border import OPERATORS, PLANS, Cells, bordering
 from domicile_testing.cell import superuser
 from domicile_testing.conditions import until_true
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from domicile.cells.border.api import ARRIVALS, RELEASES
 from domicile.cells.border.signing import sign
