@@ -14,10 +14,11 @@ import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
-from loadtests import border, directory, page, router, sdk
+from loadtests import border, directory, gate, page, router, sdk
 from loadtests.cases import Case, Figure, Missing, Race, Row, Unmeasured
 
 RESULT: Final = Path("build/bench.json")
@@ -66,7 +67,7 @@ PARTS: Final[dict[str, Callable[[], Iterable[Case | Race | Missing]]]] = {
     "directory": directory.cases,
     "router": router.cases,
     "sdk": sdk.cases,
-    "border": border.cases,
+    "border": lambda: chain(gate.cases(), border.cases()),
 }
 """Which parts can be measured yet; each grows with its part."""
 

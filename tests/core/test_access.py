@@ -55,6 +55,8 @@ ALLOWED: dict[Endpoint, dict[Role, str]] = {
     E.LEDGER_READ: {R.OPERATOR: "jurisdiction"},
     E.LEDGER_CARRIED: {R.ROUTER: "jurisdiction"},
     E.ABROAD_READ: {R.APP: "any"},
+    E.RELEASES: {R.OPERATOR: "jurisdiction"},
+    E.ARRIVALS: {R.GATEWAY: "any"},
     E.REFERENCES_PULL: {R.GATEWAY: "any"},
     E.REFERENCES_READ: {R.APP: "jurisdiction", R.OPERATOR: "jurisdiction"},
     E.APP_REQUESTS: {R.ROUTER: "jurisdiction", R.EDGE: "jurisdiction"},

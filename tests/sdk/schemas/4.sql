@@ -2,7 +2,7 @@
 -- SQLSTATEs of our own: DM001 fence, DM002 jurisdiction, DM003 identity of a row, DM004 durability, DM005 grant,
 -- DM006 another key of the same subject (which one is the DETAIL), DM007 an idempotency key of another request,
 -- DM008 a subject that is about to move, DM009 keys that were replaced.
--- DM008 a subject that is about to move, DM009 keys that were replaced, DM010 rows of a reference table that may not be
+-- DM008 a subject that is about to move, DM009 keys that were replaced, DM011 rows of a reference table that may not be
 -- taken.
 
 DO $roles$
@@ -13,8 +13,7 @@ BEGIN
         CREATE ROLE domicile_owner NOLOGIN;
     END IF;
     FOREACH name IN ARRAY ARRAY['domicile_app', 'domicile_cell', 'domicile_gateway', 'domicile_abroad', 'domicile_eraser',
-                             'domicile_ledger'] LOOP
-    FOREACH name IN ARRAY ARRAY['domicile_app', 'domicile_cell', 'domicile_gateway', 'domicile_abroad', 'domicile_eraser'] LOOP
+                             'domicile_ledger', 'domicile_border'] LOOP
         IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name) THEN
             EXECUTE format('CREATE ROLE %I LOGIN', name);
         END IF;
@@ -35,6 +34,7 @@ BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'domicile_fencer') THEN
         CREATE ROLE domicile_fencer NOLOGIN;
     END IF;
+    GRANT domicile_cell TO domicile_border;  -- which looks across subjects as that role does, and no further
     GRANT domicile_app TO domicile_fencer;  -- whose sessions it may end: nobody else's
 END
 $roles$;
@@ -42,6 +42,7 @@ $roles$;
 REVOKE CREATE ON SCHEMA public FROM PUBLIC;
 GRANT USAGE, CREATE ON SCHEMA public TO domicile_owner;
 CREATE SCHEMA IF NOT EXISTS domicile AUTHORIZATION domicile_owner;
+CREATE SCHEMA IF NOT EXISTS releases AUTHORIZATION domicile_owner;  -- what other jurisdictions released to this one
 DROP FUNCTION IF EXISTS domicile.end_writers(bytea, integer, double precision);  -- the fencer's, made anew below
 SET LOCAL ROLE domicile_owner;
 
@@ -410,6 +411,26 @@ BEGIN
         IS DISTINCT FROM (OLD.jurisdiction, OLD.subject_key, OLD.principal_key, OLD.id) THEN
         RAISE EXCEPTION 'a row keeps its jurisdiction, subject, principal and key' USING ERRCODE = 'DM003';
     END IF;
+    -- what counts a row and dates it is for the database to write, whatever the application's statement says
+    IF session_user = 'domicile_app' THEN
+        IF TG_OP = 'INSERT' THEN
+            NEW.version := 1;
+            -- rows of one statement may be dated in the order in which they were given, a microsecond apart
+            IF (NEW.created_at BETWEEN statement_timestamp() AND statement_timestamp() + interval '1 ms') IS NOT TRUE THEN
+                NEW.created_at := clock_timestamp();
+            END IF;
+            NEW.updated_at := clock_timestamp();
+        ELSE
+            NEW.created_at := OLD.created_at;
+            IF current_setting('domicile.turning', true) = 'on' THEN  -- other bytes for the same values
+                NEW.version := OLD.version;
+                NEW.updated_at := OLD.updated_at;
+            ELSE
+                NEW.version := OLD.version + 1;
+                NEW.updated_at := clock_timestamp();
+            END IF;
+        END IF;
+    END IF;
     -- the common case in one look: the label, and the fence open at the row's epoch, which is held from here on
     SELECT c.jurisdiction, f.oldest_keys INTO label, oldest FROM domicile.cell c CROSS JOIN domicile.fences f
     WHERE f.subject_key = NEW.subject_key AND f.epoch = NEW.epoch AND f.state = 'open'
@@ -769,6 +790,96 @@ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 
     RETURNING e.*
 $$;
 
+-- What may be released from here, as operators declared it; the last one of a name is in force.
+CREATE TABLE IF NOT EXISTS domicile.release_declarations (
+    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name        text NOT NULL,
+    digest      text NOT NULL,
+    text        text NOT NULL,
+    declared_by text NOT NULL,
+    declared_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+-- Each release of this cell, and how far it is. What is signed is kept as text, since it is that which is signed.
+CREATE TABLE IF NOT EXISTS domicile.releases (
+    name        text NOT NULL,
+    revision    bigint NOT NULL CHECK (revision >= 1),
+    lineage     text NOT NULL,
+    declaration bigint NOT NULL REFERENCES domicile.release_declarations,
+    state       text NOT NULL CHECK (state IN ('building', 'ready', 'sending', 'accepted', 'refused')),
+    reason      text NOT NULL DEFAULT '',
+    manifest    text,
+    certificate text,
+    signature   text,
+    receipt     text,
+    pages_sent  integer NOT NULL DEFAULT 0,
+    asked_by    text NOT NULL,
+    asked_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (name, revision)
+);
+
+-- What leaves, exactly as it was signed, until the other side has accepted it.
+CREATE TABLE IF NOT EXISTS domicile.release_pages (
+    name     text NOT NULL,
+    revision bigint NOT NULL,
+    number   integer NOT NULL,
+    body     text NOT NULL,
+    PRIMARY KEY (name, revision, number),
+    FOREIGN KEY (name, revision) REFERENCES domicile.releases
+);
+
+-- The class of each subject in each release, by names that only this cell's secret makes: what a later release of the
+-- lineage is held against. It never leaves.
+CREATE TABLE IF NOT EXISTS domicile.release_members (
+    name     text NOT NULL,
+    revision bigint NOT NULL,
+    person   bytea NOT NULL CHECK (octet_length(person) = 16),
+    class    bytea NOT NULL CHECK (octet_length(class) = 16),
+    PRIMARY KEY (name, revision, person),
+    FOREIGN KEY (name, revision) REFERENCES domicile.releases
+);
+
+-- What arrived from other jurisdictions. Pages wait in releases.pages until all of a release was looked at; rows are of
+-- accepted releases alone.
+CREATE TABLE IF NOT EXISTS releases.arrivals (
+    id          text PRIMARY KEY,
+    source      text NOT NULL,
+    cell        text NOT NULL,
+    name        text NOT NULL,
+    revision    bigint NOT NULL,
+    state       text NOT NULL CHECK (state IN ('offered', 'accepted')),
+    manifest    text NOT NULL,
+    certificate text NOT NULL,
+    signature   text NOT NULL,
+    receipt     text,
+    offered_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    accepted_at timestamptz,
+    UNIQUE (source, cell, name, revision)
+);
+CREATE TABLE IF NOT EXISTS releases.pages (
+    id     text NOT NULL REFERENCES releases.arrivals ON DELETE CASCADE,
+    number integer NOT NULL,
+    body   text NOT NULL,
+    PRIMARY KEY (id, number)
+);
+CREATE TABLE IF NOT EXISTS releases.rows (
+    id     text NOT NULL REFERENCES releases.arrivals,
+    number bigint NOT NULL,
+    row    jsonb NOT NULL,
+    PRIMARY KEY (id, number)
+);
+
+REVOKE ALL ON ALL TABLES IN SCHEMA releases FROM PUBLIC;
+GRANT USAGE ON SCHEMA domicile, releases TO domicile_border;
+GRANT SELECT, INSERT ON domicile.release_declarations, domicile.release_members TO domicile_border;
+GRANT SELECT, INSERT, UPDATE ON domicile.releases TO domicile_border;
+GRANT SELECT, INSERT, DELETE ON domicile.release_pages TO domicile_border;
+GRANT SELECT ON domicile.columns TO domicile_border;
+GRANT SELECT, INSERT, UPDATE, DELETE ON releases.arrivals TO domicile_border;
+GRANT SELECT, INSERT, DELETE ON releases.pages TO domicile_border;
+GRANT SELECT, INSERT ON releases.rows TO domicile_border;
+
+
 -- What the class of a reference table says of its columns, in the order of their names. NULL for a table of no such class,
 -- and for one that is on record as a table of records, too.
 CREATE OR REPLACE FUNCTION domicile.reference_fields(name text) RETURNS jsonb
@@ -860,10 +971,10 @@ BEGIN
     PERFORM FROM domicile.reference_sources s JOIN domicile.cell c ON c.cell <> s.cell
     WHERE s.table_name = name AND s.cell = source FOR UPDATE OF s;
     IF NOT FOUND THEN
-        RAISE EXCEPTION 'another cell writes this table' USING ERRCODE = 'DM010';
+        RAISE EXCEPTION 'another cell writes this table' USING ERRCODE = 'DM011';
     END IF;
     IF domicile.reference_fields(name) IS DISTINCT FROM described THEN
-        RAISE EXCEPTION 'the classes of the two cells differ' USING ERRCODE = 'DM010';
+        RAISE EXCEPTION 'the classes of the two cells differ' USING ERRCODE = 'DM011';
     END IF;
     PERFORM FROM domicile.reference_loads l WHERE l.table_name = name AND l.origin = source AND l.version >= offered;
     IF FOUND THEN
@@ -898,7 +1009,7 @@ $$;
 
 -- Put a version whose pages are all here in the place of the one before, for whoever reads from this commit on. False
 -- where it is here by now. What lies in the table is compared with what lay in the writer's; pages that make another table
--- are given up with DM010.
+-- are given up with DM011.
 CREATE OR REPLACE FUNCTION domicile.take_reference(name text, offered bigint) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET datestyle = 'ISO' AS $$
@@ -922,7 +1033,7 @@ BEGIN
         $q$INSERT INTO public.%I (%s) SELECT %s FROM domicile.reference_pages g, jsonb_array_elements(g.page) r (cells)
         WHERE g.table_name = $1$q$, name, names, typed) USING name;
     IF domicile.reference_content(name) <> pulled.content THEN
-        RAISE EXCEPTION 'the rows are not those of the writer' USING ERRCODE = 'DM010';
+        RAISE EXCEPTION 'the rows are not those of the writer' USING ERRCODE = 'DM011';
     END IF;
     INSERT INTO domicile.reference_loads AS l (table_name, digest, rows, loaded_by, version, content, origin)
     VALUES (name, pulled.digest, pulled.rows, pulled.cell, offered, pulled.content, pulled.cell)

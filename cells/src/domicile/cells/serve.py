@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from domicile.cells.border import serve_border
 from domicile.cells.gateway import GatewaySettings, serve_gateway
 from domicile.cells.gateway.rotation import rotator
 from domicile.cells.keys import KeySettings, begin_version, serve_holder, serve_keys, switch
@@ -29,7 +30,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object"
 
 def serving_cell(settings: GatewaySettings) -> AbstractAsyncContextManager[None]:
     """The gateway with all that belongs to it, listening inside the context. Raises as ``serve_gateway`` does."""
-    return serve_gateway(settings, open_ledger)
+    return serve_gateway(settings, open_ledger, serve_border)
 
 
 def _load(kind: type[Settings]) -> Settings:

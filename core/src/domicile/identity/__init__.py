@@ -4,6 +4,7 @@ from domicile.identity.authority import Authority, write_private
 from domicile.identity.endorsements import check_endorsed, endorse
 from domicile.identity.heads import HeadSigner, verify_head
 from domicile.identity.keyring import Keyring, retirement_seconds
+from domicile.identity.statements import signed, signer
 from domicile.identity.tls import Credentials, identity_of, peer_of, public_server
 from domicile.identity.tokens import (
     Signer,
@@ -31,6 +32,8 @@ __all__ = [
     "public_server",
     "retirement_seconds",
     "sign_topology",
+    "signed",
+    "signer",
     "verify_head",
     "verify_receipt",
     "verify_topology",

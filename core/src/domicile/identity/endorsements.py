@@ -11,19 +11,14 @@ import base64
 import binascii
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Final
 
-from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from cryptography.hazmat.primitives import serialization
 
-from domicile.identity.authority import common_name
+from domicile.identity.statements import signed, signer
 from domicile.identity.tls import Credentials
-from domicile.model.access import Identity, Role
-from domicile.model.errors import InvalidInput, TokenInvalid, Unavailable
+from domicile.model.access import Role
+from domicile.model.errors import TokenInvalid
 from domicile.model.key_wire import ShredReceipt
 
 _CONTEXT: Final = b"domicile receipt key\0"
@@ -38,15 +33,9 @@ def _message(key: bytes) -> bytes:
 
 def endorse(key: bytes, credentials: Credentials) -> bytes:
     """A public key (PEM), and what proves whose it is. Raises InvalidInput, Unavailable."""
-    private = serialization.load_pem_private_key(credentials.key.read_bytes(), None)
-    if not isinstance(private, ec.EllipticCurvePrivateKey):
-        raise InvalidInput("not an EC private key", where=str(credentials.key))
-    certificate = x509.load_pem_x509_certificate(credentials.certificate.read_bytes())
-    if private.public_key() != certificate.public_key():
-        raise Unavailable("the certificate is being renewed", where=str(credentials.certificate), remedy="try again")
-    signature = base64.encodebytes(private.sign(_message(key), ec.ECDSA(hashes.SHA256())))
-    block = b"-----BEGIN ENDORSEMENT-----\n" + signature + b"-----END ENDORSEMENT-----\n"
-    return key + certificate.public_bytes(serialization.Encoding.PEM) + block
+    certificate, signature = signed(_message(key), credentials)
+    block = b"-----BEGIN ENDORSEMENT-----\n" + base64.encodebytes(signature) + b"-----END ENDORSEMENT-----\n"
+    return key + certificate + block
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,43 +61,15 @@ def check_stated(key: bytes, said: Stated, authority: bytes) -> None:
     Raises TokenInvalid unless the certificate is of the process that the statement names, held when it was signed, and
     is by that authority; InvalidInput where the authority is none.
     """
+    block = _BLOCK.search(key)
+    if block is None:
+        raise TokenInvalid(f"a {said.what} whose key nobody stands behind")
     try:
-        authorities = x509.load_pem_x509_certificates(authority)
-    except ValueError:
-        raise InvalidInput("the authority is no certificate (PEM)") from None
-    try:
-        certificate = x509.load_pem_x509_certificate(key)
-        block = _BLOCK.search(key)
-        public = certificate.public_key()
-        if block is None or not isinstance(public, ec.EllipticCurvePublicKey):
-            raise TokenInvalid(f"a {said.what} whose key nobody stands behind")
-        public.verify(base64.b64decode(block[1]), _message(key), ec.ECDSA(hashes.SHA256()))
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        (uri,) = names.get_values_for_type(x509.UniformResourceIdentifier)
-        identity = Identity.parse(uri)
-    except (ValueError, binascii.Error, InvalidSignature, x509.ExtensionNotFound, InvalidInput):
+        message, signature = _message(key), base64.b64decode(block[1])
+    except (ValueError, binascii.Error):
         raise TokenInvalid(f"a {said.what} whose key nobody stands behind") from None
-    try:
-        signed = datetime.fromtimestamp(said.at, UTC)
-    except (ValueError, OverflowError, OSError):
-        raise TokenInvalid(f"a {said.what} of no time") from None
+    identity = signer(message, key, signature, authority, at=said.at, what=f"a {said.what}")
     if (identity.uri, identity.deployment, identity.jurisdiction, identity.role) != (
         said.uri, said.deployment, said.jurisdiction, said.role,
     ):  # fmt: skip
         raise TokenInvalid(f"a {said.what} of {said.uri} by a key of {identity.uri}")
-    if not certificate.not_valid_before_utc <= signed <= certificate.not_valid_after_utc:
-        raise TokenInvalid(f"a {said.what} of a time when its certificate did not hold")
-    if not any(_issued(certificate, each, said) for each in authorities):
-        raise TokenInvalid(f"a {said.what} that the authority of {said.jurisdiction} does not stand behind")
-
-
-def _issued(certificate: x509.Certificate, authority: x509.Certificate, said: Stated) -> bool:
-    named = {name.oid: name.value for name in authority.subject}
-    organisation, name = named.get(NameOID.ORGANIZATION_NAME), named.get(NameOID.COMMON_NAME)
-    if (organisation, name) != (said.deployment, common_name(said.jurisdiction)):
-        return False
-    try:
-        certificate.verify_directly_issued_by(authority)
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return True

@@ -123,6 +123,8 @@ class Endpoint(StrEnum):
     FENCES_SHRED = "gateway.fences.shred"
     RECORDS = "gateway.records"
     ABROAD_READ = "gateway.abroad.read"
+    RELEASES = "gateway.releases"
+    ARRIVALS = "gateway.arrivals"
     LEDGER_HEADS = "gateway.ledger.heads"
     LEDGER_READ = "gateway.ledger.read"
     LEDGER_CARRIED = "gateway.ledger.carried"
@@ -201,6 +203,8 @@ MATRIX: Final[dict[Endpoint, Rule]] = {
     Endpoint.FENCES_SHRED: _rule(Scope.CELL, Role.APP),
     Endpoint.RECORDS: _rule(Scope.CELL, Role.APP),
     Endpoint.ABROAD_READ: _rule(Scope.ANY, Role.APP),
+    Endpoint.RELEASES: _rule(Scope.JURISDICTION, Role.OPERATOR),
+    Endpoint.ARRIVALS: _rule(Scope.ANY, Role.GATEWAY),
     Endpoint.LEDGER_HEADS: _rule(Scope.ANY, Role.GATEWAY, Role.OPERATOR),
     Endpoint.LEDGER_READ: _rule(Scope.JURISDICTION, Role.OPERATOR),
     Endpoint.LEDGER_CARRIED: _rule(Scope.JURISDICTION, Role.ROUTER),

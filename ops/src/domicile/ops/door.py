@@ -51,7 +51,14 @@ from domicile.telemetry import REFUSALS, render_metrics, warn
 USERS: Final[dict[Role, frozenset[str]]] = {
     Role.APP: frozenset({"domicile_app", "domicile_cell"}),
     Role.GATEWAY: frozenset(
-        {"domicile_gateway", "domicile_abroad", "domicile_app", "domicile_eraser", "domicile_ledger"}
+        {
+            "domicile_gateway",
+            "domicile_abroad",
+            "domicile_app",
+            "domicile_eraser",
+            "domicile_ledger",
+            "domicile_border",
+        }
     ),
     Role.KEYS: frozenset({"domicile_keys"}),
     Role.DIRECTORY: frozenset({"domicile_directory"}),

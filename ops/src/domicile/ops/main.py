@@ -32,6 +32,7 @@ from domicile.ops.surroundings import SurroundedCommand, surrounded
 GROUP: Final = "domicile.commands"
 AUDIT_GROUP: Final = f"{GROUP}.audit"
 """Of single commands that rooms add to ``domicile audit``."""
+RELEASE_GROUP: Final = f"{GROUP}.release"
 
 app = typer.Typer(
     name="domicile",
@@ -62,6 +63,10 @@ edge.command("haproxy")(haproxy_command)
 edge.command("test")(examine_command)
 for _entry in entry_points(group=GROUP):
     app.add_typer(_entry.load(), name=_entry.name, callback=surrounded)
+release = typer.Typer(help="Let anonymised data cross a border, through the gate.", no_args_is_help=True)
+app.add_typer(release, name="release")
+for _entry in entry_points(group=RELEASE_GROUP):
+    release.command(_entry.name, cls=SurroundedCommand)(_entry.load())
 for _entry in entry_points(group=AUDIT_GROUP):
     audit.command(_entry.name, cls=SurroundedCommand)(_entry.load())
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Final, NoReturn, Protocol
 
 from aiohttp import web
@@ -25,7 +25,7 @@ from domicile.cells.gateway.restores import Settler
 from domicile.cells.gateway.routes import ERASE, OPEN_FENCE, PARAMETERS, READ_ABROAD, REKEY, SHRED
 from domicile.cells.gateway.settings import GatewaySettings, LateKeys, open_own, open_vault, own_cell
 from domicile.cells.gateway.sweeper import Sweeper
-from domicile.client import DirectoryClient, Topology
+from domicile.client import DirectoryClient, KeyClient, Topology
 from domicile.model import (
     ALIAS_KINDS,
     Conflict,
@@ -194,6 +194,12 @@ class OpenedLedger(Protocol):
 OpenLedger = Callable[[AsyncExitStack, GatewaySettings, DirectoryClient, Service], Awaitable[OpenedLedger]]
 
 
+LateKeyClient = Callable[[], Awaitable[KeyClient]]
+OpenBorder = Callable[
+    [GatewaySettings, Service, DirectoryClient, LateKeyClient, CrossingLog], AbstractAsyncContextManager[object]
+]
+
+
 def puller(
     settings: GatewaySettings, directory: DirectoryClient, cell: Identity, store: ReferenceStore, gateways: Gateways
 ) -> Puller:
@@ -209,7 +215,9 @@ def puller(
 
 
 @asynccontextmanager
-async def serve_gateway(settings: GatewaySettings, open_ledger: OpenLedger) -> AsyncIterator[None]:
+async def serve_gateway(
+    settings: GatewaySettings, open_ledger: OpenLedger, open_border: OpenBorder
+) -> AsyncIterator[None]:
     """The gateway of the certificate's cell, listening inside the context; what crosses is in its ledger first.
 
     Raises InvalidInput for settings that it must not start with. Without its database it is not ready, and says so.
@@ -240,6 +248,7 @@ async def serve_gateway(settings: GatewaySettings, open_ledger: OpenLedger) -> A
         GatewayApi(identity, fences, abroad, grants, directory, eraser, border, references).routes(service)
         if settings.records:
             RecordsApi(await stack.enter_async_context(open_vault(settings, directory)), fences).routes(service)
+        await stack.enter_async_context(open_border(settings, service, directory, keys.client, opened.ledger))
         service.describe("Domicile gateway", Endpoint.ABROAD_READ, PARAMETERS)
         reporting = asyncio.create_task(Reporter(identity, fences, directory).run())
         stack.push_async_callback(ended, reporting)

@@ -19,7 +19,6 @@ from uuid import UUID
 
 from aiohttp import web
 
-from domicile.cells.gateway.classes import record_class
 from domicile.model import (
     Conflict,
     DomicileError,
@@ -47,6 +46,7 @@ from domicile.model.wire import (
 )
 from domicile.sdk import Home, Range, Record
 from domicile.sdk.home import Vault
+from domicile.sdk.recorded import record_class
 from domicile.sdk.store import FenceStore
 from domicile.sdk.tables import KINDS, Kind
 from domicile.service import PEER, Operation, Service, json_response, read_body

@@ -14,6 +14,10 @@ _EPOCH: Final = {"type": "string", "pattern": "^[1-9][0-9]{0,17}$"}
 PARAMETERS: Final[dict[str, dict[str, Any]]] = {
     "subject_key": {"type": "string", "pattern": f"^[0-9a-f]{{{2 * KEY_BYTES}}}$"},
     "id": {"type": "string", "format": "uuid"},
+    "release": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
+    "name": {"type": "string", "pattern": "^[a-z][a-z0-9-]{0,31}$"},
+    "revision": {"type": "string", "pattern": "^[1-9][0-9]{0,8}$"},
+    "number": {"type": "string", "pattern": "^[0-9]{1,9}$"},
     "table": {"type": "string", "pattern": "^[a-z][a-z0-9_]{0,54}$"},
 }
 OPEN_FENCE: Final = Operation(

@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Final
-
-from pydantic import TypeAdapter, ValidationError
 
 from domicile.cells.ledger.export import Export, KeptHead, Place
-from domicile.client import DirectoryClient, GatewayClient
-from domicile.identity import Credentials, verify_head, verify_topology
-from domicile.model import Address, Conflict, DomicileError, Identity, InvalidInput, Manifest, Role, parse_manifest
+from domicile.client import GatewayClient
+from domicile.identity import Credentials, verify_head
+from domicile.model import Conflict, DomicileError, Identity, InvalidInput, Manifest
 from domicile.model.ledger_wire import MAX_LINES, HeldAnswer, SignedHead, TreeHead
-from domicile.model.manifest import AddressField
-from domicile.service import operator_keys_in
-
-_ADDRESS: Final[TypeAdapter[str]] = TypeAdapter(AddressField)
-
-
-def setting(name: str) -> str:
-    """The environment's DOMICILE_<name>. Raises InvalidInput where it is not set."""
-    value = os.environ.get(f"DOMICILE_{name}")
-    if not value:
-        raise InvalidInput("is not set", where=f"DOMICILE_{name}", remedy="set it, or run it beside a local world")
-    return value
+from domicile.service.operators import operator_and_topology
 
 
 def authority_of(jurisdiction: str, folder: Path) -> bytes:
@@ -77,21 +62,8 @@ class Auditor:
 
 async def auditor() -> Auditor:
     """By the environment. Raises InvalidInput, Unavailable, TokenInvalid."""
-    authorities = Path(setting("AUTHORITIES"))
-    own = Credentials(Path(setting("CERTIFICATE")), Path(setting("KEY")), authorities)
-    if own.identity.role is not Role.OPERATOR:
-        raise InvalidInput(f"is a certificate for {own.identity.role}, not {Role.OPERATOR}", where=str(own.certificate))
-    try:
-        places = [Address(_ADDRESS.validate_python(each.strip())) for each in setting("DIRECTORY").split(",")]
-    except ValidationError:
-        raise InvalidInput("is not host:port", where="DOMICILE_DIRECTORY", remedy="such as 10.0.0.1:7000") from None
-    directory = DirectoryClient(own, places)
-    try:
-        document = await directory.topology()
-    finally:
-        await directory.close()
-    signed = verify_topology(document, own.identity.deployment, operator_keys_in(Path(setting("OPERATORS"))))
-    return Auditor(own, parse_manifest(signed, source=f"topology revision {document.revision}"), authorities)
+    own, manifest = await operator_and_topology()
+    return Auditor(own, manifest, own.authorities)
 
 
 @asynccontextmanager

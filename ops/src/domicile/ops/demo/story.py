@@ -24,6 +24,7 @@ from domicile.ops.demo.cast import OUTSIDE, Person, cast, person
 from domicile.ops.demo.client import Answer, Browser
 from domicile.ops.demo.evidence import Evidence
 from domicile.ops.demo.forgery import altered, session_for
+from domicile.ops.demo.releasing import Releasing
 from domicile.ops.layout import Layout
 from domicile.ops.supervise import Reporter, start_world
 from domicile.ops.world import World
@@ -85,6 +86,7 @@ class Story:
             self._travellers,
             self._abroad,
             self._ledger,
+            self._release,
             self._forgers,
             self._wrong_label,
             self._outage,
@@ -224,6 +226,18 @@ class Story:
             "1 abroad-read passed, 1 abroad-write refused; 2 ledgers as signed",
             happened,
         )
+
+    async def _release(self) -> None:
+        releasing = Releasing(self._world.layout.root)
+        happened = await asyncio.to_thread(releasing.refused)
+        self._row("release", "declared: e-mails of eu-1 to us-1, as shareable", "invalid-input", happened)
+        happened = await asyncio.to_thread(releasing.released)
+        self._row("release", "plans of eu-1 to us-1, k of 2, by pseudonym", "accepted, k at least 2", happened)
+        arrived, *lines = await asyncio.gather(
+            asyncio.to_thread(releasing.arrived), *(asyncio.to_thread(releasing.lines, side) for side in ("eu", "us"))
+        )
+        self._row("release", "what us-1 has accepted from eu", "plans 1 from eu-1", arrived)
+        self._row("release", "its lines on the ledgers of both sides", "eu: 1, us: 1", ", ".join(lines))
 
     def _support_secret(self, cell: str) -> str:
         zone = next(iter(self._world.manifest.cells[cell].zones))

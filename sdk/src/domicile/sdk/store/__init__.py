@@ -9,26 +9,33 @@ from domicile.sdk.store.pool import open_pool
 from domicile.sdk.store.port import Condition, Lookups, NewRow, Once, Operator, Rows, Selection, Store, StoredRow, Work
 from domicile.sdk.store.pulls import ReferenceStore
 from domicile.sdk.store.references import Loaded
+from domicile.sdk.store.releases import ArrivalStore, KeptArrival, KeptDeclaration, KeptRelease, Reading, ReleaseStore
 from domicile.sdk.store.rows import RowStore
 from domicile.sdk.store.schema import Revision, apply_schema, load_reference, plan_schema
 
 __all__ = [
     "AbroadStore",
     "AcrossStore",
+    "ArrivalStore",
     "Condition",
     "Erasure",
     "ErasureStore",
     "Fence",
     "FenceReader",
     "FenceStore",
+    "KeptArrival",
+    "KeptDeclaration",
+    "KeptRelease",
     "Loaded",
     "Lookups",
     "NewRow",
     "Once",
     "Operator",
     "Plan",
+    "Reading",
     "RecordedColumn",
     "ReferenceStore",
+    "ReleaseStore",
     "Revision",
     "RowStore",
     "Rows",

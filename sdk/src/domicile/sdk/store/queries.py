@@ -1,4 +1,4 @@
-"""The named statements of ``sql/queries.sql`` and ``sql/schema.sql``, and scripts: SQL is reviewed as SQL."""
+"""The named statements of ``sql/queries.sql``, ``schema`` and ``releases``, and scripts: SQL is reviewed as SQL."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def script(name: str) -> str:
 @cache
 def _queries() -> dict[str, str]:
     found: dict[str, str] = {}
-    for file in ("queries", "schema"):
+    for file in ("queries", "schema", "releases"):
         parts = _NAME.split(script(file))
         found |= {name: text.strip() for name, text in zip(parts[1::2], parts[2::2], strict=True)}
     return found

@@ -13,7 +13,7 @@ BEGIN
         CREATE ROLE domicile_owner NOLOGIN;
     END IF;
     FOREACH name IN ARRAY ARRAY['domicile_app', 'domicile_cell', 'domicile_gateway', 'domicile_abroad', 'domicile_eraser',
-                             'domicile_ledger'] LOOP
+                             'domicile_ledger', 'domicile_border'] LOOP
         IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name) THEN
             EXECUTE format('CREATE ROLE %I LOGIN', name);
         END IF;
@@ -34,6 +34,7 @@ BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'domicile_fencer') THEN
         CREATE ROLE domicile_fencer NOLOGIN;
     END IF;
+    GRANT domicile_cell TO domicile_border;  -- which looks across subjects as that role does, and no further
     GRANT domicile_app TO domicile_fencer;  -- whose sessions it may end: nobody else's
 END
 $roles$;
@@ -41,6 +42,7 @@ $roles$;
 REVOKE CREATE ON SCHEMA public FROM PUBLIC;
 GRANT USAGE, CREATE ON SCHEMA public TO domicile_owner;
 CREATE SCHEMA IF NOT EXISTS domicile AUTHORIZATION domicile_owner;
+CREATE SCHEMA IF NOT EXISTS releases AUTHORIZATION domicile_owner;  -- what other jurisdictions released to this one
 DROP FUNCTION IF EXISTS domicile.end_writers(bytea, integer, double precision);  -- the fencer's, made anew below
 SET LOCAL ROLE domicile_owner;
 
@@ -788,6 +790,96 @@ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 
     RETURNING e.*
 $$;
 
+-- What may be released from here, as operators declared it; the last one of a name is in force.
+CREATE TABLE IF NOT EXISTS domicile.release_declarations (
+    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name        text NOT NULL,
+    digest      text NOT NULL,
+    text        text NOT NULL,
+    declared_by text NOT NULL,
+    declared_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+-- Each release of this cell, and how far it is. What is signed is kept as text, since it is that which is signed.
+CREATE TABLE IF NOT EXISTS domicile.releases (
+    name        text NOT NULL,
+    revision    bigint NOT NULL CHECK (revision >= 1),
+    lineage     text NOT NULL,
+    declaration bigint NOT NULL REFERENCES domicile.release_declarations,
+    state       text NOT NULL CHECK (state IN ('building', 'ready', 'sending', 'accepted', 'refused')),
+    reason      text NOT NULL DEFAULT '',
+    manifest    text,
+    certificate text,
+    signature   text,
+    receipt     text,
+    pages_sent  integer NOT NULL DEFAULT 0,
+    asked_by    text NOT NULL,
+    asked_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (name, revision)
+);
+
+-- What leaves, exactly as it was signed, until the other side has accepted it.
+CREATE TABLE IF NOT EXISTS domicile.release_pages (
+    name     text NOT NULL,
+    revision bigint NOT NULL,
+    number   integer NOT NULL,
+    body     text NOT NULL,
+    PRIMARY KEY (name, revision, number),
+    FOREIGN KEY (name, revision) REFERENCES domicile.releases
+);
+
+-- The class of each subject in each release, by names that only this cell's secret makes: what a later release of the
+-- lineage is held against. It never leaves.
+CREATE TABLE IF NOT EXISTS domicile.release_members (
+    name     text NOT NULL,
+    revision bigint NOT NULL,
+    person   bytea NOT NULL CHECK (octet_length(person) = 16),
+    class    bytea NOT NULL CHECK (octet_length(class) = 16),
+    PRIMARY KEY (name, revision, person),
+    FOREIGN KEY (name, revision) REFERENCES domicile.releases
+);
+
+-- What arrived from other jurisdictions. Pages wait in releases.pages until all of a release was looked at; rows are of
+-- accepted releases alone.
+CREATE TABLE IF NOT EXISTS releases.arrivals (
+    id          text PRIMARY KEY,
+    source      text NOT NULL,
+    cell        text NOT NULL,
+    name        text NOT NULL,
+    revision    bigint NOT NULL,
+    state       text NOT NULL CHECK (state IN ('offered', 'accepted')),
+    manifest    text NOT NULL,
+    certificate text NOT NULL,
+    signature   text NOT NULL,
+    receipt     text,
+    offered_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    accepted_at timestamptz,
+    UNIQUE (source, cell, name, revision)
+);
+CREATE TABLE IF NOT EXISTS releases.pages (
+    id     text NOT NULL REFERENCES releases.arrivals ON DELETE CASCADE,
+    number integer NOT NULL,
+    body   text NOT NULL,
+    PRIMARY KEY (id, number)
+);
+CREATE TABLE IF NOT EXISTS releases.rows (
+    id     text NOT NULL REFERENCES releases.arrivals,
+    number bigint NOT NULL,
+    row    jsonb NOT NULL,
+    PRIMARY KEY (id, number)
+);
+
+REVOKE ALL ON ALL TABLES IN SCHEMA releases FROM PUBLIC;
+GRANT USAGE ON SCHEMA domicile, releases TO domicile_border;
+GRANT SELECT, INSERT ON domicile.release_declarations, domicile.release_members TO domicile_border;
+GRANT SELECT, INSERT, UPDATE ON domicile.releases TO domicile_border;
+GRANT SELECT, INSERT, DELETE ON domicile.release_pages TO domicile_border;
+GRANT SELECT ON domicile.columns TO domicile_border;
+GRANT SELECT, INSERT, UPDATE, DELETE ON releases.arrivals TO domicile_border;
+GRANT SELECT, INSERT, DELETE ON releases.pages TO domicile_border;
+GRANT SELECT, INSERT ON releases.rows TO domicile_border;
+
+
 -- What the class of a reference table says of its columns, in the order of their names. NULL for a table of no such class,
 -- and for one that is on record as a table of records, too.
 CREATE OR REPLACE FUNCTION domicile.reference_fields(name text) RETURNS jsonb
@@ -1057,4 +1149,4 @@ REVOKE ALL ON FUNCTION domicile.end_writers FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION domicile.end_writers TO domicile_gateway;
 
 -- the number grows with each change of this file, or of ledger.sql; `schema apply` takes no database back to a lower one
-COMMENT ON SCHEMA domicile IS 'schema 5';
+COMMENT ON SCHEMA domicile IS 'schema 4';

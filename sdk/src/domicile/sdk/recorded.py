@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, cast
 from pydantic import ConfigDict, JsonValue, create_model
 
 from domicile.model import Conflict, NotFound, Personal, Principal, Shareable, extend_taxonomy
-from domicile.sdk import Record
+from domicile.sdk.records import Record
 from domicile.sdk.store import RecordedColumn
 from domicile.sdk.tables import KINDS, Kind
 
