@@ -17,8 +17,9 @@ FACADES = {
         WrongJurisdiction Zone by_code load_manifest may normalise_alias parse_manifest read_yaml require
     """,
     "domicile.identity": """
-        Authority Credentials Keyring Signer Verifier check_endorsed endorse identity_of key_id peer_of public_key
-        public_server retirement_seconds sign_topology verify_receipt verify_topology write_private
+        Authority Credentials Keyring Signer Verifier check_endorsed endorse fingerprint identity_of key_id peer_of
+        public_key public_server retirement_seconds sign_topology sync_folder verify_receipt verify_topology
+        write_private
     """,
     "domicile.detect": "MAX_TEXT Detector Finding Rule",
     "domicile.client": """

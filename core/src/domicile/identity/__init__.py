@@ -1,12 +1,13 @@
 """Who is speaking: authorities, TLS contexts that check names, signed statements."""
 
-from domicile.identity.authority import Authority, write_private
+from domicile.identity.authority import Authority, sync_folder, write_private
 from domicile.identity.endorsements import check_endorsed, endorse
 from domicile.identity.keyring import Keyring, retirement_seconds
 from domicile.identity.tls import Credentials, identity_of, peer_of, public_server
 from domicile.identity.tokens import (
     Signer,
     Verifier,
+    fingerprint,
     key_id,
     public_key,
     sign_topology,
@@ -22,6 +23,7 @@ __all__ = [
     "Verifier",
     "check_endorsed",
     "endorse",
+    "fingerprint",
     "identity_of",
     "key_id",
     "peer_of",
@@ -29,6 +31,7 @@ __all__ = [
     "public_server",
     "retirement_seconds",
     "sign_topology",
+    "sync_folder",
     "verify_receipt",
     "verify_topology",
     "write_private",

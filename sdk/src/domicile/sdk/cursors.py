@@ -14,6 +14,7 @@ import hashlib
 import hmac
 import os
 import struct
+from collections.abc import Sequence
 from typing import Any, Final
 from uuid import UUID
 
@@ -34,10 +35,10 @@ def another_question() -> InvalidInput:
 
 
 class Cursors:
-    """Those of one subject's questions to one table. ``secret``: what only the cell knows."""
+    """Those of one subject's questions to one table. ``secrets``: what only the cell knows, the one in force first."""
 
-    def __init__(self, secret: bytes, subject: UUID, table: Table, selection: Selection) -> None:
-        self._key = AESGCM(hmac.digest(secret, _USE + subject.bytes, hashlib.sha256))
+    def __init__(self, secrets: Sequence[bytes], subject: UUID, table: Table, selection: Selection) -> None:
+        self._keys = [AESGCM(hmac.digest(secret, _USE + subject.bytes, hashlib.sha256)) for secret in secrets]
         self._kind = table.kind_of(selection.order)
         spelled = [repr((c.column, c.operator.value, c.value)).encode() for c in selection.conditions]
         parts = [table.name.encode(), selection.order.encode(), bytes([selection.descending]), *spelled]
@@ -51,16 +52,19 @@ class Cursors:
         spelled = b"" if value is None else self._kind.dump(value)  # JSON: never empty, and without a NUL
         text = row.id.bytes + spelled + bytes(-len(spelled) % _STEP)
         nonce = os.urandom(NONCE_BYTES)
-        return base64.urlsafe_b64encode(nonce + self._key.encrypt(nonce, text, self._question)).decode()
+        return base64.urlsafe_b64encode(nonce + self._keys[0].encrypt(nonce, text, self._question)).decode()
 
     def place(self, cursor: str) -> Place:
         """Where a page begins. Raises InvalidInput for a cursor that was not made for this question."""
         try:
             raw = base64.b64decode(cursor, altchars=b"-_", validate=True)
-            text = self._key.decrypt(raw[:NONCE_BYTES], raw[NONCE_BYTES:], self._question)
-        except (binascii.Error, ValueError, InvalidTag):
-            text = b""
-        if not text:
-            raise another_question()
-        spelled: Any = text[16:].rstrip(b"\0")
-        return Place(UUID(bytes=text[:16]), self._kind.load(spelled) if spelled else None)
+        except (binascii.Error, ValueError):
+            raise another_question() from None
+        for key in self._keys:
+            try:
+                text = key.decrypt(raw[:NONCE_BYTES], raw[NONCE_BYTES:], self._question)
+            except (ValueError, InvalidTag):
+                continue
+            spelled: Any = text[16:].rstrip(b"\0")
+            return Place(UUID(bytes=text[:16]), self._kind.load(spelled) if spelled else None)
+        raise another_question()
