@@ -16,10 +16,9 @@ from types import SimpleNamespace
 from uuid import UUID
 
 import pytest
-from click.testing import Result
 from domicile_testing import Trust
 from domicile_testing.good_manifest import GOOD
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from domicile.identity import Signer, endorse
 from domicile.model import Pin, PinState, Role, SubjectKey, TokenType, Unavailable
