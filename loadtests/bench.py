@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
-from loadtests import directory, page, router, sdk
+from loadtests import border, directory, page, router, sdk
 from loadtests.cases import Case, Figure, Missing, Race, Row, Unmeasured
 
 RESULT: Final = Path("build/bench.json")
@@ -66,6 +66,7 @@ PARTS: Final[dict[str, Callable[[], Iterable[Case | Race | Missing]]]] = {
     "directory": directory.cases,
     "router": router.cases,
     "sdk": sdk.cases,
+    "border": border.cases,
 }
 """Which parts can be measured yet; each grows with its part."""
 

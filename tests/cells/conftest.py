@@ -8,9 +8,9 @@ from pathlib import Path
 import asyncpg
 import pytest
 from domicile_testing import Storage, Trust, running_storage
-from domicile_testing.cell import Directory, gateway_settings, running_directory, superuser
+from domicile_testing.cell import Directory, forget_ledger, gateway_settings, running_directory, superuser
 
-from domicile.cells.gateway import serve_gateway
+from domicile.cells.serve import serving_cell
 from domicile.model import Endpoint
 from domicile.sdk.store import apply_schema
 
@@ -45,7 +45,8 @@ async def cell(cell_storage: Storage) -> AsyncIterator[asyncpg.Connection]:
     """A superuser's connection to ``eu-1``'s database, the schema applied."""
     async with superuser(cell_storage) as connection:
         await apply_schema(connection, "eu-1", "eu", [])
-        await connection.execute("TRUNCATE domicile.fences, domicile.border_events")
+        await connection.execute("TRUNCATE domicile.fences")
+        await forget_ledger(connection)
         yield connection
 
 
@@ -55,5 +56,5 @@ async def gateway(
 ) -> AsyncIterator[str]:
     """The address of ``eu-1``'s running gateway."""
     settings = gateway_settings(trust, cell_storage.address, directory.address)
-    async with serve_gateway(settings):
+    async with serving_cell(settings):
         yield settings.bind

@@ -25,6 +25,7 @@ from domicile.model import (
     UnknownSubject,
     UnsupportedQuery,
 )
+from domicile.model.crossings import Crossing
 from domicile.model.wire import AbroadRows
 from domicile.sdk.records import Record
 from domicile.sdk.store import apply_schema
@@ -67,8 +68,10 @@ async def rows(cell: asyncpg.Connection) -> list[UUID]:
 
 
 async def events(cell: asyncpg.Connection) -> list[tuple[str, str, str, str]]:
-    found = await cell.fetch("SELECT from_jurisdiction, role, kind, verdict FROM domicile.border_events ORDER BY id")
-    return [tuple(row) for row in found]
+    """What the ledger says: to where, who asked, what, and how it ended."""
+    found = await cell.fetch("SELECT line FROM ledger.lines ORDER BY index")
+    lines = [Crossing.parse(row["line"]) for row in found]
+    return [(each.destination, each.caller.partition("/")[0], each.kind, each.outcome) for each in lines]
 
 
 def crossings(kind: str, verdict: str) -> float:
@@ -96,7 +99,7 @@ async def test_another_jurisdiction_reads_shareable_columns_and_is_recorded(
         ],
         withheld={"email": "user.contact.email", "born": "user.demographic.date_of_birth"},
     )
-    assert await events(cell) == [("us", "app", "abroad-read", "allowed")]
+    assert await events(cell) == [("us", "app", "abroad-read", "passed")]
     assert crossings("abroad-read", "allowed") == before + 1
 
 
@@ -176,7 +179,7 @@ async def test_a_subject_whose_fence_is_not_open_is_unknown(
         with pytest.raises(UnknownSubject):
             await app.abroad(HANS, "tariffs", {})
         assert len((await app.abroad(GRETE, "tariffs", {})).rows) == 1
-    assert [verdict for *_, verdict in await events(cell)] == ["refused", "allowed"]
+    assert [verdict for *_, verdict in await events(cell)] == ["refused", "passed"]
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
@@ -208,13 +211,13 @@ async def test_at_most_a_hundred_rows_cross_at_once(
 async def test_what_cannot_be_recorded_does_not_cross(
     trust: Trust, gateway: str, cell: asyncpg.Connection, rows: list[UUID]
 ) -> None:
-    await cell.execute("REVOKE INSERT ON domicile.border_events FROM domicile_gateway")
+    await cell.execute("REVOKE EXECUTE ON FUNCTION ledger.append FROM domicile_ledger")
     try:
         async with application(trust, gateway, "us", "us-1.iad") as app:
-            with pytest.raises(DomicileError):
+            with pytest.raises(Unavailable):
                 await app.abroad(HANS, "tariffs", {})
     finally:
-        await cell.execute("GRANT INSERT ON domicile.border_events TO domicile_gateway")
+        await cell.execute("GRANT EXECUTE ON FUNCTION ledger.append TO domicile_ledger")
 
 
 @pytest.mark.parametrize(
@@ -225,7 +228,7 @@ async def test_an_application_of_any_jurisdiction_may_ask(
 ) -> None:
     async with application(trust, gateway, jurisdiction, name) as app:
         assert len((await app.abroad(GRETE, "tariffs", {})).rows) == 1
-    assert await events(cell) == [(jurisdiction, "app", "abroad-read", "allowed")]
+    assert await events(cell) == [(jurisdiction, "app", "abroad-read", "passed")]
 
 
 @pytest.mark.parametrize(
@@ -234,7 +237,7 @@ async def test_an_application_of_any_jurisdiction_may_ask(
         ("us", Role.OPERATOR, "iad", Forbidden),
         ("eu", Role.OPERATOR, "fra", Forbidden),
         (GLOBAL, Role.OPERATOR, "root", Forbidden),
-        ("us", Role.GATEWAY, "us-1.iad", Unavailable),
+        ("us", Role.GATEWAY, "us-1.iad", Forbidden),
         ("us", Role.ROUTER, "iad", Forbidden),
         ("us", Role.KEYS, "iad", Unavailable),
         ("us", Role.STORAGE, "iad", Unavailable),

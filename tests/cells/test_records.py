@@ -24,8 +24,8 @@ from domicile_testing.generated import session, storm
 from domicile_testing.logged import logged
 from domicile_testing.long import seeded
 
-from domicile.cells.gateway import serve_gateway
 from domicile.cells.keys import serve_keys
+from domicile.cells.serve import serving_cell
 from domicile.identity import Signer, sign_topology
 from domicile.model import Endpoint, Role, SubjectKey
 from domicile.sdk import Personal, Principal, Record, Shareable
@@ -124,7 +124,7 @@ async def client(
     (settings.state / "topology.json").unlink(missing_ok=True)
     topology = manifest(settings.bind, keys.bind).topology()
     directory.topology = sign_topology(operator, "acme", 1, topology)
-    async with serve_keys(keys, key_section(cache_seconds=1)), serve_gateway(settings):
+    async with serve_keys(keys, key_section(cache_seconds=1)), serving_cell(settings):
         yield Client(trust, settings.bind, keys.bind)
 
 
@@ -243,6 +243,104 @@ async def test_a_put_is_carried_out_once_under_its_idempotency_key(client: Clien
     for wrong in ("", "a b", "x" * 257):
         status, _ = await client.ask("PUT", at(subject, row), written(), headers={"Idempotency-Key": wrong})
         assert status == 422
+
+
+async def test_many_records_are_put_at_once_or_not_at_all(
+    client: Client, subject: SubjectKey, cell: asyncpg.Connection
+) -> None:
+    place, ids = at(subject, "batch"), [str(uuid4()) for _ in range(3)]
+    records = [{"id": row, "fields": FIELDS | {"seats": seats}} for seats, row in enumerate(ids)]
+    once = {"Idempotency-Key": "b1"}
+    for _ in range(2):
+        status, answer = await client.ask("POST", place, {"jurisdiction": "eu", "records": records}, headers=once)
+        assert (status, answer) == (200, {"records": [{"id": row, "version": 1} for row in ids]})
+    spoilt = [
+        {"jurisdiction": "eu", "records": [*records, {"id": str(uuid4()), "fields": FIELDS | {"born": CANARY}}]},
+        {"jurisdiction": "eu", "records": [*records, records[0]]},
+        {"jurisdiction": "eu", "records": [*records, {"id": "x", "fields": FIELDS}]},
+        {"jurisdiction": "eu", "records": [{"id": str(uuid4()), "fields": FIELDS | {"id": str(uuid4())}}]},
+        {"jurisdiction": "eu", "records": []},
+        {"jurisdiction": "eu", "records": [{"id": str(uuid4()), "fields": {}} for _ in range(1001)]},
+        {"records": records},
+    ]
+    for body in spoilt:
+        assert (await client.ask("POST", place, body))[0] == 422
+    labelled = {"jurisdiction": "us", "records": records}
+    assert (await client.ask("POST", place, labelled))[0] == 403
+    fewer = {"jurisdiction": "eu", "records": records[:2]}
+    assert (await client.ask("POST", place, fewer, headers=once))[0] == 409, "another request under the same key"
+    found = await cell.fetch("SELECT version, email FROM members WHERE subject_key = $1", subject)
+    assert [row["version"] for row in found] == [1, 1, 1]
+    assert all(CANARY.encode() not in bytes(row["email"]) for row in found)
+
+
+async def test_fields_of_a_record_are_changed_at_the_version_that_is_named(
+    client: Client, subject: SubjectKey, cell: asyncpg.Connection
+) -> None:
+    row, once = uuid4(), {"Idempotency-Key": "c1"}
+    assert (await client.ask("PATCH", at(subject, row), written(version=1)))[0] == 404
+    assert (await client.ask("PUT", at(subject, row), written()))[0] == 200
+    sealed = await cell.fetchval("SELECT email FROM members WHERE id = $1", row)
+    change = written(fields={"plan": "free", "seats": None}, version=1)
+    for _ in range(2):
+        answer = await client.ask("PATCH", at(subject, row), change, headers=once)
+        assert answer == (200, {"id": str(row), "version": 2})
+    assert await cell.fetchval("SELECT email FROM members WHERE id = $1", row) == sealed, "nothing else is written"
+    assert (await client.ask("PATCH", at(subject, row), change))[0] == 409
+    other = written(fields={"plan": "pro"}, version=1)
+    assert (await client.ask("PATCH", at(subject, row), other, headers=once))[0] == 409
+    assert (await client.ask("PATCH", at(subject, row), written(fields={"email": "new"}, version=2)))[1]["version"] == 3
+    assert (await client.ask("PATCH", at(subject, row), change, headers=once))[1]["version"] == 2, "as it was first"
+    kept = {**FIELDS, "plan": "free", "seats": None, "email": "new"}
+    assert (await client.ask("GET", at(subject, row)))[1]["fields"] == kept
+    _, page = await client.ask("POST", at(subject, "find"), {"conditions": {"email": "new"}})
+    assert len(page["records"]) == 1
+    attempts: list[tuple[Any, int]] = [
+        (written(fields={"plan": "x"}), 422),
+        (written(fields={}, version=3), 422),
+        (written(fields={"plan": "x"}, version=0), 422),
+        (written(fields={"plan": None}, version=3), 422),
+        (written(fields={"born": CANARY}, version=3), 422),
+        (written(fields={"nothing": CANARY}, version=3), 422),
+        (written(fields={"id": str(uuid4())}, version=3), 422),
+        (written(fields={"jurisdiction": "us"}, version=3), 422),
+        (written(fields={"plan": "x"}, version=3, jurisdiction="us"), 403),
+        (written(fields={"plan": "x"}, version=9), 409),
+    ]
+    for body, expected in attempts:
+        assert (await client.ask("PATCH", at(subject, row), body))[0] == expected, body
+    assert (await client.ask("GET", at(subject, row)))[1]["version"] == 3
+
+
+async def test_ranges_and_orders_are_of_what_lies_in_clear(client: Client, subject: SubjectKey) -> None:
+    days = ["1970-05-17", "1980-05-17", "1990-05-17"]
+    records = [{"id": str(uuid4()), "fields": FIELDS | {"seats": seats, "born": day}} for seats, day in enumerate(days)]
+    assert (await client.ask("POST", at(subject, "batch"), {"jurisdiction": "eu", "records": records}))[0] == 200
+    asked: list[tuple[dict[str, Any], list[int]]] = [
+        ({"ranges": {"seats": {"at_least": 1}}, "order_by": "-seats"}, [2, 1]),
+        ({"ranges": {"seats": {"above": 0, "below": 2}}}, [1]),
+        ({"ranges": {"born": {"at_most": "1980-05-17"}}, "order_by": "born"}, [0, 1]),
+        ({"ranges": {"born": {"below": "1990-01-01"}, "seats": {"above": 0}}, "conditions": {"plan": "pro"}}, [1]),
+        ({"ranges": {"seats": {"above": 2}}}, []),
+    ]
+    for body, expected in asked:
+        status, page = await client.ask("POST", at(subject, "find"), body)
+        assert (status, [record["fields"]["seats"] for record in page["records"]]) == (200, expected), body
+    refused: list[dict[str, Any]] = [
+        {"ranges": {"email": {"above": CANARY}}},
+        {"ranges": {"photo": {"above": "AP_-"}}},
+        {"ranges": {"nothing": {"above": 1}}},
+        {"ranges": {"seats": {}}},
+        {"ranges": {"seats": {"bellow": 1}}},
+        {"ranges": {"seats": {"above": "1"}}},
+        {"ranges": {"seats": {"above": None}}},
+        {"ranges": {"seats": 1}},
+        {"ranges": {"seats": {"above": 1}}, "conditions": {"seats": 1}},
+        {"order_by": "email"},
+        {"order_by": "-photo"},
+    ]
+    for body in refused:
+        assert (await client.ask("POST", at(subject, "find"), body))[0] == 422, body
 
 
 async def test_a_condition_of_another_type_is_refused_and_finds_nothing_else(
@@ -377,6 +475,9 @@ async def test_a_record_about_somebody_else_is_lost_with_that_persons_key_alone(
     status, page = await client.ask("POST", path, {"conditions": {"person": str(people[0])}})
     assert (status, [each["destroyed"] for each in page["records"]]) == (200, [["name"]])
     assert (await client.ask("PUT", rows[0], written(fields=gone["fields"] | {"name": "x"})))[0] == 410
+    assert (await client.ask("PATCH", rows[0], written(fields={"nights": 3}, version=gone["version"])))[0] == 410
+    assert (await client.ask("PATCH", rows[1], written(fields={"nights": 3}, version=kept["version"])))[0] == 200
+    assert (await client.ask("PATCH", rows[1], written(fields={"person": str(uuid4())}, version=2)))[0] == 422
     assert (await client.ask("DELETE", rows[0]))[0] == 204
 
 
@@ -396,7 +497,8 @@ async def test_generated_requests_are_answered_as_described(client: Client, subj
         status, document = response.status, await response.json()
     assert status == 200
     records = {path: methods for path, methods in document["paths"].items() if "/records/" in path}
-    assert sorted(method for methods in records.values() for method in methods) == ["delete", "get", "post", "put"]
+    methods_of = sorted(method for methods in records.values() for method in methods)
+    assert methods_of == ["delete", "get", "patch", "post", "post", "put"]
     for methods in records.values():  # the subject and the table are real ones, so that more than the path is tried
         for operation in methods.values():
             for parameter in operation["parameters"]:

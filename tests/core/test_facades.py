@@ -17,8 +17,9 @@ FACADES = {
         WrongJurisdiction Zone by_code load_manifest may normalise_alias parse_manifest read_yaml require
     """,
     "domicile.identity": """
-        Authority Credentials Keyring Signer Verifier check_endorsed endorse fingerprint identity_of key_id peer_of
-        public_key public_server retirement_seconds sign_topology sync_folder verify_receipt verify_topology
+        Authority Credentials HeadSigner Keyring Signer Verifier check_endorsed endorse fingerprint identity_of key_id
+        peer_of public_key public_server retirement_seconds sign_topology sync_folder verify_head verify_receipt
+        verify_topology
         write_private
     """,
     "domicile.detect": "MAX_TEXT Detector Finding Rule",
@@ -28,7 +29,8 @@ FACADES = {
     """,
     "domicile.telemetry": """
         BACKUP_AGE BACKUP_FAILURES BORDER BORDER_BYTES DECISIONS DURATION FIELDS HOLDER_DURATION HOLDER_FAILURES
-        LOG_LAG LOG_LOSSES LOG_WAITING REFUSALS REPLICA_LAG
+        LEDGER_ALARM LEDGER_HEAD_AGE LEDGER_LINES LEDGER_REFUSED LOG_LAG LOG_LOSSES LOG_WAITING REFERENCE_AGE
+        REFERENCE_BEHIND REFERENCE_VERSION REFUSALS REPLICA_LAG
         REPLICA_PINS REPLICA_STALENESS REQUESTS RULE_DISAGREEMENTS SHED STORAGE_LAG UNANSWERED_COMMITS
         UPSTREAM_DURATION UPSTREAM_EJECTIONS UPSTREAM_REQUESTS UPSTREAM_RETRIES FieldNotAllowed configure_logs
         log place_of render_metrics warn

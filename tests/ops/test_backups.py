@@ -19,7 +19,7 @@ from domicile_testing.databases import until
 from domicile_testing.directories import any_key
 
 from domicile.cells.gateway.restores import Settler, Verdict, judge
-from domicile.model import Endpoint, Identity, Pin, PinGrant, PinState, Role, SubjectKey, Unavailable
+from domicile.model import Endpoint, Identity, InvalidInput, Pin, PinGrant, PinState, Role, SubjectKey, Unavailable
 from domicile.model.backups import BackupTarget
 from domicile.model.wire import ResolveResponse
 from domicile.ops import postgres
@@ -29,7 +29,7 @@ from domicile.ops.backup.catalog import Base, segment_at
 from domicile.ops.backup.keeper import Keeper
 from domicile.ops.backup.keys import FileKeys, Keyring
 from domicile.ops.backup.passage import Passage
-from domicile.ops.backup.scratch import bring, count_rows, last_commit, recovered
+from domicile.ops.backup.scratch import bring, count_rows, ends_early, last_commit, recovered
 from domicile.ops.backup.store import Store
 from domicile.ops.backup.targets import FolderTarget, Owner
 from domicile.ops.switching import staging
@@ -192,6 +192,26 @@ async def test_a_full_cycle(
             await _settle(back, socket, before, at_home, moved, forgotten, ahead)
             assert await back.fetchval("SELECT state FROM domicile.fences WHERE subject_key = $1", away) == "retired"
             assert not await back.fetchval("SELECT count(*) FROM domicile.fences WHERE subject_key = $1", newcomer)
+
+
+async def test_a_moment_after_the_last_commit_is_as_late_as_the_log_goes(
+    root: asyncpg.Connection, store: Store, passage: Passage, tmp_path: Path
+) -> None:
+    """A database where nobody writes proves no moment; only who asks for exactly that one is refused."""
+    await root.execute("INSERT INTO moments VALUES ('before the base backup')")
+    async with passage.open() as socket:
+        base = await take(socket, store, lambda done, total: None)
+    late = base.ended + timedelta(days=1)
+    with staging(tmp_path / "restored") as place:
+        await bring(store, base, late, place, lambda _: None)
+        with pytest.raises(InvalidInput, match="holds no commit as late as that"):
+            async with recovered(place, lambda _: None, exact=True):
+                pass
+        async with recovered(place, lambda _: None) as socket, socket_superuser(socket) as back:
+            assert await back.fetchval("SELECT count(*) FROM moments WHERE what = 'before the base backup'") == 1
+        assert ends_early(place)
+        settings = (place / "data" / "postgresql.auto.conf").read_text()
+        assert "recovery_target" not in settings
 
 
 async def _settle(

@@ -49,8 +49,8 @@ class Broken:
     async def put_many(self, table: Table, rows: Sequence[NewRow], once: Once | None = None) -> list[int]:
         return await self.rows.put_many(table, rows, once)
 
-    async def update(self, table: Table, row: NewRow, version: int) -> int:
-        return await self.rows.update(table, row, version)
+    async def update(self, table: Table, row: NewRow, version: int, once: Once | None = None) -> int:
+        return await self.rows.update(table, row, version, once)
 
     async def delete(self, table: Table, id: UUID, version: int | None) -> bool:  # noqa: A002
         return await self.rows.delete(table, id, version)
@@ -80,9 +80,9 @@ class WritesOneByOne(Broken):
 
 
 class UpdatesAnyVersion(Broken):
-    async def update(self, table: Table, row: NewRow, version: int) -> int:
+    async def update(self, table: Table, row: NewRow, version: int, once: Once | None = None) -> int:
         with suppress(Conflict):
-            return await self.rows.update(table, row, version)
+            return await self.rows.update(table, row, version, once)
         return version + 1
 
 

@@ -72,6 +72,49 @@ async def test_who_is_cancelled_during_commit_leaves_the_connection_behind(
         await eu_root.execute("SELECT pg_advisory_unlock_all(); DROP FUNCTION slow() CASCADE")
 
 
+WAITING = "SELECT pid FROM pg_locks WHERE relation = 'notes'::regclass AND NOT granted"
+
+
+@pytest.mark.parametrize(
+    ("ask", "again"),
+    [
+        pytest.param(lambda home, note: home.get(Note, note.id), True, id="a read"),
+        pytest.param(lambda home, note: home.put(note, idempotency_key="k"), True, id="a write under its key"),
+        pytest.param(lambda home, note: home.put_many([note], idempotency_key="k"), True, id="many under their key"),
+        pytest.param(lambda home, note: home.put(note), False, id="a write"),
+        pytest.param(lambda home, note: home.delete(Note, note.id), False, id="a deletion"),
+    ],
+)
+async def test_what_may_be_done_twice_is_repeated_where_its_connection_is_lost(
+    residency: Residency,
+    somebody: Somebody,
+    eu_root: asyncpg.Connection,
+    ask: Callable[[Home, Note], Coroutine[Any, Any, Any]],
+    again: bool,
+) -> None:
+    """As when a leader hands over: who may ask again is not told, who may not is told 503."""
+    home = await residency.claim(somebody()[0], residence="DE")
+    note = home.new(Note, text="x", topic="a")
+    async with eu_root.transaction():
+        await eu_root.execute("LOCK TABLE notes")
+        asking = asyncio.create_task(ask(home, note))
+        async with asyncio.timeout(10):
+            while (server := await eu_root.fetchval(WAITING)) is None:
+                pass
+        assert await eu_root.fetchval("SELECT pg_terminate_backend($1)", server)
+        if again:
+            async with asyncio.timeout(10):
+                while await eu_root.fetchval(WAITING) in (None, server):
+                    pass
+    if again:
+        await asking
+    else:
+        with pytest.raises(Unavailable):
+            await asking
+    written = 1 if again and await home.get(Note, note.id) is not None else 0
+    assert await eu_root.fetchval("SELECT coalesce(max(version), 0) FROM notes WHERE id = $1", note.id) == written
+
+
 async def test_a_cancelled_write_leaves_nothing_and_the_pool_goes_on(
     residency: Residency, somebody: Somebody, eu_root: asyncpg.Connection
 ) -> None:

@@ -193,18 +193,9 @@ async def test_what_may_not_be_asked_from_abroad(
     assert refusal.value.__context__ is None
 
 
-async def test_the_gateway_records_the_border_and_writes_nothing_else(
-    us_fences: FenceStore, us_root: asyncpg.Connection, us: Storage, trust: Trust
+async def test_the_gateway_opens_fences_and_writes_nothing_else(
+    us_fences: FenceStore, us: Storage, trust: Trust
 ) -> None:
-    await us_fences.record_border(from_jurisdiction="eu", role="app", kind="abroad-read", verdict="allowed")
-    event = await us_root.fetchrow("SELECT * FROM domicile.border_events ORDER BY id DESC LIMIT 1")
-    assert event is not None
-    assert (event["from_jurisdiction"], event["role"], event["kind"], event["verdict"]) == (
-        "eu",
-        "app",
-        "abroad-read",
-        "allowed",
-    )
     credentials = trust.credentials("us", Role.GATEWAY, "us-1.iad")
     pool = await open_pool(credentials, [us.address], jurisdiction="us", cell="us-1", user="domicile_gateway")
     try:

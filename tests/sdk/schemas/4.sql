@@ -2,6 +2,8 @@
 -- SQLSTATEs of our own: DM001 fence, DM002 jurisdiction, DM003 identity of a row, DM004 durability, DM005 grant,
 -- DM006 another key of the same subject (which one is the DETAIL), DM007 an idempotency key of another request,
 -- DM008 a subject that is about to move, DM009 keys that were replaced.
+-- DM008 a subject that is about to move, DM009 keys that were replaced, DM010 rows of a reference table that may not be
+-- taken.
 
 DO $roles$
 DECLARE
@@ -10,6 +12,8 @@ BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'domicile_owner') THEN
         CREATE ROLE domicile_owner NOLOGIN;
     END IF;
+    FOREACH name IN ARRAY ARRAY['domicile_app', 'domicile_cell', 'domicile_gateway', 'domicile_abroad', 'domicile_eraser',
+                             'domicile_ledger'] LOOP
     FOREACH name IN ARRAY ARRAY['domicile_app', 'domicile_cell', 'domicile_gateway', 'domicile_abroad', 'domicile_eraser'] LOOP
         IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name) THEN
             EXECUTE format('CREATE ROLE %I LOGIN', name);
@@ -70,14 +74,6 @@ CREATE TABLE IF NOT EXISTS domicile.turns (
     newest_keys integer NOT NULL
 );
 
--- Blind indexes across subjects are under a secret of the cell: rows may lie under one of generation newest_index, and
--- those before oldest_index write nothing any more. Of each subject: the oldest that may write for it, and the one that
--- all of its rows are known to be under.
-ALTER TABLE domicile.cell ADD COLUMN IF NOT EXISTS newest_index integer NOT NULL DEFAULT 1;
-ALTER TABLE domicile.cell ADD COLUMN IF NOT EXISTS oldest_index integer NOT NULL DEFAULT 1;
-ALTER TABLE domicile.fences ADD COLUMN IF NOT EXISTS oldest_index integer NOT NULL DEFAULT 1;
-ALTER TABLE domicile.fences ADD COLUMN IF NOT EXISTS turned_index integer NOT NULL DEFAULT 1;
-
 -- What each column of each record table holds, so that gateways need no application code.
 CREATE TABLE IF NOT EXISTS domicile.columns (
     table_name  text NOT NULL,
@@ -132,6 +128,37 @@ CREATE TABLE IF NOT EXISTS domicile.reference_loads (
     loaded_by  text NOT NULL
 );
 
+-- ``version`` grows with each change, by the clock so that it does also after a drop or a restore; ``content`` is what
+-- lies in the table, as ``reference_content`` spells it; ``origin`` the cell that it was pulled from, NULL where an operator
+-- loaded it here. All of them came later.
+ALTER TABLE domicile.reference_loads ADD COLUMN IF NOT EXISTS version bigint NOT NULL DEFAULT 1;
+ALTER TABLE domicile.reference_loads ADD COLUMN IF NOT EXISTS content text;
+ALTER TABLE domicile.reference_loads ADD COLUMN IF NOT EXISTS origin text;
+
+-- Which cell writes a reference table, as the manifest says; ``seen``: the last version that it was heard to have.
+CREATE TABLE IF NOT EXISTS domicile.reference_sources (
+    table_name   text PRIMARY KEY,
+    cell         text NOT NULL,
+    seen         bigint,
+    confirmed_at timestamptz
+);
+
+-- A version that is on its way here, and the pages of it that have come: nobody reads from them.
+CREATE TABLE IF NOT EXISTS domicile.reference_pulls (
+    table_name text PRIMARY KEY,
+    cell       text NOT NULL,
+    version    bigint NOT NULL,
+    digest     text NOT NULL,
+    content    text NOT NULL,
+    rows       bigint NOT NULL
+);
+CREATE TABLE IF NOT EXISTS domicile.reference_pages (
+    table_name text NOT NULL REFERENCES domicile.reference_pulls ON DELETE CASCADE,
+    place      bigint NOT NULL,
+    page       jsonb NOT NULL,
+    PRIMARY KEY (table_name, place)
+);
+
 -- Each schema that was applied: by whom (the operator's certificate), which, and by what statements.
 CREATE TABLE IF NOT EXISTS domicile.revisions (
     id            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -150,6 +177,7 @@ CREATE TABLE IF NOT EXISTS domicile.cell_sessions (
     purpose text NOT NULL
 );
 
+-- What crossed this cell's border, or tried to, before the ledger was there (ledger.sql). No subject is named.
 -- What crossed this cell's border, or tried to. No subject is named.
 CREATE TABLE IF NOT EXISTS domicile.border_events (
     id                bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -253,42 +281,6 @@ BEGIN
     END IF;
     RETURN false;
 END
-$$;
-
--- The newest generation of the cell's index secret under which rows may lie, as this statement's snapshot has it.
-CREATE OR REPLACE FUNCTION domicile.newest_index() RETURNS integer
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT c.newest_index FROM domicile.cell c
-$$;
-
--- Say that rows may lie under an index secret of this generation; committed before anybody writes with it.
-CREATE OR REPLACE FUNCTION domicile.announce_index(generation integer) RETURNS void
-LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    UPDATE domicile.cell AS c SET newest_index = greatest(c.newest_index, generation)
-$$;
-
--- Let nobody who begins from now on write with an index secret from before this generation.
-CREATE OR REPLACE FUNCTION domicile.withdraw_index(generation integer) RETURNS void
-LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    UPDATE domicile.cell AS c SET
-        newest_index = greatest(c.newest_index, generation), oldest_index = greatest(c.oldest_index, generation)
-$$;
-
--- The same for who has begun to write for an open subject, once he has ended: he may have looked at the cell before.
-CREATE OR REPLACE FUNCTION domicile.settle_index(wanted uuid, generation integer) RETURNS boolean
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    UPDATE domicile.fences AS f SET oldest_index = greatest(f.oldest_index, generation)
-    WHERE f.internal_id = wanted AND f.state = 'open';
-    RETURN FOUND;
-END
-$$;
-
--- All rows of a subject are under an index secret of this generation; said after nobody can write with one of before.
-CREATE OR REPLACE FUNCTION domicile.index_turned(wanted uuid, generation integer) RETURNS void
-LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    UPDATE domicile.fences AS f SET turned_index = greatest(f.turned_index, generation)
-    WHERE f.internal_id = wanted AND f.oldest_index >= generation
 $$;
 
 -- What was answered under an idempotency key. Keys and requests are hashes; subject is an internal id.
@@ -402,8 +394,6 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 DECLARE
     label  text;
     oldest integer;
-    oldest_index integer;
-    made_with text[];
 BEGIN
     IF current_setting('synchronous_commit') NOT IN ('on', 'remote_apply') THEN
         RAISE EXCEPTION 'synchronous_commit is below on' USING ERRCODE = 'DM004';
@@ -421,26 +411,20 @@ BEGIN
         RAISE EXCEPTION 'a row keeps its jurisdiction, subject, principal and key' USING ERRCODE = 'DM003';
     END IF;
     -- the common case in one look: the label, and the fence open at the row's epoch, which is held from here on
-    SELECT c.jurisdiction, f.oldest_keys, greatest(c.oldest_index, f.oldest_index) INTO label, oldest, oldest_index
-    FROM domicile.cell c CROSS JOIN domicile.fences f
+    SELECT c.jurisdiction, f.oldest_keys INTO label, oldest FROM domicile.cell c CROSS JOIN domicile.fences f
     WHERE f.subject_key = NEW.subject_key AND f.epoch = NEW.epoch AND f.state = 'open'
       AND NOT EXISTS (SELECT FROM domicile.intents i WHERE i.subject = f.internal_id AND i.until > clock_timestamp())
     FOR SHARE OF f;
     IF NOT FOUND THEN
         PERFORM domicile.hold_fence(NEW.subject_key, NEW.epoch);
-        SELECT c.jurisdiction, f.oldest_keys, greatest(c.oldest_index, f.oldest_index) INTO label, oldest, oldest_index
-        FROM domicile.cell c CROSS JOIN domicile.fences f
+        SELECT c.jurisdiction, f.oldest_keys INTO label, oldest FROM domicile.cell c CROSS JOIN domicile.fences f
         WHERE f.subject_key = NEW.subject_key;
     END IF;
-    -- domicile.keys: 'KEYS/INDEX', the generations of the keys that sealed the row and of the cell's secret that indexed
-    -- it, 0 where nothing is sealed or indexed so; who does not say it is of before
-    IF oldest > 1 OR oldest_index > 1 THEN
-        made_with := string_to_array(nullif(current_setting('domicile.keys', true), ''), '/');
-        IF coalesce(made_with[1]::integer, 1) BETWEEN 1 AND oldest - 1
-            OR coalesce(made_with[2]::integer, 1) BETWEEN 1 AND oldest_index - 1
-        THEN
-            RAISE EXCEPTION 'there are newer keys' USING ERRCODE = 'DM009';
-        END IF;
+    -- domicile.keys: the generation that sealed the row, 0 where nothing is sealed; who does not say it is of before
+    IF oldest > 1
+        AND coalesce(nullif(current_setting('domicile.keys', true), '')::integer, 1) BETWEEN 1 AND oldest - 1
+    THEN
+        RAISE EXCEPTION 'the subject has newer keys' USING ERRCODE = 'DM009';
     END IF;
     -- a principal is the subject, or a random id of the application's after a byte that no pepper has
     IF NEW.principal_key <> NEW.subject_key
@@ -785,6 +769,193 @@ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 
     RETURNING e.*
 $$;
 
+-- What the class of a reference table says of its columns, in the order of their names. NULL for a table of no such class,
+-- and for one that is on record as a table of records, too.
+CREATE OR REPLACE FUNCTION domicile.reference_fields(name text) RETURNS jsonb
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT jsonb_agg(jsonb_build_array(l.column_name, l.category, l.sql_type, l.nullable, l.key_place) ORDER BY l.column_name)
+    FROM domicile.reference_columns l
+    WHERE l.table_name = name AND NOT EXISTS (SELECT FROM domicile.columns c WHERE c.table_name = name)
+$$;
+
+-- The SQL of a row of a reference table (t) as a JSON array of texts, in the order of its columns' names; of its key.
+CREATE OR REPLACE FUNCTION domicile.reference_row(name text, OUT cells text, OUT keys text)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT format('to_jsonb(ARRAY[%s])', string_agg(format('t.%I::text', l.column_name), ', ' ORDER BY l.column_name)),
+           string_agg(format('t.%I', l.column_name), ', ' ORDER BY l.key_place) FILTER (WHERE l.key_place IS NOT NULL)
+    FROM domicile.reference_columns l WHERE l.table_name = name
+$$;
+
+-- A hash of all rows of a reference table, spelled alike in every cell whatever its own settings are.
+CREATE OR REPLACE FUNCTION domicile.reference_content(name text) RETURNS text
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET datestyle = 'ISO' SET bytea_output = 'hex' AS $$
+DECLARE
+    found text;
+BEGIN
+    EXECUTE format(
+        $q$SELECT encode(sha256(convert_to(coalesce(string_agg(s.line, E'\n' ORDER BY s.line COLLATE "C"), ''), 'UTF8')), 'hex')
+        FROM (SELECT (%s)::text AS line FROM public.%I t) s$q$, (SELECT r.cells FROM domicile.reference_row(name) r), name
+    ) INTO found;
+    RETURN found;
+END
+$$;
+DO $contents$ BEGIN
+    UPDATE domicile.reference_loads l SET content = domicile.reference_content(l.table_name)
+    WHERE l.content IS NULL AND to_regclass(format('public.%I', l.table_name)) IS NOT NULL;
+END $contents$;
+
+-- Say which cell writes each reference table (JSON, by the table's name). What this cell is to write from now on is its own.
+CREATE OR REPLACE FUNCTION domicile.name_sources(named jsonb) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    DELETE FROM domicile.reference_sources s WHERE NOT named ? s.table_name;
+    DELETE FROM domicile.reference_pulls p WHERE (named ->> p.table_name) IS DISTINCT FROM p.cell;
+    INSERT INTO domicile.reference_sources AS s (table_name, cell) SELECT n.key, n.value FROM jsonb_each_text(named) n
+    ON CONFLICT (table_name) DO UPDATE SET cell = excluded.cell, seen = NULL, confirmed_at = NULL
+        WHERE s.cell <> excluded.cell;
+    UPDATE domicile.reference_loads l SET origin = NULL
+    WHERE l.origin IS NOT NULL AND (named ->> l.table_name) = (SELECT c.cell FROM domicile.cell c);
+END
+$$;
+
+-- A page of a reference table that this cell writes: rows behind so many (after), at most so many and so many bytes of
+-- them, but one at least; none where the caller knows this version. Version and rows are of one snapshot. No row for any
+-- other table.
+CREATE OR REPLACE FUNCTION domicile.reference_page(name text, known bigint, after bigint, most integer, bytes bigint)
+RETURNS TABLE (version bigint, digest text, content text, total bigint, fields jsonb, page jsonb)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET datestyle = 'ISO' SET bytea_output = 'hex' AS $$
+DECLARE
+    said record;
+BEGIN
+    SELECT l.version, l.digest, l.content, l.rows, domicile.reference_fields(name) INTO version, digest, content, total, fields
+    FROM domicile.reference_loads l
+    JOIN domicile.reference_sources s USING (table_name) JOIN domicile.cell c ON c.cell = s.cell
+    WHERE l.table_name = name AND l.origin IS NULL;
+    IF NOT FOUND OR fields IS NULL THEN
+        RETURN;
+    END IF;
+    page := '[]';
+    IF known IS DISTINCT FROM version THEN
+        SELECT r.cells, r.keys INTO said FROM domicile.reference_row(name) r;
+        EXECUTE format(
+            $q$SELECT coalesce(jsonb_agg(s.cells ORDER BY s.n), '[]') FROM (
+                SELECT p.cells, p.n, sum(octet_length(p.cells::text)) OVER (ORDER BY p.n) AS size FROM (
+                    SELECT %s AS cells, row_number() OVER (ORDER BY %s) AS n FROM public.%I t ORDER BY n OFFSET $1 LIMIT $2
+                ) p
+            ) s WHERE s.size <= $3 OR s.n = $1 + 1$q$, said.cells, said.keys, name
+        ) INTO page USING after, most, bytes;
+    END IF;
+    RETURN NEXT;
+END
+$$;
+
+-- Begin to take a version of a reference table from the cell that writes it, or go on; how many of its rows are here.
+-- NULL where this cell has it already, or had a later one from there.
+CREATE OR REPLACE FUNCTION domicile.begin_pull(
+    name text, source text, offered bigint, said text, spelled text, total bigint, described jsonb) RETURNS bigint
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM FROM domicile.reference_sources s JOIN domicile.cell c ON c.cell <> s.cell
+    WHERE s.table_name = name AND s.cell = source FOR UPDATE OF s;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'another cell writes this table' USING ERRCODE = 'DM010';
+    END IF;
+    IF domicile.reference_fields(name) IS DISTINCT FROM described THEN
+        RAISE EXCEPTION 'the classes of the two cells differ' USING ERRCODE = 'DM010';
+    END IF;
+    PERFORM FROM domicile.reference_loads l WHERE l.table_name = name AND l.origin = source AND l.version >= offered;
+    IF FOUND THEN
+        RETURN NULL;
+    END IF;
+    DELETE FROM domicile.reference_pulls p
+    WHERE p.table_name = name AND (p.cell, p.version, p.content, p.rows) IS DISTINCT FROM (source, offered, spelled, total);
+    INSERT INTO domicile.reference_pulls (table_name, cell, version, digest, content, rows)
+    VALUES (name, source, offered, said, spelled, total) ON CONFLICT DO NOTHING;
+    RETURN (SELECT coalesce(sum(jsonb_array_length(g.page)), 0) FROM domicile.reference_pages g WHERE g.table_name = name);
+END
+$$;
+
+-- Keep a page of a version that is being taken, if it is the next one; how many rows are here.
+CREATE OR REPLACE FUNCTION domicile.keep_page(name text, offered bigint, at bigint, given jsonb) RETURNS bigint
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    here bigint;
+BEGIN
+    PERFORM FROM domicile.reference_pulls p WHERE p.table_name = name AND p.version = offered FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+    SELECT coalesce(sum(jsonb_array_length(g.page)), 0) INTO here FROM domicile.reference_pages g WHERE g.table_name = name;
+    IF here = at AND jsonb_array_length(given) > 0 THEN
+        INSERT INTO domicile.reference_pages (table_name, place, page) VALUES (name, at, given);
+        here := here + jsonb_array_length(given);
+    END IF;
+    RETURN here;
+END
+$$;
+
+-- Put a version whose pages are all here in the place of the one before, for whoever reads from this commit on. False
+-- where it is here by now. What lies in the table is compared with what lay in the writer's; pages that make another table
+-- are given up with DM010.
+CREATE OR REPLACE FUNCTION domicile.take_reference(name text, offered bigint) RETURNS boolean
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET datestyle = 'ISO' AS $$
+DECLARE
+    pulled domicile.reference_pulls;
+    names  text;
+    typed  text;
+BEGIN
+    SELECT p.* INTO pulled FROM domicile.reference_pulls p WHERE p.table_name = name AND p.version = offered FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    EXECUTE format('LOCK TABLE public.%I IN SHARE ROW EXCLUSIVE MODE', name);
+    SELECT string_agg(format('%I', l.column_name), ', ' ORDER BY l.column_name),
+           string_agg(format('(r.cells ->> %s)::%s', l.place - 1, l.sql_type), ', ' ORDER BY l.column_name)
+    INTO names, typed
+    FROM (SELECT c.*, row_number() OVER (ORDER BY c.column_name) AS place
+          FROM domicile.reference_columns c WHERE c.table_name = name) l;
+    EXECUTE format('DELETE FROM public.%I', name);
+    EXECUTE format(
+        $q$INSERT INTO public.%I (%s) SELECT %s FROM domicile.reference_pages g, jsonb_array_elements(g.page) r (cells)
+        WHERE g.table_name = $1$q$, name, names, typed) USING name;
+    IF domicile.reference_content(name) <> pulled.content THEN
+        RAISE EXCEPTION 'the rows are not those of the writer' USING ERRCODE = 'DM010';
+    END IF;
+    INSERT INTO domicile.reference_loads AS l (table_name, digest, rows, loaded_by, version, content, origin)
+    VALUES (name, pulled.digest, pulled.rows, pulled.cell, offered, pulled.content, pulled.cell)
+    ON CONFLICT (table_name) DO UPDATE SET
+        digest = excluded.digest, rows = excluded.rows, loaded_by = excluded.loaded_by, loaded_at = clock_timestamp(),
+        version = excluded.version, content = excluded.content, origin = excluded.origin;
+    DELETE FROM domicile.reference_pulls p WHERE p.table_name = name;
+    RETURN true;
+END
+$$;
+
+-- Give up what has come of a version.
+CREATE OR REPLACE FUNCTION domicile.drop_pull(name text) RETURNS void
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    DELETE FROM domicile.reference_pulls p WHERE p.table_name = drop_pull.name
+$$;
+
+-- Keep that the cell that writes a table was heard to have this version just now.
+CREATE OR REPLACE FUNCTION domicile.hear_reference(name text, source text, heard bigint) RETURNS void
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    UPDATE domicile.reference_sources s SET seen = heard, confirmed_at = clock_timestamp()
+    WHERE s.table_name = name AND s.cell = source
+$$;
+
+-- Every reference table that has a writer or rows: what is here, from where, and how long ago its writer was heard of.
+CREATE OR REPLACE FUNCTION domicile.reference_states() RETURNS TABLE (
+    table_name text, source text, origin text, version bigint, seen bigint, digest text, rows bigint, age double precision)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT table_name, s.cell, l.origin, l.version, s.seen, l.digest, l.rows,
+           extract(epoch FROM clock_timestamp() - s.confirmed_at)::double precision
+    FROM domicile.reference_loads l FULL JOIN domicile.reference_sources s USING (table_name) ORDER BY 1
+$$;
+
 REVOKE ALL ON ALL TABLES IN SCHEMA domicile FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA domicile FROM PUBLIC;
 GRANT USAGE ON SCHEMA domicile TO domicile_app, domicile_cell, domicile_gateway, domicile_abroad, domicile_eraser;
@@ -794,7 +965,6 @@ GRANT EXECUTE ON FUNCTION domicile.hold_fence(bytea, bigint) TO domicile_app;
 GRANT EXECUTE ON FUNCTION domicile.read_fence(bytea) TO domicile_app, domicile_abroad;
 GRANT EXECUTE ON FUNCTION domicile.enter(bytea) TO domicile_app;
 GRANT EXECUTE ON FUNCTION domicile.newest_keys(bytea) TO domicile_app;
-GRANT EXECUTE ON FUNCTION domicile.newest_index() TO domicile_app, domicile_cell;
 GRANT EXECUTE ON FUNCTION domicile.recall(bytea, bigint, bytea, bytea) TO domicile_app;
 GRANT EXECUTE ON FUNCTION domicile.remember(bytea, bytea, bigint[]) TO domicile_app;
 GRANT EXECUTE ON FUNCTION domicile.open_fence(bytea, text, text, uuid, bigint, jsonb) TO domicile_gateway;
@@ -806,10 +976,6 @@ GRANT EXECUTE ON FUNCTION domicile.forget_previous(integer) TO domicile_gateway;
 GRANT EXECUTE ON FUNCTION domicile.sweep(integer) TO domicile_gateway;
 GRANT EXECUTE ON FUNCTION domicile.announce_keys(uuid, integer) TO domicile_gateway;
 GRANT EXECUTE ON FUNCTION domicile.withdraw_keys(uuid, integer) TO domicile_gateway;
-GRANT EXECUTE ON FUNCTION domicile.announce_index(integer) TO domicile_gateway;
-GRANT EXECUTE ON FUNCTION domicile.withdraw_index(integer) TO domicile_gateway;
-GRANT EXECUTE ON FUNCTION domicile.settle_index(uuid, integer) TO domicile_gateway;
-GRANT EXECUTE ON FUNCTION domicile.index_turned(uuid, integer) TO domicile_gateway;
 GRANT EXECUTE ON FUNCTION domicile.settle(bytea, uuid, bigint, text) TO domicile_gateway;
 GRANT EXECUTE ON FUNCTION domicile.end_restored() TO domicile_gateway;
 GRANT SELECT ON domicile.cell, domicile.fences, domicile.unsettled, domicile.restores TO domicile_gateway;
@@ -821,6 +987,14 @@ GRANT EXECUTE ON FUNCTION domicile.last_erasure(bytea) TO domicile_eraser;
 GRANT EXECUTE ON FUNCTION domicile.erasures_under_way(integer) TO domicile_eraser;
 GRANT EXECUTE ON FUNCTION domicile.keep_receipt(bigint, text, text) TO domicile_eraser;
 GRANT EXECUTE ON FUNCTION domicile.forget_answers(integer) TO domicile_gateway;
+GRANT EXECUTE ON FUNCTION domicile.name_sources(jsonb) TO domicile_gateway;
+GRANT EXECUTE ON FUNCTION domicile.reference_page(text, bigint, bigint, integer, bigint) TO domicile_gateway;
+GRANT EXECUTE ON FUNCTION domicile.begin_pull(text, text, bigint, text, text, bigint, jsonb) TO domicile_gateway;
+GRANT EXECUTE ON FUNCTION domicile.keep_page(text, bigint, bigint, jsonb) TO domicile_gateway;
+GRANT EXECUTE ON FUNCTION domicile.take_reference(text, bigint) TO domicile_gateway;
+GRANT EXECUTE ON FUNCTION domicile.drop_pull(text) TO domicile_gateway;
+GRANT EXECUTE ON FUNCTION domicile.hear_reference(text, text, bigint) TO domicile_gateway;
+GRANT EXECUTE ON FUNCTION domicile.reference_states() TO domicile_gateway;
 GRANT SELECT ON domicile.cell, domicile.fences TO domicile_gateway;
 GRANT SELECT ON domicile.columns TO domicile_abroad, domicile_gateway;
 GRANT INSERT ON domicile.border_events TO domicile_gateway;
@@ -863,5 +1037,155 @@ ALTER FUNCTION domicile.end_writers OWNER TO domicile_fencer;
 REVOKE ALL ON FUNCTION domicile.end_writers FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION domicile.end_writers TO domicile_gateway;
 
--- the number grows with each change of this file; `schema apply` takes no database back to a lower one
+-- the number grows with each change of this file, or of ledger.sql; `schema apply` takes no database back to a lower one
 COMMENT ON SCHEMA domicile IS 'schema 4';
+
+-- The border's ledger: what crossed and what was refused, as lines that are only ever added. Part of the system schema,
+-- and of its number. SQLSTATE DM010: a line is never changed. What a superuser does all the same is found by the tree.
+CREATE SCHEMA IF NOT EXISTS ledger AUTHORIZATION domicile_owner;
+SET LOCAL ROLE domicile_owner;
+
+-- Which ledger this is: a cell that begins one anew begins another.
+CREATE TABLE IF NOT EXISTS ledger.log (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    id       uuid NOT NULL DEFAULT gen_random_uuid()
+);
+INSERT INTO ledger.log DEFAULT VALUES ON CONFLICT DO NOTHING;
+
+-- ``leaf``: SHA-256 of 0x00 and the line. ``at`` is the line's own, kept apart to be looked for.
+CREATE TABLE IF NOT EXISTS ledger.lines (
+    index bigint PRIMARY KEY CHECK (index >= 0),
+    leaf  bytea NOT NULL CHECK (octet_length(leaf) = 32),
+    at    timestamptz NOT NULL,
+    line  text NOT NULL CHECK (octet_length(line) <= 4096)
+);
+CREATE INDEX IF NOT EXISTS lines_by_time ON ledger.lines (at);
+
+-- The hash of each whole subtree of 256 lines (level 1), of 256 of those (level 2), and so on: what proofs are made of.
+CREATE TABLE IF NOT EXISTS ledger.tiles (
+    level integer NOT NULL CHECK (level > 0),
+    index bigint NOT NULL CHECK (index >= 0),
+    hash  bytea NOT NULL CHECK (octet_length(hash) = 32),
+    PRIMARY KEY (level, index)
+);
+
+-- The last head of each other cell's ledger that went with the one before it, as it was signed.
+CREATE TABLE IF NOT EXISTS ledger.heads (
+    cell   text NOT NULL,
+    log    uuid NOT NULL,
+    size   bigint NOT NULL CHECK (size >= 0),
+    signed text NOT NULL,
+    key    text NOT NULL,
+    seen   timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (cell, log)
+);
+
+-- What did not: both heads, each of which its own gateway signed. Once for each head that was held.
+CREATE TABLE IF NOT EXISTS ledger.alarms (
+    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    at          timestamptz NOT NULL DEFAULT clock_timestamp(),
+    cell        text NOT NULL,
+    verdict     text NOT NULL,
+    held        text NOT NULL,
+    held_key    text NOT NULL,
+    told        text NOT NULL,
+    told_key    text NOT NULL
+);
+CREATE UNIQUE INDEX IF NOT EXISTS alarms_once ON ledger.alarms (cell, verdict, md5(held));
+
+CREATE OR REPLACE FUNCTION ledger.refuse() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RAISE EXCEPTION 'the ledger is only ever added to' USING ERRCODE = 'DM010';
+END
+$$;
+DO $triggers$
+DECLARE
+    name text;
+BEGIN
+    FOREACH name IN ARRAY ARRAY['lines', 'tiles', 'alarms', 'log'] LOOP
+        EXECUTE format('CREATE OR REPLACE TRIGGER only_added BEFORE UPDATE OR DELETE ON ledger.%I '
+                       'FOR EACH ROW EXECUTE FUNCTION ledger.refuse()', name);
+        EXECUTE format('CREATE OR REPLACE TRIGGER never_emptied BEFORE TRUNCATE ON ledger.%I '
+                       'FOR EACH STATEMENT EXECUTE FUNCTION ledger.refuse()', name);
+    END LOOP;
+END
+$triggers$;
+
+-- The root over hashes whose number is a power of two.
+CREATE OR REPLACE FUNCTION ledger.fold(hashes bytea[]) RETURNS bytea
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    WHILE cardinality(hashes) > 1 LOOP
+        hashes := ARRAY(
+            SELECT sha256('\x01'::bytea || hashes[2 * i - 1] || hashes[2 * i])
+            FROM generate_series(1, cardinality(hashes) / 2) AS i ORDER BY i
+        );
+    END LOOP;
+    RETURN hashes[1];
+END
+$$;
+
+-- Add lines, one after the other and after all that others have added; the place of the first. Whoever adds waits for
+-- who did before it to have committed, so that a place is never given twice nor left free.
+CREATE OR REPLACE FUNCTION ledger.append(texts text[]) RETURNS bigint
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    first bigint;
+    tile  bigint;
+    above bigint;
+    up    integer;
+BEGIN
+    PERFORM pg_advisory_xact_lock(x'646f6d6c'::integer);
+    SELECT coalesce(max(l.index) + 1, 0) INTO first FROM ledger.lines l;
+    INSERT INTO ledger.lines (index, leaf, at, line)
+    SELECT first + n - 1, sha256('\x00'::bytea || convert_to(t, 'UTF8')), (t::jsonb ->> 'at')::timestamptz, t
+    FROM unnest(texts) WITH ORDINALITY AS u (t, n);
+    FOR tile IN SELECT generate_series(first / 256, (first + cardinality(texts)) / 256 - 1) LOOP
+        INSERT INTO ledger.tiles (level, index, hash)
+        SELECT 1, tile, ledger.fold(array_agg(l.leaf ORDER BY l.index))
+        FROM ledger.lines l WHERE l.index >= tile * 256 AND l.index < (tile + 1) * 256;
+        above := tile;
+        up := 2;
+        WHILE (above + 1) % 256 = 0 LOOP
+            above := above / 256;
+            INSERT INTO ledger.tiles (level, index, hash)
+            SELECT up, above, ledger.fold(array_agg(t.hash ORDER BY t.index))
+            FROM ledger.tiles t WHERE t.level = up - 1 AND t.index >= above * 256 AND t.index < (above + 1) * 256;
+            up := up + 1;
+        END LOOP;
+    END LOOP;
+    RETURN first;
+END
+$$;
+
+-- Hold another cell's head in the place of a smaller one.
+CREATE OR REPLACE FUNCTION ledger.hold(cell text, log uuid, size bigint, signed text, key text) RETURNS void
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    INSERT INTO ledger.heads AS h (cell, log, size, signed, key) VALUES (hold.cell, hold.log, hold.size, hold.signed, hold.key)
+    ON CONFLICT (cell, log) DO UPDATE SET size = excluded.size, signed = excluded.signed, key = excluded.key,
+        seen = clock_timestamp()
+    WHERE h.size <= excluded.size
+$$;
+
+-- Keep that a head does not go with the one that is held; whether that is new.
+CREATE OR REPLACE FUNCTION ledger.alarm(
+    cell text, verdict text, held text, held_key text, told text, told_key text
+) RETURNS boolean
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO ledger.alarms (cell, verdict, held, held_key, told, told_key)
+    VALUES (alarm.cell, alarm.verdict, alarm.held, alarm.held_key, alarm.told, alarm.told_key)
+    ON CONFLICT DO NOTHING;
+    RETURN FOUND;
+END
+$$;
+
+REVOKE ALL ON ALL TABLES IN SCHEMA ledger FROM PUBLIC;
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA ledger FROM PUBLIC;
+GRANT USAGE ON SCHEMA ledger TO domicile_ledger;
+GRANT SELECT ON ALL TABLES IN SCHEMA ledger TO domicile_ledger;
+GRANT EXECUTE ON FUNCTION ledger.append(text[]) TO domicile_ledger;
+GRANT EXECUTE ON FUNCTION ledger.hold(text, uuid, bigint, text, text) TO domicile_ledger;
+GRANT EXECUTE ON FUNCTION ledger.alarm(text, text, text, text, text, text) TO domicile_ledger;
+RESET ROLE;

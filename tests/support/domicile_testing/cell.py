@@ -112,6 +112,14 @@ async def superuser(storage: Storage) -> AsyncIterator[asyncpg.Connection]:
         await connection.close()
 
 
+async def forget_ledger(connection: asyncpg.Connection) -> None:
+    """As only a superuser can: past the triggers."""
+    await connection.execute(
+        "SET session_replication_role = replica; TRUNCATE ledger.lines, ledger.tiles, ledger.heads, ledger.alarms; "
+        "RESET session_replication_role"
+    )
+
+
 def gateway_settings(trust: Trust, storage: str, directory: str, **more: Any) -> GatewaySettings:
     bind = f"127.0.0.1:{free_port()}"
     made = trust.settings(

@@ -231,6 +231,26 @@ async def answers_a_repeated_request_alike(home: Home, other: Home, cell: Cell) 
 
 
 @_check
+async def changes_a_record_once_under_a_key_at_the_version_that_is_named(home: Home, other: Home, cell: Cell) -> None:
+    await home.put(letter(home, 1, text="x"))
+    (read,) = await home.all(Letter)
+    for _ in range(2):
+        assert (await home.update(read, weight=2, idempotency_key="u")).version == 2
+    (now,) = await home.all(Letter)
+    assert (now.version, now.weight) == (2, 2)
+    assert (await home.update(now, version=1, weight=2, idempotency_key="u")).version == 2, "the request is the change"
+    for attempt in (
+        home.update(read, weight=3, idempotency_key="u"),
+        home.update(now, weight=2, idempotency_key="u"),
+        home.update(now, version=1, weight=3),
+        home.put(now, idempotency_key="u"),
+    ):
+        with pytest.raises(Conflict):
+            await attempt
+    assert (await home.update(now, weight=3)).version == 3
+
+
+@_check
 async def knows_a_request_whose_record_is_made_again(home: Home, other: Home, cell: Cell) -> None:
     for number, text in ((1, "x"), (2, "x"), (2, "x"), (1, "x")):
         key = f"request {number}"

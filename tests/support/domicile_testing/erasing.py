@@ -14,8 +14,9 @@ from typing import Any
 
 import asyncpg
 
-from domicile.cells.gateway import GatewaySettings, serve_gateway
+from domicile.cells.gateway import GatewaySettings
 from domicile.cells.keys import KeySettings, serve_keys
+from domicile.cells.serve import serving_cell
 from domicile.client import GatewayClient
 from domicile.directory import DirectorySettings
 from domicile.identity import Signer
@@ -140,7 +141,7 @@ async def _part(plan: Plan, part: str) -> AsyncIterator[None]:
         elif part == "keys":
             await stack.enter_async_context(serve_keys(plan.keys, key_section(service=[plan.keys.bind])))
         else:
-            await stack.enter_async_context(serve_gateway(plan.gateway))
+            await stack.enter_async_context(serving_cell(plan.gateway))
         yield
 
 

@@ -9,10 +9,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import psutil
+from ruamel.yaml import YAML
+
+from domicile.model.yaml_text import read_yaml
 
 COMMAND = [sys.executable, "-m", "domicile.ops.main"]
 
@@ -60,9 +64,23 @@ def processes_of(state: Path) -> list[str]:
     return found
 
 
+def one_jurisdiction(name: str, path: Path) -> Path:
+    """A manifest of the default world's one jurisdiction alone, with its cells and router; written to ``path``."""
+    data: Any = read_yaml((files("domicile.ops") / "default_world.yaml").read_text(), source="the default world")
+    countries = data["jurisdictions"][name]["countries"]
+    data["jurisdictions"] = {name: data["jurisdictions"][name]}
+    data["cells"] = {cell: each for cell, each in data["cells"].items() if each["jurisdiction"] == name}
+    data["routers"] = {zone: each for zone, each in data["routers"].items() if each["country"] in countries}
+    with path.open("w") as stream:
+        yaml = YAML(typ="safe", pure=True)
+        yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # a cell runs in the zone named first
+        yaml.dump(data, stream)
+    return path
+
+
 @contextmanager
-def running_world(state: Path, *options: str) -> Iterator[LocalWorld]:
-    started = domicile("up", "--detach", *options, "--state", str(state))
+def running_world(state: Path, *options: str, seconds: float = 120.0) -> Iterator[LocalWorld]:
+    started = domicile("up", "--detach", *options, "--state", str(state), seconds=seconds)
     assert started.returncode == 0, started.stderr
     try:
         yield LocalWorld(state)

@@ -15,6 +15,7 @@ from domicile.cells.gateway import GatewaySettings, serve_gateway
 from domicile.cells.gateway.rotation import rotator
 from domicile.cells.keys import KeySettings, begin_version, serve_holder, serve_keys, switch
 from domicile.cells.keys.rotation import KeyOperatorSettings, rotate
+from domicile.cells.ledger import open_ledger
 from domicile.model import DomicileError, InvalidInput
 from domicile.model.key_wire import KeyRotation
 from domicile.service import ProcessSettings, load_settings, run
@@ -24,6 +25,11 @@ keys = typer.Typer(name="domicile-keys", add_completion=False, pretty_exceptions
 Settings = TypeVar("Settings", bound=ProcessSettings)
 Result = TypeVar("Result")
 JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object")]
+
+
+def serving_cell(settings: GatewaySettings) -> AbstractAsyncContextManager[None]:
+    """The gateway with all that belongs to it, listening inside the context. Raises as ``serve_gateway`` does."""
+    return serve_gateway(settings, open_ledger)
 
 
 def _load(kind: type[Settings]) -> Settings:
@@ -53,7 +59,7 @@ def _keys() -> None:
 @cell.command("serve")
 def serve_cell() -> None:
     """Serve the gateway of this certificate's cell until SIGTERM or SIGINT."""
-    _serve(GatewaySettings, serve_gateway)
+    _serve(GatewaySettings, serving_cell)
 
 
 @cell.command("rotate")

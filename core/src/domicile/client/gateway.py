@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 from urllib.parse import quote, urlencode
 from uuid import UUID
 
@@ -10,6 +11,7 @@ from domicile.client.http import Peer
 from domicile.identity import Credentials
 from domicile.model.access import Role
 from domicile.model.ids import AliasKey, SubjectKey
+from domicile.model.ledger_wire import CarriedReport, HeadAnswer, HeldAnswer, LinesAnswer, ReportTaken
 from domicile.model.manifest import Manifest
 from domicile.model.wire import (
     AbroadRows,
@@ -17,8 +19,11 @@ from domicile.model.wire import (
     FenceRequest,
     FenceResponse,
     PrincipalRequest,
+    ReferencePage,
     RekeyRequest,
 )
+
+_LEDGER: Final = "/.domicile/v1/ledger"
 
 
 class GatewayClient:
@@ -78,3 +83,31 @@ class GatewayClient:
         """Shareable columns of a subject's rows, filtered by equality on shareable columns."""
         query = f"?{urlencode(conditions)}" if conditions else ""
         return await self._peer.ask(AbroadRows, "GET", f"/.domicile/v1/abroad/{key}/{quote(table, safe='')}{query}")
+
+    async def ledger_head(self, since: int = 0) -> HeadAnswer:
+        """The head of the cell's ledger; with the proof that it grew from its first ``since`` lines."""
+        return await self._peer.ask(HeadAnswer, "GET", f"{_LEDGER}/head?since={since}")
+
+    async def ledger_lines(self, first: int, limit: int) -> LinesAnswer:
+        """For an operator of the cell's jurisdiction. Raises Conflict for a ledger that is shorter."""
+        return await self._peer.ask(LinesAnswer, "GET", f"{_LEDGER}/lines?first={first}&limit={limit}")
+
+    async def ledger_since(self, moment: int, limit: int) -> LinesAnswer:
+        """As ``ledger_lines``, from the first line of a moment (seconds since 1970) or later."""
+        return await self._peer.ask(LinesAnswer, "GET", f"{_LEDGER}/lines?since={moment}&limit={limit}")
+
+    async def ledger_held(self) -> HeldAnswer:
+        """What this cell's gateway holds of other cells' ledgers."""
+        return await self._peer.ask(HeldAnswer, "GET", f"{_LEDGER}/held")
+
+    async def carried(self, report: CarriedReport) -> ReportTaken:
+        """For a router of the jurisdiction. Who repeats a report has it entered again, under the same name."""
+        return await self._peer.ask(ReportTaken, "POST", f"{_LEDGER}/carried", body=report)
+
+    async def references(self, table: str, *, known: int | None = None, after: int = 0) -> ReferencePage:
+        """Rows of a reference table that the cell writes, behind the first ``after``; no rows of the version ``known``.
+
+        Raises NotFound for a table that it does not write.
+        """
+        query = urlencode({name: value for name, value in (("known", known), ("after", after)) if value})
+        return await self._peer.ask(ReferencePage, "GET", f"/.domicile/v1/references/{quote(table, safe='')}?{query}")

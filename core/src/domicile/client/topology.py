@@ -7,6 +7,7 @@ is refused: nobody can play an old topology back.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +31,13 @@ class Topology:
         self._deployment = deployment
         self._operators = operators
         self._cache = cache
+        self._said: tuple[str, int] | None = None
+
+    def _say(self, tell: Callable[..., None], event: str, revision: int) -> None:
+        """Once, however often it is loaded."""
+        if self._said != (event, revision):
+            self._said = (event, revision)
+            tell(event, revision=revision)
 
     def _read(self, document: TopologyDocument) -> Manifest:
         topology = verify_topology(document, self._deployment, self._operators)
@@ -55,7 +63,7 @@ class Topology:
                 break
             except (Unavailable, NotFound) as error:
                 if isinstance(error, Unavailable) and cached is not None:
-                    warn("topology-from-disk", revision=cached.revision)
+                    self._say(warn, "topology-from-disk", cached.revision)
                     return self._read(cached)
                 if asyncio.get_running_loop().time() > deadline:
                     raise Unavailable(
@@ -73,7 +81,7 @@ class Topology:
             )
         if document != cached:
             write_private(self._cache, document.model_dump_json().encode())
-        log("topology-loaded", revision=document.revision)
+        self._say(log, "topology-loaded", document.revision)
         return manifest
 
     def _trusted(self, document: TopologyDocument) -> bool:

@@ -2,6 +2,7 @@
 
 from domicile.identity.authority import Authority, sync_folder, write_private
 from domicile.identity.endorsements import check_endorsed, endorse
+from domicile.identity.heads import HeadSigner, verify_head
 from domicile.identity.keyring import Keyring, retirement_seconds
 from domicile.identity.tls import Credentials, identity_of, peer_of, public_server
 from domicile.identity.tokens import (
@@ -18,6 +19,7 @@ from domicile.identity.tokens import (
 __all__ = [
     "Authority",
     "Credentials",
+    "HeadSigner",
     "Keyring",
     "Signer",
     "Verifier",
@@ -32,6 +34,7 @@ __all__ = [
     "retirement_seconds",
     "sign_topology",
     "sync_folder",
+    "verify_head",
     "verify_receipt",
     "verify_topology",
     "write_private",

@@ -1,8 +1,8 @@
-"""Whose a receipt's key is: the certificate of the key service that signs by it stands behind it, for good.
+"""Whose the key of a lasting statement is: the certificate of the process that signs by it stands behind it, for good.
 
-What is kept with a receipt is one PEM file: the public key, the certificate, and a signature over the key by the
-certificate's private key (ECDSA with SHA-256). So a reader needs the jurisdiction's authority alone, which he has from
-somewhere else: a key that only lies beside a receipt proves nothing.
+What is kept with a receipt, or a ledger's head, is one PEM file: the public key, the certificate, and a signature over
+the key by the certificate's private key (ECDSA with SHA-256). So a reader needs the jurisdiction's authority alone,
+which he has from somewhere else: a key that only lies beside a statement proves nothing.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
@@ -48,11 +49,28 @@ def endorse(key: bytes, credentials: Credentials) -> bytes:
     return key + certificate.public_bytes(serialization.Encoding.PEM) + block
 
 
-def check_endorsed(key: bytes, said: ShredReceipt, authority: bytes) -> None:
-    """Hold the key that a receipt is signed by to its jurisdiction's authority (PEM, one or several certificates).
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """Who a statement says that it is by, and when (seconds since 1970). ``what``: the word for it in a refusal."""
 
-    Raises TokenInvalid unless the certificate is of the key service that the receipt names, held when the receipt was
-    signed, and is by that authority; InvalidInput where the authority is none.
+    deployment: str
+    jurisdiction: str
+    role: Role
+    uri: str
+    at: int
+    what: str
+
+
+def check_endorsed(key: bytes, said: ShredReceipt, authority: bytes) -> None:
+    """Hold the key that a receipt is signed by to its jurisdiction's authority, as ``check_stated`` does."""
+    check_stated(key, Stated(said.iss, said.jur, Role.KEYS, said.store, said.iat, "receipt"), authority)
+
+
+def check_stated(key: bytes, said: Stated, authority: bytes) -> None:
+    """Hold the key that a statement is signed by to its jurisdiction's authority (PEM, one or several certificates).
+
+    Raises TokenInvalid unless the certificate is of the process that the statement names, held when it was signed, and
+    is by that authority; InvalidInput where the authority is none.
     """
     try:
         authorities = x509.load_pem_x509_certificates(authority)
@@ -63,27 +81,31 @@ def check_endorsed(key: bytes, said: ShredReceipt, authority: bytes) -> None:
         block = _BLOCK.search(key)
         public = certificate.public_key()
         if block is None or not isinstance(public, ec.EllipticCurvePublicKey):
-            raise TokenInvalid("a receipt whose key nobody stands behind")
+            raise TokenInvalid(f"a {said.what} whose key nobody stands behind")
         public.verify(base64.b64decode(block[1]), _message(key), ec.ECDSA(hashes.SHA256()))
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         (uri,) = names.get_values_for_type(x509.UniformResourceIdentifier)
         identity = Identity.parse(uri)
     except (ValueError, binascii.Error, InvalidSignature, x509.ExtensionNotFound, InvalidInput):
-        raise TokenInvalid("a receipt whose key nobody stands behind") from None
-    signed = datetime.fromtimestamp(said.iat, UTC)
+        raise TokenInvalid(f"a {said.what} whose key nobody stands behind") from None
+    try:
+        signed = datetime.fromtimestamp(said.at, UTC)
+    except (ValueError, OverflowError, OSError):
+        raise TokenInvalid(f"a {said.what} of no time") from None
     if (identity.uri, identity.deployment, identity.jurisdiction, identity.role) != (
-        said.store, said.iss, said.jur, Role.KEYS,
+        said.uri, said.deployment, said.jurisdiction, said.role,
     ):  # fmt: skip
-        raise TokenInvalid(f"a receipt of {said.store} by a key of {identity.uri}")
+        raise TokenInvalid(f"a {said.what} of {said.uri} by a key of {identity.uri}")
     if not certificate.not_valid_before_utc <= signed <= certificate.not_valid_after_utc:
-        raise TokenInvalid("a receipt of a time when its certificate did not hold")
+        raise TokenInvalid(f"a {said.what} of a time when its certificate did not hold")
     if not any(_issued(certificate, each, said) for each in authorities):
-        raise TokenInvalid(f"a receipt that the authority of {said.jur} does not stand behind")
+        raise TokenInvalid(f"a {said.what} that the authority of {said.jurisdiction} does not stand behind")
 
 
-def _issued(certificate: x509.Certificate, authority: x509.Certificate, said: ShredReceipt) -> bool:
+def _issued(certificate: x509.Certificate, authority: x509.Certificate, said: Stated) -> bool:
     named = {name.oid: name.value for name in authority.subject}
-    if (named.get(NameOID.ORGANIZATION_NAME), named.get(NameOID.COMMON_NAME)) != (said.iss, common_name(said.jur)):
+    organisation, name = named.get(NameOID.ORGANIZATION_NAME), named.get(NameOID.COMMON_NAME)
+    if (organisation, name) != (said.deployment, common_name(said.jurisdiction)):
         return False
     try:
         certificate.verify_directly_issued_by(authority)

@@ -167,7 +167,7 @@ class Verifier:
         return self._verify(token, "pin-grant", TokenType.PIN_GRANT, PinGrant)
 
     def _verify(self, token: str, use: KeyUse, kind: TokenType, claims: type[Claims]) -> Claims:
-        header = _header(token, kind, MAX_TOKEN_BYTES)
+        header = signed_header(token, kind, MAX_TOKEN_BYTES)
         key = self._keys.get((use, str(header.get("kid"))))
         if key is None:
             raise TokenInvalid(f"a {kind} by a key that is not published for it")
@@ -191,7 +191,8 @@ def _unverified_header(token: str) -> dict[str, Any]:
         raise jwt.DecodeError from None
 
 
-def _header(token: str, kind: TokenType, limit: int) -> dict[str, Any]:
+def signed_header(token: str, kind: TokenType, limit: int) -> dict[str, Any]:
+    """Of a statement of this kind, nothing of it verified; raises TokenInvalid for anything else."""
     if len(token) > limit:
         raise TokenInvalid(f"a {kind} longer than {limit} bytes")
     try:
@@ -214,7 +215,7 @@ def verify_topology(document: TopologyDocument, deployment: str, operators: Iter
 
     Raises InvalidInput for a key that is none.
     """
-    header = _header(document.signed, TokenType.TOPOLOGY, MAX_TOPOLOGY_BYTES)
+    header = signed_header(document.signed, TokenType.TOPOLOGY, MAX_TOPOLOGY_BYTES)
     for pem in operators:
         try:
             key = serialization.load_pem_public_key(pem)
@@ -248,7 +249,7 @@ def fingerprint(key: bytes) -> str:
 
 def verify_receipt(receipt: str, deployment: str, key: bytes) -> ShredReceipt:
     """What a key service signed by ``key`` (PEM) about a shred; raises TokenInvalid. It holds for good: no ``exp``."""
-    _header(receipt, TokenType.SHRED_RECEIPT, MAX_TOPOLOGY_BYTES)
+    signed_header(receipt, TokenType.SHRED_RECEIPT, MAX_TOPOLOGY_BYTES)
     try:
         public = serialization.load_pem_public_key(key)
         if not isinstance(public, Ed25519PublicKey):

@@ -123,6 +123,11 @@ class Endpoint(StrEnum):
     FENCES_SHRED = "gateway.fences.shred"
     RECORDS = "gateway.records"
     ABROAD_READ = "gateway.abroad.read"
+    LEDGER_HEADS = "gateway.ledger.heads"
+    LEDGER_READ = "gateway.ledger.read"
+    LEDGER_CARRIED = "gateway.ledger.carried"
+    REFERENCES_PULL = "gateway.references.pull"
+    REFERENCES_READ = "gateway.references.read"
     APP_REQUESTS = "app.requests"
     GATEWAY_REQUESTS = "gateway.requests"
     ROUTER_INTERNAL = "router.internal"
@@ -196,6 +201,11 @@ MATRIX: Final[dict[Endpoint, Rule]] = {
     Endpoint.FENCES_SHRED: _rule(Scope.CELL, Role.APP),
     Endpoint.RECORDS: _rule(Scope.CELL, Role.APP),
     Endpoint.ABROAD_READ: _rule(Scope.ANY, Role.APP),
+    Endpoint.LEDGER_HEADS: _rule(Scope.ANY, Role.GATEWAY, Role.OPERATOR),
+    Endpoint.LEDGER_READ: _rule(Scope.JURISDICTION, Role.OPERATOR),
+    Endpoint.LEDGER_CARRIED: _rule(Scope.JURISDICTION, Role.ROUTER),
+    Endpoint.REFERENCES_PULL: _rule(Scope.ANY, Role.GATEWAY),
+    Endpoint.REFERENCES_READ: _rule(Scope.JURISDICTION, Role.APP, Role.OPERATOR),
     Endpoint.APP_REQUESTS: _rule(Scope.JURISDICTION, Role.ROUTER, Role.EDGE),
     Endpoint.GATEWAY_REQUESTS: _rule(Scope.JURISDICTION, Role.ROUTER),
     Endpoint.ROUTER_INTERNAL: _rule(Scope.ANY, Role.ROUTER),

@@ -23,6 +23,7 @@ from domicile.model.errors import ManifestError, ManifestProblem
 from domicile.model.ids import RESERVED_JURISDICTIONS, CellName, Country, JurisdictionName, Name, ZoneName
 from domicile.model.key_domains import KeySection, check_key_domains, over_tls
 from domicile.model.leases import Lease, check_lease
+from domicile.model.reference_sources import ReferenceSources, check_sources
 from domicile.model.rules import ApplicationIdentity as ApplicationIdentity
 from domicile.model.rules import (
     NextRules,
@@ -160,6 +161,7 @@ class Manifest(Strict):
     routers: dict[ZoneName, Router] = Field(default_factory=dict)
     operators: Operators = Field(default_factory=Operators)
     identity: ApplicationIdentity | None = None
+    references: ReferenceSources | None = None
     secrets: dict[str, str] = Field(default_factory=dict)
 
     def jurisdiction_of(self, country: str) -> str | None:
@@ -458,7 +460,7 @@ def check(manifest: Manifest) -> list[ManifestProblem]:
     for look in (_check_networks, _check_zones, _check_directory_and_routers, _check_outposts, _check_addresses):
         problems += look(manifest)
     problems += check_targets(_backups(manifest))
-    problems += _check_rules(manifest)
+    problems += [*_check_rules(manifest), *check_sources(manifest.references, manifest.cells)]
     return problems
 
 

@@ -119,6 +119,7 @@ class TokenType(StrEnum):
     PIN_GRANT = "pin-grant"
     TOPOLOGY = "topology"
     SHRED_RECEIPT = "shred-receipt"
+    TREE_HEAD = "tree-head"
 
 
 KeyUse = Literal["residency", "pin-grant"]

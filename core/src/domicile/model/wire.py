@@ -36,6 +36,7 @@ RESIDENCY_KEYS_PATH: Final = "/v1/jwks/residency"
 would take a pin grant for a token."""
 
 FenceState = Literal["open", "closed", "retired"]
+Bound = Literal["at_least", "above", "at_most", "below"]
 
 
 class Problem(Frozen):
@@ -277,6 +278,32 @@ class RecordVersion(Frozen):
     version: int
 
 
+class RecordChange(Frozen):
+    """Some fields of a record as they are to be; ``version``: the one that the row must have."""
+
+    jurisdiction: JurisdictionName
+    fields: dict[str, Any] = Field(repr=False, min_length=1, max_length=MAX_FIELDS)
+    version: int = Field(ge=1, lt=2**63)
+
+
+class RecordFields(Frozen):
+    id: UUID
+    fields: dict[str, Any] = Field(repr=False, max_length=MAX_FIELDS)
+
+
+class RecordsWrite(Frozen):
+    """Records as they are put, all of them or none, whatever is there."""
+
+    jurisdiction: JurisdictionName
+    records: list[RecordFields] = Field(min_length=1, max_length=MAX_BATCH)
+
+
+class RecordVersions(Frozen):
+    """In the order in which the records were given."""
+
+    records: list[RecordVersion]
+
+
 class RecordDocument(Frozen):
     """A record of a subject at home, with its personal fields.
 
@@ -293,11 +320,16 @@ class RecordDocument(Frozen):
 class RecordQuery(Frozen):
     """Fields to equal, which are in a body since a personal value has no place in a path or a query string.
 
+    ``ranges``: bounds of shareable or clear fields.
+
     ``order_by``: a shareable or clear field, or ``created_at``, with ``-`` before it for the last first.
     ``after``: ``next`` of the page before.
     """
 
     conditions: dict[str, Any] = Field(default_factory=dict, repr=False, max_length=MAX_CONDITIONS)
+    ranges: dict[str, Annotated[dict[Bound, Any], Field(min_length=1)]] = Field(
+        default_factory=dict, repr=False, max_length=MAX_CONDITIONS
+    )
     size: int = Field(default=50, ge=1, le=MAX_BATCH)
     order_by: str | None = Field(default=None, max_length=64)
     after: str | None = Field(default=None, max_length=512)
@@ -306,6 +338,44 @@ class RecordQuery(Frozen):
 class RecordPage(Frozen):
     records: list[RecordDocument]
     next: str | None = None
+
+
+class ReferencePage(Frozen):
+    """Rows of a reference table of one ``version``, as texts in the order of its fields' names.
+
+    ``fields``: what its class says of each. ``content`` is a hash of all ``total`` rows; no ``rows`` where the caller
+    said that it has this version.
+    """
+
+    cell: CellName
+    version: int = Field(ge=1, lt=2**63)
+    digest: str = Field(pattern="^[0-9a-f]{64}$")
+    content: str = Field(pattern="^[0-9a-f]{64}$")
+    total: int = Field(ge=0, lt=2**31)
+    fields: list[list[str | int | bool | None]] = Field(max_length=MAX_FIELDS)
+    rows: list[list[str | None]]
+
+
+class ReferenceState(Frozen):
+    """A reference table in one cell. ``source``: the cell that writes it, None where each cell is loaded by itself;
+    ``origin``: the one that the rows here were pulled from, None where they were loaded here.
+    ``version``: of the rows that are read here, None before the first; ``seen``: the source's, when it was last heard
+    of, ``age`` seconds ago. Whoever reads may have rows as old as that, where both versions are one.
+    """
+
+    table: str
+    source: CellName | None = None
+    origin: CellName | None = None
+    version: int | None = None
+    seen: int | None = None
+    digest: str | None = None
+    rows: int | None = None
+    age: float | None = None
+
+
+class ReferenceStates(Frozen):
+    cell: CellName
+    tables: list[ReferenceState]
 
 
 class AbroadRows(Frozen):

@@ -36,7 +36,8 @@ from domicile.telemetry import BORDER, DURATION, REQUESTS, configure_logs, log, 
 MAX_BODY_BYTES: Final = 1 << 20
 PEER: Final = web.RequestKey("domicile_peer", Identity)
 OPERATION: Final = web.RequestKey("domicile_operation", Operation)
-Ready = Callable[[], Awaitable[None]]
+Ready = Callable[[], Awaitable[Mapping[str, str] | None]]
+"""Raises where it is not; may tell more of how it is, which ``/readyz`` then says."""
 Rendered = Callable[[], Awaitable[tuple[bytes, str]]]
 """Exposition text and content type."""
 Body = TypeVar("Body", bound=BaseModel)
@@ -172,8 +173,8 @@ class Service:
     async def _readyz(self, _: web.Request) -> web.Response:
         if self._draining:
             raise Unavailable("draining", remedy="another instance takes over")
-        await self._ready()
-        return web.json_response({"status": "ready"})
+        told = await self._ready()
+        return web.json_response({"status": "ready", **(told or {})})
 
     async def _metrics(self, _: web.Request) -> web.Response:
         body, content_type = render_metrics() if self._rendered is None else await self._rendered()

@@ -84,6 +84,22 @@ UNANSWERED_COMMITS: Final = Counter(
     registry=REGISTRY,
 )
 
+REFERENCE_VERSION: Final = Gauge(
+    "domicile_reference_version", "Version of a reference table that is read here", ["table"], registry=REGISTRY
+)
+REFERENCE_BEHIND: Final = Gauge(
+    "domicile_reference_behind",
+    "1 where the writing cell has a later version than is read here",
+    ["table"],
+    registry=REGISTRY,
+)
+REFERENCE_AGE: Final = Gauge(
+    "domicile_reference_age_seconds",
+    "Since the cell that writes a reference table was heard of",
+    ["table"],
+    registry=REGISTRY,
+)
+
 HOLDER_DURATION: Final = Histogram(
     "domicile_key_holder_duration_seconds",
     "Time that the holder of a key-encryption key took to wrap or unwrap one batch",
@@ -115,6 +131,25 @@ BACKUP_AGE: Final = Gauge(
 )
 BACKUP_FAILURES: Final = Counter(
     "domicile_backup_failures", "What could not be kept or taken", ["database", "code"], registry=REGISTRY
+)
+
+LEDGER_LINES: Final = Counter(
+    "domicile_ledger_lines", "Lines that this process has added to the ledger", registry=REGISTRY
+)
+LEDGER_REFUSED: Final = Counter(
+    "domicile_ledger_refused", "Crossings refused because the ledger could not be written", registry=REGISTRY
+)
+LEDGER_ALARM: Final = Gauge(
+    "domicile_ledger_alarm",
+    "Whether another cell's ledger does not go with what is held of it: 1 is an alarm",
+    ["cell"],
+    registry=REGISTRY,
+)
+LEDGER_HEAD_AGE: Final = Gauge(
+    "domicile_ledger_head_age_seconds",
+    "Since another cell's ledger was last found to go with what is held of it",
+    ["cell"],
+    registry=REGISTRY,
 )
 
 

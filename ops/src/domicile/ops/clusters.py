@@ -19,6 +19,8 @@ from domicile.ops.leadership import LEASE_SECONDS, LOOP_SECONDS
 from domicile.ops.postgres import BACKUP_SLOT, BACKUP_USER, KEPT_LOG, REPLICATION_USER, REWIND_USER, SUPERUSER
 
 MAX_LAG_BYTES: Final = 1 << 20
+RETRY_LOG: Final = "500ms"
+"""After how long a standby asks for the log again; each COMMIT waits for it meanwhile, by default for five seconds."""
 RAFT, REST = "raft", "rest"
 PATRONI_USER: Final = "domicile"
 """Who may ask Patroni for changes, by password and certificate."""
@@ -138,7 +140,10 @@ def node_settings(
                 "replication": {"username": REPLICATION_USER, "password": secrets[REPLICATION_USER]},
                 "rewind": {"username": REWIND_USER, "password": secrets[REWIND_USER]},
             },
-            "parameters": {"unix_socket_directories": str(node.folder)},
+            "parameters": {
+                "unix_socket_directories": str(node.folder),
+                "wal_retrieve_retry_interval": RETRY_LOG,
+            },
             "pg_hba": [
                 f"local replication {BACKUP_USER} trust",  # whose certificate its door has seen
                 f"local all {REPLICATION_USER},{REWIND_USER} scram-sha-256",

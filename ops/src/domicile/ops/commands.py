@@ -252,7 +252,7 @@ def restart_command(
 ) -> None:
     """End parts of a running world, if they have not ended, and start them again, one after the other.
 
-    Example: domicile restart us-1-patroni
+    Ctrl-C leaves the part under way to be finished, and begins no other. Example: domicile restart us-1-patroni
     """
     done: list[dict[str, str]] = []
 
@@ -266,7 +266,13 @@ def restart_command(
             raise InvalidInput("either names or --rolling, which is for all", where="restart", remedy="leave one out")
         if not parts and not rolling:
             raise InvalidInput("what to restart?", where="restart", remedy="name parts, or say --rolling for all")
-        asyncio.run(ask(Layout.at(state), {"rolling": True} if rolling else {"parts": parts}, tell))
+        try:
+            asyncio.run(ask(Layout.at(state), {"rolling": True} if rolling else {"parts": parts}, tell))
+        except KeyboardInterrupt:
+            typer.echo(
+                "interrupted: the part under way is finished, no other is begun; see `domicile status`", err=True
+            )
+            raise typer.Exit(130) from None
     if json_output:
         emit_json({"ok": True, "parts": done})
 

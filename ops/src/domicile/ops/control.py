@@ -50,10 +50,16 @@ async def controlled(world: World) -> AsyncIterator[None]:
         def say(document: dict[str, Any]) -> None:
             writer.write(json.dumps(document).encode() + b"\n")
 
+        def tell(part: str, what: str) -> None:
+            """Nobody who went away begins another part: what is under way is finished, the rest is left as it is."""
+            if reader.at_eof():
+                raise Unavailable("who asked has gone", where=part)
+            say({"part": part, "what": what})
+
         try:
             question = json.loads(await reader.readline())
             async with turn:
-                await _answer(world, question, lambda part, what: say({"part": part, "what": what}))
+                await _answer(world, question, tell)
             say({"ok": True})
         except Exception as error:  # whatever went wrong, the world goes on and the asker hears it
             say({"ok": False, "error": str(as_refusal(error))})

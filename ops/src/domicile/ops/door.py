@@ -20,9 +20,9 @@ import contextlib
 import os
 import ssl
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from domicile.identity import peer_of
 from domicile.model.access import Endpoint, Identity, Role, may
@@ -50,7 +50,9 @@ from domicile.telemetry import REFUSALS, render_metrics, warn
 
 USERS: Final[dict[Role, frozenset[str]]] = {
     Role.APP: frozenset({"domicile_app", "domicile_cell"}),
-    Role.GATEWAY: frozenset({"domicile_gateway", "domicile_abroad", "domicile_app", "domicile_eraser"}),
+    Role.GATEWAY: frozenset(
+        {"domicile_gateway", "domicile_abroad", "domicile_app", "domicile_eraser", "domicile_ledger"}
+    ),
     Role.KEYS: frozenset({"domicile_keys"}),
     Role.DIRECTORY: frozenset({"domicile_directory"}),
     Role.OPERATOR: frozenset({SUPERUSER}),
@@ -175,6 +177,13 @@ class Door:
         return startup, self._leadership
 
 
+async def _listen(
+    accept: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any], place: Address
+) -> asyncio.Server:
+    """Beside a door of before that still listens, so that a restart leaves no time without one."""
+    return await asyncio.start_server(accept, place.host, place.port, reuse_port=True)
+
+
 async def _expose(folder: Path) -> None:
     new = folder / "door.prom.new"
     new.write_bytes(render_metrics()[0])
@@ -198,11 +207,10 @@ def main() -> None:
                 stack.push_async_callback(ended, asyncio.create_task(leadership.watch()))
             if settings.way is not None and settings.peer is not None:
                 way, place = Way(settings.credentials, Address(settings.peer)), Address(settings.way)
-                await stack.enter_async_context(await asyncio.start_server(way.accept, place.host, place.port))
+                await stack.enter_async_context(await _listen(way.accept, place))
             context = settings.credentials.server([identity.jurisdiction], list(USERS))
             door = Door(identity, settings.endpoint, settings.socket, context, leadership)
-            address = settings.address()
-            await stack.enter_async_context(await asyncio.start_server(door.accept, address.host, address.port))
+            await stack.enter_async_context(await _listen(door.accept, settings.address()))
             yield
 
     run(settings, serve)

@@ -16,6 +16,7 @@ from domicile.model.errors import InvalidInput
 
 DEFAULT_STATE: Final = ".domicile"
 MARKER: Final = "world"
+LOG_TAIL_LINES: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,3 +150,11 @@ def owner_of(path: Path, cells: dict[str, str], routers: dict[str, str], process
     if kind == "logs":
         return processes.get(name.removesuffix(".log"), GLOBAL)
     return GLOBAL
+
+
+def log_tail(path: Path, lines: int = LOG_TAIL_LINES) -> str:
+    try:
+        text = path.read_text(errors="replace").splitlines()
+    except OSError:
+        return "(no log)"
+    return "\n".join(f"    {line}" for line in text[-lines:]) or "    (its log is empty)"

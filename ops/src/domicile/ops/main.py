@@ -25,9 +25,11 @@ from domicile.ops.erase import erase_command
 from domicile.ops.explain import explain_command
 from domicile.ops.receipts import receipt_command
 from domicile.ops.scan.command import app as audit
-from domicile.ops.surroundings import surrounded
+from domicile.ops.surroundings import SurroundedCommand, surrounded
 
 GROUP: Final = "domicile.commands"
+AUDIT_GROUP: Final = f"{GROUP}.audit"
+"""Of single commands that rooms add to ``domicile audit``."""
 
 app = typer.Typer(
     name="domicile",
@@ -55,6 +57,8 @@ edge.command("haproxy")(haproxy_command)
 edge.command("test")(examine_command)
 for _entry in entry_points(group=GROUP):
     app.add_typer(_entry.load(), name=_entry.name, callback=surrounded)
+for _entry in entry_points(group=AUDIT_GROUP):
+    audit.command(_entry.name, cls=SurroundedCommand)(_entry.load())
 
 if __name__ == "__main__":
     app()

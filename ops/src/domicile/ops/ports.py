@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import random
 import re
 import socket
+import time
 from typing import Any, Final
+
+import psutil
 
 from domicile.model.errors import InvalidInput, Unavailable
 from domicile.model.manifest import Address, Manifest
@@ -14,6 +18,7 @@ from domicile.model.manifest import Address, Manifest
 _RANGE: Final = range(20_000, 32_000)
 """Below Linux's ephemeral ports (32768 up), so that no outgoing connection takes one before it is bound."""
 _ATTEMPTS: Final = 200
+_LOOK_SECONDS: Final = 0.05
 _UNSET: Final = re.compile(r"(?P<host>[^\s:]+|\[[0-9a-f:]+\]):0")
 
 
@@ -92,3 +97,18 @@ def require_free(manifest: Manifest, addresses: list[tuple[str, str]]) -> None:
                 where=address,
                 remedy=f"stop what listens there, or write port 0 in the manifest of {manifest.deployment}",
             )
+
+
+async def listens(pid: int, address: str, seconds: float) -> bool:
+    """Whether that process, and not another at the same address, listens there before the time is up; no if it ends."""
+    place = Address(address)
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            sockets = await asyncio.to_thread(psutil.Process(pid).net_connections, "tcp")
+        except psutil.Error:
+            return False
+        if any(each.status == psutil.CONN_LISTEN and each.laddr == (place.host, place.port) for each in sockets):
+            return True
+        await asyncio.sleep(_LOOK_SECONDS)
+    return False

@@ -34,9 +34,9 @@ from domicile.ops import pauses, postgres
 from domicile.ops.clusters import REST, members, settled
 from domicile.ops.ending import STOP_SECONDS, end_processes
 from domicile.ops.health import PATRONI, Prober, operator
-from domicile.ops.layout import Layout
+from domicile.ops.layout import Layout, log_tail
 from domicile.ops.plan import CELLS, DIRECTORY, DOORS, SAMPLE, STORAGE, Planner, ProcessSpec, doors_of
-from domicile.ops.ports import free_address, require_free
+from domicile.ops.ports import free_address, listens, require_free
 from domicile.ops.provision import Provision
 from domicile.ops.record import ProcessRecord, WorldRecord, own_record, try_lock
 from domicile.ops.switching import clear_interrupted, finish_switch
@@ -45,18 +45,9 @@ START_SECONDS: Final = 60.0
 SETTLE_SECONDS: Final = 120.0
 _SETTLE_POLL_SECONDS: Final = 0.5
 RESTART_SECONDS: Final = 5.0
-LOG_TAIL_LINES: Final = 12
 _POLL_SECONDS: Final = 0.05
 Progress = Callable[[str, str], None]
 """Called with a part's name and what became of it."""
-
-
-def log_tail(path: Path, lines: int = LOG_TAIL_LINES) -> str:
-    try:
-        text = path.read_text(errors="replace").splitlines()
-    except OSError:
-        return "(no log)"
-    return "\n".join(f"    {line}" for line in text[-lines:]) or "    (its log is empty)"
 
 
 def schema_commands(
@@ -372,6 +363,25 @@ class World:
         started = time.monotonic()
         await self.end_part(name, at_once=at_once)
         await self.start_part(name)
+        return time.monotonic() - started
+
+    async def relieve_part(self, name: str) -> float:
+        """Start a process beside the one that runs and end that one when it listens too, as doors can; seconds taken.
+
+        Raises Unavailable where it does not come up: the one of before runs on.
+        """
+        started, before, record = time.monotonic(), self._children[name], self._records[name]
+        self._again(name)
+        try:
+            if not await listens(self._children[name].pid, self.specs[name].address, START_SECONDS):
+                raise self._failure(self.specs[name], "does not listen")
+        except BaseException:
+            await asyncio.to_thread(self._end, [self.specs[name]])
+            self._children[name], self._records[name] = before, record
+            self._write(self._phase)
+            raise
+        before.terminate()
+        await asyncio.to_thread(before.wait)
         return time.monotonic() - started
 
     def _again(self, name: str) -> None:

@@ -16,6 +16,7 @@ from domicile.model import Address, Identity, InvalidInput, Manifest, Peppers, R
 from domicile.model.addresses import literal
 from domicile.router.application_keys import KeyAddress, KeyFile, fetch_over_https
 from domicile.router.atlas import Atlas
+from domicile.router.carried import CarriedReporter, gateways
 from domicile.router.country import Countries
 from domicile.router.counts import Counts
 from domicile.router.decide import Listener
@@ -138,7 +139,13 @@ async def serve(settings: RouterSettings, counts: Counts | None = None) -> Async
         )
         decide_routes(service, Decider(front, atlas))
         follower = Follower(replica, directory)
+        own_gateways = gateways(credentials, manifest, service.identity.jurisdiction)
+        for gateway in own_gateways:
+            stack.push_async_callback(gateway.close)
+        reporter = CarriedReporter(service.identity.zone, [gateway.carried for gateway in own_gateways])
+        stack.push_async_callback(reporter.finish)
         works: list[Callable[[], Awaitable[None]]] = [
+            reporter.run,
             partial(tokens.keep, settings.key_days * DAY_SECONDS),
             follower.run,
             shedder.watch,

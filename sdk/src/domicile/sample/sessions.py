@@ -5,8 +5,11 @@ Each cell has a key of its own, so a session of another cell is refused here eve
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import Any, Final
 
 import jwt
@@ -20,6 +23,11 @@ MAX_SESSION_BYTES: Final = 4096
 _ALGORITHM: Final = "EdDSA"
 
 
+@cache
+def _own_key(state: str) -> Signer:
+    return Signer.load_or_create(Path(state) / "session.key")
+
+
 class Sessions:
     """``identity`` is the manifest's section on the application's users."""
 
@@ -29,6 +37,11 @@ class Sessions:
         self._signer = signer
         self._identity = identity
         self._clock = clock
+
+    @classmethod
+    def open(cls, identity: ApplicationIdentity) -> Sessions:
+        """Of the key in this process's own folder, ``DOMICILE_STATE``; made there when it is first asked for."""
+        return cls(_own_key(os.environ["DOMICILE_STATE"]), identity)
 
     def issue(self, user: str) -> str:
         """A session for one hour."""

@@ -32,15 +32,29 @@ _SHAPE: Final = """
 _VALUES: Final = "Literal Null Boolean Parameter Placeholder Cast DataType Interval Var"
 _OPERATORS: Final = """
     And Or Not EQ NEQ GT GTE LT LTE Is In Between Like ILike NullSafeEQ NullSafeNEQ Exists Case If Add Sub Mul Div Mod
-    Neg DPipe
+    Neg DPipe Any Array AtTimeZone
 """
 _FUNCTIONS: Final = """
     Count Sum Min Max Avg Coalesce Nullif Lower Upper Length Abs Round Ceil Floor Greatest Least CurrentTimestamp
     CurrentDate TimestampTrunc Extract
 """
-_ADMITTED: Final = frozenset(f"{_KINDS} {_SHAPE} {_VALUES} {_OPERATORS} {_FUNCTIONS}".split())
+_TEXTS: Final = "Trim Substring Replace Concat ConcatWs Left Right StrPosition SplitPart StartsWith Initcap"
+"""None that makes a long text of a short one."""
+_NUMBERS: Final = "Pow Sqrt Sign Trunc Ln Exp"
+_AGGREGATES: Final = """
+    ArrayAgg GroupConcat LogicalAnd LogicalOr Stddev StddevSamp StddevPop Variance VariancePop Filter WithinGroup
+    PercentileCont PercentileDisc Mode
+"""
+_WINDOWS: Final = """
+    Window WindowSpec RowNumber Rank DenseRank PercentRank CumeDist Ntile Lag Lead FirstValue LastValue NthValue
+"""
+_ADMITTED: Final = frozenset(
+    f"{_KINDS} {_SHAPE} {_VALUES} {_OPERATORS} {_FUNCTIONS} {_TEXTS} {_NUMBERS} {_AGGREGATES} {_WINDOWS}".split()
+)
 _TYPES: Final = frozenset(
-    "TEXT VARCHAR INT BIGINT SMALLINT UUID DATE TIMESTAMP TIMESTAMPTZ DECIMAL DOUBLE BOOLEAN INTERVAL VARBINARY".split()
+    """
+    TEXT VARCHAR INT BIGINT SMALLINT UUID DATE TIMESTAMP TIMESTAMPTZ DECIMAL DOUBLE BOOLEAN INTERVAL VARBINARY ARRAY
+    """.split()
 )
 _SCHEMA: Final = "public"
 _INSTEAD: Final = {

@@ -24,7 +24,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from domicile.identity import peer_of
 from domicile.model.access import GLOBAL, Endpoint, Identity, Role, require
-from domicile.model.errors import DomicileError, InvalidInput, Unauthenticated
+from domicile.model.errors import DomicileError, IdentitiesDisagree, InvalidInput, Unauthenticated
 from domicile.model.wire import GUARD_HEADER, PROBLEM_TYPE
 from domicile.sdk.guarding import READY_PATH, Gate, Refusal, asks_for_health, country_in
 from domicile.sdk.home import Home
@@ -48,11 +48,16 @@ _OURS: Final = "domicile.ours"
 _POLICY_VIOLATION: Final = 1008  # RFC 6455, 7.4.1
 
 
-def home_of(scope: Mapping[str, Any]) -> Home:
-    """On a pinned path: the routed subject's home. Raises Unauthenticated on an unpinned one."""
+def home_of(scope: Mapping[str, Any], user: str | None = None) -> Home:
+    """On a pinned path: the routed subject's home. Raises Unauthenticated on an unpinned one.
+
+    ``user``: whom the application's own session names, by his id; raises IdentitiesDisagree where that is another.
+    """
     home = scope.get(_HOME)
     if not isinstance(home, Home):
         raise Unauthenticated("this path is unpinned: no subject was routed", remedy="see the router's rules")
+    if user is not None and home.subject_key not in residency_of(scope).subject_keys(user):
+        raise IdentitiesDisagree("the session names another subject than the one that was routed")
     return home
 
 

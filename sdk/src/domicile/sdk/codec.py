@@ -291,10 +291,22 @@ class Codec:
 
         Raises InvalidInput for a key that is empty or too long.
         """
+        return await self._once(operation, map(self._spelled, records), idempotency_key, version)
+
+    async def once_changed(
+        self, record: Record, columns: Mapping[Column, Any], idempotency_key: str, version: int
+    ) -> Once:
+        """As ``once``, of a request that changes columns of a record, whatever the others are by now."""
+        parts = [record.domicile_table.name.encode(), record.id.bytes]
+        for column, value in columns.items():
+            parts += [column.name.encode(), b"" if value is None else column.kind.dump(value)]
+        return await self._once("update", [_framed(*parts)], idempotency_key, version)
+
+    async def _once(self, operation: str, spelled: Iterable[bytes], idempotency_key: str, version: int | None) -> Once:
         raw = _raw_key(idempotency_key)
         request = hashlib.sha256(_framed(operation.encode(), b"" if version is None else b"%d" % version))
-        for record in records:
-            request.update(_framed(self._spelled(record)))
+        for each in spelled:
+            request.update(_framed(each))
 
         def under(secret: bytes, before: Once | None = None) -> Once:
             key = hashlib.blake2b(raw, key=secret, digest_size=32, person=b"domicile/once").digest()

@@ -142,8 +142,13 @@ class Records(ABC):
 
         return await self._sealing(put)
 
-    async def update(self, record: R, **changes: Any) -> R:
+    async def update(
+        self, record: R, *, version: int | None = None, idempotency_key: str | None = None, **changes: Any
+    ) -> R:
         """Write some fields of a record that was read, and answer it as it is then.
+
+        ``version``: what the row must have, where that is not the record's. ``idempotency_key``: as for ``put``; the
+        request is what is changed, at which version.
 
         Fields that the record's ``model_copy``, or its class, changed since it was read are written with them.
         Raises Conflict where the row has another version than the record, InvalidInput for a record that was not
@@ -151,6 +156,7 @@ class Records(ABC):
         of it was destroyed.
         """
         self._codec.require_home(record)
+        finding.check_version(version)
         kind, table = type(record), record.domicile_table
         self._codec.require_whole(record)
         if record.version == 0:
@@ -165,11 +171,13 @@ class Records(ABC):
             for column, value in values.items()
             if column.name in written or value != getattr(record, column.name)
         }
-        principal = self._codec.principal(record)
+        principal, at, codec = self._codec.principal(record), version or record.version, self._codec
 
         async def write() -> int:
-            row = await self._codec.encode(table, record.id, columns, principal)
-            return await self._rows.update(table, row, record.version)
+            row, once = await codec.encode(table, record.id, columns, principal), None
+            if idempotency_key is not None:
+                once = await codec.once_changed(record, columns, idempotency_key, at)
+            return await self._rows.update(table, row, at, once)
 
         checked._version = await self._sealing(write)
         return checked

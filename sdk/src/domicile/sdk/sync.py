@@ -111,8 +111,9 @@ class Records:
     def put_many(self, records: Iterable[Record], *, idempotency_key: str | None = None) -> list[int]:
         return self._loop.run(self._records.put_many(records, idempotency_key=idempotency_key))
 
-    def update(self, record: R, **changes: Any) -> R:
-        return self._loop.run(self._records.update(record, **changes))
+    def update(self, record: R, *, version: int | None = None, idempotency_key: str | None = None, **changes: Any) -> R:
+        changing = self._records.update(record, version=version, idempotency_key=idempotency_key, **changes)
+        return self._loop.run(changing)
 
     def get(self, kind: type[R], id: UUID) -> R | None:  # noqa: A002 - the field's name
         return self._loop.run(self._records.get(kind, id))

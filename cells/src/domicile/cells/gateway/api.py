@@ -2,28 +2,30 @@
 
 An application holds no right on the fence; it asks here, and here only a grant by the directory counts. An
 application abroad reaches no database of this cell; it asks here, and gets shareable columns of subjects that
-are at home, each crossing on the record before the answer leaves.
+are at home, each crossing in the ledger before the answer leaves.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Final, NoReturn
+from typing import Final, NoReturn, Protocol
 
 from aiohttp import web
 
+from domicile.cells.gateway.border import Border
 from domicile.cells.gateway.erasures import Eraser
 from domicile.cells.gateway.grants import Grants
 from domicile.cells.gateway.records import RecordsApi
+from domicile.cells.gateway.references import Gateways, Puller, ReferencesApi
 from domicile.cells.gateway.reports import Reporter
 from domicile.cells.gateway.restores import Settler
 from domicile.cells.gateway.routes import ERASE, OPEN_FENCE, PARAMETERS, READ_ABROAD, REKEY, SHRED
 from domicile.cells.gateway.settings import GatewaySettings, LateKeys, open_own, open_vault, own_cell
 from domicile.cells.gateway.sweeper import Sweeper
-from domicile.client import DirectoryClient
+from domicile.client import DirectoryClient, Topology
 from domicile.model import (
     ALIAS_KINDS,
     Conflict,
@@ -33,11 +35,13 @@ from domicile.model import (
     Forbidden,
     Identity,
     InvalidInput,
+    Manifest,
     Role,
     SubjectKey,
     Unavailable,
     UnknownSubject,
 )
+from domicile.model.crossings import CrossingKind, CrossingLog
 from domicile.model.wire import (
     MAX_CONDITIONS,
     AbroadRows,
@@ -46,9 +50,8 @@ from domicile.model.wire import (
     PrincipalRequest,
     RekeyRequest,
 )
-from domicile.sdk.store import AbroadStore, ErasureStore, Fence, FenceStore
+from domicile.sdk.store import AbroadStore, ErasureStore, Fence, FenceStore, ReferenceStore
 from domicile.service import PEER, Service, ended, json_response, read_body
-from domicile.telemetry import BORDER
 
 FENCES_PATH: Final = "/.domicile/v1/fences/{subject_key}"
 ABROAD_PATH: Final = "/.domicile/v1/abroad/{subject_key}/{table}"
@@ -98,13 +101,17 @@ class GatewayApi:
         grants: Grants,
         directory: DirectoryClient,
         eraser: Eraser,
+        border: Border,
+        references: ReferenceStore,
     ) -> None:
         self._cell = cell
+        self._border = border
         self._eraser = eraser
         self._directory = directory
         self._fences = fences
         self._abroad = abroad
         self._grants = grants
+        self._references = ReferencesApi(cell, references, border)
 
     def routes(self, service: Service) -> None:
         service.route("POST", FENCES_PATH, Endpoint.FENCES, self.open_fence, OPEN_FENCE)
@@ -113,6 +120,7 @@ class GatewayApi:
         service.route("POST", f"{FENCES_PATH}/shred", Endpoint.FENCES_SHRED, self.shred, SHRED)
         service.route("GET", ABROAD_PATH, Endpoint.ABROAD_READ, self.read_abroad, READ_ABROAD)
         service.route("*", ABROAD_PATH, Endpoint.ABROAD_READ, self.refuse_abroad)
+        self._references.routes(service)
 
     async def open_fence(self, request: web.Request) -> web.Response:
         """Answers the open fence; fetches a grant where there is none, where it is older than the caller's pin, and
@@ -159,16 +167,19 @@ class GatewayApi:
         return json_response(await self._eraser.shred(key, asked.principal), Cache_Control="no-store")
 
     async def read_abroad(self, request: web.Request) -> web.Response:
-        """Shareable columns of a subject at home here; every answer, and every refusal, is on the record."""
+        """Shareable columns of a subject at home here. Every answer is in the ledger before it leaves, and every
+        refusal, or nothing is answered."""
         try:
             answer = await self._read(request)
         except Unavailable:
             raise
-        except DomicileError:
-            await self._record(request[PEER], "abroad-read", "refused")
+        except DomicileError as error:
+            await self._border.refuses(request, CrossingKind.ABROAD_READ, error)
             raise
-        await self._record(request[PEER], "abroad-read", "allowed")
-        return json_response(answer, Cache_Control="no-store")
+        response = json_response(answer, Cache_Control="no-store")
+        counts = {"rows": len(answer.rows), "withheld": len(answer.withheld)}
+        await self._border.passes(request, CrossingKind.ABROAD_READ, counts, response)
+        return response
 
     async def _read(self, request: web.Request) -> AbroadRows:
         key = SubjectKey.parse(request.match_info["subject_key"])
@@ -183,19 +194,42 @@ class GatewayApi:
         )
 
     async def refuse_abroad(self, request: web.Request) -> NoReturn:
-        await self._record(request[PEER], "abroad-write", "refused")
-        raise Forbidden("from abroad a subject's data is read, never written", remedy="write in the home cell")
+        refusal = Forbidden("from abroad a subject's data is read, never written", remedy="write in the home cell")
+        await self._border.refuses(request, CrossingKind.ABROAD_WRITE, refusal)
+        raise refusal
 
-    async def _record(self, peer: Identity, kind: str, verdict: str) -> None:
-        BORDER.labels(peer.jurisdiction, self._cell.jurisdiction, kind, verdict).inc()
-        await self._fences.record_border(
-            from_jurisdiction=peer.jurisdiction, role=str(peer.role), kind=kind, verdict=verdict
-        )
+
+class OpenedLedger(Protocol):
+    """What the gateway needs of its ledger, which is another part of the cell."""
+
+    @property
+    def ledger(self) -> CrossingLog: ...
+
+    def note(self) -> Mapping[str, str]:
+        """What ``/readyz`` says of it."""
+        ...
+
+
+OpenLedger = Callable[[AsyncExitStack, GatewaySettings, DirectoryClient, Service], Awaitable[OpenedLedger]]
+
+
+def puller(
+    settings: GatewaySettings, directory: DirectoryClient, cell: Identity, store: ReferenceStore, gateways: Gateways
+) -> Puller:
+    """By the signed topology, read anew at each beat. A gateway starts without."""
+    known: list[Topology] = []
+
+    async def topology() -> Manifest:
+        if not known:
+            known.append(settings.topology(directory))
+        return await known[0].load(patience=0)
+
+    return Puller(cell, store, topology, gateways.of)
 
 
 @asynccontextmanager
-async def serve_gateway(settings: GatewaySettings) -> AsyncIterator[None]:
-    """The gateway of the certificate's cell, listening inside the context.
+async def serve_gateway(settings: GatewaySettings, open_ledger: OpenLedger) -> AsyncIterator[None]:
+    """The gateway of the certificate's cell, listening inside the context; what crosses is in its ledger first.
 
     Raises InvalidInput for settings that it must not start with. Without its database it is not ready, and says so.
     """
@@ -203,18 +237,24 @@ async def serve_gateway(settings: GatewaySettings) -> AsyncIterator[None]:
     async with AsyncExitStack() as stack:
         directory = DirectoryClient(settings.credentials, settings.directory)
         stack.push_async_callback(directory.close)
-        fences = FenceStore(await open_own(stack, settings, "domicile_gateway"))
+        gateways = Gateways(settings.credentials)
+        stack.push_async_callback(gateways.close)
+        own = await open_own(stack, settings, "domicile_gateway")
+        fences, references = FenceStore(own), ReferenceStore(own)
         abroad = AbroadStore(await open_own(stack, settings, "domicile_abroad"))
         erasures = ErasureStore(await open_own(stack, settings, "domicile_eraser"))
 
-        async def ready() -> None:
+        async def ready() -> Mapping[str, str]:
             await fences.incarnation()
+            return opened.note()
 
         service = Service(settings, ready)
+        opened = await open_ledger(stack, settings, directory, service)
         grants, keys = Grants(directory, identity), LateKeys(settings, directory)
         stack.push_async_callback(keys.close)
         eraser = Eraser(identity, erasures, fences, grants, directory, keys.client)
-        GatewayApi(identity, fences, abroad, grants, directory, eraser).routes(service)
+        border = Border(identity, opened.ledger)
+        GatewayApi(identity, fences, abroad, grants, directory, eraser, border, references).routes(service)
         if settings.records:
             RecordsApi(await stack.enter_async_context(open_vault(settings, directory)), fences).routes(service)
         service.describe("Domicile gateway", Endpoint.ABROAD_READ, PARAMETERS)
@@ -226,5 +266,8 @@ async def serve_gateway(settings: GatewaySettings) -> AsyncIterator[None]:
         stack.push_async_callback(ended, sweeping)
         erasing = asyncio.create_task(eraser.run())
         stack.push_async_callback(ended, erasing)
-        async with service.listen(settings.address(), service.internal_context([Role.APP, Role.ROUTER])):
+        pulling = asyncio.create_task(puller(settings, directory, identity, references, gateways).run())
+        stack.push_async_callback(ended, pulling)
+        peers = service.internal_context([Role.APP, Role.ROUTER, Role.GATEWAY])
+        async with service.listen(settings.address(), peers):
             yield

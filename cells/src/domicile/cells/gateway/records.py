@@ -1,4 +1,4 @@
-"""The record API: put, get, find and delete of a subject's records at home, for applications in any language.
+"""The record API: put, get, find, change and delete of a subject's records at home, for applications in any language.
 
 It is for applications of this cell alone, by certificate, and off unless the gateway is told to serve it: with it
 the process holds data keys and logs in as ``domicile_app``, for which the abroad reads have no use and no way. The
@@ -26,21 +26,26 @@ from domicile.model import (
     Endpoint,
     FenceRefused,
     InvalidInput,
+    KeyDestroyed,
     NotFound,
     SubjectKey,
     Unavailable,
     UnsupportedQuery,
+    WrongJurisdiction,
 )
 from domicile.model.wire import (
     EPOCH_HEADER,
     IDEMPOTENCY_HEADER,
+    RecordChange,
     RecordDocument,
     RecordPage,
     RecordQuery,
+    RecordsWrite,
     RecordVersion,
+    RecordVersions,
     RecordWrite,
 )
-from domicile.sdk import Home, Record
+from domicile.sdk import Home, Range, Record
 from domicile.sdk.home import Vault
 from domicile.sdk.store import FenceStore
 from domicile.sdk.tables import KINDS, Kind
@@ -67,12 +72,27 @@ _SPELLED: Final[Mapping[type, str]] = {
     Decimal: "a decimal number, or a string that is one",
 }
 """What a value of each type is in JSON."""
+_ONCE_HEADER: Final = {IDEMPOTENCY_HEADER: {"type": "string", "pattern": f"^{_ONCE.pattern}$"}}
 PUT: Final = Operation(
     "Store a record of a subject at home, or replace it",
     {200: RecordVersion},
     body=RecordWrite,
-    headers={IDEMPOTENCY_HEADER: {"type": "string", "pattern": f"^{_ONCE.pattern}$"}},
-    refuses=(*_REFUSES, Conflict),
+    headers=_ONCE_HEADER,
+    refuses=(*_REFUSES, Conflict, KeyDestroyed),
+)
+PUT_MANY: Final = Operation(
+    "Store or replace up to 1,000 records of one table, all of them or none",
+    {200: RecordVersions},
+    body=RecordsWrite,
+    headers=_ONCE_HEADER,
+    refuses=(*_REFUSES, Conflict, KeyDestroyed),
+)
+CHANGE: Final = Operation(
+    "Change some fields of a record that is at a version",
+    {200: RecordVersion},
+    body=RecordChange,
+    headers=_ONCE_HEADER,
+    refuses=(*_REFUSES, Conflict, KeyDestroyed),
 )
 GET: Final = Operation("A record with its personal fields", {200: RecordDocument}, refuses=(*_REFUSES, Conflict))
 DELETE: Final = Operation(
@@ -82,7 +102,7 @@ DELETE: Final = Operation(
     refuses=(*_REFUSES, Conflict),
 )
 FIND: Final = Operation(
-    "A page of a subject's records that equal every condition",
+    "A page of a subject's records that equal every condition and lie in every range",
     {200: RecordPage},
     body=RecordQuery,
     refuses=_REFUSES,
@@ -93,6 +113,13 @@ def _document(record: Record) -> RecordDocument:
     fields = json.loads(record.model_dump_json(exclude=set(record.destroyed)))
     own = {name: fields.pop(name) for name in ("jurisdiction", "id")}
     return RecordDocument(**own, version=record.version, fields=fields, destroyed=sorted(record.destroyed) or None)
+
+
+def _record(kind: type[Record], row: UUID, jurisdiction: str, fields: Mapping[str, Any]) -> Record:
+    """Of a request. Raises InvalidInput for fields that are not the class's."""
+    if reserved := {"id", "jurisdiction"} & fields.keys():
+        raise InvalidInput(f"{', '.join(sorted(reserved))} has a place of its own, not among the fields")
+    return kind.model_validate_json(json.dumps({**fields, "id": str(row), "jurisdiction": jurisdiction}))
 
 
 def _require_known(request: web.Request, operation: Operation) -> None:
@@ -142,7 +169,9 @@ class RecordsApi:
     def routes(self, service: Service) -> None:
         for method, path, kind, handler, operation in (
             ("POST", f"{TABLE_PATH}/find", "record-find", self.find, FIND),
+            ("POST", f"{TABLE_PATH}/batch", "record-put", self.put_many, PUT_MANY),
             ("PUT", RECORD_PATH, "record-put", self.put, PUT),
+            ("PATCH", RECORD_PATH, "record-put", self.change, CHANGE),
             ("GET", RECORD_PATH, "record-get", self.get, GET),
             ("DELETE", RECORD_PATH, "record-delete", self.delete, DELETE),
         ):
@@ -187,12 +216,33 @@ class RecordsApi:
     async def put(self, request: web.Request) -> web.Response:
         row, home, kind = self._id(request), await self._home(request), await self._kind(request)
         once, body = _once(request), await read_body(request, RecordWrite)
-        if reserved := {"id", "jurisdiction"} & body.fields.keys():
-            raise InvalidInput(f"{', '.join(sorted(reserved))} has a place of its own, not among the fields")
-        whole = {**body.fields, "id": str(row), "jurisdiction": body.jurisdiction}
-        record = kind.model_validate_json(json.dumps(whole))
+        record = _record(kind, row, body.jurisdiction, body.fields)
         version = await home.put(record, version=body.version, idempotency_key=once)
         return json_response(RecordVersion(id=row, version=version), Cache_Control="no-store")
+
+    async def put_many(self, request: web.Request) -> web.Response:
+        home, kind = await self._home(request), await self._kind(request)
+        once, body = _once(request), await read_body(request, RecordsWrite)
+        records = [_record(kind, each.id, body.jurisdiction, each.fields) for each in body.records]
+        versions = await home.put_many(records, idempotency_key=once)
+        written = [RecordVersion(id=each.id, version=now) for each, now in zip(records, versions, strict=True)]
+        return json_response(RecordVersions(records=written), Cache_Control="no-store")
+
+    async def change(self, request: web.Request) -> web.Response:
+        """The whole record is checked as it would be, and the named fields of it are written."""
+        row, home, kind = self._id(request), await self._home(request), await self._kind(request)
+        once, body = _once(request), await read_body(request, RecordChange)
+        if body.jurisdiction != home.jurisdiction:
+            raise WrongJurisdiction(f"a record that is not labelled {home.jurisdiction}")
+        read = await home.get(kind, row)
+        if read is None:
+            raise NotFound("no such record")
+        if read.destroyed:
+            raise KeyDestroyed("a field of the record was destroyed, and is not written again")
+        wanted = _record(kind, row, body.jurisdiction, {**_document(read).fields, **body.fields})
+        changes = {name: getattr(wanted, name) for name in body.fields}
+        changed = await home.update(read, version=body.version, idempotency_key=once, **changes)
+        return json_response(RecordVersion(id=row, version=changed.version), Cache_Control="no-store")
 
     async def get(self, request: web.Request) -> web.Response:
         row, home, kind = self._id(request), await self._home(request), await self._kind(request)
@@ -214,11 +264,16 @@ class RecordsApi:
         kinds = {name: column.kind for name, column in table.by_name.items()}
         if table.about is not None:
             kinds[table.about.name] = KINDS[UUID]
-        if not body.conditions.keys() <= kinds.keys():
+        if not (body.conditions.keys() | body.ranges.keys()) <= kinds.keys():
             raise UnsupportedQuery("no such field to find by")
-        if None in body.conditions.values():
+        if body.conditions.keys() & body.ranges.keys():
+            raise InvalidInput("a field that is to equal a value, and to lie in a range", remedy="one of the two")
+        asked = [*body.conditions.values(), *(value for bounds in body.ranges.values() for value in bounds.values())]
+        if None in asked:
             raise UnsupportedQuery("null is not a value to find")
         conditions = {name: _wanted(name, kinds[name], value) for name, value in body.conditions.items()}
+        for name, bounds in body.ranges.items():
+            conditions[name] = Range(**{bound: _wanted(name, kinds[name], value) for bound, value in bounds.items()})
         page = await home.page(kind, conditions, size=body.size, order_by=body.order_by, after=body.after)
         found = RecordPage(records=[_document(record) for record in page.records], next=page.next)
         return json_response(found, Cache_Control="no-store")

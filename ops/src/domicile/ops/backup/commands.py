@@ -20,7 +20,7 @@ from domicile.ops.backup.base import take
 from domicile.ops.backup.catalog import Base, Line, line_from, number_of, spans
 from domicile.ops.backup.place import Database, Place
 from domicile.ops.backup.report import report
-from domicile.ops.backup.restore import parse_moment, restore, verify
+from domicile.ops.backup.restore import Restored, parse_moment, restore, verify
 from domicile.ops.layout import Layout
 from domicile.ops.output import JsonOption, StateOption, emit_json, refusals, table
 
@@ -29,6 +29,7 @@ Result = TypeVar("Result")
 Names = Annotated[list[str] | None, typer.Argument(help="Databases, such as eu-1, keys-eu, directory; else all.")]
 OneName = Annotated[str, typer.Argument(help="A database, such as eu-1, keys-eu or directory.")]
 AtOption = Annotated[str | None, typer.Option("--at", help="A time with its offset; the last moment without it.")]
+ExactOption = Annotated[bool, typer.Option("--exact", help="Refuse where the log in the target ends before --at.")]
 BaseOption = Annotated[str | None, typer.Option("--base", help="Begin with this base backup; see `backup list`.")]
 
 
@@ -185,8 +186,10 @@ def _row(base: Base, segments: list[str], line: Line) -> dict[str, Any]:
     return base.model_dump(mode="json") | {"segments": len(after), "holes": len(found) - 1}
 
 
-def _asked(name: str, at: str | None, state: Path | None) -> tuple[Place, Database, datetime | None]:
+def _asked(name: str, at: str | None, exact: bool, state: Path | None) -> tuple[Place, Database, datetime | None]:
     """Which database, as it was when. Raises InvalidInput."""
+    if exact and at is None:
+        raise InvalidInput("exact about which time?", where="--exact", remedy="name it with --at")
     place = Place(Layout.at(state))
     (database,) = place.databases([name])
     return place, database, None if at is None else parse_moment(at)
@@ -196,20 +199,22 @@ def _asked(name: str, at: str | None, state: Path | None) -> tuple[Place, Databa
 def verify_command(
     name: OneName,
     at: AtOption = None,
+    exact: ExactOption = False,
     base: BaseOption = None,
     state: StateOption = None,
     json_output: JsonOption = False,
 ) -> None:
     """Restore into a scratch database of the jurisdiction; check files, tables and indexes; count rows; remove it."""
     with refusals(as_json=json_output):
-        place, database, moment = _asked(name, at, state)
-        found = _run(verify(place, database, moment, base, _teller(name, quiet=json_output)))
+        place, database, moment = _asked(name, at, exact, state)
+        found = _run(verify(place, database, moment, base, _teller(name, quiet=json_output), exact=exact))
     _done(quiet=json_output)
     if json_output:
         emit_json({"ok": True, **found.document()})
         return
     table(["table", "rows"], [[place_, f"{rows:,}"] for place_, rows in found.rows.items()])
     typer.echo(f"\n{name}: base backup {found.base.id} restores up to {_moment(found.upto)}, {counted(found.rows)}")
+    _tell_reach(found, moment)
     typer.echo("every check passed")
 
 
@@ -219,6 +224,11 @@ def counted(rows: Mapping[str, int]) -> str:
     own = [count for name, count in rows.items() if not name.startswith("public.")]
     said = f"{sum(own):,} rows in {len(own)} tables of Domicile's own"
     return f"{sum(theirs):,} rows in {len(theirs)} tables, and {said}" if theirs else said
+
+
+def _tell_reach(found: Restored, asked: datetime | None) -> None:
+    if not found.reached:
+        typer.echo(f"the log in the target holds no commit as late as {_moment(asked)}: this is as far as it goes")
 
 
 def _moment(moment: datetime | None) -> str:
@@ -254,24 +264,27 @@ def prune_command(names: Names = None, state: StateOption = None, json_output: J
 def restore_command(
     name: OneName,
     at: AtOption = None,
+    exact: ExactOption = False,
     base: BaseOption = None,
     state: StateOption = None,
     json_output: JsonOption = False,
 ) -> None:
     """Put a database back as it was at a time, or as late as its log goes, in the place of the one there is.
 
+    Where the log in the target ends before --at, it is put back as far as that goes, which is told; --exact refuses.
     A running world goes on meanwhile; the database is stopped for the switch alone. A cell comes back with its fences
     closed and opens each as the directory says; a directory refuses claims until the cells have told their fences: see
     `domicile backup report`. The data of before stays beside. Example: domicile restore eu-1 --at 2026-11-25T15:04:05Z
     """
     with refusals(as_json=json_output):
-        place, database, moment = _asked(name, at, state)
-        found = _run(restore(place, database, moment, base, _teller(name, quiet=json_output)))
+        place, database, moment = _asked(name, at, exact, state)
+        found = _run(restore(place, database, moment, base, _teller(name, quiet=json_output), exact=exact))
     _done(quiet=json_output)
     if json_output:
         emit_json({"ok": True, **found.document()})
         return
     typer.echo(f"{name}: as of {_moment(found.upto)}, {counted(found.rows)}")
+    _tell_reach(found, moment)
     if found.dropped_segments:
         typer.echo(f"{found.dropped_segments} segments of the log lie after that moment and are not in it")
     if found.closed is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,7 +22,7 @@ from domicile.ops import postgres
 from domicile.ops.backup.catalog import Base, choose, line_from, number_of, segment_at
 from domicile.ops.backup.place import Database, Nodes, Place
 from domicile.ops.backup.programs import command, query, run
-from domicile.ops.backup.scratch import Tell, bring, count_rows, last_commit, recovered
+from domicile.ops.backup.scratch import Tell, bring, count_rows, ends_early, last_commit, recovered
 from domicile.ops.pauses import paused
 from domicile.ops.record import try_lock
 from domicile.ops.switching import put_in_place, set_aside, staging
@@ -36,12 +36,13 @@ _POSITION: Final = "SELECT timeline_id, redo_lsn FROM pg_control_checkpoint()"
 
 @dataclass(frozen=True)
 class Restored:
-    """``upto``: when the last commit that is here was made; ``rows`` by table; ``dropped_segments``: of the log that
-    lies in the target after it; ``closed``: a cell's fences that the directory has to settle; ``before``: where the
-    data of before is."""
+    """``upto``: when the last commit that is here was made; ``reached``: whether the log went on to the moment that was
+    asked for; ``rows`` by table; ``dropped_segments``: of the log that lies in the target after it; ``closed``: a
+    cell's fences that the directory has to settle; ``before``: where the data of before is."""
 
     base: Base
     upto: datetime | None
+    reached: bool
     rows: dict[str, int]
     dropped_segments: int
     closed: int | None
@@ -52,6 +53,7 @@ class Restored:
             "database": self.base.database,
             "base": self.base.id,
             "upto": None if self.upto is None else self.upto.isoformat(),
+            "reached": self.reached,
             "rows": self.rows,
             "dropped_segments": self.dropped_segments,
             "closed_fences": self.closed,
@@ -59,7 +61,9 @@ class Restored:
         }
 
 
-async def verify(place: Place, database: Database, at: datetime | None, wanted: str | None, tell: Tell) -> Restored:
+async def verify(
+    place: Place, database: Database, at: datetime | None, wanted: str | None, tell: Tell, *, exact: bool = False
+) -> Restored:
     """Restore into a folder of its own, check files, tables and indexes, count rows, throw away.
 
     Raises InvalidInput for a backup that does not hold what it says.
@@ -72,12 +76,12 @@ async def verify(place: Place, database: Database, at: datetime | None, wanted: 
             tell("checking files")
             manifest = command("pg_verifybackup", "--no-parse-wal", "--quiet", *_CHANGED, str(scratch / "data"))
             await run(manifest, "checking the files of the base backup", seconds=3600)
-            async with recovered(scratch, tell) as socket:
+            async with recovered(scratch, tell, exact=exact) as socket:
                 tell("checking indexes")
                 words = command("pg_amcheck", "--install-missing", "-h", str(socket), "-U", postgres.SUPERUSER)
                 await run([*words, postgres.DATABASE], "checking tables and indexes", seconds=3600)
                 rows = await count_rows(socket)
-            return Restored(base, last_commit(scratch), rows, 0, None)
+            return Restored(base, last_commit(scratch), not ends_early(scratch), rows, 0, None)
 
 
 _CHANGED: Final = [
@@ -93,10 +97,13 @@ _CHANGED: Final = [
 """What is written anew before it is checked."""
 
 
-async def restore(place: Place, database: Database, at: datetime | None, wanted: str | None, tell: Tell) -> Restored:
+async def restore(
+    place: Place, database: Database, at: datetime | None, wanted: str | None, tell: Tell, *, exact: bool = False
+) -> Restored:
     """Put a database back as it was ``at`` that time, or as late as its log goes, in the place of the one there is.
 
-    Whatever ends it early, the one there is stays. Raises InvalidInput, NotFound, Unavailable, WrongJurisdiction.
+    ``exact``: it is refused where the log does not go on to that time. Whatever ends it early, the one there is stays.
+    Raises InvalidInput, NotFound, Unavailable, WrongJurisdiction.
     """
     nodes = place.nodes(database)
     folder = nodes.folders[0]
@@ -106,21 +113,26 @@ async def restore(place: Place, database: Database, at: datetime | None, wanted:
         segments = [segment for segment in store.log(base.system) if line.has(segment)]
         with staging(folder) as scratch:
             await bring(store, base, at, scratch, tell)
-            async with recovered(scratch, tell) as socket:
-                upto = last_commit(scratch) or base.ended
+            async with recovered(scratch, tell, exact=exact) as socket:
+                upto, reached = last_commit(scratch) or base.ended, not ends_early(scratch)
                 closed = await _close(database, socket, upto)
                 rows = await count_rows(socket)
                 ((timeline, position),) = await query(socket, _POSITION, user=postgres.SUPERUSER)
             here = number_of(segment_at(int(timeline), position))
             dropped = sum(1 for segment in segments if number_of(segment) > here)
             history = scratch / "data" / "pg_wal" / f"{int(timeline):08X}.history"
-            if history.exists():  # so that a later restore begins no timeline of the same number
-                await store.keep_log(base.system, history, history.name, await store.key())
+            key = await store.key()  # before a key store is stopped
+
+            async def begin_timeline() -> None:
+                """Told in the target, so that a later restore begins none of the same number."""
+                if history.exists():
+                    await store.keep_log(base.system, history, history.name, key)
+
             tell("switching")
-            before = await _switch(place, database, nodes, scratch)
+            before = await _switch(place, database, nodes, scratch, begin_timeline)
     if place.record() is not None:
         await _answers(place, database)
-    return Restored(base, upto, rows, dropped, closed, before)
+    return Restored(base, upto, reached, rows, dropped, closed, before)
 
 
 async def _close(database: Database, socket: Path, upto: datetime) -> int | None:
@@ -133,13 +145,20 @@ async def _close(database: Database, socket: Path, upto: datetime) -> int | None
         return await begin_restored(connection, upto)
 
 
-async def _switch(place: Place, database: Database, nodes: Nodes, scratch: Path) -> Path | None:
-    """What is restored in the place of what there is; where that is now. Raises Unavailable."""
+async def _switch(
+    place: Place, database: Database, nodes: Nodes, scratch: Path, begin_timeline: Callable[[], Awaitable[None]]
+) -> Path | None:
+    """What is restored in the place of what there is; where that is now. Raises Unavailable.
+
+    ``begin_timeline``: called last before, because what was written in one that nobody went on with hides what others
+    wrote after it was left.
+    """
     before = None
     try:
         async with _alone(place, database, nodes):
             if place.nodes(database) != nodes:
                 raise Unavailable("the world has changed meanwhile", where=database.name, remedy="try again")
+            await begin_timeline()
             before = put_in_place(nodes.folders[0], scratch)
             if nodes.clustered:
                 _forget_cluster(nodes.folders)

@@ -47,6 +47,7 @@ synchronous_standby_names = ''
 primary_conninfo = ''
 primary_slot_name = ''
 """
+_ENDS_EARLY: Final = "before configured recovery target was reached"
 TABLES: Final = """
 SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind = 'r' AND n.nspname NOT IN ('pg_catalog', 'information_schema') ORDER BY 1
@@ -113,19 +114,25 @@ def _configure(data: Path, at: datetime | None, timeline: str) -> None:
 
 
 @asynccontextmanager
-async def recovered(folder: Path, tell: Tell) -> AsyncIterator[Path]:
+async def recovered(folder: Path, tell: Tell, *, exact: bool = False) -> AsyncIterator[Path]:
     """The database of ``bring`` while it runs, recovered and promoted; yields the folder of a socket that leads to it.
 
-    Stopped cleanly on leaving. Raises InvalidInput for a time that its log does not reach.
+    Where its log holds no commit as late as the moment that was asked for, it goes as far as the log (``ends_early``
+    tells), or, ``exact``, raises InvalidInput. Stopped cleanly on leaving.
     """
     log = folder / "recovery.log"
     server = _start(folder, log)
+    lifted = False
     try:
         tell("recovering")
         async with asyncio.timeout(RECOVER_SECONDS):
             while not _is_ready(folder / "data"):
                 if server.poll() is not None:
-                    raise _refused(log)
+                    if exact or lifted or not ends_early(folder):
+                        raise _refused(folder, log)
+                    lifted = True
+                    _lift_moment(folder / "data")
+                    server = _start(folder, log)
                 await asyncio.sleep(POLL_SECONDS)
         with tempfile.TemporaryDirectory(prefix="domicile-") as short:  # a socket's path has some 100 bytes at most
             (Path(short) / "s").symlink_to(folder)
@@ -139,6 +146,18 @@ async def recovered(folder: Path, tell: Tell) -> AsyncIterator[Path]:
                 server.kill()
                 server.wait()
     (folder / "data" / _OWN_SETTINGS).replace(folder / "data" / "postgresql.auto.conf")
+
+
+def ends_early(folder: Path) -> bool:
+    """Whether the log ended before the moment that was asked for: no commit in it is as late."""
+    return _ENDS_EARLY in (folder / "recovery.log").read_text(errors="replace")
+
+
+def _lift_moment(data: Path) -> None:
+    """PostgreSQL ends with an error where it does not reach its target; without one it goes to the end of the log."""
+    own = data / "postgresql.auto.conf"
+    lines = own.read_text().splitlines(keepends=True)
+    own.write_text("".join(line for line in lines if not line.startswith("recovery_target_time ")))
 
 
 def _start(folder: Path, log: Path) -> subprocess.Popen[bytes]:
@@ -156,11 +175,15 @@ def _is_ready(data: Path) -> bool:
         return False
 
 
-def _refused(log: Path) -> InvalidInput | Unavailable:
+def _refused(folder: Path, log: Path) -> InvalidInput | Unavailable:
     text = log.read_text(errors="replace")
-    if "before configured recovery target was reached" in text:
+    if ends_early(folder):
+        last = last_commit(folder)
         return InvalidInput(
-            "the log in the target ends before that time", where="--at", remedy="leave --at out for the last moment"
+            "the log in the target holds no commit as late as that; "
+            + ("none at all after the base backup" if last is None else f"the last one is of {last.isoformat()}"),
+            where="--at",
+            remedy="leave --exact out for the last moment that there is",
         )
     told = [line.partition("] ")[2] for line in text.splitlines() if re.search("LOG: .*error|FATAL|PANIC", line)]
     return Unavailable("the database did not recover: " + ("; ".join(told[-3:]) or "it ended without a word"))

@@ -8,11 +8,10 @@ is refused when it is read. Each object has a key of its own, which Tink derives
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any, BinaryIO, Final, TypeVar, cast
 
-import zstandard
 from pydantic import ValidationError
 from tink import TinkError, cleartext_keyset_handle, streaming_aead
 from tink.proto import aes_gcm_hkdf_streaming_pb2, common_pb2, tink_pb2
@@ -21,6 +20,7 @@ from domicile.model.errors import InvalidInput
 from domicile.model.key_wire import WrappedKey
 from domicile.model.pins import Frozen
 from domicile.ops.backup.targets import unusable
+from domicile.ops.packing import zstd
 
 MAGIC: Final = b"\xd0\x4dB\x01"
 MAX_HEAD_BYTES: Final = 16 * 1024
@@ -115,11 +115,15 @@ def sealing(sink: BinaryIO, head: Head, key: bytes) -> Iterator[BinaryIO]:
     kept = _Kept(sink)
     try:
         kept.write(framed)
-        compressor = zstandard.ZstdCompressor(level=LEVEL)
         with _cipher(key).new_encrypting_stream(kept, framed) as outer:
-            inner = compressor.stream_writer(outer, closefd=False)
-            yield cast("BinaryIO", inner)
-            inner.flush(zstandard.FLUSH_FRAME)
+            inner = zstd.ZstdFile(outer, "w", level=LEVEL)
+            try:
+                yield cast("BinaryIO", inner)
+            except BaseException:
+                with suppress(TinkError, OSError):  # what is not whole is thrown away
+                    inner.close()
+                raise
+            inner.close()
     except (TinkError, OSError):
         if kept.fault is None:
             raise
@@ -149,14 +153,14 @@ def opening(source: BinaryIO, head: Head, key: bytes, where: str) -> Iterator[Bi
     try:
         with (
             _cipher(key).new_decrypting_stream(kept, head.framed()) as outer,
-            zstandard.ZstdDecompressor().stream_reader(outer, closefd=False) as inner,
+            zstd.ZstdFile(outer) as inner,
         ):
             yield cast("BinaryIO", inner)
             while inner.read(SEGMENT_BYTES):
                 pass
             while outer.read(SEGMENT_BYTES):
                 pass
-    except (TinkError, zstandard.ZstdError):
+    except (TinkError, zstd.ZstdError, EOFError):
         if kept.fault is not None:
             raise unusable(kept.fault, where) from None
         raise InvalidInput(

@@ -7,17 +7,21 @@ all in a foreign jurisdiction, and looks for them with the same scanner; and for
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from domicile.client import Peer
+from domicile.identity import Credentials
 from domicile.model.access import Role
-from domicile.model.errors import Unavailable
+from domicile.model.errors import DomicileError, Unavailable
 from domicile.model.ids import Peppers
 from domicile.model.sealed import Sealed, frame
 from domicile.ops import postgres
@@ -109,6 +113,61 @@ class Evidence:
         except Unavailable:
             return "refused"
         return "ACCEPTED"
+
+    # -- what the ledger says --------------------------------------------------------------------------
+
+    async def write_abroad(self, who: Person) -> str:
+        """Try to write to a European at the gateway of the home cells, as the application of a US cell."""
+        cell = next(name for name, place in self._cells.items() if place == "us")
+        folder = self._layout.cell(cell, next(iter(self._manifest.cells[cell].zones))) / Role.APP
+        own = Credentials(folder / "cert.pem", folder / "key.pem", self._layout.authorities)
+        key = Peppers.parse(self._layout.pepper.read_text()).current.subject_key(who.user)
+        home = next(name for name, place in self._cells.items() if place != "us")
+        zones = self._manifest.cells[home].zones.values()
+        async with Peer(
+            own,
+            [zone.gateway for zone in zones],
+            jurisdiction=self._cells[home],
+            role=Role.GATEWAY,
+            cell=home,
+            networks=[zone.network for zone in zones],
+        ) as gateway:
+            try:
+                await gateway.call("PUT", f"/.domicile/v1/abroad/{key}/profiles")
+            except DomicileError as error:
+                return error.code
+        return "ACCEPTED"
+
+    def ledger(self, source: str, destination: str) -> str:
+        """What ``domicile audit show`` answers an operator of the source, in few words."""
+        asked = [
+            sys.executable,
+            "-m",
+            "domicile.ops.main",
+            "audit",
+            "show",
+            "--from",
+            source,
+            "--to",
+            destination,
+            "--json",
+        ]
+        done = subprocess.run(
+            asked, capture_output=True, text=True, timeout=60, check=False,
+            env=os.environ | {"DOMICILE_STATE": str(self._root)},
+        )  # fmt: skip
+        try:
+            said = json.loads(done.stdout)
+            lines: dict[str, int] = {}
+            for row in said["rows"]:
+                if row["kind"] != "hairpin":  # reported by routers when their interval ends
+                    name = f"{row['kind']} {row['outcome']}"
+                    lines[name] = lines.get(name, 0) + row["lines"]
+            signed = sum(each["ok"] for each in said["ledgers"])
+        except (ValueError, KeyError, TypeError):
+            return f"no answer, exit status {done.returncode}"
+        told = ", ".join(f"{count} {name}" for name, count in sorted(lines.items())) or "nothing"
+        return f"{told}; {signed} ledgers as signed"
 
     # -- a row that isn't at home --------------------------------------------------------------------
 

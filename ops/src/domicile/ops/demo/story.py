@@ -84,6 +84,7 @@ class Story:
             self._daily_life,
             self._travellers,
             self._abroad,
+            self._ledger,
             self._forgers,
             self._wrong_label,
             self._outage,
@@ -212,6 +213,17 @@ class Story:
         self._row("abroad", "the same service writes to it", "451 cross-border-access", answer.reason)
         answer = await self._browser.send("POST", self._router["us"], "/support/profile", body={"user": who.user})
         self._row("abroad", "somebody who is not the support desk reads", "401 unauthenticated", answer.reason)
+        happened = await Evidence(self._world).write_abroad(who)
+        self._row("abroad", "the service's certificate writes by the eu gateway itself", "forbidden", happened)
+
+    async def _ledger(self) -> None:
+        happened = await asyncio.to_thread(Evidence(self._world).ledger, "eu", "us")
+        self._row(
+            "ledger",
+            "what crossed from eu to us, by audit show",
+            "1 abroad-read passed, 1 abroad-write refused; 2 ledgers as signed",
+            happened,
+        )
 
     def _support_secret(self, cell: str) -> str:
         zone = next(iter(self._world.manifest.cells[cell].zones))

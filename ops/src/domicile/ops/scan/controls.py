@@ -12,7 +12,6 @@ import gzip
 import io
 import lzma
 import secrets
-import sys
 import tarfile
 import tempfile
 import zipfile
@@ -30,17 +29,13 @@ import lz4.frame
 from domicile.model.key_wire import WrappedKey
 from domicile.model.sealed import Sealed, frame
 from domicile.ops.backup.sealed import Head, sealing
+from domicile.ops.packing import zstd
 from domicile.ops.scan import pglz
 from domicile.ops.scan.feeds import BATCH_BYTES
 from domicile.ops.scan.needles import Needle, needles_for_value
 from domicile.ops.scan.postgres import CHUNK_BYTES, PAGE
 from domicile.ops.scan.report import Hit
 from domicile.ops.scan.scanner import Scanner
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 NOWHERE: Final = "no-such-place"
 _LABEL: Final = "control"

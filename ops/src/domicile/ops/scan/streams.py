@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import bz2
 import lzma
-import sys
 import zlib
 from collections.abc import Callable, Generator, Iterator
 from typing import Any, Final, Protocol
 
 import lz4.frame
 
+from domicile.ops.packing import zstd
 from domicile.ops.scan.feeds import Feed
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 PIECE: Final = 1 << 20
 _MEMORY: Final = 128 << 20

@@ -7,6 +7,7 @@ from domicile.sdk.store.erasures import Erasure, ErasureStore
 from domicile.sdk.store.fences import Fence, FenceReader, FenceStore, RecordedColumn
 from domicile.sdk.store.pool import open_pool
 from domicile.sdk.store.port import Condition, Lookups, NewRow, Once, Operator, Rows, Selection, Store, StoredRow, Work
+from domicile.sdk.store.pulls import ReferenceStore
 from domicile.sdk.store.references import Loaded
 from domicile.sdk.store.rows import RowStore
 from domicile.sdk.store.schema import Revision, apply_schema, load_reference, plan_schema
@@ -27,6 +28,7 @@ __all__ = [
     "Operator",
     "Plan",
     "RecordedColumn",
+    "ReferenceStore",
     "Revision",
     "RowStore",
     "Rows",

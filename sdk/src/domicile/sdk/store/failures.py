@@ -56,6 +56,10 @@ def _of_sqlstate(state: str) -> DomicileError:
             return Unavailable("the subject is about to move", where=_WHERE, retry_after=1)
         case "DM009":
             return OutdatedKeys()
+        case "DM010":
+            return Conflict(
+                "rows of a reference table that this cell does not take", where=_WHERE, remedy="compare the two schemas"
+            )
         case "23505":
             return Conflict("such a row exists already", where=_WHERE)
         case "42501":
@@ -68,10 +72,16 @@ def _of_sqlstate(state: str) -> DomicileError:
             return InvalidInput(f"the database does not understand the statement (SQLSTATE {state})", where=_WHERE)
         case _ if state[:2] in ("22", "23"):
             return InvalidInput(f"the database does not take such a value (SQLSTATE {state})", where=_WHERE)
+        case "57P01" | "57P02" | "57P03" | "25006" | "08003" | "08006" | "08000":
+            return Lost(f"cannot serve now (SQLSTATE {state})", where=_WHERE)
         case _ if state[:2] in ("08", "25", "53", "57", "58") or state == "28000":
             return Unavailable(f"cannot serve now (SQLSTATE {state})", where=_WHERE)
         case _:
             return DomicileError(f"refused a statement (SQLSTATE {state})", where=_WHERE)
+
+
+class Lost(Unavailable):
+    """The connection ended under a statement, or its server leads no more: whether it was done is not known."""
 
 
 class Renamed(FenceRefused):
@@ -90,7 +100,8 @@ def translate(error: BaseException) -> DomicileError:
         return _of_sqlstate(error.sqlstate or "XX000")
     if isinstance(error, asyncpg.DataError):
         return InvalidInput("a value that does not fit its column", where=_WHERE)
-    return Unavailable(f"cannot be reached ({type(error).__name__})", where=_WHERE)
+    kind = Unavailable if isinstance(error, TimeoutError) else Lost
+    return kind(f"cannot be reached ({type(error).__name__})", where=_WHERE)
 
 
 async def untold(action: Awaitable[Result], *, seconds: float | None = WAIT_SECONDS) -> Result:

@@ -80,7 +80,7 @@ class FenceReader:
 
 
 class FenceStore:
-    """Fences as ``domicile_gateway`` sees and opens them; also the record of what crossed the border."""
+    """Fences as ``domicile_gateway`` sees and opens them."""
 
     def __init__(self, pool: asyncpg.Pool, *, clock: Callable[[], float] = time.time) -> None:
         self._pool = pool
@@ -272,7 +272,3 @@ class FenceStore:
         """How many are left; with none, the restore is over."""
         left: int = await untold(self._pool.fetchval(query("end_restored")))
         return left
-
-    async def record_border(self, *, from_jurisdiction: str, role: str, kind: str, verdict: str) -> None:
-        """Keep that something crossed, or tried to; committed when this returns."""
-        await untold(self._pool.execute(query("record_border"), from_jurisdiction, role, kind, verdict))

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from domicile.model.errors import DomicileError, InvalidInput
 from domicile.sdk.records import Record
 from domicile.sdk.references import Ref, Reference
-from domicile.sdk.store.references import MAX_ROWS
+from domicile.sdk.store.pulls import MAX_ROWS
 from domicile.sdk.store.schema import Stored
 from domicile.service import where_invalid
 from domicile.telemetry import place_of

@@ -162,7 +162,7 @@ class Rows(Protocol):
         """Write rows, all of them or none, whatever is there; their new versions in the same order."""
         ...
 
-    async def update(self, table: Table, row: NewRow, version: int) -> int:
+    async def update(self, table: Table, row: NewRow, version: int, once: Once | None = None) -> int:
         """Change some columns of the row that is at ``version``, else Conflict; the new version."""
         ...
 
@@ -216,9 +216,9 @@ class Alone:
         async with self._store.work(self._key, self._epoch) as work:
             return await work.put_many(table, rows, once)
 
-    async def update(self, table: Table, row: NewRow, version: int) -> int:
+    async def update(self, table: Table, row: NewRow, version: int, once: Once | None = None) -> int:
         async with self._store.work(self._key, self._epoch) as work:
-            return await work.update(table, row, version)
+            return await work.update(table, row, version, once)
 
     async def delete(self, table: Table, id: UUID, version: int | None) -> bool:  # noqa: A002
         async with self._store.work(self._key, self._epoch) as work:

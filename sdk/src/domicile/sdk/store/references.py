@@ -2,7 +2,8 @@
 
 They have no fence, since they belong to no subject, and need none, since no role that a service logs in as has a right
 to write them; ``loose_tables`` of ``sql/schema.sql`` holds them to that. What a load brings takes the place of all
-that was there, in one transaction, so that the same file makes the same table in every cell.
+that was there, in one transaction, so that the same file makes the same table in every cell. Where the manifest names
+the cell that writes a table, it is loaded there alone, and the others' gateways pull it (``pulls``).
 """
 
 from __future__ import annotations
@@ -16,18 +17,17 @@ from typing import Any, Final, NamedTuple
 
 import asyncpg
 
-from domicile.detect import Detector, Rule
 from domicile.model.errors import Conflict, InvalidInput
 from domicile.sdk.references import Reference
 from domicile.sdk.store import ddl
 from domicile.sdk.store.changes import Found, Refusal, Step
 from domicile.sdk.store.port import Condition
+from domicile.sdk.store.pulls import MAX_ROWS, PERSONAL
 from domicile.sdk.store.queries import query
 from domicile.sdk.tables import Column, ReferenceTable
 
-MAX_ROWS: Final = 200_000
-_PERSONAL: Final = Detector(without=frozenset(Rule) - {Rule.EMAIL, Rule.IBAN, Rule.SEALED})
-"""What no article's number is taken for; a catalogue is full of digits that others of the rules would find."""
+MAX_ROW: Final = 1 << 20
+"""Characters and bytes of one row: a page that another cell pulls holds one at least."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,8 @@ def _drop(name: str) -> str:
     where = f"WHERE table_name = {ddl.literal(name)};"
     return (
         f"DROP TABLE IF EXISTS {ddl.place(name)};\n"
-        f"DELETE FROM domicile.reference_columns {where}\nDELETE FROM domicile.reference_loads {where}"
+        f"DELETE FROM domicile.reference_columns {where}\nDELETE FROM domicile.reference_loads {where}\n"
+        f"DELETE FROM domicile.reference_pulls {where}"
     )
 
 
@@ -169,7 +170,7 @@ def digest(table: ReferenceTable, rows: Iterable[tuple[Any, ...]]) -> str:
 
 def _check_impersonal(table: ReferenceTable, row: Reference, number: int) -> None:
     for name, value in vars(row).items():
-        if isinstance(value, str | bytes) and (found := _PERSONAL.findings(value, name)):
+        if isinstance(value, str | bytes) and (found := PERSONAL.findings(value, name)):
             raise InvalidInput(
                 f"row {number} holds what looks personal ({found[0].rule})",
                 where=f"{table.name}.{name}",
@@ -190,6 +191,8 @@ def checked(table: ReferenceTable, rows: Sequence[Reference]) -> list[tuple[Any,
             raise InvalidInput(f"row {number} has the key of one before it", where=table.name)
         seen.add(key)
         _check_impersonal(table, row, number)
+        if sum(len(value) for value in vars(row).values() if isinstance(value, str | bytes)) > MAX_ROW:
+            raise InvalidInput(f"row {number} has more than {MAX_ROW:,} characters", where=table.name)
     return [_values(table, vars(row)) for row in rows]
 
 
@@ -205,6 +208,10 @@ async def replace(
     said_by_class = [{"table_name": table.name, **recorded(table, column)} for column in table.columns]
     if sorted(map(dict, applied), key=_name_of) != sorted(said_by_class, key=_name_of):
         raise Conflict("is not applied as its class says", where=table.name, remedy="run `domicile schema apply` first")
+    if (writer := await connection.fetchval(query("reference_source"), table.name)) is not None:
+        raise Conflict(
+            f"is written in cell {writer}", where=table.name, remedy="load it there: the other cells' gateways pull it"
+        )
     await connection.execute(f"LOCK TABLE {ddl.place(table.name)} IN SHARE ROW EXCLUSIVE MODE")
     names = [column.name for column in table.columns]
     there = await connection.fetch(select(table, ()))

@@ -7,12 +7,17 @@
   it saw before it waited.
 - A read takes rows and fence in one snapshot, so that what it answers was current while the fence was open.
 - What commits is never cancelled (``domicile.service.commits``).
+- A read, and a write under an idempotency key, is done again by itself where its connection was lost (``again``);
+  whether to repeat another write is its caller's to decide.
 """
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from itertools import pairwise
 from typing import Any, Final, TypeVar
 from uuid import UUID
@@ -20,9 +25,11 @@ from uuid import UUID
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
+from domicile.model.errors import Unavailable
 from domicile.model.ids import SubjectKey
 from domicile.sdk.store import references, statements
-from domicile.sdk.store.failures import FAILURES, Renamed, untold
+from domicile.sdk.store.failures import FAILURES, Lost, Renamed, untold
+from domicile.sdk.store.pool import LEADER_SECONDS
 from domicile.sdk.store.port import (
     Alone,
     Condition,
@@ -47,6 +54,7 @@ from domicile.sdk.tables import ReferenceTable, Table
 from domicile.service.commits import NEVER, commit, roll_back, uncut
 
 COMMIT_SECONDS: Final = 15.0
+_AGAIN_SECONDS: Final = 0.1
 Connection = PoolConnectionProxy
 Answer = TypeVar("Answer")
 
@@ -127,10 +135,13 @@ class _Transaction:
         return versions
 
     @in_turn
-    async def update(self, table: Table, row: NewRow, version: int) -> int:
+    async def update(self, table: Table, row: NewRow, version: int, once: Once | None = None) -> int:
+        if (said := await self._recall(once)) is not None:
+            return said[0]
         written = await self._replace(table, row, version)
         if written is None:
             raise another_version(table)
+        await self._remember(once, [written])
         return int(written)
 
     async def _replace(self, table: Table, row: NewRow, version: int) -> Any:
@@ -244,14 +255,33 @@ async def selected(
     ]
 
 
+async def again(attempt: Callable[[], Awaitable[Answer]]) -> Answer:
+    """``attempt``, repeated where its connection ended under it, because a leader hands over or is killed.
+
+    Only for what may be done twice: what reads, and what an idempotency key settles. Each attempt waits by itself until
+    somebody leads; none begins later than ``LEADER_SECONDS`` after the first one was lost.
+    """
+    deadline: float | None = None
+    while True:
+        try:
+            return await attempt()
+        except Lost:
+            deadline = deadline or time.monotonic() + LEADER_SECONDS
+            if time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(_AGAIN_SECONDS)
+
+
 class _Alone(Alone):
-    """One statement where that is enough."""
+    """One statement where that is enough; a connection that was lost is told only where it matters to the caller."""
 
     _store: RowStore
 
     async def put(self, table: Table, row: NewRow, version: int | None, once: Once | None = None) -> int:
-        if version or once is not None:
-            return await super().put(table, row, version, once)
+        if once is not None:
+            return await again(partial(super().put, table, row, version, once))
+        if version:
+            return await super().put(table, row, version)
         statement = statements.write(table, Write.PUT if version is None else Write.NEW)
         arguments = (self._store.jurisdiction, self._key, self._epoch, *_written(table, row))
 
@@ -276,7 +306,7 @@ class _Alone(Alone):
 
     async def put_many(self, table: Table, rows: Sequence[NewRow], once: Once | None = None) -> list[int]:
         if once is not None:
-            return await super().put_many(table, rows, once)
+            return await again(partial(super().put_many, table, rows, once))
         statement, arguments = many(table, rows, self._store.jurisdiction, self._key, self._epoch)
 
         async def attempt(connection: Connection) -> list[asyncpg.Record]:
@@ -289,7 +319,7 @@ class _Alone(Alone):
         async def attempt(connection: Connection) -> list[StoredRow]:
             return await selected(connection.fetch, table, selection, self._key, self._epoch)
 
-        return await self._store.alone_with(attempt)
+        return await again(partial(self._store.alone_with, attempt))
 
 
 class RowStore:
@@ -305,7 +335,7 @@ class RowStore:
     @asynccontextmanager
     async def work(self, key: SubjectKey, epoch: int) -> AsyncIterator[Work]:
         """Raises FenceRefused where the fence isn't open at ``epoch``, Unavailable where COMMIT was not answered."""
-        connection: Connection = await untold(self._pool.acquire())
+        connection = await self._acquire()
         try:
             try:
                 key = await _begin(connection, key, epoch)
@@ -321,22 +351,30 @@ class RowStore:
 
     async def look_up(self, table: ReferenceTable, conditions: Sequence[Condition]) -> list[dict[str, Any]]:
         statement, values = references.select(table, conditions), [each.value for each in conditions]
-        return [dict(row) for row in await untold(self._pool.fetch(statement, *values))]
+
+        async def attempt(connection: Connection) -> list[asyncpg.Record]:
+            return await connection.fetch(statement, *values)
+
+        return [dict(row) for row in await again(partial(self.alone_with, attempt))]
 
     async def alone_with(self, attempt: Callable[[Connection], Awaitable[Answer]]) -> Answer:
         """One statement on a connection of its own; again where the subject was given another key meanwhile."""
         while True:
+            connection = await self._acquire()
             try:
-                return await untold(self._attempt(attempt))
+                return await untold(attempt(connection))
             except Renamed:
                 continue
+            finally:
+                await self._release(connection)
 
-    async def _attempt(self, attempt: Callable[[Connection], Awaitable[Answer]]) -> Answer:
-        connection: Connection = await self._pool.acquire()
+    async def _acquire(self) -> Connection:
+        """Raises Unavailable, never Lost: nothing was begun, and whoever opens a connection has waited for a leader."""
         try:
-            return await attempt(connection)
-        finally:
-            await self._release(connection)
+            connection: Connection = await untold(self._pool.acquire())
+        except Lost as error:
+            raise Unavailable(error.what, where=error.where) from None
+        return connection
 
     async def _release(self, connection: Connection) -> None:
         try:

@@ -1,8 +1,8 @@
 """The schema of a cell, planned and applied by an operator: the system's own, then the record classes' tables.
 
-The system's part is ``sql/system.sql``, which is numbered: a database with a higher number keeps what it has.
-The tables' changes come from ``changes``, and all are known to be possible before the first is made. Each is a
-transaction of its own, since one that held two tables would meet writers who hold them in the other order; it
+The system's part is ``sql/system.sql`` with ``sql/ledger.sql``, which is numbered: a database with a higher number
+keeps what it has. The tables' changes come from ``changes``, and all are known to be possible before the first is made.
+Each is a transaction of its own, since one that held two tables would meet writers who hold them in the other order; it
 gives way to whoever holds its table for long. Indexes of tables that are in use come last, built while writers
 go on, and again where that was cut off. A revision is recorded with who applied it, its digest and statements.
 """
@@ -55,7 +55,7 @@ class Revision:
 
 def system() -> tuple[str, int, str]:
     """The system schema, its number and its digest."""
-    text = script("system")
+    text = script("system") + script("ledger")
     (number,) = _NUMBER.findall(text)
     return text, int(number), hashlib.sha256(text.encode()).hexdigest()
 

@@ -271,13 +271,16 @@ class _Transaction:
         return versions
 
     @in_turn
-    async def update(self, table: Table, row: NewRow, version: int) -> int:
+    async def update(self, table: Table, row: NewRow, version: int, once: Once | None = None) -> int:
+        if (said := await self._recall(once)) is not None:
+            return said[0]
         await self._lock((table.name, row.id))
         held = self._row(table, row.id)
         if held is None or (held.version, held.principal) != (version, row.principal):
             raise another_version(table)
         written = replace(held, version=held.version + 1, values={**held.values, **row.values})
         self._written[table.name, row.id] = written
+        self._remember(once, [written.version])
         return written.version
 
     @in_turn

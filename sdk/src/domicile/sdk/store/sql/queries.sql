@@ -42,10 +42,6 @@ SELECT pg_backend_pid() FROM set_config('lock_timeout', $1, true)
 -- Forget the keys by which subjects were named under a pepper ($1) before.
 SELECT domicile.forget_previous($1)
 
--- name: record_border
--- Keep that something from jurisdiction $1, role $2 tried kind $3, with verdict $4.
-INSERT INTO domicile.border_events (from_jurisdiction, role, kind, verdict) VALUES ($1, $2, $3, $4)
-
 -- name: note_session
 -- Keep that somebody reads across subjects, for a purpose ($1).
 INSERT INTO domicile.cell_sessions (purpose) VALUES ($1)
@@ -182,3 +178,35 @@ SELECT * FROM domicile.keep_receipt($1, $2, $3)
 -- name: forget_answers
 -- Forget answers under idempotency keys that nobody has asked for in a week, at most $1.
 SELECT domicile.forget_answers($1)
+
+-- name: name_sources
+-- Say which cell writes each reference table ($1, JSON).
+SELECT domicile.name_sources($1)
+
+-- name: reference_page
+-- Of a reference table ($1) that this cell writes, unless version $2 is its last: rows behind $3, at most $4 and $5 bytes.
+SELECT * FROM domicile.reference_page($1, $2, $3, $4, $5)
+
+-- name: begin_pull
+-- Begin to take from a cell ($2) a reference table's ($1) version $3 with digest $4, content $5, $6 rows and fields $7.
+SELECT domicile.begin_pull($1, $2, $3, $4, $5, $6, $7)
+
+-- name: keep_page
+-- Keep a page ($4) behind $3 rows of a reference table's ($1) version $2.
+SELECT domicile.keep_page($1, $2, $3, $4)
+
+-- name: take_reference
+-- Let a reference table ($1) be what was pulled of version $2.
+SELECT domicile.take_reference($1, $2)
+
+-- name: drop_pull
+-- Give up what was pulled of a reference table ($1) and not taken.
+SELECT domicile.drop_pull($1)
+
+-- name: hear_reference
+-- Keep that the cell ($2) that writes a reference table ($1) has version $3.
+SELECT domicile.hear_reference($1, $2, $3)
+
+-- name: reference_states
+-- What is here of each reference table.
+SELECT * FROM domicile.reference_states()

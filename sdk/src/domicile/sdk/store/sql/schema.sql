@@ -25,10 +25,16 @@ SELECT table_name, column_name, category, sql_type, nullable, "default", key_pla
 FROM domicile.reference_columns WHERE table_name = $1 OR $1 IS NULL
 
 -- name: note_load
--- Keep that a reference table ($1) has rows with digest $2, so many ($3), by whom ($4).
-INSERT INTO domicile.reference_loads (table_name, digest, rows, loaded_by) VALUES ($1, $2, $3, $4)
+-- Keep that a reference table ($1) has rows with digest $2, so many ($3), by whom ($4), as a new version.
+INSERT INTO domicile.reference_loads AS l (table_name, digest, rows, loaded_by, version, content)
+VALUES ($1, $2, $3, $4, (extract(epoch FROM clock_timestamp()) * 1000)::bigint, domicile.reference_content($1))
 ON CONFLICT (table_name) DO UPDATE
-SET digest = excluded.digest, rows = excluded.rows, loaded_by = excluded.loaded_by, loaded_at = clock_timestamp()
+SET digest = excluded.digest, rows = excluded.rows, loaded_by = excluded.loaded_by, loaded_at = clock_timestamp(),
+    version = greatest(l.version + 1, excluded.version), content = excluded.content, origin = NULL
+
+-- name: reference_source
+-- The cell that writes a reference table ($1), where it is another than this one.
+SELECT s.cell FROM domicile.reference_sources s JOIN domicile.cell c ON c.cell <> s.cell WHERE s.table_name = $1
 
 -- name: applied_tables
 -- How long (in seconds) rows of the record tables are kept that are not kept for ever.

@@ -2,6 +2,8 @@
 -- SQLSTATEs of our own: DM001 fence, DM002 jurisdiction, DM003 identity of a row, DM004 durability, DM005 grant,
 -- DM006 another key of the same subject (which one is the DETAIL), DM007 an idempotency key of another request,
 -- DM008 a subject that is about to move, DM009 keys that were replaced.
+-- DM008 a subject that is about to move, DM009 keys that were replaced, DM010 rows of a reference table that may not be
+-- taken.
 
 DO $roles$
 DECLARE
@@ -10,6 +12,8 @@ BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'domicile_owner') THEN
         CREATE ROLE domicile_owner NOLOGIN;
     END IF;
+    FOREACH name IN ARRAY ARRAY['domicile_app', 'domicile_cell', 'domicile_gateway', 'domicile_abroad', 'domicile_eraser',
+                             'domicile_ledger'] LOOP
     FOREACH name IN ARRAY ARRAY['domicile_app', 'domicile_cell', 'domicile_gateway', 'domicile_abroad', 'domicile_eraser'] LOOP
         IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name) THEN
             EXECUTE format('CREATE ROLE %I LOGIN', name);
@@ -132,6 +136,37 @@ CREATE TABLE IF NOT EXISTS domicile.reference_loads (
     loaded_by  text NOT NULL
 );
 
+-- ``version`` grows with each change, by the clock so that it does also after a drop or a restore; ``content`` is what
+-- lies in the table, as ``reference_content`` spells it; ``origin`` the cell that it was pulled from, NULL where an operator
+-- loaded it here. All of them came later.
+ALTER TABLE domicile.reference_loads ADD COLUMN IF NOT EXISTS version bigint NOT NULL DEFAULT 1;
+ALTER TABLE domicile.reference_loads ADD COLUMN IF NOT EXISTS content text;
+ALTER TABLE domicile.reference_loads ADD COLUMN IF NOT EXISTS origin text;
+
+-- Which cell writes a reference table, as the manifest says; ``seen``: the last version that it was heard to have.
+CREATE TABLE IF NOT EXISTS domicile.reference_sources (
+    table_name   text PRIMARY KEY,
+    cell         text NOT NULL,
+    seen         bigint,
+    confirmed_at timestamptz
+);
+
+-- A version that is on its way here, and the pages of it that have come: nobody reads from them.
+CREATE TABLE IF NOT EXISTS domicile.reference_pulls (
+    table_name text PRIMARY KEY,
+    cell       text NOT NULL,
+    version    bigint NOT NULL,
+    digest     text NOT NULL,
+    content    text NOT NULL,
+    rows       bigint NOT NULL
+);
+CREATE TABLE IF NOT EXISTS domicile.reference_pages (
+    table_name text NOT NULL REFERENCES domicile.reference_pulls ON DELETE CASCADE,
+    place      bigint NOT NULL,
+    page       jsonb NOT NULL,
+    PRIMARY KEY (table_name, place)
+);
+
 -- Each schema that was applied: by whom (the operator's certificate), which, and by what statements.
 CREATE TABLE IF NOT EXISTS domicile.revisions (
     id            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -150,6 +185,7 @@ CREATE TABLE IF NOT EXISTS domicile.cell_sessions (
     purpose text NOT NULL
 );
 
+-- What crossed this cell's border, or tried to, before the ledger was there (ledger.sql). No subject is named.
 -- What crossed this cell's border, or tried to. No subject is named.
 CREATE TABLE IF NOT EXISTS domicile.border_events (
     id                bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -785,6 +821,193 @@ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 
     RETURNING e.*
 $$;
 
+-- What the class of a reference table says of its columns, in the order of their names. NULL for a table of no such class,
+-- and for one that is on record as a table of records, too.
+CREATE OR REPLACE FUNCTION domicile.reference_fields(name text) RETURNS jsonb
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT jsonb_agg(jsonb_build_array(l.column_name, l.category, l.sql_type, l.nullable, l.key_place) ORDER BY l.column_name)
+    FROM domicile.reference_columns l
+    WHERE l.table_name = name AND NOT EXISTS (SELECT FROM domicile.columns c WHERE c.table_name = name)
+$$;
+
+-- The SQL of a row of a reference table (t) as a JSON array of texts, in the order of its columns' names; of its key.
+CREATE OR REPLACE FUNCTION domicile.reference_row(name text, OUT cells text, OUT keys text)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT format('to_jsonb(ARRAY[%s])', string_agg(format('t.%I::text', l.column_name), ', ' ORDER BY l.column_name)),
+           string_agg(format('t.%I', l.column_name), ', ' ORDER BY l.key_place) FILTER (WHERE l.key_place IS NOT NULL)
+    FROM domicile.reference_columns l WHERE l.table_name = name
+$$;
+
+-- A hash of all rows of a reference table, spelled alike in every cell whatever its own settings are.
+CREATE OR REPLACE FUNCTION domicile.reference_content(name text) RETURNS text
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET datestyle = 'ISO' SET bytea_output = 'hex' AS $$
+DECLARE
+    found text;
+BEGIN
+    EXECUTE format(
+        $q$SELECT encode(sha256(convert_to(coalesce(string_agg(s.line, E'\n' ORDER BY s.line COLLATE "C"), ''), 'UTF8')), 'hex')
+        FROM (SELECT (%s)::text AS line FROM public.%I t) s$q$, (SELECT r.cells FROM domicile.reference_row(name) r), name
+    ) INTO found;
+    RETURN found;
+END
+$$;
+DO $contents$ BEGIN
+    UPDATE domicile.reference_loads l SET content = domicile.reference_content(l.table_name)
+    WHERE l.content IS NULL AND to_regclass(format('public.%I', l.table_name)) IS NOT NULL;
+END $contents$;
+
+-- Say which cell writes each reference table (JSON, by the table's name). What this cell is to write from now on is its own.
+CREATE OR REPLACE FUNCTION domicile.name_sources(named jsonb) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    DELETE FROM domicile.reference_sources s WHERE NOT named ? s.table_name;
+    DELETE FROM domicile.reference_pulls p WHERE (named ->> p.table_name) IS DISTINCT FROM p.cell;
+    INSERT INTO domicile.reference_sources AS s (table_name, cell) SELECT n.key, n.value FROM jsonb_each_text(named) n
+    ON CONFLICT (table_name) DO UPDATE SET cell = excluded.cell, seen = NULL, confirmed_at = NULL
+        WHERE s.cell <> excluded.cell;
+    UPDATE domicile.reference_loads l SET origin = NULL
+    WHERE l.origin IS NOT NULL AND (named ->> l.table_name) = (SELECT c.cell FROM domicile.cell c);
+END
+$$;
+
+-- A page of a reference table that this cell writes: rows behind so many (after), at most so many and so many bytes of
+-- them, but one at least; none where the caller knows this version. Version and rows are of one snapshot. No row for any
+-- other table.
+CREATE OR REPLACE FUNCTION domicile.reference_page(name text, known bigint, after bigint, most integer, bytes bigint)
+RETURNS TABLE (version bigint, digest text, content text, total bigint, fields jsonb, page jsonb)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET datestyle = 'ISO' SET bytea_output = 'hex' AS $$
+DECLARE
+    said record;
+BEGIN
+    SELECT l.version, l.digest, l.content, l.rows, domicile.reference_fields(name) INTO version, digest, content, total, fields
+    FROM domicile.reference_loads l
+    JOIN domicile.reference_sources s USING (table_name) JOIN domicile.cell c ON c.cell = s.cell
+    WHERE l.table_name = name AND l.origin IS NULL;
+    IF NOT FOUND OR fields IS NULL THEN
+        RETURN;
+    END IF;
+    page := '[]';
+    IF known IS DISTINCT FROM version THEN
+        SELECT r.cells, r.keys INTO said FROM domicile.reference_row(name) r;
+        EXECUTE format(
+            $q$SELECT coalesce(jsonb_agg(s.cells ORDER BY s.n), '[]') FROM (
+                SELECT p.cells, p.n, sum(octet_length(p.cells::text)) OVER (ORDER BY p.n) AS size FROM (
+                    SELECT %s AS cells, row_number() OVER (ORDER BY %s) AS n FROM public.%I t ORDER BY n OFFSET $1 LIMIT $2
+                ) p
+            ) s WHERE s.size <= $3 OR s.n = $1 + 1$q$, said.cells, said.keys, name
+        ) INTO page USING after, most, bytes;
+    END IF;
+    RETURN NEXT;
+END
+$$;
+
+-- Begin to take a version of a reference table from the cell that writes it, or go on; how many of its rows are here.
+-- NULL where this cell has it already, or had a later one from there.
+CREATE OR REPLACE FUNCTION domicile.begin_pull(
+    name text, source text, offered bigint, said text, spelled text, total bigint, described jsonb) RETURNS bigint
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM FROM domicile.reference_sources s JOIN domicile.cell c ON c.cell <> s.cell
+    WHERE s.table_name = name AND s.cell = source FOR UPDATE OF s;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'another cell writes this table' USING ERRCODE = 'DM010';
+    END IF;
+    IF domicile.reference_fields(name) IS DISTINCT FROM described THEN
+        RAISE EXCEPTION 'the classes of the two cells differ' USING ERRCODE = 'DM010';
+    END IF;
+    PERFORM FROM domicile.reference_loads l WHERE l.table_name = name AND l.origin = source AND l.version >= offered;
+    IF FOUND THEN
+        RETURN NULL;
+    END IF;
+    DELETE FROM domicile.reference_pulls p
+    WHERE p.table_name = name AND (p.cell, p.version, p.content, p.rows) IS DISTINCT FROM (source, offered, spelled, total);
+    INSERT INTO domicile.reference_pulls (table_name, cell, version, digest, content, rows)
+    VALUES (name, source, offered, said, spelled, total) ON CONFLICT DO NOTHING;
+    RETURN (SELECT coalesce(sum(jsonb_array_length(g.page)), 0) FROM domicile.reference_pages g WHERE g.table_name = name);
+END
+$$;
+
+-- Keep a page of a version that is being taken, if it is the next one; how many rows are here.
+CREATE OR REPLACE FUNCTION domicile.keep_page(name text, offered bigint, at bigint, given jsonb) RETURNS bigint
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    here bigint;
+BEGIN
+    PERFORM FROM domicile.reference_pulls p WHERE p.table_name = name AND p.version = offered FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+    SELECT coalesce(sum(jsonb_array_length(g.page)), 0) INTO here FROM domicile.reference_pages g WHERE g.table_name = name;
+    IF here = at AND jsonb_array_length(given) > 0 THEN
+        INSERT INTO domicile.reference_pages (table_name, place, page) VALUES (name, at, given);
+        here := here + jsonb_array_length(given);
+    END IF;
+    RETURN here;
+END
+$$;
+
+-- Put a version whose pages are all here in the place of the one before, for whoever reads from this commit on. False
+-- where it is here by now. What lies in the table is compared with what lay in the writer's; pages that make another table
+-- are given up with DM010.
+CREATE OR REPLACE FUNCTION domicile.take_reference(name text, offered bigint) RETURNS boolean
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET datestyle = 'ISO' AS $$
+DECLARE
+    pulled domicile.reference_pulls;
+    names  text;
+    typed  text;
+BEGIN
+    SELECT p.* INTO pulled FROM domicile.reference_pulls p WHERE p.table_name = name AND p.version = offered FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    EXECUTE format('LOCK TABLE public.%I IN SHARE ROW EXCLUSIVE MODE', name);
+    SELECT string_agg(format('%I', l.column_name), ', ' ORDER BY l.column_name),
+           string_agg(format('(r.cells ->> %s)::%s', l.place - 1, l.sql_type), ', ' ORDER BY l.column_name)
+    INTO names, typed
+    FROM (SELECT c.*, row_number() OVER (ORDER BY c.column_name) AS place
+          FROM domicile.reference_columns c WHERE c.table_name = name) l;
+    EXECUTE format('DELETE FROM public.%I', name);
+    EXECUTE format(
+        $q$INSERT INTO public.%I (%s) SELECT %s FROM domicile.reference_pages g, jsonb_array_elements(g.page) r (cells)
+        WHERE g.table_name = $1$q$, name, names, typed) USING name;
+    IF domicile.reference_content(name) <> pulled.content THEN
+        RAISE EXCEPTION 'the rows are not those of the writer' USING ERRCODE = 'DM010';
+    END IF;
+    INSERT INTO domicile.reference_loads AS l (table_name, digest, rows, loaded_by, version, content, origin)
+    VALUES (name, pulled.digest, pulled.rows, pulled.cell, offered, pulled.content, pulled.cell)
+    ON CONFLICT (table_name) DO UPDATE SET
+        digest = excluded.digest, rows = excluded.rows, loaded_by = excluded.loaded_by, loaded_at = clock_timestamp(),
+        version = excluded.version, content = excluded.content, origin = excluded.origin;
+    DELETE FROM domicile.reference_pulls p WHERE p.table_name = name;
+    RETURN true;
+END
+$$;
+
+-- Give up what has come of a version.
+CREATE OR REPLACE FUNCTION domicile.drop_pull(name text) RETURNS void
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    DELETE FROM domicile.reference_pulls p WHERE p.table_name = drop_pull.name
+$$;
+
+-- Keep that the cell that writes a table was heard to have this version just now.
+CREATE OR REPLACE FUNCTION domicile.hear_reference(name text, source text, heard bigint) RETURNS void
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    UPDATE domicile.reference_sources s SET seen = heard, confirmed_at = clock_timestamp()
+    WHERE s.table_name = name AND s.cell = source
+$$;
+
+-- Every reference table that has a writer or rows: what is here, from where, and how long ago its writer was heard of.
+CREATE OR REPLACE FUNCTION domicile.reference_states() RETURNS TABLE (
+    table_name text, source text, origin text, version bigint, seen bigint, digest text, rows bigint, age double precision)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT table_name, s.cell, l.origin, l.version, s.seen, l.digest, l.rows,
+           extract(epoch FROM clock_timestamp() - s.confirmed_at)::double precision
+    FROM domicile.reference_loads l FULL JOIN domicile.reference_sources s USING (table_name) ORDER BY 1
+$$;
+
 REVOKE ALL ON ALL TABLES IN SCHEMA domicile FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA domicile FROM PUBLIC;
 GRANT USAGE ON SCHEMA domicile TO domicile_app, domicile_cell, domicile_gateway, domicile_abroad, domicile_eraser;
@@ -821,6 +1044,14 @@ GRANT EXECUTE ON FUNCTION domicile.last_erasure(bytea) TO domicile_eraser;
 GRANT EXECUTE ON FUNCTION domicile.erasures_under_way(integer) TO domicile_eraser;
 GRANT EXECUTE ON FUNCTION domicile.keep_receipt(bigint, text, text) TO domicile_eraser;
 GRANT EXECUTE ON FUNCTION domicile.forget_answers(integer) TO domicile_gateway;
+GRANT EXECUTE ON FUNCTION domicile.name_sources(jsonb) TO domicile_gateway;
+GRANT EXECUTE ON FUNCTION domicile.reference_page(text, bigint, bigint, integer, bigint) TO domicile_gateway;
+GRANT EXECUTE ON FUNCTION domicile.begin_pull(text, text, bigint, text, text, bigint, jsonb) TO domicile_gateway;
+GRANT EXECUTE ON FUNCTION domicile.keep_page(text, bigint, bigint, jsonb) TO domicile_gateway;
+GRANT EXECUTE ON FUNCTION domicile.take_reference(text, bigint) TO domicile_gateway;
+GRANT EXECUTE ON FUNCTION domicile.drop_pull(text) TO domicile_gateway;
+GRANT EXECUTE ON FUNCTION domicile.hear_reference(text, text, bigint) TO domicile_gateway;
+GRANT EXECUTE ON FUNCTION domicile.reference_states() TO domicile_gateway;
 GRANT SELECT ON domicile.cell, domicile.fences TO domicile_gateway;
 GRANT SELECT ON domicile.columns TO domicile_abroad, domicile_gateway;
 GRANT INSERT ON domicile.border_events TO domicile_gateway;
@@ -863,5 +1094,5 @@ ALTER FUNCTION domicile.end_writers OWNER TO domicile_fencer;
 REVOKE ALL ON FUNCTION domicile.end_writers FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION domicile.end_writers TO domicile_gateway;
 
--- the number grows with each change of this file; `schema apply` takes no database back to a lower one
-COMMENT ON SCHEMA domicile IS 'schema 4';
+-- the number grows with each change of this file, or of ledger.sql; `schema apply` takes no database back to a lower one
+COMMENT ON SCHEMA domicile IS 'schema 5';
