@@ -270,3 +270,14 @@ async def test_only_a_gateway_of_the_cell_turns_its_index_secret_and_in_turn(wor
         with pytest.raises(Conflict):
             await turner.index_step(generation, step)  # type: ignore[arg-type]
     assert await secrets(world) == [(1, True)]
+
+
+async def test_a_clock_of_the_key_store_that_was_ahead_and_is_set_back_leaves_nobody_out_and_ends(world: World) -> None:
+    home = await world.home()
+    await home.put(patient(home))
+    async with superuser(world.key_storage) as root:
+        for table in ("data_keys", "index_keys"):
+            await root.execute(f"UPDATE keys.{table} SET created = now() + interval '1 day'")
+    done = await world.rotator().run(lambda now: None)
+    assert (done.done, await world.generations(home), await secrets(world)) == (True, [2], [(2, True)])
+    assert len(await (await world.home(home.subject_key)).find(Patient, phone=PHONE)) == 1
