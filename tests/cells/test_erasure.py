@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
+from unittest.mock import AsyncMock
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -16,7 +17,18 @@ from domicile_testing.databases import until
 from domicile_testing.erasing import Plan, Running, erasing
 
 from domicile.identity import verify_receipt
-from domicile.model import GLOBAL, Conflict, Endpoint, FenceRefused, Forbidden, Role, Unavailable, UnknownSubject
+from domicile.model import (
+    GLOBAL,
+    Conflict,
+    Endpoint,
+    FenceRefused,
+    Forbidden,
+    Pin,
+    PinState,
+    Role,
+    Unavailable,
+    UnknownSubject,
+)
 from domicile.model.key_wire import ShredReceipt
 from domicile.model.wire import ErasureResponse
 from domicile.sample import Note, Profile
@@ -48,7 +60,7 @@ async def keys_of(world: Running, subject: UUID) -> int:
     return count
 
 
-async def test_all_of_a_subject_goes_and_the_receipt_says_what(world: Running) -> None:
+async def test_all_of_a_subject_goes_and_the_receipt_says_what(world: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     user, alias = f"user-{uuid4()}", {"email": f"shared-{uuid4()}@example.eu"}
     home = await world.sign_up(user)
     await world.residency.claim(user, residence="DE", aliases=alias)
@@ -90,6 +102,15 @@ async def test_all_of_a_subject_goes_and_the_receipt_says_what(world: Running) -
             assert await operator.erase(key, epoch=epoch) == answer, "who means the one before gets the receipt of then"
         with pytest.raises(Conflict):
             await operator.erase(key, epoch=again.epoch + 1)
+        assert await world.rows(key) == 3
+        for epoch in (home.epoch, answer.epoch):
+            assert await world.residency.erase(user, epoch=epoch) == answer
+        with pytest.raises(Conflict):
+            await world.residency.erase(user, epoch=again.epoch + 1)
+        with monkeypatch.context() as patch:  # who came back between the look at the pin and the erasure
+            late = Pin(subject_key=key, jurisdiction="eu", cell="eu-1", epoch=home.epoch, state=PinState.ACTIVE)
+            patch.setattr(world.residency._directory, "pin", AsyncMock(return_value=late))
+            assert await world.residency.erase(user) == answer
         assert await world.rows(key) == 3
         second = await operator.erase(key, epoch=again.epoch)
         with pytest.raises(Conflict):

@@ -257,7 +257,7 @@ async def test_the_database_holds_no_key_in_clear(trust: Trust, key_storage: Sto
     async with peer(trust, service) as caller:
         (key,) = await unwrap(caller, [(uuid4(), principal())])
     async with key_client(trust, service) as keys:
-        index_key = await keys.cell_index_key()
+        index_key = (await keys.cell_index_key()).key
     kek = (key_settings(trust, key_storage).state / "kek" / "default" / "1.key").read_bytes()
     async with superuser(key_storage) as connection:
         stored = b"".join(

@@ -53,7 +53,8 @@ async def test_the_page_on_keys_rotates_data_keys_by_its_commands(world: World, 
         )
         answers.append(json.loads((await process.communicate())[0]))
         assert process.returncode == 0
-    assert answers == [{"ok": True, "running": False, "due": 0, "turning": 0, "started": None}] * 3
+    nothing = {"due": 0, "turning": 0, "started": None, "index": None, "unindexed": 0}
+    assert answers == [{"ok": True, "running": False, **nothing}] * 3
     assert await world.generations(home) == [2]
     assert said(await (await world.home(home.subject_key)).all(Patient)) == said([one])
 

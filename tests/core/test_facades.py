@@ -18,9 +18,9 @@ FACADES = {
         require
     """,
     "domicile.identity": """
-        Authority Credentials HeadSigner Keyring Signer Verifier check_endorsed endorse identity_of key_id peer_of
-        public_key public_server retirement_seconds sign_topology signed signer verify_head verify_receipt
-        verify_topology write_private
+        Authority Credentials HeadSigner Keyring Signer Verifier check_endorsed endorse fingerprint identity_of key_id
+        peer_of public_key public_server retirement_seconds sign_topology signed signer sync_folder verify_head
+        verify_receipt verify_topology write_private
     """,
     "domicile.detect": "MAX_TEXT Detector Finding Rule",
     "domicile.client": """

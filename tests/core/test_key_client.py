@@ -45,11 +45,12 @@ class KeyService:
     def __init__(self) -> None:
         self.asked = 0
         self.shredded = False
+        self.bound: int | None = None
 
     async def answer(self, request: web.Request) -> web.Response:
         self.asked += 1
         if request.path == "/v1/index-keys":
-            return web.Response(body=IndexKeyResponse(key=bytes(32)).model_dump_json())
+            return web.Response(body=IndexKeyResponse(key=bytes([1]) * 32, cache_seconds=self.bound).model_dump_json())
         body = DataKeysRequest.model_validate_json(await request.read())
         secret = self.asked.to_bytes(32, "big")
         keys = [] if self.shredded else [
@@ -139,9 +140,47 @@ async def test_another_principal_has_another_key(key_service: tuple[KeyService, 
 
 async def test_the_cells_index_key_is_held_for_its_time(key_service: tuple[KeyService, KeyClient, Clock]) -> None:
     service, client, clock = key_service
-    assert await client.cell_index_key() == await client.cell_index_key() == bytes(32)
+    assert (await client.cell_index_key()).key == (await client.cell_index_key()).key == bytes([1]) * 32
     assert service.asked == 1
     clock.now += 60
+    await client.cell_index_key()
+    assert service.asked == 2
+
+
+async def test_the_cells_index_key_is_held_no_longer_than_the_service_says(
+    key_service: tuple[KeyService, KeyClient, Clock],
+) -> None:
+    service, client, clock = key_service
+    service.bound = 7
+    await client.cell_index_key()
+    clock.now += 6.9
+    await client.cell_index_key()
+    assert service.asked == 1
+    clock.now += 0.1
+    await client.data_key(UUID(int=1), OWN)  # any call finds that its time is over
+    assert (client._index, client._index_slots._memory[:64]) == (None, bytes(64))
+    await client.cell_index_key()
+    assert service.asked == 3
+
+
+async def test_many_who_want_the_cells_index_key_ask_once(key_service: tuple[KeyService, KeyClient, Clock]) -> None:
+    service, client, _ = key_service
+    first, *others = [asyncio.create_task(client.cell_index_key()) for _ in range(50)]
+    await asyncio.sleep(0)
+    first.cancel()  # who gives up takes the answer from nobody
+    assert {key.key for key in await asyncio.gather(*others)} == {bytes([1]) * 32}
+    assert service.asked == 1
+
+
+async def test_an_answer_of_before_the_secret_was_forgotten_is_not_held(
+    key_service: tuple[KeyService, KeyClient, Clock],
+) -> None:
+    service, client, _ = key_service
+    asking = asyncio.create_task(client.cell_index_key())
+    await asyncio.sleep(0)
+    client.forget_index()
+    await asking
+    assert client._index is None
     await client.cell_index_key()
     assert service.asked == 2
 

@@ -140,7 +140,7 @@ async def test_no_data_key_and_no_customers_key_rests_with_the_service(trust: Tr
         his, other = uuid4(), uuid4()
         await client.assign(his, "bank")
         keys = [await client.data_key(each, each, create=True) for each in (his, other)]
-        index_key = await client.cell_index_key()
+        index_key = (await client.cell_index_key()).key
     customers = (holder.state / "kek" / "1.key").read_bytes()
     own = (settings.state / "kek" / "default" / "1.key").read_bytes()
     secrets = {"index key": index_key} | {f"data key {n}": key.key for n, key in enumerate(keys)}

@@ -12,6 +12,7 @@ import pytest
 from domicile_testing import Storage
 
 from domicile.model import Role, SubjectKey
+from domicile.model.key_wire import CellIndexKey
 from domicile.sample import Note, Profile
 from domicile.sdk import InvalidInput, NotFound, Personal, Range, Record, Residency, Shareable, UnsupportedQuery
 from domicile.sdk.cell import CellSession
@@ -108,7 +109,7 @@ async def test_its_role_reads_and_does_nothing_else(eu: Storage, statement: str)
 class NoIndex(MemoryKeys):
     """Of a cell that never had a secret of its own."""
 
-    async def cell_index_key(self) -> bytes:
+    async def cell_index_key(self) -> CellIndexKey:
         raise NotFound("no index key was made")
 
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from domicile.model.errors import DomicileError
-from domicile.model.key_wire import DataKey
+from domicile.model.key_wire import CellIndexKey, DataKey
 from domicile.sdk import Personal, Record, Shareable
 from domicile.sdk.codec import Codec
 from domicile.sdk.sealing import Sealer
@@ -106,7 +106,10 @@ class OneKey:
     async def data_keys(self, names: Sequence[tuple[UUID, UUID]], *, create: bool = False) -> list[DataKey]:
         raise AssertionError
 
-    async def cell_index_key(self) -> bytes:
+    def forget_index(self) -> None:
+        raise AssertionError
+
+    async def cell_index_key(self) -> CellIndexKey:
         raise AssertionError
 
 

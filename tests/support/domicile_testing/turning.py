@@ -105,7 +105,7 @@ async def turning(
     settings = key_settings(trust, key_storage)
     async with serve_keys(settings, SECTION):
         async with superuser(key_storage) as root:
-            await root.execute("TRUNCATE keys.data_keys, keys.subjects, keys.rotations")
+            await root.execute("TRUNCATE keys.data_keys, keys.subjects, keys.rotations, keys.index_keys")
         pools = []
         for role, user in ((Role.APP, "domicile_app"), (Role.GATEWAY, "domicile_gateway")):
             credentials = trust.credentials("eu", role, "eu-1.fra")

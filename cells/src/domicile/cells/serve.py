@@ -69,7 +69,7 @@ def rotate_data_keys(
     pause: Annotated[bool, typer.Option("--pause", help="have whoever runs it stop, and keep what is done")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Rotate the data keys of this certificate's cell, with the secrets of its subjects' blind indexes.
+    """Rotate the data keys of this certificate's cell, with the secrets of all its blind indexes.
 
     Runs in the cell, as its gateway. Every row is re-sealed while applications read and write, then the keys of before
     are destroyed: older backups of the cell open no more. End it at any time: run again, it goes on where it was.
@@ -80,7 +80,7 @@ def rotate_data_keys(
 
     def tell(now: KeyRotation) -> None:
         if shown:
-            typer.echo(f"{now.due:,} subjects under old keys, {now.turning:,} turning", err=True)
+            typer.echo(_far(now), err=True)
 
     async def main() -> KeyRotation:
         async with rotator(_load(GatewaySettings)) as rotating:
@@ -89,14 +89,19 @@ def rotate_data_keys(
             return await (rotating.stop() if pause else rotating.run(tell))
 
     now = _run("rotate", main(), program="domicile-cell", as_json=as_json)
-    done = only_tell or pause or not (now.due or now.turning)
+    done = only_tell or pause or now.done
     if as_json:
         typer.echo(json.dumps({"ok": done, **now.model_dump(mode="json")}))
     else:
         state = "running" if now.running else "paused" if now.started else "no rotation"
-        typer.echo(f"{state}: {now.due:,} subjects under old keys, {now.turning:,} turning")
+        typer.echo(f"{state}: {_far(now)}")
     if not done:
         raise typer.Exit(1)
+
+
+def _far(now: KeyRotation) -> str:
+    told = f"{now.due:,} subjects under old keys, {now.turning:,} turning"
+    return told if now.index is None else f'{told}; indexes with find="cell" of {now.unindexed:,} under the old secret'
 
 
 @keys.command("serve")
@@ -152,7 +157,8 @@ def rotate_kek(
     if as_json:
         typer.echo(json.dumps({"ok": True, **done.model_dump()}))
     else:
-        typer.echo(f"{done.domain}: version {done.version} in force, {done.left:,} keys under another")
+        label = "; a transit key, unverified against a server" if done.unverified else ""
+        typer.echo(f"{done.domain}: version {done.version} in force, {done.left:,} keys under another{label}")
 
 
 def _run(

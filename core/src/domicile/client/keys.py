@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 from uuid import UUID
 from weakref import ref
 
@@ -24,13 +24,16 @@ from domicile.model.errors import DomicileError, KeyDestroyed, KeyWithheld, NotF
 from domicile.model.key_wire import (
     BackupKey,
     BackupKeyRequest,
+    CellIndexKey,
     DataKey,
     DataKeyRef,
     DataKeysRequest,
     DataKeysResponse,
     Deleted,
+    IndexKey,
     IndexKeyRequest,
     IndexKeyResponse,
+    IndexTurnRequest,
     KekProgress,
     KekProgresses,
     KeyDomainRequest,
@@ -108,10 +111,11 @@ class KeyClient:
         self._clock = clock
         self._cache: OrderedDict[tuple[UUID, UUID], _Held] = OrderedDict()
         self._slots = LockedSlots(MAX_CACHED, 4 * KEY_BYTES)
-        self._index_slots = LockedSlots(1, KEY_BYTES)
-        self._index: tuple[float, int] | None = None
+        self._index_slots = LockedSlots(1, 2 * KEY_BYTES)
+        self._index: _Held | None = None
+        self._index_flight: asyncio.Task[CellIndexKey] | None = None
         self._flights: dict[tuple[UUID, UUID], _Flight] = {}
-        if not self._slots.locked:
+        if not (self._slots.locked and self._index_slots.locked):
             warn("key-memory-not-locked")
 
     @classmethod
@@ -124,13 +128,15 @@ class KeyClient:
         )
 
     async def close(self) -> None:
-        flights = {flight.task for flight in self._flights.values()}
+        flights: set[asyncio.Task[Any]] = {flight.task for flight in self._flights.values()}
+        if self._index_flight is not None:
+            flights.add(self._index_flight)
         for task in flights:
             task.cancel()
         await asyncio.gather(*flights, return_exceptions=True)
         while self._cache:
             self._drop(next(iter(self._cache)))
-        self._drop_index()
+        self.forget_index()
         await self._peer.close()
 
     async def data_key(self, subject: UUID, principal: UUID, *, create: bool = False) -> DataKey:
@@ -199,7 +205,7 @@ class KeyClient:
         references = [DataKeyRef(subject=subject, principal=principal) for subject, principal in names]
         body = DataKeysRequest(cell=self._cell, keys=references, create=create)
         answer = await self._peer.ask(DataKeysResponse, "POST", "/v1/data-keys", body=body)
-        seconds = self._seconds if answer.cache_seconds is None else min(self._seconds, answer.cache_seconds)
+        seconds = self._bound(answer.cache_seconds)
         given = {(key.subject, key.principal): key for key in answer.keys}
         found: dict[tuple[UUID, UUID], DataKey | DomicileError] = {}
         for name, reference in zip(names, references, strict=True):
@@ -243,22 +249,51 @@ class KeyClient:
         now = self._clock()
         while self._cache and next(iter(self._cache.values())).until <= now:
             self._drop(next(iter(self._cache)))
+        if self._index is not None and self._index.until <= now:
+            self._drop_index()
         return now
 
-    async def cell_index_key(self) -> bytes:
-        """The secret of this cell's blind indexes across subjects."""
-        if self._index is None or self._index[0] <= self._clock():
-            asked = self._clock()
-            body = IndexKeyRequest(cell=self._cell)
-            answer = await self._peer.ask(IndexKeyResponse, "POST", "/v1/index-keys", body=body)
+    async def cell_index_key(self) -> CellIndexKey:
+        """The secret of this cell's blind indexes across subjects, held like a data key. Raises Unavailable."""
+        self._forget()
+        if (held := self._index) is not None:
+            key, beside = _parts(self._index_slots.get(held.slot))
+            other = IndexKey.model_construct(generation=held.other, key=beside) if held.other else None
+            return CellIndexKey.model_construct(generation=held.generation, key=key, other=other)
+        if self._index_flight is None:
+            self._index_flight = asyncio.create_task(self._ask_index())
+            self._index_flight.add_done_callback(self._index_landed)
+        return await asyncio.shield(self._index_flight)
+
+    async def _ask_index(self) -> CellIndexKey:
+        asked, body = self._clock(), IndexKeyRequest(cell=self._cell)
+        answer = await self._peer.ask(IndexKeyResponse, "POST", "/v1/index-keys", body=body)
+        if self._index_flight is asyncio.current_task():  # else it was to be held no more
             self._drop_index()
-            self._index = (asked + self._seconds, self._index_slots.put(answer.key))
-        return self._index_slots.get(self._index[1])
+            other = 0 if answer.other is None else answer.other.generation
+            slot = self._index_slots.put(answer.key + (bytes(KEY_BYTES) if answer.other is None else answer.other.key))
+            self._index = _Held(asked + self._bound(answer.cache_seconds), slot, answer.generation, other)
+        return answer
+
+    def _index_landed(self, task: asyncio.Task[CellIndexKey]) -> None:
+        if self._index_flight is task:
+            self._index_flight = None
+        if not task.cancelled():
+            task.exception()  # nobody may be left to be told
 
     def _drop_index(self) -> None:
         if self._index is not None:
-            self._index_slots.wipe(self._index[1])
+            self._index_slots.wipe(self._index.slot)
             self._index = None
+
+    def forget_index(self) -> None:
+        """Hold the cell's index secret no longer: it was turned."""
+        self._index_flight = None  # an answer to a question of before is not held either
+        self._drop_index()
+
+    def _bound(self, told: int | None) -> float:
+        """How long what was answered may be held: the manifest's bound, and the service's."""
+        return self._seconds if told is None else min(self._seconds, told)
 
     async def assign(self, subject: UUID, domain: str) -> None:
         """Put a subject into a key domain, before its first record; harmless to repeat.
@@ -316,6 +351,11 @@ class KeyTurnClient:
         """One step of one subject; harmless to repeat. Raises Conflict for one that is out of turn, KeyWithheld."""
         body = KeyTurnRequest(cell=self._cell, subject=turn.subject, generation=turn.generation, step=step)
         await self._peer.call("POST", "/v1/key-rotations/turns", body=body)
+
+    async def index_step(self, generation: int, step: Literal["make", "turn", "retire"]) -> None:
+        """One step of the cell's index secret; harmless to repeat. Raises as ``step``."""
+        body = IndexTurnRequest(cell=self._cell, generation=generation, step=step)
+        await self._peer.call("POST", "/v1/key-rotations/index", body=body)
 
 
 class KeyOperatorClient:

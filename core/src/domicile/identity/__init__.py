@@ -1,6 +1,6 @@
 """Who is speaking: authorities, TLS contexts that check names, signed statements."""
 
-from domicile.identity.authority import Authority, write_private
+from domicile.identity.authority import Authority, sync_folder, write_private
 from domicile.identity.endorsements import check_endorsed, endorse
 from domicile.identity.heads import HeadSigner, verify_head
 from domicile.identity.keyring import Keyring, retirement_seconds
@@ -9,6 +9,7 @@ from domicile.identity.tls import Credentials, identity_of, peer_of, public_serv
 from domicile.identity.tokens import (
     Signer,
     Verifier,
+    fingerprint,
     key_id,
     public_key,
     sign_topology,
@@ -25,6 +26,7 @@ __all__ = [
     "Verifier",
     "check_endorsed",
     "endorse",
+    "fingerprint",
     "identity_of",
     "key_id",
     "peer_of",
@@ -34,6 +36,7 @@ __all__ = [
     "sign_topology",
     "signed",
     "signer",
+    "sync_folder",
     "verify_head",
     "verify_receipt",
     "verify_topology",

@@ -234,6 +234,19 @@ def verify_topology(document: TopologyDocument, deployment: str, operators: Iter
     raise TokenInvalid("a topology that none of the known operators signed")
 
 
+def fingerprint(key: bytes) -> str:
+    """SHA-256 of a public key (PEM) as DER, in hexadecimal: what people read to each other to know that it is the same.
+
+    Raises TokenInvalid for what is no key.
+    """
+    try:
+        public = serialization.load_pem_public_key(key)
+    except ValueError:
+        raise TokenInvalid("no public key (PEM)") from None
+    der = public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(der).hexdigest()
+
+
 def verify_receipt(receipt: str, deployment: str, key: bytes) -> ShredReceipt:
     """What a key service signed by ``key`` (PEM) about a shred; raises TokenInvalid. It holds for good: no ``exp``."""
     signed_header(receipt, TokenType.SHRED_RECEIPT, MAX_TOPOLOGY_BYTES)

@@ -128,11 +128,15 @@ class ShredReceipt(Frozen):
 
 
 class KekProgress(Frozen):
-    """A key domain: the version of its key-encryption key in force, and how many keys are still under another."""
+    """A key domain: the version of its key-encryption key in force, and how many keys are still under another.
+
+    ``unverified``: by a backend that no server of its kind was ever asked by.
+    """
 
     domain: Name
     version: int
     left: int
+    unverified: bool = False
 
 
 class KekProgresses(Frozen):
@@ -174,13 +178,21 @@ class KeyRotationRequest(Frozen):
 class KeyRotation(Frozen):
     """Subjects by how far their keys are: ``due`` are under old keys alone, ``turning`` under both.
 
-    ``running``: whether subjects are to be turned; a rotation that is paused keeps its beginning.
+    ``running``: whether subjects are to be turned; a rotation that is paused keeps its beginning. ``index``: the
+    generation that the cell's index secret is to have; None where that is done. ``unindexed``: subjects whose
+    ``find="cell"`` indexes may lie under the secret of before, which only the cell can tell.
     """
 
     running: bool
     started: AwareDatetime | None = None
     due: int
     turning: int
+    index: int | None = None
+    unindexed: int = 0
+
+    @property
+    def done(self) -> bool:
+        return not (self.due or self.turning or self.index)
 
 
 class KeyTurnsRequest(Frozen):
@@ -211,14 +223,42 @@ class KeyTurnRequest(Frozen):
     step: Literal["make", "turn", "retire"]
 
 
+class IndexTurnRequest(Frozen):
+    """One step of the cell's index secret: make the next one, write with it, or destroy the one before."""
+
+    cell: str
+    generation: int = Field(ge=2, lt=2**31)
+    step: Literal["make", "turn", "retire"]
+
+
 class IndexKeyRequest(Frozen):
     """The secret of a cell's blind index (``find="cell"``)."""
 
     cell: str
 
 
-class IndexKeyResponse(Frozen):
+class IndexKey(Frozen):
+    """A secret of a cell's blind indexes."""
+
+    generation: int = Field(default=1, ge=1, lt=2**31)
     key: bytes = Field(repr=False, min_length=32, max_length=32)
+
+
+class CellIndexKey(IndexKey):
+    """The one to write with. ``other``: of another generation, under which rows may lie while they are turned."""
+
+    other: IndexKey | None = None
+
+    @property
+    def newest(self) -> int:
+        """The highest generation that is known."""
+        return self.generation if self.other is None else max(self.generation, self.other.generation)
+
+
+class IndexKeyResponse(CellIndexKey):
+    """``cache_seconds``: how long who asked may hold it; None from a service of before."""
+
+    cache_seconds: int | None = None
 
 
 class WrappedKey(Frozen):

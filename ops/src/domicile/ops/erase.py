@@ -55,7 +55,12 @@ def erase_command(
         credentials = operator_given(layout, jurisdiction)
         keys = _keys(subject, layout)
         with ReceiptFile.locked(receipt, keys) as file:
-            answer = asyncio.run(_erase(loaded, credentials, keys, file, sure=yes))
+            try:
+                answer = asyncio.run(_erase(loaded, credentials, keys, file, sure=yes))
+            except KeyboardInterrupt:
+                if file.meant is not None:
+                    typer.echo(f"it may go on by itself: the same command tells, by {receipt}", err=True)
+                raise
             try:
                 file.keep(answer.receipt, answer.key)
             except (OSError, InvalidInput) as error:
@@ -66,7 +71,7 @@ def erase_command(
                 raise error
         said = verify_receipt(answer.receipt, loaded.deployment, answer.key.encode())
         check_endorsed(answer.key.encode(), said, (credentials.authorities / f"{jurisdiction}.pem").read_bytes())
-    tell(said, receipt, json_output=json_output)
+    tell(said, receipt, answer.key.encode(), by="the authority", json_output=json_output)
 
 
 def _keys(subject: str, layout: Layout) -> list[SubjectKey]:

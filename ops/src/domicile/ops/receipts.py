@@ -19,7 +19,7 @@ import jwt
 import typer
 from pydantic import ValidationError
 
-from domicile.identity import check_endorsed, verify_receipt, write_private
+from domicile.identity import check_endorsed, fingerprint, sync_folder, verify_receipt, write_private
 from domicile.model.errors import Conflict, InvalidInput
 from domicile.model.ids import SubjectKey
 from domicile.model.key_wire import ShredReceipt
@@ -103,11 +103,8 @@ class ReceiptFile:
             return
         os.pwrite(self._descriptor, f"{PENDING} {meant.subject_key} {meant.epoch}\n".encode(), 0)
         os.fsync(self._descriptor)
-        folder = os.open(self.path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(self.path.parent)
+        self.meant = meant
 
     def keep(self, receipt: str, key: str) -> None:
         """The receipt, and the key that it is signed by beside it. Raises InvalidInput where another one is there."""
@@ -140,7 +137,10 @@ def receipt_command(
     ] = None,
     key: Annotated[
         Path | None,
-        typer.Option(help="Instead: the receipt key (PEM) as its key service told you, which is then all that counts."),
+        typer.Option(
+            help="Instead: the receipt key (PEM) as its key service told you, which is then all that counts. Its "
+            "fingerprint is printed: compare it with the one you were given by another way."
+        ),
     ] = None,
     state: StateOption = None,
     json_output: JsonOption = False,
@@ -158,13 +158,14 @@ def receipt_command(
         if key is None:
             known = authority or Layout.at(state).authorities / f"{said.jur}.pem"
             check_endorsed(public, said, known.read_bytes())
-    tell(said, receipt, json_output=json_output)
+    tell(said, receipt, public, by="the key alone" if key else "the authority", json_output=json_output)
 
 
-def tell(said: ShredReceipt, receipt: Path, *, json_output: bool) -> None:
-    """What a receipt says that was found to be good."""
+def tell(said: ShredReceipt, receipt: Path, key: bytes, *, by: str, json_output: bool) -> None:
+    """What a receipt says that was found to be good; ``by``: on whose word its key is believed."""
     if json_output:
-        emit_json({"ok": True, "receipt": str(receipt)} | said.model_dump(mode="json"))
+        trust = {"key": fingerprint(key), "trusted_by": by}
+        emit_json({"ok": True, "receipt": str(receipt)} | said.model_dump(mode="json") | trust)
         return
     rows = [["cell", f"{said.jur}/{said.cell}"], ["keys destroyed", f"{len(said.principals)}, in {said.store}"]]
     if said.deleted is not None:
@@ -181,4 +182,5 @@ def tell(said: ShredReceipt, receipt: Path, *, json_output: bool) -> None:
             ("in no backup after", said.backups_until),
         )
     ]
+    rows += [["signed by key (SHA-256)", fingerprint(key)], ["believed by", by]]
     table(["", ""], rows)

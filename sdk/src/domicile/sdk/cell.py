@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 from uuid import UUID
@@ -14,6 +15,8 @@ from domicile.sdk.finding import check_size, conditions_on
 from domicile.sdk.home import Home, Vault
 from domicile.sdk.records import Record
 from domicile.sdk.store import AcrossStore
+from domicile.sdk.store.across import FoundRow
+from domicile.sdk.store.port import OutdatedKeys
 from domicile.telemetry import log
 
 R = TypeVar("R", bound=Record)
@@ -72,16 +75,21 @@ class CellSession:
                 raise UnsupportedQuery(
                     "a blind index of one subject", where=f"{kind.__name__}.{name}", remedy='declare find="cell"'
                 )
-        # the codec of nobody: only the cell's own secret is asked for
-        wanted = await conditions_on(self._codec(_NOBODY), kind, conditions)
-        if wanted is None:
-            return []
-        rows = await self._across.rows(table, wanted, limit)
+        try:
+            rows = await self._rows(kind, conditions, limit)
+        except OutdatedKeys:
+            self._vault.keys.forget_index()
+            rows = await self._rows(kind, conditions, limit)
         found = []
         for each in rows:
             home = Home(self._vault, each.fence)
             found.append(Found(home, await self._codec(home.internal_id).record(kind, each.row)))
         return found
+
+    async def _rows(self, kind: type[Record], conditions: Mapping[str, Any], limit: int) -> list[FoundRow]:
+        # the codec of nobody: only the cell's own secret is asked for
+        wanted = await conditions_on(self._codec(_NOBODY), kind, conditions)
+        return [] if wanted is None else await self._across.rows(kind.domicile_table, wanted, limit)
 
     def _codec(self, internal_id: UUID) -> Codec:
         return Codec(self._vault.keys, self._vault.cell, self._vault.jurisdiction, internal_id, across=True)

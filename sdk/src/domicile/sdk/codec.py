@@ -22,7 +22,7 @@ from domicile.model.errors import (
     WrongJurisdiction,
 )
 from domicile.model.fields import Destroyed
-from domicile.model.key_wire import DataKey
+from domicile.model.key_wire import CellIndexKey, DataKey
 from domicile.sdk.records import Record
 from domicile.sdk.sealing import Sealer, blind_index
 from domicile.sdk.store.port import Condition, NewRow, Once, Operator, StoredRow, principal_of
@@ -57,7 +57,11 @@ class Keys(Protocol):
         """Ask the service for the keys of this subject and its principals when they are wanted next."""
         ...
 
-    async def cell_index_key(self) -> bytes: ...
+    async def cell_index_key(self) -> CellIndexKey: ...
+
+    def forget_index(self) -> None:
+        """The same of the cell's index secret."""
+        ...
 
 
 class Codec:
@@ -80,30 +84,40 @@ class Codec:
         return await self._keys.data_key(self._internal_id, principal or self._internal_id, create=create)
 
     def forget(self) -> None:
-        """The subject's keys were turned since they were asked for: ask again."""
+        """The subject's keys, or the cell's secret, were turned since they were asked for: ask again."""
         self._keys.forget(self._internal_id)
-
-    async def secret(self, column: Column, *, create: bool = False) -> bytes:
-        """Under which the column's blind index is written. Raises NotFound for a subject that never had a key."""
-        if column.find == "cell":
-            return await self._keys.cell_index_key()
-        return (await self.key(create=create)).index_key
+        self._keys.forget_index()
 
     async def condition(self, column: Column, table: Table, spelled: bytes) -> Condition:
-        """What rows with this value meet, under either generation while the keys are turned. Raises as ``secret``."""
-        if column.find == "cell":
-            index = blind_index(await self._keys.cell_index_key(), table.name, column.name, spelled)
-            return Condition(column.index, Operator.EQUAL, index)
-        key = await self.key()
-        index = blind_index(key.index_key, table.name, column.name, spelled)
-        if key.other is None:
-            return Condition(column.index, Operator.EQUAL, index, key.newest)
-        other = blind_index(key.other.index_key, table.name, column.name, spelled)
-        return Condition(column.index, Operator.AMONG, [index, other], key.newest)
+        """What rows with this value meet, under either generation while the keys are turned.
 
-    async def cursor_secret(self, *, personal: bool) -> bytes:
-        """``personal``: of a cursor that holds a personal value, which ends with the subject's own key."""
-        return (await self.key(create=True)).index_key if personal else await self._keys.cell_index_key()
+        Raises NotFound for a subject, or a cell, that never had a key.
+        """
+
+        def index(secret: bytes) -> bytes:
+            return blind_index(secret, table.name, column.name, spelled)
+
+        def met(now: bytes, other: bytes | None) -> Condition:
+            if other is None:
+                return Condition(column.index, Operator.EQUAL, index(now))
+            return Condition(column.index, Operator.AMONG, [index(now), index(other)])
+
+        if column.find == "cell":
+            cell = await self._keys.cell_index_key()
+            return met(cell.key, None if cell.other is None else cell.other.key)._replace(newest_index=cell.newest)
+        key = await self.key()
+        return met(key.index_key, None if key.other is None else key.other.index_key)._replace(newest=key.newest)
+
+    async def cursor_secrets(self, *, personal: bool) -> list[bytes]:
+        """To make cursors with, and another that one may be of while keys are turned.
+
+        ``personal``: of a cursor that holds a personal value, which ends with the subject's own key.
+        """
+        if personal:
+            key = await self.key(create=True)
+            return [key.index_key] if key.other is None else [key.index_key, key.other.index_key]
+        cell = await self._keys.cell_index_key()
+        return [cell.key] if cell.other is None else [cell.key, cell.other.key]
 
     def _sealer(self, key: DataKey) -> Sealer:
         """Kept for as long as the key service's client answers with an equal key, which it makes anew each time."""
@@ -156,8 +170,9 @@ class Codec:
         Raises KeyDestroyed where the principal's key was, Unavailable while the keys are turned again and again.
         """
         values: dict[str, Any] = {}
+        cell: CellIndexKey | None = None
         sealer: Sealer | None = None
-        generation = 0
+        generation, cell_generation = 0, 0
         for column, value in columns.items():
             if value is None and not column.nullable:
                 raise InvalidInput("no value", where=f"{table.name}.{column.name}")
@@ -174,9 +189,12 @@ class Codec:
             if column.find is not None and spelled is None:
                 values[column.index] = None
             elif column.find is not None and spelled is not None:
-                secret = await self._keys.cell_index_key() if column.find == "cell" else own
+                secret = own
+                if column.find == "cell":
+                    cell = cell or await self._keys.cell_index_key()
+                    secret, cell_generation = cell.key, cell.generation
                 values[column.index] = blind_index(secret, table.name, column.name, spelled)
-        return NewRow(row, values, principal, generation)
+        return NewRow(row, values, principal, generation, cell_generation)
 
     async def _pair(self, principal: UUID | None, *, indexed: bool, create: bool = False) -> tuple[DataKey, bytes]:
         """A principal's key, and where ``indexed`` the secret of the subject's blind indexes, of one generation."""
@@ -192,25 +210,33 @@ class Codec:
         raise Unavailable("the subject's keys are being turned", where="keys", retry_after=1)
 
     async def resealed(
-        self, table: Table, row: UUID, values: Mapping[str, Any], principal: UUID | None, generation: int
-    ) -> dict[str, Any]:
+        self,
+        table: Table,
+        row: UUID,
+        values: Mapping[str, Any],
+        principal: UUID | None,
+        generation: int | None,
+        index: int | None = None,
+    ) -> NewRow | None:
         """A row's sealed values, and what is derived from them, under the keys of a generation.
 
-        Empty where all of them are, and where the key of whom the row is about was destroyed: nothing opens them.
-        Raises Conflict where it isn't the generation to write with, DomicileError for a value that is not in its place.
+        None where all of them are, and where the key of whom the row is about was destroyed: nothing opens them.
+        ``generation``: of the subject's keys, ``index``: of the cell's secret; None for whichever is written with.
+        Raises Conflict where it isn't the one to write with, DomicileError for a value that is not in its place.
         """
         sealed = [column for column in table.columns if column.sealed and values.get(column.name) is not None]
         if not sealed:
-            return {}
+            return None
         try:
             key = await self.key(principal)
         except KeyDestroyed:
-            return {}
+            return None
         try:
             key, secret = await self._pair(principal, indexed=any(column.find == "subject" for column in sealed))
         except KeyDestroyed:  # the subject's own, by whose secret nobody looks up any more
             secret = key.index_key
-        if key.generation != generation:
+        cell = await self._keys.cell_index_key() if any(column.find == "cell" for column in sealed) else None
+        if key.generation != (generation or key.generation) or (cell and cell.generation != (index or cell.generation)):
             raise Conflict("the keys were turned again meanwhile", where=table.name)
         both = self._sealer(key)
         new = replace(both, other=None)
@@ -223,7 +249,12 @@ class Codec:
             fresh[column.name] = new.seal(table.name, column.name, row, spelled)
             if column.find == "subject":
                 fresh[column.index] = blind_index(secret, table.name, column.name, spelled)
-        return fresh if stale else {}
+            elif cell is not None and column.find == "cell":
+                fresh[column.index] = blind_index(cell.key, table.name, column.name, spelled)
+                stale = stale or fresh[column.index] != values[column.index]
+        if not stale:
+            return None
+        return NewRow(row, fresh, principal, key.generation, 0 if cell is None else cell.generation)
 
     def new_id(self, table: Table, idempotency_key: str) -> UUID:
         """The id of a record that is made under a key, the same each time, whatever became of keys meanwhile.

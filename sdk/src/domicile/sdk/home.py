@@ -245,8 +245,8 @@ class Records(ABC):
         table, subject = kind.domicile_table, self._fence.internal_id
         selection = Selection(wanted, order, descending, limit=size + 1)
         ordered = table.by_name.get(order)
-        secret = await self._codec.cursor_secret(personal=ordered is not None and ordered.personal)
-        cursors = Cursors.at_home(secret, subject, table, selection)
+        secrets = await self._codec.cursor_secrets(personal=ordered is not None and ordered.personal)
+        cursors = Cursors.at_home(secrets, subject, table, selection)
         begin = None if after is None else cursors.place(after)
         found = await self._rows.select(table, replace(selection, after=begin))
         records = [await self._codec.record(kind, row) for row in found[:size]]

@@ -8,14 +8,16 @@ what is shareable, and nothing else. A subject whose fence is open here is serve
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any, NoReturn
 from uuid import UUID
 
 from domicile.client import DirectoryClient, GatewayClient, KeyClient
 from domicile.model.access import Identity, Role
 from domicile.model.errors import (
+    Conflict,
     CrossBorderAccess,
+    DomicileError,
     InvalidInput,
     NotFound,
     Unavailable,
@@ -195,26 +197,34 @@ class Residency:
         """The home that a ticket names, as ``home`` finds it. Raises InvalidInput for what is no ticket."""
         return await self.home_of(key_of(ticket))
 
-    async def erase(self, subject_id: str) -> ErasureResponse:
+    async def erase(self, subject_id: str, *, epoch: int | None = None) -> ErasureResponse:
         """Erase a subject at home here for good: rows, aliases, keys and pin, in every process at once.
 
         The answer holds the signed receipt; who asks again gets the same one. Whoever comes back starts with nothing,
-        at a higher epoch. Raises WrongCell, CrossBorderAccess, UnknownSubject, and Conflict for one that is being
-        moved. Raises Unavailable where it is not done: nothing is begun, or the rest goes on by itself.
+        at a higher epoch. ``epoch``: the ``home.epoch`` of the account that is meant, for who may ask late or again:
+        one that was opened since is left alone. None: whoever is here when this is called, and nobody who comes later.
+
+        Raises WrongCell, CrossBorderAccess, UnknownSubject, and Conflict for one that is being moved, or that neither
+        is nor was at ``epoch``. Raises Unavailable where it is not done: nothing is begun, or the rest goes on by
+        itself.
         """
-        keys = self.subject_keys(subject_id)
-        gateway = self._gateways[self.cell_name]
-        try:
-            pin = await self._pin(*keys)
-        except UnknownSubject:
-            for key in keys:  # erased already, perhaps here
-                try:
-                    return await gateway.erase(key)
-                except (UnknownSubject, WrongCell):
-                    continue
-            raise
-        self._require_here(pin)
-        return await gateway.erase(pin.subject_key)
+        found = []
+        for key in self.subject_keys(subject_id):
+            with suppress(UnknownSubject):
+                found.append(await self._directory.pin(key, fresh=True))
+        failed: DomicileError = UnknownSubject("no such subject, or not any more")
+        # of one that has two keys the one before is a tombstone, whose epoch says nothing
+        for pin in sorted(found, key=lambda pin: pin.state is PinState.ERASED):
+            erased = pin.state is PinState.ERASED
+            try:
+                self._require_here(pin)
+                meant = pin.epoch if epoch is None else epoch
+                return await self._gateways[self.cell_name].erase(pin.subject_key, epoch=meant)
+            except (Conflict, UnknownSubject, WrongCell, CrossBorderAccess) as error:
+                if not erased:
+                    raise
+                failed = error if epoch is not None and isinstance(error, Conflict) else failed
+        raise failed
 
     async def shred(self, subject_id: str, principal: UUID) -> ErasureResponse:
         """Delete what is stored about one principal of a subject at home here, and destroy its key.

@@ -292,8 +292,8 @@ class Residency:
     def look_up(self, kind: type[Ref], **conditions: Any) -> list[Ref]:
         return self._loop.run(self._residency.look_up(kind, **conditions))
 
-    def erase(self, subject_id: str) -> ErasureResponse:
-        return self._loop.run(self._residency.erase(subject_id))
+    def erase(self, subject_id: str, *, epoch: int | None = None) -> ErasureResponse:
+        return self._loop.run(self._residency.erase(subject_id, epoch=epoch))
 
     def shred(self, subject_id: str, principal: UUID) -> ErasureResponse:
         return self._loop.run(self._residency.shred(subject_id, principal))

@@ -293,9 +293,9 @@ class Table:
 
     @cached_property
     def derived(self) -> list[str]:
-        """Stored columns that are made of values and a subject's keys: they are turned together."""
+        """Stored columns that are made of values and keys: they are turned together."""
         names = [column.name for column in self.columns if column.sealed]
-        return [*names, *(column.index for column in self.columns if column.find == "subject")]
+        return [*names, *(column.index for column in self.columns if column.find)]
 
     @cached_property
     def stored(self) -> tuple[tuple[str, str, bool], ...]:

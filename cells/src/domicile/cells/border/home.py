@@ -233,7 +233,7 @@ class HomeBorder:
     async def _build(self, release: KeptRelease) -> None:
         made = await self._plan(parse_declaration(release.text))
         keys = await self._keys()
-        treating = Treating(made, await keys.cell_index_key())
+        treating = Treating(made, (await keys.cell_index_key()).key)
         progress = self._reading[release.name, release.revision] = _Progress()
         rows = await self._read(made, treating, keys, progress)
         topology = await self._topology()

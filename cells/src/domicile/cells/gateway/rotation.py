@@ -1,4 +1,4 @@
-"""Rotation of a cell's data keys, run in the cell with its gateway's certificate: the centre has neither rows nor keys.
+"""Rotation of a cell's keys, run in the cell with its gateway's certificate: the centre has neither rows nor keys.
 
 A subject's data key and the secret of its blind indexes are turned together, in steps each of which may be the last:
 
@@ -9,6 +9,11 @@ A subject's data key and the secret of its blind indexes are turned together, in
 5. the database refuses the keys of before, and what was written meanwhile is re-sealed;
 6. every row was opened under the new keys alone: the ones of before are destroyed.
 
+The cell's own secret, of blind indexes across subjects, takes the same steps once for all of them: 1 to 3 before any
+subject is begun, 5 before any is finished. Each row is indexed anew when it is re-sealed, and subjects whose data keys
+need no turn are gone through for their indexes alone. It is destroyed when no subject is left that could have a row
+under it, those among them that are not open here at the moment.
+
 How far it is stands in the key store and the cell's database, so that whoever runs it next goes on, and two that run it
 at once are harmless. No step goes by a clock: the wait before step 5 only spares writers a refusal.
 """
@@ -18,6 +23,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Final
 
 from domicile.cells.gateway.settings import GatewaySettings, open_own, open_vault, own_cell
@@ -27,11 +33,13 @@ from domicile.model.key_wire import KeyRotation, KeyTurn
 from domicile.sdk.home import Vault
 from domicile.sdk.recorded import record_class
 from domicile.sdk.store import Fence, FenceStore
+from domicile.sdk.tables import Table
 from domicile.sdk.turning import turn_rows
 from domicile.telemetry import log, warn
 
 ATTEMPTS: Final = 30
 PAUSE_SECONDS: Final = 1.0
+INDEX_BATCH: Final = 200
 NEWCOMERS: Final = 10
 """How often principals with first keys may come between two steps before their subject is left for the next run."""
 Tell = Callable[[KeyRotation], None]
@@ -53,40 +61,57 @@ class Rotator:
         self._vault = vault
         self._hold_seconds = hold_seconds
         self._pause = pause
+        self._unindexed = 0
 
     async def status(self) -> KeyRotation:
-        return await self._keys.rotation("status")
+        return await self._counted(await self._keys.rotation("status"))
+
+    async def _counted(self, now: KeyRotation) -> KeyRotation:
+        self._unindexed = await self._fences.count_index_due(now.index) if now.index and await self._indexed() else 0
+        return self._told(now)
+
+    def _told(self, now: KeyRotation) -> KeyRotation:
+        """Who is left to be indexed was counted once, and is counted down since."""
+        return now.model_copy(update={"unindexed": self._unindexed if now.index else 0})
 
     async def stop(self) -> KeyRotation:
         """Every rotator of this cell ends after the subjects that it has in hand."""
-        return await self._keys.rotation("pause")
+        return await self._counted(await self._keys.rotation("pause"))
 
     async def run(self, tell: Tell) -> KeyRotation:
         """Until every subject that is at home here is done, or somebody pauses it; what is left then.
 
         Raises Conflict, before anything is turned, for a table whose fields nobody recorded, Unavailable.
         """
-        await self._check_tables()
-        tell(await self._keys.rotation("go"))
+        await self._tables()
+        begun = await self._keys.rotation("go")
+        tell(await self._counted(begun))
+        index = begun.index
+        if index is not None:
+            await self.begin_index(index)
         await self._each(self.begin, tell)
-        if (await self.status()).turning:
+        if index is not None or (await self._keys.rotation("status")).turning:
             await self._pause(self._hold_seconds)
-        await self._each(self.finish, tell)
+        if index is not None:
+            await self._fences.withdraw_index(index)
+        await self._each(partial(self.finish, index=index), tell)
+        if index is not None:
+            await self.finish_index(index, tell)
         return await self.status()
 
     async def _each(self, step: Callable[[KeyTurn], Awaitable[None]], tell: Tell) -> None:
         after = None
         while turns := await self._keys.turns(after):
             for turn in turns:
-                await self._patiently(step, turn)
+                await self._patiently(partial(step, turn))
             after = turns[-1].subject
-            tell(await self.status())
+            tell(self._told(await self._keys.rotation("status")))
 
-    async def _patiently(self, step: Callable[[KeyTurn], Awaitable[None]], turn: KeyTurn) -> None:
+    async def _patiently(self, step: Callable[[], Awaitable[None]]) -> None:
         """One subject; what only this one refuses is logged, and it is left for the next run."""
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                return await step(turn)
+                return await step()
             except KeyWithheld as error:
                 return warn("subject-not-turned", code=error.code)
             except Unavailable:
@@ -116,28 +141,79 @@ class Rotator:
                 await self._keys.step(turn, "make")
         else:
             await self._keys.step(turn, "turn")
-        await self._turn_rows(fence, turn, wholly=False)
+        await self._turn_rows(fence, turn.generation, wholly=False)
 
-    async def finish(self, turn: KeyTurn) -> None:
-        """Steps 5 and 6 of a subject; harmless to repeat. Raises Conflict for one that was not begun."""
+    async def begin_index(self, generation: int) -> None:
+        """Steps 1 to 3 of the cell's index secret; harmless to repeat. Raises Conflict where it was turned again."""
+        await self._keys.index_step(generation, "make")
+        await self._fences.announce_index(generation)
+        await self._keys.index_step(generation, "turn")
+        self._vault.keys.forget_index()
+
+    async def finish(self, turn: KeyTurn, index: int | None = None) -> None:
+        """Steps 5 and 6 of a subject; harmless to repeat. Raises Conflict for one that was not begun.
+
+        ``index``: the generation of the cell's index secret that others are withdrawn for.
+        """
         fence = await self._fence(turn)
         await self._keys.step(turn, "turn")
         await self._fences.withdraw_keys(fence, turn.generation)
-        count = await self._turn_rows(fence, turn, wholly=True)
+        if index is not None:
+            await self._fences.settle_index(fence, index)
+        count = await self._turn_rows(fence, turn.generation, index=index, wholly=True)
         await self._keys.step(turn, "retire")
+        if index is not None:
+            await self._indexed_anew(fence, index)
         log("subject-turned", count=count)
 
-    async def _turn_rows(self, fence: Fence, turn: KeyTurn, *, wholly: bool) -> int:
-        self._vault.keys.forget(turn.subject)
+    async def finish_index(self, generation: int, tell: Tell) -> None:
+        """Everybody who is left, then step 6 of the cell's index secret; harmless to repeat."""
+        after, indexed = None, bool(await self._indexed())
+        while indexed and await self._still(generation):
+            fences = await self._fences.index_due(generation, after, INDEX_BATCH)
+            if not fences:
+                break
+            for fence in fences:
+                await self._patiently(partial(self._index_rows, fence, generation))
+            after = fences[-1].subject_key
+            tell(self._told(await self._keys.rotation("status")))
+        if await self._still(generation) and not (indexed and await self._fences.count_index_due(generation)):
+            await self._keys.index_step(generation, "retire")
+            log("index-turned")
+
+    async def _still(self, generation: int) -> bool:
+        """Whether the cell's index secret is to be turned to this generation, and nobody has paused it."""
+        now = await self._keys.rotation("status")
+        return now.running and now.index == generation
+
+    async def _index_rows(self, fence: Fence, generation: int) -> None:
+        """A subject's rows for their indexes alone, whichever data keys they are under."""
+        if fence.state != "open":
+            raise FenceRefused("this cell does not hold the subject open")
+        await self._fences.settle_index(fence, generation)
+        self._vault.keys.forget(fence.internal_id)
+        for table in await self._indexed():
+            await turn_rows(self._vault, fence, table, None, index=generation, wholly=True)
+        await self._indexed_anew(fence, generation)
+
+    async def _indexed_anew(self, fence: Fence, generation: int) -> None:
+        await self._fences.index_turned(fence, generation)
+        self._unindexed = max(0, self._unindexed - 1)
+
+    async def _turn_rows(self, fence: Fence, generation: int, *, index: int | None = None, wholly: bool) -> int:
+        self._vault.keys.forget(fence.internal_id)
         count = 0
-        for table in await self._fences.tables():
-            kind = record_class(table, await self._fences.columns(table))
-            count += await turn_rows(self._vault, fence, kind.domicile_table, turn.generation, wholly=wholly)
+        for table in await self._tables():
+            count += await turn_rows(self._vault, fence, table, generation, index=index, wholly=wholly)
         return count
 
-    async def _check_tables(self) -> None:
-        for table in await self._fences.tables():
-            record_class(table, await self._fences.columns(table))
+    async def _tables(self) -> list[Table]:
+        names = await self._fences.tables()
+        return [record_class(name, await self._fences.columns(name)).domicile_table for name in names]
+
+    async def _indexed(self) -> list[Table]:
+        """Those with blind indexes across subjects."""
+        return [table for table in await self._tables() if any(column.find == "cell" for column in table.columns)]
 
 
 @asynccontextmanager

@@ -20,6 +20,7 @@ from domicile.model.key_wire import (
     DataKeysResponse,
     IndexKeyRequest,
     IndexKeyResponse,
+    IndexTurnRequest,
     KekProgresses,
     KeyDomainRequest,
     KeyRotationRequest,
@@ -51,6 +52,7 @@ class KeyApi:
         service.route("POST", "/v1/key-rotations", Endpoint.KEYS_TURN, self.rotation)
         service.route("POST", "/v1/key-rotations/subjects", Endpoint.KEYS_TURN, self.turns)
         service.route("POST", "/v1/key-rotations/turns", Endpoint.KEYS_TURN, self.turn)
+        service.route("POST", "/v1/key-rotations/index", Endpoint.KEYS_TURN, self.turn_index)
         service.route("POST", "/v1/backup-keys", Endpoint.BACKUP_KEYS, self.backup_key)
         service.route("GET", "/v1/keks", Endpoint.KEYS_ROTATE, self.keks)
         service.route("POST", "/v1/keks/{domain}/rotate", Endpoint.KEYS_ROTATE, self.rotate)
@@ -80,9 +82,11 @@ class KeyApi:
     async def index_keys(self, request: web.Request) -> web.Response:
         asked = await read_body(request, IndexKeyRequest)
         caller = await self._own_cell(request, asked.cell, [])
-        return json_response(
-            IndexKeyResponse(key=await self._custody.index_key(asked.cell, caller)), Cache_Control="no-store"
+        key = await self._custody.index_key(asked.cell, caller)
+        answer = IndexKeyResponse(
+            generation=key.generation, key=key.key, other=key.other, cache_seconds=self._cache_seconds
         )
+        return json_response(answer, Cache_Control="no-store")
 
     async def assign(self, request: web.Request) -> web.Response:
         asked = await read_body(request, KeyDomainRequest)
@@ -110,6 +114,17 @@ class KeyApi:
             await self._store.turn(asked.cell, asked.subject, asked.generation)
         else:
             await self._store.retire(asked.cell, asked.subject, asked.generation, caller)
+        return web.Response(status=204)
+
+    async def turn_index(self, request: web.Request) -> web.Response:
+        asked = await read_body(request, IndexTurnRequest)
+        caller = await self._own_cell(request, asked.cell, [])
+        if asked.step == "make":
+            await self._custody.make_next_index(asked.cell, asked.generation, caller)
+        elif asked.step == "turn":
+            await self._store.turn_index_key(asked.cell, asked.generation)
+        else:
+            await self._store.retire_index_keys(asked.cell, asked.generation, caller)
         return web.Response(status=204)
 
     async def shred(self, request: web.Request) -> web.Response:

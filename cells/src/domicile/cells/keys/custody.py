@@ -19,7 +19,16 @@ from domicile.cells.keys.storage import DataKeyRow, IndexKeyRow, KeyStore, Name
 from domicile.identity.wrapping import backup_key_context, check_value
 from domicile.model import InvalidInput, KeyWithheld, NotFound
 from domicile.model.key_domains import DEFAULT_DOMAIN
-from domicile.model.key_wire import BackupKey, BackupKeyRequest, DataKey, KekProgress, OtherKey, WrappedKey
+from domicile.model.key_wire import (
+    BackupKey,
+    BackupKeyRequest,
+    CellIndexKey,
+    DataKey,
+    IndexKey,
+    KekProgress,
+    OtherKey,
+    WrappedKey,
+)
 
 KEY_BYTES: Final = 32
 REWRAP_BATCH: Final = 200
@@ -119,16 +128,23 @@ class Custody:
         wrapped = Wrapped(context, row.version, row.wrapped)
         return (await self._holder(row.domain).unwrap([wrapped], [row.check_value]))[0]
 
-    async def index_key(self, cell: str, caller: str) -> bytes:
+    async def _fresh_index(self, cell: str, generation: int) -> IndexKeyRow:
+        plain = Plain(index_key_context(self._jurisdiction, DEFAULT_DOMAIN, cell), _fresh(1))
+        (wrapped,) = await self._holder(DEFAULT_DOMAIN).wrap([plain])
+        check = check_value(plain.value, plain.context)
+        return IndexKeyRow(cell, DEFAULT_DOMAIN, wrapped.version, wrapped.value, check, generation)
+
+    async def index_key(self, cell: str, caller: str) -> CellIndexKey:
         """The secret of ``cell``'s blind indexes across subjects, made by the first call that asks for it."""
-        row = await self._store.index_key(cell, caller)
-        if row is None:
-            plain = Plain(index_key_context(self._jurisdiction, DEFAULT_DOMAIN, cell), _fresh(1))
-            (wrapped,) = await self._holder(DEFAULT_DOMAIN).wrap([plain])
-            check = check_value(plain.value, plain.context)
-            fresh = IndexKeyRow(cell, DEFAULT_DOMAIN, wrapped.version, wrapped.value, check)
-            row = await self._store.add_index_key(fresh, caller)
-        return await self._unwrap_index(row)
+        rows = await self._store.index_keys(cell, caller)
+        if not rows:
+            rows = await self._store.add_index_key(await self._fresh_index(cell, 1), caller)
+        now, *other = [IndexKey(generation=row.generation, key=await self._unwrap_index(row)) for row in rows[:2]]
+        return CellIndexKey(generation=now.generation, key=now.key, other=other[0] if other else None)
+
+    async def make_next_index(self, cell: str, generation: int, caller: str) -> None:
+        """The cell's index secret of the next generation; harmless to repeat. Nobody writes with it yet."""
+        await self._store.add_next_index_key(await self._fresh_index(cell, generation), caller)
 
     async def assign(self, cell: str, subject: UUID, domain: str, caller: str) -> None:
         if domain not in self._holders:
@@ -172,11 +188,8 @@ class Custody:
         """Of every domain, or of one. Raises NotFound for an unknown one, KeyWithheld where its holder is silent."""
         if domain is not None and domain not in self._holders:
             raise NotFound(f"no key domain {domain!r}")
-        found = []
-        for name in [domain] if domain is not None else list(self._holders):
-            version = await self._holders[name].version()
-            found.append(KekProgress(domain=name, version=version, left=await self._store.count_stale(name, version)))
-        return found
+        names = [domain] if domain is not None else list(self._holders)
+        return [await self._far(name, await self._holders[name].version()) for name in names]
 
     async def rotate(self, domain: str) -> KekProgress:
         """Begin a new version, unless keys are still under another: then that rotation goes on."""
@@ -201,7 +214,11 @@ class Custody:
                 [(row, *new) for row, new in zip(keys, done[: len(keys)], strict=True)],
                 [(row, *new) for row, new in zip(index_keys, done[len(keys) :], strict=True)],
             )
-        return KekProgress(domain=domain, version=now.version, left=await self._store.count_stale(domain, now.version))
+        return await self._far(domain, now.version)
+
+    async def _far(self, domain: str, version: int) -> KekProgress:
+        left = await self._store.count_stale(domain, version)
+        return KekProgress(domain=domain, version=version, left=left, unverified=self._holders[domain].unverified)
 
 
 def _handed(row: DataKeyRow, other: DataKeyRow | None, opened: Mapping[DataKeyRow, bytes]) -> DataKey:

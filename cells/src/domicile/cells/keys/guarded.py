@@ -55,13 +55,20 @@ class GuardedHolder:
     """A holder behind its guard. Every failure is KeyWithheld, counted by its reason; no text of a holder's is kept.
 
     ``remote``: elsewhere, and so with a deadline and a breaker. This service's own keys need neither, and what
-    they raise is told: a damaged row must not close the domain.
+    they raise is told: a damaged row must not close the domain. ``unverified``: its kind was tried against a double.
     """
 
     def __init__(
-        self, domain: str, inner: KeyHolder, *, remote: bool = True, clock: Callable[[], float] = time.monotonic
+        self,
+        domain: str,
+        inner: KeyHolder,
+        *,
+        remote: bool = True,
+        unverified: bool = False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.domain = domain
+        self.unverified = unverified
         self._inner = inner
         self._remote = remote
         self._breaker = Breaker(clock)

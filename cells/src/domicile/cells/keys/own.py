@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from domicile.cells.keys.holders import Plain, Wrapped
-from domicile.identity import write_private
+from domicile.identity import sync_folder, write_private
 from domicile.identity.wrapping import KEY_BYTES, KeyEncryptionKey
 from domicile.model import InvalidInput
 
@@ -97,6 +97,7 @@ class OwnHolder:
             pass
         finally:
             fresh.unlink()
+            sync_folder(self._folder)  # before anything is wrapped with it
 
     def _read(self, path: Path) -> KeyEncryptionKey:
         remedy = "restore the file from its backup, or from the host that made it"

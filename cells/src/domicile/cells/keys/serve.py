@@ -66,7 +66,7 @@ async def _holders(
         else:
             held = CustomerHolder(settings.credentials, jurisdiction, name, domain.holder)
         stack.push_async_callback(held.close)
-        holders[name] = GuardedHolder(name, held)
+        holders[name] = GuardedHolder(name, held, unverified=domain.transit is not None)
     return holders
 
 
@@ -97,5 +97,7 @@ async def serve_keys(settings: KeySettings, section: KeySection | None = None) -
             repeated(lambda: prune(store, section.audit_days), BEAT_SECONDS, "key-audit-not-pruned")
         )
         stack.push_async_callback(ended, pruning)
+        forgetting = asyncio.create_task(repeated(shredder.forget_expired, BEAT_SECONDS, "shreds-not-forgotten"))
+        stack.push_async_callback(ended, forgetting)
         async with service.listen(settings.address(), context):
             yield

@@ -8,19 +8,18 @@ it hands out a key of one that came back.
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
-from uuid import UUID
 
+from domicile.cells.keys.noted import Noted, NotedFile, kept
 from domicile.cells.keys.storage import KeyStore
 from domicile.identity import Credentials, Signer, endorse
-from domicile.model import InvalidInput, TokenType
+from domicile.model import TokenType
 from domicile.model.key_domains import KeySection
 from domicile.model.key_wire import ShredReceipt, ShredRequest
-from domicile.telemetry import warn
+from domicile.telemetry import log, warn
 
 LOG_FILE: Final = "shredded.log"
 RECEIPT_KEY_FILE: Final = "receipt.key"
@@ -42,7 +41,7 @@ class Shredder:
         self._credentials = credentials
         self._identity = credentials.identity
         self._section = section
-        self._log = state / LOG_FILE
+        self._noted = NotedFile(state / LOG_FILE)
         self._signer = Signer.load_or_create(state / RECEIPT_KEY_FILE)
         self._clock = clock
         self._noting = asyncio.Lock()
@@ -58,8 +57,11 @@ class Shredder:
         """
         key = endorse(self._signer.public_pem(), self._credentials).decode()
         await self._store.check_owner(asked.cell, asked.subject)  # before it is noted for every start to come
+        now = int(self._clock())
+        until = now + self._section.backup_days * DAY
+        line = Noted(cell=asked.cell, subject=asked.subject, principal=asked.principal, at=now, until=until)
         async with self._noting:
-            await asyncio.to_thread(self._note, asked)
+            await asyncio.to_thread(self._noted.add, line)
         shredded = await self._store.shred(asked.cell, asked.subject, asked.principal, caller)
         now = int(self._clock())
         receipt = ShredReceipt(
@@ -81,35 +83,25 @@ class Shredder:
         """What was noted and is there all the same: an interrupted shred, or a restored store; how many keys."""
         again = 0
         async with self._noting:
-            noted = await asyncio.to_thread(self._noted)
-        for asked in noted:
+            noted = await asyncio.to_thread(self._noted.read)
+        for asked in {(line.subject, line.principal): line for line in noted}.values():
             again += (await self._store.shred(asked.cell, asked.subject, asked.principal, self._identity.uri)).now
         if again:
             warn("keys-destroyed-again", count=again)
         return again
 
-    def _note(self, asked: ShredRequest) -> None:
-        descriptor = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        with os.fdopen(descriptor, "ab") as stream:
-            stream.write(asked.model_dump_json(exclude={"deleted"}).encode() + b"\n")
-            stream.flush()
-            os.fsync(stream.fileno())
+    async def forget_expired(self) -> int:
+        """What no backup can give back any more is noted no longer; how many lines go.
 
-    def _noted(self) -> list[ShredRequest]:
-        """A last line that was cut short belongs to a shred that was never acknowledged, and is cut off."""
-        try:
-            *lines, rest = self._log.read_bytes().split(b"\n")
-        except FileNotFoundError:
-            return []
-        if rest:
-            os.truncate(self._log, sum(len(line) + 1 for line in lines))
-        noted: dict[tuple[UUID, UUID | None], ShredRequest] = {}
-        for line in lines:
-            try:
-                asked = ShredRequest.model_validate_json(line)
-            except ValueError:
-                raise InvalidInput(
-                    "cannot be read", where=str(self._log), remedy="restore it: it tells what must stay destroyed"
-                ) from None
-            noted[asked.subject, asked.principal] = asked
-        return list(noted.values())
+        By this host's clock and the key store's, whichever is behind: one that jumps ahead forgets nothing.
+        """
+        now = int(min(self._clock(), await self._store.time()))
+        async with self._noting:
+            lines = await asyncio.to_thread(self._noted.read)
+            left = kept(lines, now, self._section.backup_days * DAY)
+            if left.changed:
+                await asyncio.to_thread(self._noted.replace, left.lines)
+        gone = len(lines) - len(left.lines)
+        if gone:
+            log("shreds-forgotten", count=gone)
+        return gone

@@ -61,6 +61,7 @@ class IndexKeyRow(NamedTuple):
     version: int
     wrapped: bytes
     check_value: bytes
+    generation: int = 1
 
 
 class Shredded(NamedTuple):
@@ -166,6 +167,12 @@ class KeyStore:
 
     async def probe(self) -> None:
         await self.keks("")
+
+    async def time(self) -> float:
+        """What the database's clock says, in seconds since 1970."""
+        async with self._transaction() as connection:
+            now: float = await connection.fetchval(_SQL["time"])
+        return now
 
     async def prepare(self) -> None:
         """Apply the schema, one process at a time."""
@@ -294,23 +301,57 @@ class KeyStore:
                 raise Conflict("has keys in another key domain already", remedy="assign it before its first record")
             await connection.execute(_SQL["set_domain"], subject, domain)
 
-    async def index_key(self, cell: str, caller: str) -> IndexKeyRow | None:
-        """The wrapped index secret of ``cell``, if there is one."""
+    async def index_keys(self, cell: str, caller: str) -> list[IndexKeyRow]:
+        """The wrapped index secrets of ``cell``, the one to write with first, and two while it is turned."""
         async with self._transaction() as connection:
-            row = await connection.fetchrow(_SQL["find_index_key"], cell)
-            if row is None:
-                return None
-            await self._audit(connection, caller, cell, "unwrapped", [(None, None)])
-        return IndexKeyRow(*row)
+            rows = await connection.fetch(_SQL["find_index_keys"], cell)
+            if rows:
+                await self._audit(connection, caller, cell, "unwrapped", [(None, None)])
+        return [IndexKeyRow(*row) for row in rows]
 
-    async def add_index_key(self, row: IndexKeyRow, caller: str) -> IndexKeyRow:
-        """Keep a new one; the one that there is then."""
+    async def add_index_key(self, row: IndexKeyRow, caller: str) -> list[IndexKeyRow]:
+        """Keep a first one; those that there are then."""
         async with self._transaction() as connection:
-            made = await connection.fetchval(_SQL["add_index_key"], *row)
+            made = await connection.fetchval(_SQL["add_index_key"], *row[:5])
             await self._audit(connection, caller, row.cell, "made" if made else "unwrapped", [(None, None)])
-            kept = await connection.fetchrow(_SQL["find_index_key"], row.cell)
-        assert kept is not None
-        return IndexKeyRow(*kept)
+            return [IndexKeyRow(*each) for each in await connection.fetch(_SQL["find_index_keys"], row.cell)]
+
+    async def add_next_index_key(self, row: IndexKeyRow, caller: str) -> None:
+        """Keep the next one, unless another call did. Raises Conflict where it isn't the one that is next."""
+        async with self._index_turning(row.cell) as (connection, now):
+            if now.generation >= row.generation:
+                return
+            if now.generation != row.generation - 1:
+                raise Conflict("not the next index secret", remedy="ask how far the rotation is")
+            if await connection.fetchval(_SQL["add_next_index_key"], *row):
+                await self._audit(connection, caller, row.cell, "made", [(None, None)])
+
+    async def turn_index_key(self, cell: str, generation: int) -> None:
+        """Write with this generation from now on; harmless to repeat. Raises Conflict where it was not made."""
+        async with self._index_turning(cell) as (connection, now):
+            if (
+                now.generation < generation
+                and await connection.execute(_SQL["turn_index_key"], cell, generation) != "UPDATE 1"
+            ):
+                raise Conflict("no index secret of this generation was made", remedy="make it, and turn again")
+
+    async def retire_index_keys(self, cell: str, generation: int, caller: str) -> None:
+        """Destroy those before this generation; harmless to repeat. Raises Conflict where they are written with."""
+        async with self._index_turning(cell) as (connection, now):
+            if now.generation < generation:
+                raise Conflict("this index secret is written with", remedy="turn first")
+            if await connection.fetch(_SQL["retire_index_keys"], cell, generation):
+                await self._audit(connection, caller, cell, "retired", [(None, None)])
+
+    @asynccontextmanager
+    async def _index_turning(self, cell: str) -> AsyncIterator[tuple[Connection, IndexKeyRow]]:
+        """The index secret that a cell writes with, which nobody else turns until the transaction ends."""
+        async with self._transaction() as connection:
+            await connection.execute(_SQL["lock_index_keys"], cell)
+            row = await connection.fetchrow(_SQL["find_index_keys"], cell)
+            if row is None:
+                raise NotFound("no index key was made")
+            yield connection, IndexKeyRow(*row)
 
     async def check_owner(self, cell: str, subject: UUID) -> None:
         """Raises Forbidden where the subject belongs to another cell."""
@@ -343,7 +384,13 @@ class KeyStore:
                 await connection.execute(_SQL["go_on" if action == "go" else "pause"], cell)
             row = await connection.fetchrow(_SQL["rotation_status"], cell)
         assert row is not None
-        return KeyRotation(running=bool(row["running"]), started=row["started"], due=row["due"], turning=row["turning"])
+        return KeyRotation(
+            running=bool(row["running"]),
+            started=row["started"],
+            due=row["due"],
+            turning=row["turning"],
+            index=row["index"],
+        )
 
     async def turns(self, cell: str, after: UUID | None, limit: int) -> list[KeyTurn]:
         """Subjects that are not done, after one; none where no rotation is running."""

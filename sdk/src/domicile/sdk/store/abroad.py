@@ -76,7 +76,7 @@ class Question(NamedTuple):
     def cursors(self, internal_id: UUID) -> Cursors:
         spelled = [repr((*each, value)).encode() for each, value in zip(self.compared, self.values, strict=True)]
         parts = [self.table.encode(), self.order.encode(), bytes([self.descending]), *spelled]
-        return Cursors(internal_id.bytes, _USE, parts, self.kind(self.order))
+        return Cursors([internal_id.bytes], _USE, parts, self.kind(self.order))
 
     def next(self, internal_id: UUID, last: UUID, value: Any) -> str:
         """The cursor to what is after a row. Raises UnsupportedQuery where it were too long to be sent back."""

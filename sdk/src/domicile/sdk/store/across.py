@@ -12,7 +12,7 @@ import asyncpg
 from domicile.model.ids import SubjectKey
 from domicile.sdk.store.failures import untold
 from domicile.sdk.store.fences import Fence
-from domicile.sdk.store.port import Condition, Operator, StoredRow, principal_of
+from domicile.sdk.store.port import Condition, Operator, OutdatedKeys, StoredRow, oldest, principal_of
 from domicile.sdk.store.queries import query
 from domicile.sdk.store.statements import compare, who
 from domicile.sdk.tables import Table
@@ -31,14 +31,15 @@ def select(table: Table, compared: tuple[tuple[str, Operator], ...]) -> str:
     """Rows of subjects that are open here, in the order of creation: what is compared with, then the limit.
 
     The fence, then the row's id, version and principal, then the table's columns: read by their places, as in
-    ``statements``.
+    ``statements``. First, under how new a secret of the cell they may lie, in a row of its own where none is found.
     """
     columns = "".join(f', t."{column.name}"' for column in table.columns)
     wheres = "".join(f" AND {compare(name, operator, n)}" for n, (name, operator) in enumerate(compared, start=1))
     return (
-        f"SELECT f.subject_key, f.internal_id, f.epoch, f.state, t.id, t.version, {who()}{columns} "  # noqa: S608 - checked names
+        "SELECT domicile.newest_index(), r.* FROM (SELECT) one LEFT JOIN ("  # noqa: S608 - checked names
+        f"SELECT f.subject_key, f.internal_id, f.epoch, f.state, t.id, t.version, {who()}{columns} "
         f'FROM public."{table.name}" AS t CROSS JOIN LATERAL domicile.read_fence(t.subject_key) f '
-        f"WHERE f.state = 'open'{wheres} ORDER BY t.created_at, t.id LIMIT ${len(compared) + 1}"
+        f"WHERE f.state = 'open'{wheres} ORDER BY t.created_at, t.id LIMIT ${len(compared) + 1}) r ON true"
     )
 
 
@@ -53,9 +54,14 @@ class AcrossStore:
         await untold(self._pool.execute(query("note_session"), purpose))
 
     async def rows(self, table: Table, conditions: Sequence[Condition], limit: int) -> list[FoundRow]:
+        """Raises OutdatedKeys where rows may lie under a newer secret of the cell than a condition knows."""
         statement = select(table, tuple((condition.column, condition.operator) for condition in conditions))
         values = [condition.value for condition in conditions]
         names = [column.name for column in table.columns]
+        found = await untold(self._pool.fetch(statement, *values, limit))
+        known = oldest(condition.newest_index for condition in conditions)
+        if known and found[0][0] > known:
+            raise OutdatedKeys
         return [
             FoundRow(
                 Fence(SubjectKey(row[0]), UUID(int=row[1].int), row[2], row[3]),
@@ -66,5 +72,5 @@ class AcrossStore:
                     principal=principal_of(row[6]),
                 ),
             )
-            for row in await untold(self._pool.fetch(statement, *values, limit))
+            for row in (each[1:] for each in found if each[1] is not None)
         ]

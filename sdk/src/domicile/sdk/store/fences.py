@@ -189,13 +189,39 @@ class FenceStore:
 
         Raises FenceRefused where the subject isn't open, Unavailable where a writer does not end within ``seconds``.
         """
-        if not await untold(self._withdraw(fence, generation, seconds)):
+        if not await untold(self._with_fence("withdraw_keys", fence, generation, seconds)):
             raise refused()
 
-    async def _withdraw(self, fence: Fence, generation: int, seconds: float) -> Any:
+    async def _with_fence(self, name: str, fence: Fence, generation: int, seconds: float) -> Any:
         async with self._pool.acquire() as connection, transaction(connection, COMMIT_SECONDS):
             await connection.execute(query("lock_for"), f"{seconds * 1000:.0f}ms")
-            return await connection.fetchval(query("withdraw_keys"), fence.internal_id, generation)
+            return await connection.fetchval(query(name), fence.internal_id, generation)
+
+    async def announce_index(self, generation: int) -> None:
+        """Rows may lie under an index secret of the cell of this generation from now on."""
+        await untold(self._pool.execute(query("announce_index"), generation))
+
+    async def withdraw_index(self, generation: int) -> None:
+        """Nobody who begins from now on writes with an index secret from before this generation."""
+        await untold(self._pool.execute(query("withdraw_index"), generation))
+
+    async def settle_index(self, fence: Fence, generation: int, *, seconds: float = CLOSE_SECONDS) -> None:
+        """Nor does who had begun to write for this subject, once he has ended. Raises as ``withdraw_keys``."""
+        if not await untold(self._with_fence("settle_index", fence, generation, seconds)):
+            raise refused()
+
+    async def index_turned(self, fence: Fence, generation: int) -> None:
+        """All rows of the subject are under the index secret of this generation, and stay so."""
+        await untold(self._pool.execute(query("index_turned"), fence.internal_id, generation))
+
+    async def index_due(self, generation: int, after: SubjectKey | None, limit: int) -> list[Fence]:
+        """The next subjects after a key of whom that was not said, whatever state they are in but retired."""
+        rows = await untold(self._pool.fetch(query("index_due"), generation, after or b"", limit))
+        return [_fence(row) for row in rows]
+
+    async def count_index_due(self, generation: int) -> int:
+        count: int = await untold(self._pool.fetchval(query("count_index_due"), generation))
+        return count
 
     async def tables(self) -> list[str]:
         """Every table of a class of records."""

@@ -6,7 +6,7 @@ represented.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -45,12 +45,14 @@ class Condition(NamedTuple):
     """``value`` as it lies in the column; for a blind index, the index; for ``PRINCIPAL``, None is the subject.
 
     ``newest``: of a subject's blind index, the newest generation of keys that ``value`` was made for; else 0.
+    ``newest_index``: the same of an index across subjects, by generations of the cell's secret.
     """
 
     column: str
     operator: Operator
     value: Any
     newest: int = 0
+    newest_index: int = 0
 
     def __repr__(self) -> str:
         return f"Condition({self.column} {self.operator} ...)"
@@ -99,16 +101,29 @@ class NewRow(NamedTuple):
     """A row to be written: each of the table's stored columns by name, or those that change.
 
     ``principal``: who it is about, where that is not the subject; it stays so for as long as the row is there.
-    ``keys``: the generation that sealed it; 0 where nothing is sealed.
+    ``keys``: the generation that sealed it; 0 where nothing is sealed. ``index_keys``: the cell's secret of its
+    indexes across subjects; 0 where there are none.
     """
 
     id: UUID
     values: Mapping[str, Any]
     principal: UUID | None = None
     keys: int = 0
+    index_keys: int = 0
 
     def __repr__(self) -> str:
         return f"NewRow({self.id}, {sorted(self.values)})"
+
+
+def made_with(rows: Iterable[NewRow]) -> str:
+    """The oldest keys that any of the rows was made with, as the trigger on each table reads it."""
+    listed = list(rows)
+    return f"{oldest(row.keys for row in listed)}/{oldest(row.index_keys for row in listed)}"
+
+
+def oldest(generations: Iterable[int]) -> int:
+    """0 stands for none."""
+    return min((each for each in generations if each), default=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +139,13 @@ class Once:
 
 
 class OutdatedKeys(Unavailable):
-    """The subject's keys were replaced since they were asked for; nothing was done. Ask for them, and try again."""
+    """The subject's keys, or the cell's index secret, were replaced since they were asked for; nothing was done.
+
+    Ask for them, and try again.
+    """
 
     def __init__(self) -> None:
-        super().__init__("the subject has newer keys", where="storage", retry_after=1)
+        super().__init__("there are newer keys", where="storage", retry_after=1)
 
 
 class Lookups(Protocol):

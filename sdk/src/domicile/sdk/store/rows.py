@@ -41,6 +41,8 @@ from domicile.sdk.store.port import (
     Work,
     another_version,
     given_twice,
+    made_with,
+    oldest,
     principal_of,
     refused,
     stored_principal,
@@ -87,7 +89,7 @@ async def _begin(connection: Connection, key: SubjectKey, epoch: int) -> Subject
 
 def _written(table: Table, row: NewRow) -> list[Any]:
     values = (row.values[name] for name, _, _ in table.stored)
-    return [row.id, stored_principal(row.principal), str(row.keys), *values]
+    return [row.id, stored_principal(row.principal), made_with([row]), *values]
 
 
 class _Transaction:
@@ -145,7 +147,7 @@ class _Transaction:
     async def _replace(self, table: Table, row: NewRow, version: int) -> Any:
         statement = statements.replace(table, tuple(row.values))
         who = stored_principal(row.principal)
-        arguments = (version, self._key, self._epoch, row.id, who, str(row.keys), *row.values.values())
+        arguments = (version, self._key, self._epoch, row.id, who, made_with([row]), *row.values.values())
         return await self._ask(self._connection.fetchval, statement, *arguments)
 
     @in_turn
@@ -195,9 +197,8 @@ def many(table: Table, rows: Sequence[NewRow], jurisdiction: str, key: SubjectKe
     if any(one.id == other.id for one, other in pairwise(ordered)):
         raise given_twice(table)
     columns = [[row.values[name] for row in ordered] for name, _, _ in table.stored]
-    oldest = min((row.keys for row in rows if row.keys), default=0)
     ids, who = [row.id for row in ordered], [stored_principal(row.principal) for row in ordered]
-    return statements.write_many(table), [jurisdiction, key, epoch, ids, who, str(oldest), places, *columns]
+    return statements.write_many(table), [jurisdiction, key, epoch, ids, who, made_with(rows), places, *columns]
 
 
 def in_order(rows: Sequence[NewRow], found: Sequence[asyncpg.Record]) -> list[int]:
@@ -216,8 +217,8 @@ async def selected(
     epoch: int,
 ) -> list[StoredRow]:
     """One statement, in a transaction or alone."""
-    keyed = [condition.newest for condition in selection.conditions if condition.newest]
-    newest = min(keyed) if keyed else 0
+    newest = oldest(condition.newest for condition in selection.conditions)
+    newest_index = oldest(condition.newest_index for condition in selection.conditions)
     statement = statements.select(
         table,
         tuple((condition.column, condition.operator) for condition in selection.conditions),
@@ -226,6 +227,7 @@ async def selected(
         limited=selection.limit is not None,
         after=selection.after is not None,
         keyed=bool(newest),
+        indexed=bool(newest_index),
     )
     arguments: list[Any] = [condition.value for condition in selection.conditions]
     if selection.after is not None:
@@ -235,7 +237,9 @@ async def selected(
     rows = await fetch(statement, key, *arguments)
     if not rows or rows[0][:2] != (epoch, "open"):
         raise refused()
-    if newest and rows[0][-1] > newest:
+    if newest_index and rows[0][-1] > newest_index:
+        raise OutdatedKeys
+    if newest and rows[0][-2 if newest_index else -1] > newest:
         raise OutdatedKeys
     names = [column.name for column in table.columns]
     return [

@@ -39,7 +39,7 @@ def _target(table: Table) -> str:
 
 
 def _sealed_by(mark: str) -> str:
-    """Tells the trigger which generation of keys sealed what is written; a condition is looked at before it runs."""
+    """Tells the trigger what the rows were made with (``port.made_with``); a condition is looked at before it runs."""
     return f"set_config('domicile.keys', {mark}, true) IS NOT NULL"
 
 
@@ -142,12 +142,13 @@ def select(
     limited: bool = False,
     after: bool = False,
     keyed: bool = False,
+    indexed: bool = False,
 ) -> str:
     """Rows and fence in one snapshot; one row without an id where no row matches.
 
     The fence's epoch and state, the row's id, version, the value that it is ordered by and its principal, then the
-    table's columns: read by their places, since a class may call a column whatever it likes. Last, where ``keyed``,
-    under how new keys rows may lie.
+    table's columns: read by their places, since a class may call a column whatever it likes. Last, where ``keyed`` and
+    ``indexed``, under how new keys and how new a secret of the cell rows may lie.
 
     $1 is the subject, then what is compared with, then the value and the id of the place after which to begin, then
     the limit.
@@ -160,7 +161,7 @@ def select(
         value, row = f"${next_mark}::{table.kind_of(order).sql}", f"${next_mark + 1}::uuid"
         wheres += " AND " + beyond(f't."{order}"', "t.id", further, value, row)
         next_mark += 2
-    newest = ", domicile.newest_keys($1)" if keyed else ""
+    newest = (", domicile.newest_keys($1)" if keyed else "") + (", domicile.newest_index()" if indexed else "")
     bound = f"LIMIT ${next_mark}" if limited else "OFFSET 0"
     return (
         f"SELECT f.epoch, f.state, r.*{newest} FROM domicile.enter($1) f LEFT JOIN LATERAL ("  # noqa: S608
@@ -172,13 +173,13 @@ def select(
 
 @lru_cache(maxsize=CACHED)
 def sealed(table: Table, *, held: bool = False) -> str:
-    """Sealed values of the transaction's subject, and whom they are about, where that is another.
+    """Sealed values of the transaction's subject, and whom they are about, where that is another; blind indexes, too.
 
     $1 the id after which to begin, $2 how many rows at most.
 
     ``held``: those of $1 ids that nobody else holds, held until the transaction ends.
     """
-    columns = "".join(f', t."{column.name}"' for column in table.columns if column.sealed)
+    columns = "".join(f', t."{name}"' for name in table.derived)
     which = "t.id > $1 ORDER BY t.id LIMIT $2"
     if held:
         which = "t.id = ANY ($1::uuid[]) ORDER BY t.id FOR NO KEY UPDATE SKIP LOCKED"

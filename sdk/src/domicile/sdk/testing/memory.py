@@ -19,7 +19,7 @@ from uuid import UUID, uuid4
 
 from domicile.model.errors import KeyDestroyed, NotFound, UnsupportedQuery
 from domicile.model.ids import KEY_BYTES, SubjectKey
-from domicile.model.key_wire import DataKey
+from domicile.model.key_wire import CellIndexKey, DataKey
 from domicile.sdk.home import Home, Vault
 from domicile.sdk.references import Ref
 from domicile.sdk.store import Condition, Fence, NewRow, Once, Operator, Rows, Selection, StoredRow, Work, references
@@ -57,7 +57,7 @@ class MemoryKeys:
     def __init__(self) -> None:
         self._keys: dict[tuple[UUID, UUID], DataKey] = {}
         self._destroyed: set[tuple[UUID, UUID | None]] = set()
-        self._index = os.urandom(32)
+        self._index = CellIndexKey(key=os.urandom(32))
 
     async def data_key(self, subject: UUID, principal: UUID, *, create: bool = False) -> DataKey:
         name = (subject, principal)
@@ -77,8 +77,11 @@ class MemoryKeys:
     async def data_keys(self, names: Sequence[tuple[UUID, UUID]], *, create: bool = False) -> list[DataKey]:
         return [await self.data_key(*name, create=create) for name in names]
 
-    async def cell_index_key(self) -> bytes:
+    async def cell_index_key(self) -> CellIndexKey:
         return self._index
+
+    def forget_index(self) -> None:
+        """As ``forget``."""
 
     def shred(self, home: Home, principal: UUID | None = None) -> None:
         """No sealed value of the home's subject opens from now on; with a principal, none that is about that one."""

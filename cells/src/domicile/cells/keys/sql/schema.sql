@@ -65,6 +65,17 @@ CREATE TABLE IF NOT EXISTS keys.index_keys (
     created     timestamptz NOT NULL DEFAULT now()
 );
 
+-- Both generations of it are there while the cell's rows are turned; turned: it is, or was, written with.
+ALTER TABLE keys.index_keys ADD COLUMN IF NOT EXISTS generation integer NOT NULL DEFAULT 1;
+ALTER TABLE keys.index_keys ADD COLUMN IF NOT EXISTS turned boolean NOT NULL DEFAULT true;
+DO $$
+BEGIN
+    IF (SELECT cardinality(conkey) FROM pg_constraint WHERE conname = 'index_keys_pkey') = 1 THEN
+        ALTER TABLE keys.index_keys DROP CONSTRAINT index_keys_pkey, ADD PRIMARY KEY (cell, generation);
+    END IF;
+END
+$$;
+
 -- Principals whose key was destroyed: it is not made anew.
 CREATE TABLE IF NOT EXISTS keys.shredded (
     subject   uuid NOT NULL,

@@ -92,6 +92,33 @@ SELECT domicile.announce_keys($1, $2)
 -- Let keys of a subject ($1, internal id) from before a generation ($2) write no more.
 SELECT domicile.withdraw_keys($1, $2)
 
+-- name: announce_index
+-- Say that rows may lie under an index secret of the cell of a generation ($1).
+SELECT domicile.announce_index($1)
+
+-- name: withdraw_index
+-- Let an index secret of the cell from before a generation ($1) write no more.
+SELECT domicile.withdraw_index($1)
+
+-- name: settle_index
+-- The same for who writes for a subject ($1, internal id) already, generation $2.
+SELECT domicile.settle_index($1, $2)
+
+-- name: index_turned
+-- All rows of a subject ($1, internal id) are under the cell's index secret of a generation ($2).
+SELECT domicile.index_turned($1, $2)
+
+-- name: index_due
+-- Subjects whose rows may be under an index secret of before a generation ($1), after a key ($2), at most $3 of them.
+SELECT subject_key, internal_id, epoch, state FROM domicile.fences
+WHERE turned_index < $1 AND state <> 'retired' AND subject_key > $2
+ORDER BY subject_key
+LIMIT $3
+
+-- name: count_index_due
+-- How many those are.
+SELECT count(*) FROM domicile.fences WHERE turned_index < $1 AND state <> 'retired'
+
 -- name: record_tables
 -- Every table of a class of records.
 SELECT DISTINCT table_name FROM domicile.columns ORDER BY table_name

@@ -75,6 +75,14 @@ CREATE TABLE IF NOT EXISTS domicile.turns (
     newest_keys integer NOT NULL
 );
 
+-- Blind indexes across subjects are under a secret of the cell: rows may lie under one of generation newest_index, and
+-- those before oldest_index write nothing any more. Of each subject: the oldest that may write for it, and the one that
+-- all of its rows are known to be under.
+ALTER TABLE domicile.cell ADD COLUMN IF NOT EXISTS newest_index integer NOT NULL DEFAULT 1;
+ALTER TABLE domicile.cell ADD COLUMN IF NOT EXISTS oldest_index integer NOT NULL DEFAULT 1;
+ALTER TABLE domicile.fences ADD COLUMN IF NOT EXISTS oldest_index integer NOT NULL DEFAULT 1;
+ALTER TABLE domicile.fences ADD COLUMN IF NOT EXISTS turned_index integer NOT NULL DEFAULT 1;
+
 -- What each column of each record table holds, so that gateways need no application code.
 CREATE TABLE IF NOT EXISTS domicile.columns (
     table_name  text NOT NULL,
@@ -284,6 +292,42 @@ BEGIN
 END
 $$;
 
+-- The newest generation of the cell's index secret under which rows may lie, as this statement's snapshot has it.
+CREATE OR REPLACE FUNCTION domicile.newest_index() RETURNS integer
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT c.newest_index FROM domicile.cell c
+$$;
+
+-- Say that rows may lie under an index secret of this generation; committed before anybody writes with it.
+CREATE OR REPLACE FUNCTION domicile.announce_index(generation integer) RETURNS void
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    UPDATE domicile.cell AS c SET newest_index = greatest(c.newest_index, generation)
+$$;
+
+-- Let nobody who begins from now on write with an index secret from before this generation.
+CREATE OR REPLACE FUNCTION domicile.withdraw_index(generation integer) RETURNS void
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    UPDATE domicile.cell AS c SET
+        newest_index = greatest(c.newest_index, generation), oldest_index = greatest(c.oldest_index, generation)
+$$;
+
+-- The same for who has begun to write for an open subject, once he has ended: he may have looked at the cell before.
+CREATE OR REPLACE FUNCTION domicile.settle_index(wanted uuid, generation integer) RETURNS boolean
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE domicile.fences AS f SET oldest_index = greatest(f.oldest_index, generation)
+    WHERE f.internal_id = wanted AND f.state = 'open';
+    RETURN FOUND;
+END
+$$;
+
+-- All rows of a subject are under an index secret of this generation; said after nobody can write with one of before.
+CREATE OR REPLACE FUNCTION domicile.index_turned(wanted uuid, generation integer) RETURNS void
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    UPDATE domicile.fences AS f SET turned_index = greatest(f.turned_index, generation)
+    WHERE f.internal_id = wanted AND f.oldest_index >= generation
+$$;
+
 -- What was answered under an idempotency key. Keys and requests are hashes; subject is an internal id.
 CREATE TABLE IF NOT EXISTS domicile.answers (
     subject  uuid NOT NULL,
@@ -395,6 +439,8 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 DECLARE
     label  text;
     oldest integer;
+    oldest_index integer;
+    made_with text[];
 BEGIN
     IF current_setting('synchronous_commit') NOT IN ('on', 'remote_apply') THEN
         RAISE EXCEPTION 'synchronous_commit is below on' USING ERRCODE = 'DM004';
@@ -432,20 +478,26 @@ BEGIN
         END IF;
     END IF;
     -- the common case in one look: the label, and the fence open at the row's epoch, which is held from here on
-    SELECT c.jurisdiction, f.oldest_keys INTO label, oldest FROM domicile.cell c CROSS JOIN domicile.fences f
+    SELECT c.jurisdiction, f.oldest_keys, greatest(c.oldest_index, f.oldest_index) INTO label, oldest, oldest_index
+    FROM domicile.cell c CROSS JOIN domicile.fences f
     WHERE f.subject_key = NEW.subject_key AND f.epoch = NEW.epoch AND f.state = 'open'
       AND NOT EXISTS (SELECT FROM domicile.intents i WHERE i.subject = f.internal_id AND i.until > clock_timestamp())
     FOR SHARE OF f;
     IF NOT FOUND THEN
         PERFORM domicile.hold_fence(NEW.subject_key, NEW.epoch);
-        SELECT c.jurisdiction, f.oldest_keys INTO label, oldest FROM domicile.cell c CROSS JOIN domicile.fences f
+        SELECT c.jurisdiction, f.oldest_keys, greatest(c.oldest_index, f.oldest_index) INTO label, oldest, oldest_index
+        FROM domicile.cell c CROSS JOIN domicile.fences f
         WHERE f.subject_key = NEW.subject_key;
     END IF;
-    -- domicile.keys: the generation that sealed the row, 0 where nothing is sealed; who does not say it is of before
-    IF oldest > 1
-        AND coalesce(nullif(current_setting('domicile.keys', true), '')::integer, 1) BETWEEN 1 AND oldest - 1
-    THEN
-        RAISE EXCEPTION 'the subject has newer keys' USING ERRCODE = 'DM009';
+    -- domicile.keys: 'KEYS/INDEX', the generations of the keys that sealed the row and of the cell's secret that indexed
+    -- it, 0 where nothing is sealed or indexed so; who does not say it is of before
+    IF oldest > 1 OR oldest_index > 1 THEN
+        made_with := string_to_array(nullif(current_setting('domicile.keys', true), ''), '/');
+        IF coalesce(made_with[1]::integer, 1) BETWEEN 1 AND oldest - 1
+            OR coalesce(made_with[2]::integer, 1) BETWEEN 1 AND oldest_index - 1
+        THEN
+            RAISE EXCEPTION 'there are newer keys' USING ERRCODE = 'DM009';
+        END IF;
     END IF;
     -- a principal is the subject, or a random id of the application's after a byte that no pepper has
     IF NEW.principal_key <> NEW.subject_key
@@ -1076,6 +1128,7 @@ GRANT EXECUTE ON FUNCTION domicile.hold_fence(bytea, bigint) TO domicile_app;
 GRANT EXECUTE ON FUNCTION domicile.read_fence(bytea) TO domicile_app, domicile_abroad;
 GRANT EXECUTE ON FUNCTION domicile.enter(bytea) TO domicile_app;
 GRANT EXECUTE ON FUNCTION domicile.newest_keys(bytea) TO domicile_app;
+GRANT EXECUTE ON FUNCTION domicile.newest_index() TO domicile_app, domicile_cell;
 GRANT EXECUTE ON FUNCTION domicile.recall(bytea, bigint, bytea, bytea) TO domicile_app;
 GRANT EXECUTE ON FUNCTION domicile.remember(bytea, bytea, bigint[]) TO domicile_app;
 GRANT EXECUTE ON FUNCTION domicile.open_fence(bytea, text, text, uuid, bigint, jsonb) TO domicile_gateway;
@@ -1087,6 +1140,10 @@ GRANT EXECUTE ON FUNCTION domicile.forget_previous(integer) TO domicile_gateway;
 GRANT EXECUTE ON FUNCTION domicile.sweep(integer) TO domicile_gateway;
 GRANT EXECUTE ON FUNCTION domicile.announce_keys(uuid, integer) TO domicile_gateway;
 GRANT EXECUTE ON FUNCTION domicile.withdraw_keys(uuid, integer) TO domicile_gateway;
+GRANT EXECUTE ON FUNCTION domicile.announce_index(integer) TO domicile_gateway;
+GRANT EXECUTE ON FUNCTION domicile.withdraw_index(integer) TO domicile_gateway;
+GRANT EXECUTE ON FUNCTION domicile.settle_index(uuid, integer) TO domicile_gateway;
+GRANT EXECUTE ON FUNCTION domicile.index_turned(uuid, integer) TO domicile_gateway;
 GRANT EXECUTE ON FUNCTION domicile.settle(bytea, uuid, bigint, text) TO domicile_gateway;
 GRANT EXECUTE ON FUNCTION domicile.end_restored() TO domicile_gateway;
 GRANT SELECT ON domicile.cell, domicile.fences, domicile.unsettled, domicile.restores TO domicile_gateway;
