@@ -301,7 +301,7 @@ async def test_what_is_swapped_does_not_open(world: World, when: str) -> None:
         sources.append(before["email"])  # under keys that were destroyed
     for raw in sources:
         async with world.root.transaction():
-            await world.root.execute("SELECT set_config('domicile.keys', '9', true)")
+            await world.root.execute("SELECT set_config('domicile.keys', '9/9', true)")
             await world.root.execute("UPDATE patients SET email = $2 WHERE id = $1", one.id, raw)
         reader = await world.home(home.subject_key)
         with pytest.raises(DomicileError, match="does not belong"):

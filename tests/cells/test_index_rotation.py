@@ -39,7 +39,6 @@ async def world(
     trust: Trust, key_storage: Storage, cell_storage: Storage, cell: asyncpg.Connection
 ) -> AsyncIterator[World]:
     async with turning(trust, key_storage, cell_storage, cell) as made:
-        await cell.execute("UPDATE domicile.cell SET newest_index = 1, oldest_index = 1")
         await cell.execute("DELETE FROM domicile.fences")
         yield made
 

@@ -196,4 +196,4 @@ async def test_the_page_on_keys_rotates_by_its_commands(trust: Trust, key_storag
             assert process.returncode == 0
         assert await read(trust, settings.bind, list(before)) == before
     status, done = said
-    assert done == {"ok": True, "domain": "default", "version": status["version"] + 1, "left": 0}
+    assert done == {"ok": True, "domain": "default", "version": status["version"] + 1, "left": 0, "unverified": False}

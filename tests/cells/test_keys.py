@@ -158,7 +158,7 @@ async def test_another_cells_key_is_refused_and_nothing_made(
         ("us", Role.GATEWAY, "us-1.iad", Unavailable),
         ("eu", Role.GATEWAY, "eu-2.par", Forbidden),
         ("eu", Role.ROUTER, "fra", Unavailable),
-        ("eu", Role.KEYS, "fra", Unavailable),
+        ("eu", Role.KEYS, "fra", Forbidden),  # its own certificate, which may ask how it is
         ("eu", Role.STORAGE, "eu-1.fra", Unavailable),
         ("eu", Role.LOAD, "fra", Unavailable),
         ("global", Role.DIRECTORY, "fra", Unavailable),

@@ -49,7 +49,7 @@ async def test_the_matrix_holds_at_each_route(directory: RunningDirectory, role:
         callee = Identity("acme", GLOBAL, Role.DIRECTORY, "fra")
         for method, pattern, endpoint in ROUTES:
             path = pattern.format(key=any_key())
-            if role in NO_CALLERS:
+            if role in NO_CALLERS and caller != callee:  # which may ask itself how it is
                 assert role not in MATRIX[endpoint].roles
                 with pytest.raises(aiohttp.ClientError):
                     await directory.ask(method, path, jurisdiction=jurisdiction, role=role, name=name)

@@ -240,7 +240,7 @@ async def test_what_was_acknowledged_outlives_the_server(storage: Storage) -> No
         await until(enough, "writes")
         storage.kill()
         done = await asyncio.gather(*writers, return_exceptions=True)
-        assert [type(error) for error in done] == [Unavailable] * 4
+        assert all(isinstance(error, Unavailable) for error in done)
     storage.restart()
     async with home_in(storage, keys, fence) as home:
         there = {note.id for note in await home.all(Note)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Annotated, Any
 from uuid import UUID
@@ -245,7 +245,7 @@ def test_every_type_of_a_field_can_be_a_default() -> None:
     for kind in KINDS.values():
         example: Any = {
             str: "x", int: 1, UUID: UUID(int=1), date: date.min, bool: False, float: 1.5, bytes: b"x",
-            datetime: datetime.now(UTC), Decimal: Decimal(1),
+            datetime: datetime.now(UTC), time: time.min, Decimal: Decimal(1),
         }[kind.python]  # fmt: skip
         assert ddl.value(example, kind.sql).endswith(f"'::{kind.sql}")
 

@@ -245,14 +245,15 @@ async def changes_a_record_once_under_a_key_at_the_version_that_is_named(home: H
     (now,) = await home.all(Letter)
     assert (now.version, now.weight) == (2, 2)
     assert (await home.update(now, version=1, weight=2, idempotency_key="u")).version == 2, "the request is the change"
-    for attempt in (
-        home.update(read, weight=3, idempotency_key="u"),
-        home.update(now, weight=2, idempotency_key="u"),
-        home.update(now, version=1, weight=3),
-        home.put(now, idempotency_key="u"),
-    ):
+    attempts: list[Callable[[], Awaitable[Any]]] = [
+        lambda: home.update(read, weight=3, idempotency_key="u"),
+        lambda: home.update(now, weight=2, idempotency_key="u"),
+        lambda: home.update(now, version=1, weight=3),
+        lambda: home.put(now, idempotency_key="u"),
+    ]
+    for attempt in attempts:
         with pytest.raises(Conflict):
-            await attempt
+            await attempt()
     assert (await home.update(now, weight=3)).version == 3
 
 

@@ -102,6 +102,7 @@ async def turning(
     """A cell with rows to be turned, and its key service, both begun anew."""
     await apply_schema(cell, "eu-1", "eu", [Patient, Letter, Referral])
     await cell.execute("TRUNCATE patients, letters, referrals, domicile.turns, domicile.answers")
+    await cell.execute("UPDATE domicile.cell SET newest_index = 1, oldest_index = 1")
     settings = key_settings(trust, key_storage)
     async with serve_keys(settings, SECTION):
         async with superuser(key_storage) as root:

@@ -56,7 +56,7 @@ async def read_body(request: web.Request, model: type[Body]) -> Body:
 def json_response(body: BaseModel, *, status: int = 200, **headers: str) -> web.Response:
     return web.Response(
         status=status,
-        body=body.model_dump_json(by_alias=True, exclude_none=True),
+        body=body.model_dump_json(by_alias=True, exclude_none=True).encode(),
         content_type="application/json",
         headers={name.replace("_", "-"): value for name, value in headers.items()},
     )

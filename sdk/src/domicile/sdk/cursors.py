@@ -60,6 +60,8 @@ class Cursors:
 
     def place(self, cursor: str) -> Place:
         """Where a page begins. Raises InvalidInput for a cursor that was not made for this question."""
+        if not cursor.isascii():  # what is raised of it would quote it
+            raise another_question()
         try:
             raw = base64.b64decode(cursor, altchars=b"-_", validate=True)
         except (binascii.Error, ValueError):

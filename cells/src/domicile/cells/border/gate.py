@@ -23,7 +23,7 @@ from domicile.model.errors import Forbidden
 
 @dataclass(frozen=True, slots=True)
 class Passed:
-    """``members``: the class of each subject, by a name of its own for the lineage: kept at home, for the releases to come."""
+    """``members``: the class of each subject, by its name within the lineage: kept at home for releases to come."""
 
     kept: Kept
     pages: list[str]
