@@ -204,7 +204,7 @@ async def test_a_write_whose_answer_was_swallowed_by_a_dying_leader_is_done_once
         assert await _settles(root, note), "it is committed, on both nodes"
         assert not writing.done()
         nodes.kill(old)
-        await root.close()
+        root.terminate()
         for connection in opened:
             connection.terminate()
         with pytest.raises(Unavailable):

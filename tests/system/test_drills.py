@@ -6,14 +6,11 @@ import json
 import signal
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import psutil
 import pytest
 from domicile_testing.databases import wait_for
 from domicile_testing.worlds import COMMAND, LocalWorld, clean_environment, domicile, running_world
-
-from domicile.ops.drills.scenarios import SCENARIOS
 
 pytestmark = [pytest.mark.system, pytest.mark.xdist_group("drills"), pytest.mark.timeout(240)]
 LIGHT = ("--rate", "40", "--floor", "1", "--users", "1", "--before", "2", "--after", "1", "--wait", "0")
@@ -26,6 +23,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalWorld]:
         yield running
 
 
+@pytest.mark.full
 def test_a_drill_that_is_killed_in_the_middle_is_put_right_by_recover(world: LocalWorld) -> None:
     state = ("--state", str(world.state))
     drill = subprocess.Popen(
@@ -90,19 +88,3 @@ def test_ctrl_c_puts_the_world_right_and_tells_so(world: LocalWorld) -> None:
     assert drill.returncode == 130
     assert not (world.state / "drills" / "faults.json").exists()
     assert world.pids()["router-fra"] != router.pid
-
-
-@pytest.mark.full
-@pytest.mark.timeout(3600)
-def test_a_game_day_of_everything_on_a_world_with_standbys(tmp_path: Path) -> None:
-    state = ("--state", str(tmp_path / "s"))
-    try:
-        assert domicile("up", "--ha", "--detach", *state, seconds=600).returncode == 0
-        done = domicile("drill", "all", "--floor", "1", "--json", *state, seconds=3000)
-        for each in json.loads(done.stdout)["drills"]:
-            print(each)
-            assert each["verdict"] != "aborted", each
-            assert (each["lost"], each["stale_reads"], each["personal_bytes_across"]) == (0, 0, 0), each
-        assert [each["scenario"] for each in json.loads(done.stdout)["drills"]] == list(SCENARIOS)
-    finally:
-        assert domicile("down", *state).returncode == 0
