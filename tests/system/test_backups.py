@@ -58,6 +58,7 @@ def test_a_killed_restore_changes_nothing_and_the_next_one_works(world: LocalWor
         env=clean_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     wait_for((place / "data" / "PG_VERSION").exists, "the restore to be under way")
+    os.kill(child.pid, signal.SIGSTOP)  # it is still under way, however slowly the second one starts
     second = domicile("restore", "eu-1", "--state", str(world.state))
     assert "another restore of it is under way" in second.stderr
     os.kill(child.pid, signal.SIGKILL)
