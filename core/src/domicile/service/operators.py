@@ -1,19 +1,24 @@
-"""What an operator's command is told by its environment: who one is, and the topology that operators have signed.
+"""What an operator's command is told by its environment: who one is, and the topology that operators have signed; and
+how it says that it was refused.
 
 Not part of the facade: only commands use it.
 """
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+import typer
 from pydantic import TypeAdapter, ValidationError
 
 from domicile.client import DirectoryClient
 from domicile.identity import Credentials, verify_topology
-from domicile.model import Address, InvalidInput, Manifest, Role, parse_manifest
+from domicile.model import Address, DomicileError, InvalidInput, Manifest, Role, parse_manifest
 from domicile.model.manifest import AddressField
 from domicile.service.settings import operator_keys_in
 
@@ -28,16 +33,41 @@ def setting(name: str) -> str:
     return value
 
 
+def addresses(name: str = "DIRECTORY") -> list[Address]:
+    """One at least, comma-separated, as DOMICILE_<name> names them. Raises InvalidInput."""
+    try:
+        return [Address(_ADDRESS.validate_python(each.strip())) for each in setting(name).split(",")]
+    except ValidationError:
+        raise InvalidInput("is not host:port", where=f"DOMICILE_{name}", remedy="such as 10.0.0.1:7000") from None
+
+
+@contextmanager
+def refusals(command: str, *, as_json: bool, interrupted: str) -> Iterator[None]:
+    """A refusal is one line, or one JSON object, and exit status 1; Ctrl-C is 130, and ``interrupted`` says how things
+    stand after it. ``command``: its words after ``domicile``."""
+    try:
+        yield
+    except (DomicileError, OSError) as error:
+        if isinstance(error, DomicileError):
+            code, told = error.code, str(error)
+        else:
+            code, told = "invalid-input", f"{error.filename or ''}: {(error.strerror or type(error).__name__).lower()}"
+        if as_json:
+            typer.echo(json.dumps({"ok": False, "code": code, "error": told, "problems": []}))
+        else:
+            typer.echo(f"domicile {command}: {told}", err=True)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        typer.echo(f"domicile {command}: interrupted{interrupted}", err=True)
+        raise typer.Exit(130) from None
+
+
 async def operator_and_topology() -> tuple[Credentials, Manifest]:
     """By the environment. Raises InvalidInput, Unavailable, TokenInvalid."""
     own = Credentials(Path(setting("CERTIFICATE")), Path(setting("KEY")), Path(setting("AUTHORITIES")))
     if own.identity.role is not Role.OPERATOR:
         raise InvalidInput(f"is a certificate for {own.identity.role}, not {Role.OPERATOR}", where=str(own.certificate))
-    try:
-        places = [Address(_ADDRESS.validate_python(each.strip())) for each in setting("DIRECTORY").split(",")]
-    except ValidationError:
-        raise InvalidInput("is not host:port", where="DOMICILE_DIRECTORY", remedy="such as 10.0.0.1:7000") from None
-    directory = DirectoryClient(own, places)
+    directory = DirectoryClient(own, addresses())
     try:
         document = await directory.topology()
     finally:

@@ -26,8 +26,8 @@ from domicile.cells.border.wire import (
     RunRequest,
 )
 from domicile.client import Peer
-from domicile.model import DomicileError, InvalidInput, Role
-from domicile.service.operators import operator_and_topology
+from domicile.model import InvalidInput, Role
+from domicile.service.operators import operator_and_topology, refusals
 
 Answer = TypeVar("Answer")
 Model = TypeVar("Model", bound=BaseModel)
@@ -68,21 +68,9 @@ async def _gateway(cell: str) -> AsyncIterator[Peer]:
 
 
 def _run(command: str, main: Coroutine[Any, Any, Answer], *, as_json: bool) -> Answer:
-    try:
+    left = "; what is begun goes on in the gateway"
+    with refusals(f"release {command}", as_json=as_json, interrupted=left):
         return asyncio.run(main)
-    except (DomicileError, OSError) as error:
-        if isinstance(error, DomicileError):
-            code, told = error.code, str(error)
-        else:
-            code, told = "invalid-input", f"{error.filename or ''}: {(error.strerror or 'unusable').lower()}"
-        if as_json:
-            _emit({"ok": False, "code": code, "error": told, "problems": []})
-        else:
-            typer.echo(f"domicile release {command}: {told}", err=True)
-        raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        typer.echo(f"domicile release {command}: interrupted; what is begun goes on in the gateway", err=True)
-        raise typer.Exit(130) from None
 
 
 def _emit(document: Any) -> None:

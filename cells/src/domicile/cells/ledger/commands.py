@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Coroutine, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -25,8 +24,9 @@ from domicile.cells.ledger.heads import GOOD
 from domicile.cells.ledger.page import page
 from domicile.cells.ledger.summary import Summary, Wanted, parse_since
 from domicile.identity import verify_head
-from domicile.model import DomicileError, InvalidInput
+from domicile.model import InvalidInput
 from domicile.model.crossings import CrossingKind
+from domicile.service.operators import refusals
 
 FOUND: Final = 3
 """Exit status where something is not as it was signed, as ``audit scan`` has it."""
@@ -39,27 +39,8 @@ AsOption = Annotated[
 SinceOption = Annotated[str | None, typer.Option(help="A span such as 1d or 12h, or a date; else all.")]
 
 
-@contextmanager
-def _refusals(command: str, *, as_json: bool) -> Iterator[None]:
-    try:
-        yield
-    except (DomicileError, OSError) as error:
-        if isinstance(error, DomicileError):
-            code, told = error.code, str(error)
-        else:
-            code, told = "invalid-input", f"{error.filename or ''}: {(error.strerror or type(error).__name__).lower()}"
-        if as_json:
-            sys.stdout.write(json.dumps({"ok": False, "code": code, "error": told, "problems": []}) + "\n")
-        else:
-            typer.echo(f"domicile audit {command}: {told}", err=True)
-        raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        typer.echo(f"domicile audit {command}: interrupted, nothing is changed", err=True)
-        raise typer.Exit(130) from None
-
-
-def _run(work: Coroutine[Any, Any, Result]) -> Result:
-    return asyncio.run(work)
+def _refusals(command: str, *, as_json: bool) -> AbstractContextManager[None]:
+    return refusals(f"audit {command}", as_json=as_json, interrupted=", nothing is changed")
 
 
 def _emit(document: Any) -> None:
@@ -122,7 +103,7 @@ def show_command(
     with _refusals("show", as_json=json_output):
         now = datetime.now(UTC)
         wanted = Wanted(source, destination, None if since is None else parse_since(since, now), kind)
-        document = _run(_show(wanted, now))
+        document = asyncio.run(_show(wanted, now))
         if html is not None:
             html.write_text(page(document))
     if json_output:
@@ -199,7 +180,7 @@ def export_command(
     with _refusals("export", as_json=json_output):
         moment = None if since is None else parse_since(since, datetime.now(UTC))
         out.mkdir(parents=True, exist_ok=True)
-        files = _run(_export(out, moment))
+        files = asyncio.run(_export(out, moment))
     if json_output:
         _emit({"ok": True, "files": files})
     else:
@@ -230,7 +211,7 @@ def heads_command(
     Example: domicile audit heads --out us.heads.jsonl
     """
     with _refusals("heads", as_json=json_output):
-        rows, alarms, kept = _run(_heads())
+        rows, alarms, kept = asyncio.run(_heads())
         if out is not None:
             with out.open("wb") as stream:
                 write_heads(kept, stream)

@@ -10,31 +10,21 @@ import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Final, NoReturn, TypeVar
+from typing import Annotated, Any, BinaryIO, NoReturn, TypeVar
 
 import typer
-from pydantic import TypeAdapter, ValidationError
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from domicile.client import DirectoryClient
 from domicile.directory.second_zone import SecondZone
 from domicile.directory.topology import PublishedTopology
 from domicile.identity import Credentials
-from domicile.model import Address, DomicileError, InvalidInput
-from domicile.model.manifest import AddressField
+from domicile.model import DomicileError, InvalidInput
 from domicile.service import operator_keys_in
+from domicile.service.operators import addresses, setting
 
 JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object")]
 Result = TypeVar("Result")
-_ADDRESS: Final[TypeAdapter[str]] = TypeAdapter(AddressField)
-
-
-def setting(name: str) -> str:
-    """The environment's DOMICILE_<name>. Raises InvalidInput where it is not set."""
-    value = os.environ.get(f"DOMICILE_{name}")
-    if not value:
-        raise InvalidInput("is not set", where=f"DOMICILE_{name}", remedy="set it")
-    return value
 
 
 def credentials() -> Credentials:
@@ -61,14 +51,6 @@ def published_topology() -> PublishedTopology:
     """What reads a topology that one of the operators in DOMICILE_OPERATORS has signed."""
     keys = operator_keys_in(Path(setting("OPERATORS")))
     return PublishedTopology(setting("DEPLOYMENT"), keys)
-
-
-def addresses(name: str = "DIRECTORY") -> list[Address]:
-    """One at least, comma-separated, as DOMICILE_<name> names them. Raises InvalidInput."""
-    try:
-        return [Address(_ADDRESS.validate_python(each.strip())) for each in setting(name).split(",")]
-    except ValidationError:
-        raise InvalidInput("is not host:port", where=f"DOMICILE_{name}", remedy="such as 10.0.0.1:7000") from None
 
 
 @asynccontextmanager

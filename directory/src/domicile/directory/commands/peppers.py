@@ -19,10 +19,10 @@ from domicile.directory.commands.common import (
     published_topology,
     reading,
     run,
-    setting,
 )
 from domicile.directory.rekeying import Outcome
 from domicile.model import DomicileError, InvalidInput, Peppers
+from domicile.service.operators import setting
 
 COUNT_SECONDS = 300.0
 Version = Annotated[int, typer.Argument(help="a pepper's version", min=0, max=255)]

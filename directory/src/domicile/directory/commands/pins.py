@@ -15,7 +15,6 @@ import typer
 from domicile.directory import bulk
 from domicile.directory.commands.common import (
     JsonOption,
-    addresses,
     asking,
     credentials,
     lines_of,
@@ -26,6 +25,7 @@ from domicile.directory.commands.common import (
     run,
     second_zone,
 )
+from domicile.service.operators import addresses
 
 
 @asynccontextmanager

@@ -8,7 +8,8 @@ from typing import Any
 import typer
 
 from domicile.client import DirectoryClient
-from domicile.directory.commands.common import JsonOption, addresses, credentials, run
+from domicile.directory.commands.common import JsonOption, credentials, run
+from domicile.service.operators import addresses
 
 
 async def _replicas() -> list[dict[str, Any]]:
