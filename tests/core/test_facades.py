@@ -24,8 +24,8 @@ FACADES = {
     """,
     "domicile.detect": "MAX_TEXT Detector Finding Rule",
     "domicile.client": """
-        BackupKeyClient Change DirectoryClient GatewayClient JailedResolver KeyClient KeyOperatorClient KeyTurnClient
-        Peer RouterClient Topology
+        BackupKeyClient Change DirectoryClient GatewayClient Gateways JailedResolver KeyClient KeyOperatorClient
+        KeyTurnClient Peer RouterClient Topology
     """,
     "domicile.telemetry": """
         BACKUP_AGE BACKUP_FAILURES BORDER BORDER_BYTES DECISIONS DURATION FIELDS HOLDER_DURATION HOLDER_FAILURES

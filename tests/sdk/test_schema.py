@@ -394,6 +394,7 @@ def test_the_public_names_are_these() -> None:
         "Work",
         "apply_schema",
         "load_reference",
+        "open_own",
         "open_pool",
         "plan_schema",
     ]

@@ -11,9 +11,9 @@ from typing import Any
 import asyncpg
 
 from domicile.cells.gateway import GatewaySettings
-from domicile.cells.gateway.references import Gateways, Puller, Source
+from domicile.cells.gateway.references import Puller, Source
 from domicile.cells.serve import serving_cell
-from domicile.client import Peer
+from domicile.client import Gateways, Peer
 from domicile.identity import Credentials, Signer, sign_topology
 from domicile.model import Identity, Manifest, Role
 from domicile.model.crossings import Crossing

@@ -119,3 +119,26 @@ class GatewayClient:
         """
         query = urlencode({name: value for name, value in (("known", known), ("after", after)) if value})
         return await self._peer.ask(ReferencePage, "GET", f"/.domicile/v1/references/{quote(table, safe='')}?{query}")
+
+
+class Gateways:
+    """A client of each cell that was asked; another one where the manifest places it elsewhere by now."""
+
+    def __init__(self, credentials: Credentials) -> None:
+        self._credentials = credentials
+        self._clients: dict[str, tuple[object, GatewayClient]] = {}
+        self._left: list[GatewayClient] = []
+
+    def of(self, manifest: Manifest, cell: str) -> GatewayClient:
+        place = manifest.cells[cell]
+        known = self._clients.get(cell)
+        if known is not None and known[0] == place:
+            return known[1]
+        if known is not None:
+            self._left.append(known[1])
+        self._clients[cell] = (place, made := GatewayClient(self._credentials, manifest, cell))
+        return made
+
+    async def close(self) -> None:
+        for client in (*self._left, *(client for _, client in self._clients.values())):
+            await client.close()

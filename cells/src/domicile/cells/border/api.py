@@ -28,7 +28,7 @@ from domicile.model.access import Endpoint
 from domicile.model.crossings import CrossingLog
 from domicile.model.errors import Conflict, InvalidInput, NotFound
 from domicile.model.manifest import Manifest
-from domicile.sdk.store import ArrivalStore, ReleaseStore, open_pool
+from domicile.sdk.store import ArrivalStore, ReleaseStore, open_own
 from domicile.service import PEER, Operation, ProcessSettings, Service, ended, json_response, read_body
 
 RELEASES: Final = "/.domicile/v1/releases"
@@ -152,19 +152,8 @@ async def serve_border(
     ledger: CrossingLog,
 ) -> AsyncIterator[HomeBorder]:
     """The border's routes on ``service``, and its work, inside the context."""
-    identity = settings.credentials.identity
-    assert identity.cell is not None
     async with AsyncExitStack() as stack:
-        pool = await open_pool(
-            settings.credentials,
-            settings.storage,
-            jurisdiction=identity.jurisdiction,
-            cell=identity.cell,
-            user="domicile_border",
-            pooler=settings.storage_pooler,
-            size=POOL,
-        )
-        stack.callback(pool.terminate)
+        pool = await open_own(stack, settings, "domicile_border", size=POOL)
         topology = LateTopology(settings, directory)
         home = HomeBorder(settings.credentials, ReleaseStore(pool), ledger, keys, topology)
         abroad = AbroadBorder(settings.credentials, ArrivalStore(pool), ledger, topology)

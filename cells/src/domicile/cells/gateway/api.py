@@ -19,13 +19,13 @@ from domicile.cells.gateway.border import Border
 from domicile.cells.gateway.erasures import Eraser
 from domicile.cells.gateway.grants import Grants
 from domicile.cells.gateway.records import RecordsApi
-from domicile.cells.gateway.references import Gateways, Puller, ReferencesApi
+from domicile.cells.gateway.references import Puller, ReferencesApi
 from domicile.cells.gateway.reports import Reporter
 from domicile.cells.gateway.restores import Settler
 from domicile.cells.gateway.routes import ERASE, OPEN_FENCE, PARAMETERS, READ_ABROAD, REKEY, SHRED
-from domicile.cells.gateway.settings import GatewaySettings, LateKeys, open_own, open_vault, own_cell
+from domicile.cells.gateway.settings import GatewaySettings, LateKeys, open_vault, own_cell
 from domicile.cells.gateway.sweeper import Sweeper
-from domicile.client import DirectoryClient, KeyClient, Topology
+from domicile.client import DirectoryClient, Gateways, KeyClient, Topology
 from domicile.model import (
     ALIAS_KINDS,
     Conflict,
@@ -50,7 +50,7 @@ from domicile.model.wire import (
     PrincipalRequest,
     RekeyRequest,
 )
-from domicile.sdk.store import AbroadStore, ErasureStore, Fence, FenceStore, ReferenceStore
+from domicile.sdk.store import AbroadStore, ErasureStore, Fence, FenceStore, ReferenceStore, open_own
 from domicile.service import PEER, Service, ended, json_response, read_body
 
 FENCES_PATH: Final = "/.domicile/v1/fences/{subject_key}"

@@ -18,6 +18,7 @@ from typing import Any, Final, TypeAlias
 from uuid import UUID
 
 from aiohttp import web
+from pydantic import BaseModel
 
 from domicile.model import (
     Conflict,
@@ -74,27 +75,19 @@ _SPELLED: Final[Mapping[type, str]] = {
 }
 """What a value of each type is in JSON."""
 _ONCE_HEADER: Final = {IDEMPOTENCY_HEADER: {"type": "string", "pattern": f"^{_ONCE.pattern}$"}}
-PUT: Final = Operation(
-    "Store a record of a subject at home, or replace it",
-    {200: RecordVersion},
-    body=RecordWrite,
-    headers=_ONCE_HEADER,
-    refuses=(*_REFUSES, Conflict, KeyDestroyed),
+
+
+def _write(summary: str, answer: type[BaseModel], body: type[BaseModel]) -> Operation:
+    return Operation(
+        summary, {200: answer}, body=body, headers=_ONCE_HEADER, refuses=(*_REFUSES, Conflict, KeyDestroyed)
+    )
+
+
+PUT: Final = _write("Store a record of a subject at home, or replace it", RecordVersion, RecordWrite)
+PUT_MANY: Final = _write(
+    "Store or replace up to 1,000 records of one table, all of them or none", RecordVersions, RecordsWrite
 )
-PUT_MANY: Final = Operation(
-    "Store or replace up to 1,000 records of one table, all of them or none",
-    {200: RecordVersions},
-    body=RecordsWrite,
-    headers=_ONCE_HEADER,
-    refuses=(*_REFUSES, Conflict, KeyDestroyed),
-)
-CHANGE: Final = Operation(
-    "Change some fields of a record that is at a version",
-    {200: RecordVersion},
-    body=RecordChange,
-    headers=_ONCE_HEADER,
-    refuses=(*_REFUSES, Conflict, KeyDestroyed),
-)
+CHANGE: Final = _write("Change some fields of a record that is at a version", RecordVersion, RecordChange)
 GET: Final = Operation("A record with its personal fields", {200: RecordDocument}, refuses=(*_REFUSES, Conflict))
 DELETE: Final = Operation(
     "Delete a record, at any version or at the one that is named",

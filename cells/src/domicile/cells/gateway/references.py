@@ -14,8 +14,6 @@ from typing import Final, Protocol
 from aiohttp import web
 
 from domicile.cells.gateway.border import Border
-from domicile.client import GatewayClient
-from domicile.identity import Credentials
 from domicile.model import Conflict, DomicileError, Endpoint, Identity, InvalidInput, Manifest, NotFound, Unavailable
 from domicile.model.crossings import CrossingKind
 from domicile.model.wire import ReferencePage, ReferenceState, ReferenceStates
@@ -164,26 +162,3 @@ class Puller:
             if here < total:
                 page = await source.references(table, after=here)
         return here == total and await self._store.take(table, version)
-
-
-class Gateways:
-    """A client of each cell that was asked; another one where the manifest places it elsewhere by now."""
-
-    def __init__(self, credentials: Credentials) -> None:
-        self._credentials = credentials
-        self._clients: dict[str, tuple[object, GatewayClient]] = {}
-        self._left: list[GatewayClient] = []
-
-    def of(self, manifest: Manifest, cell: str) -> GatewayClient:
-        place = manifest.cells[cell]
-        known = self._clients.get(cell)
-        if known is not None and known[0] == place:
-            return known[1]
-        if known is not None:
-            self._left.append(known[1])
-        self._clients[cell] = (place, made := GatewayClient(self._credentials, manifest, cell))
-        return made
-
-    async def close(self) -> None:
-        for client in (*self._left, *(client for _, client in self._clients.values())):
-            await client.close()

@@ -26,13 +26,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Final
 
-from domicile.cells.gateway.settings import GatewaySettings, open_own, open_vault, own_cell
+from domicile.cells.gateway.settings import GatewaySettings, open_vault, own_cell
 from domicile.client import DirectoryClient, KeyTurnClient
 from domicile.model import Conflict, DomicileError, FenceRefused, KeyWithheld, Unavailable
 from domicile.model.key_wire import KeyRotation, KeyTurn
 from domicile.sdk.home import Vault
 from domicile.sdk.recorded import record_class
-from domicile.sdk.store import Fence, FenceStore
+from domicile.sdk.store import Fence, FenceStore, open_own
 from domicile.sdk.tables import Table
 from domicile.sdk.turning import turn_rows
 from domicile.telemetry import log, warn

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
 
 from pydantic import Field
 
 from domicile.client import DirectoryClient, KeyClient
 from domicile.model import Identity, InvalidInput, Role
 from domicile.sdk.home import Vault
-from domicile.sdk.store import RowStore, open_pool
+from domicile.sdk.store import RowStore, open_own
 from domicile.service import ProcessSettings
 
 
@@ -37,23 +36,6 @@ def own_cell(settings: GatewaySettings) -> Identity:
     if not settings.storage:
         raise InvalidInput("no database", where="DOMICILE_STORAGE", remedy="name the cell's storage, host:port")
     return identity
-
-
-async def open_own(stack: AsyncExitStack, settings: GatewaySettings, user: str, **more: int) -> Any:
-    """A pool of the cell's own database, as ``open_pool`` makes it, ended with the stack. Raises InvalidInput."""
-    identity = settings.credentials.identity
-    assert identity.cell is not None
-    pool = await open_pool(
-        settings.credentials,
-        settings.storage,
-        jurisdiction=identity.jurisdiction,
-        cell=identity.cell,
-        user=user,
-        pooler=settings.storage_pooler,
-        **more,
-    )
-    stack.callback(pool.terminate)
-    return pool
 
 
 class LateKeys:

@@ -11,11 +11,11 @@ from domicile.cells.ledger.api import HeadMaker, LedgerApi
 from domicile.cells.ledger.appending import Ledger
 from domicile.cells.ledger.exchange import BEAT_SECONDS, Ask, Exchange
 from domicile.cells.ledger.storage import POOL_SIZE, USER, LedgerStore
-from domicile.client import DirectoryClient, GatewayClient
+from domicile.client import DirectoryClient, GatewayClient, Gateways
 from domicile.identity import HeadSigner, verify_head
 from domicile.model import Manifest, TokenInvalid
 from domicile.model.ledger_wire import HeadAnswer, SignedHead, TreeHead
-from domicile.sdk.store import open_pool
+from domicile.sdk.store import open_own
 from domicile.service import ProcessSettings, Service, ended, repeated
 from domicile.telemetry import warn
 
@@ -48,7 +48,8 @@ class LedgerPart:
         self._own = settings.credentials.identity
         self._begun: Exchange | None = None
         self._beginning = asyncio.Lock()
-        self._clients: dict[str, tuple[str, GatewayClient]] = {}
+        self._manifest: Manifest | None = None
+        self._gateways = Gateways(settings.credentials)
         self.ledger = Ledger(store)
 
     def note(self) -> dict[str, str]:
@@ -63,24 +64,20 @@ class LedgerPart:
                 self._begun = Exchange(self._own, self._store, self.ledger, HeadVerifier(self._settings), last)
             return self._begun
 
-    def _open(self, manifest: Manifest) -> None:
-        for name, cell in manifest.cells.items():
-            if cell.jurisdiction != self._own.jurisdiction and name not in self._clients:
-                client = GatewayClient(self._settings.credentials, manifest, name)
-                self._clients[name] = (cell.jurisdiction, client)
-
     async def look(self) -> None:
         exchange = await self.exchange()
-        if not self._clients:
-            self._open(await self._settings.topology(self._directory).load())
+        manifest = self._manifest or await self._settings.topology(self._directory).load()
         asks: dict[str, tuple[str, Ask]] = {
-            cell: (jurisdiction, partial(_ask, client)) for cell, (jurisdiction, client) in self._clients.items()
+            name: (cell.jurisdiction, partial(_ask, self._gateways.of(manifest, name)))
+            for name, cell in manifest.cells.items()
+            if cell.jurisdiction != self._own.jurisdiction
         }
+        if asks:  # else there is nobody yet to exchange heads with
+            self._manifest = manifest
         await exchange.look(asks)
 
     async def close(self) -> None:
-        for _, client in self._clients.values():
-            await client.close()
+        await self._gateways.close()
 
 
 async def _ask(client: GatewayClient, since: int) -> HeadAnswer:
@@ -91,24 +88,14 @@ async def open_ledger(
     stack: AsyncExitStack, settings: ProcessSettings, directory: DirectoryClient, service: Service
 ) -> LedgerPart:
     """The ledger of the certificate's cell, its routes served by ``service``; ended with the stack."""
-    identity = settings.credentials.identity
-    assert identity.cell is not None
-    pool = await open_pool(
-        settings.credentials,
-        settings.storage,
-        jurisdiction=identity.jurisdiction,
-        cell=identity.cell,
-        user=USER,
-        size=POOL_SIZE,
-        pooler=settings.storage_pooler,
-    )
-    stack.callback(pool.terminate)
-    store = LedgerStore(pool)
+    store = LedgerStore(await open_own(stack, settings, USER, size=POOL_SIZE))
     part = LedgerPart(settings, store, directory)
     stack.push_async_callback(part.close)
     stack.push_async_callback(part.ledger.close, asyncio.create_task(part.ledger.run()))
     signer = HeadSigner(settings.credentials, settings.state / HEAD_KEY_FILE)
-    LedgerApi(identity, store, HeadMaker(store, signer), part.ledger, part.exchange).routes(service)
+    LedgerApi(settings.credentials.identity, store, HeadMaker(store, signer), part.ledger, part.exchange).routes(
+        service
+    )
     if settings.operators is None:
         warn("ledger-heads-not-exchanged", reason="no-operators")
     else:

@@ -5,7 +5,7 @@ from domicile.sdk.store.across import AcrossStore
 from domicile.sdk.store.changes import Plan
 from domicile.sdk.store.erasures import Erasure, ErasureStore
 from domicile.sdk.store.fences import Fence, FenceReader, FenceStore, RecordedColumn
-from domicile.sdk.store.pool import open_pool
+from domicile.sdk.store.pool import open_own, open_pool
 from domicile.sdk.store.port import Condition, Lookups, NewRow, Once, Operator, Rows, Selection, Store, StoredRow, Work
 from domicile.sdk.store.pulls import ReferenceStore
 from domicile.sdk.store.references import Loaded
@@ -46,6 +46,7 @@ __all__ = [
     "Work",
     "apply_schema",
     "load_reference",
+    "open_own",
     "open_pool",
     "plan_schema",
 ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from typing import Any, Final
 
 import asyncpg
@@ -20,6 +21,7 @@ from domicile.model.access import Role
 from domicile.model.errors import InvalidInput
 from domicile.model.manifest import Address
 from domicile.sdk.store import settings
+from domicile.service import ProcessSettings
 
 DATABASE: Final = "domicile"
 CONNECT_SECONDS: Final = 5.0
@@ -102,4 +104,21 @@ async def open_pool(
         **session_options(pooler=pooler),
     )
     assert pool is not None
+    return pool
+
+
+async def open_own(stack: AsyncExitStack, settings: ProcessSettings, user: str, **more: int) -> asyncpg.Pool:
+    """A pool of the cell's own database, as ``open_pool`` makes it, ended with the stack. Raises InvalidInput."""
+    identity = settings.credentials.identity
+    assert identity.cell is not None
+    pool = await open_pool(
+        settings.credentials,
+        settings.storage,
+        jurisdiction=identity.jurisdiction,
+        cell=identity.cell,
+        user=user,
+        pooler=settings.storage_pooler,
+        **more,
+    )
+    stack.callback(pool.terminate)
     return pool
