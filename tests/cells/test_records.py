@@ -1,4 +1,7 @@
-"""The record API as an application in another language sees it: JSON over mutual TLS, under every lock of the SDK's."""
+"""The record API as an application in another language sees it: JSON over mutual TLS, under every lock of the SDK's.
+
+In one place, however long: what it shares with the SDK is tried by the same homes and rows.
+"""
 
 from __future__ import annotations
 

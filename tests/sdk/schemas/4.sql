@@ -1,7 +1,6 @@
 -- The system schema of a cell, applied by an operator as superuser; running it again changes nothing.
 -- SQLSTATEs of our own: DM001 fence, DM002 jurisdiction, DM003 identity of a row, DM004 durability, DM005 grant,
 -- DM006 another key of the same subject (which one is the DETAIL), DM007 an idempotency key of another request,
--- DM008 a subject that is about to move, DM009 keys that were replaced.
 -- DM008 a subject that is about to move, DM009 keys that were replaced, DM011 rows of a reference table that may not be
 -- taken.
 
@@ -880,8 +879,8 @@ CREATE TABLE IF NOT EXISTS domicile.release_pages (
     FOREIGN KEY (name, revision) REFERENCES domicile.releases
 );
 
--- The class of each subject in each release, by names that only this cell's secret makes: what a later release of the
--- lineage is held against. It never leaves.
+-- The class of each subject in each release, by names that are the lineage's own: what a later release of the lineage is
+-- held against. It never leaves.
 CREATE TABLE IF NOT EXISTS domicile.release_members (
     name     text NOT NULL,
     revision bigint NOT NULL,

@@ -2,6 +2,8 @@
 
 Shapes are pydantic models; rules that span several places are checked afterwards, all of them, so that one
 load names every problem with its YAML path. Files refuse unknown keys. Their text is read by ``yaml_text``.
+
+It is one schema in one place, and a few lines longer than a module should be.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from bisect import bisect_right
 from collections.abc import Callable
 from datetime import date, datetime
 from decimal import Decimal
+from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
@@ -84,16 +85,7 @@ def treat(treatment: Treatment, secret: bytes, where: str, *, given: str = "text
 
     It raises Forbidden for a value that is not of the column's kind, without quoting it.
     """
-    functions: dict[type, Callable[[Any], Value]] = {
-        AsItIs: _PLAIN[given],
-        Generalise: lambda value: _generalise(treatment, value),  # type: ignore[arg-type]
-        Truncate: lambda value: _text(value)[: treatment.length],  # type: ignore[union-attr]
-        Pseudonym: lambda value: pseudonym(secret, value),
-        Coarsen: lambda value: coarsen(value, treatment.to),  # type: ignore[union-attr]
-        TopCode: lambda value: _clip(treatment, value),  # type: ignore[arg-type]
-        RemoveText: bool,
-    }
-    change = functions[type(treatment)]
+    change = _change(treatment, secret, given)
 
     def treated(value: Any) -> Value:
         if isinstance(treatment, RemoveText):
@@ -107,6 +99,23 @@ def treat(treatment: Treatment, secret: bytes, where: str, *, given: str = "text
         raise Forbidden("a value that is not of the column's kind", where=where, remedy="mend the rows")
 
     return treated
+
+
+def _change(treatment: Treatment, secret: bytes, given: str) -> Treat:
+    match treatment:
+        case Generalise():
+            return partial(_generalise, treatment)
+        case Truncate():
+            return lambda value: _text(value)[: treatment.length]
+        case Pseudonym():
+            return partial(pseudonym, secret)
+        case Coarsen():
+            return lambda value: coarsen(value, treatment.to)
+        case TopCode():
+            return partial(_clip, treatment)
+        case RemoveText():
+            return bool
+    return _PLAIN[given]
 
 
 def _text(value: Any) -> str:
