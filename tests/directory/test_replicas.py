@@ -22,7 +22,7 @@ from domicile_testing.directories import RunningDirectory, any_key, directory_se
 from domicile_testing.standbys import name_standbys, paused, running_database, running_standby
 
 from domicile.directory.lag import Progress, Seen
-from domicile.directory.replicas import Replicas
+from domicile.directory.replicas import Replica, Replicas
 from domicile.directory.second_zone import SecondZone
 from domicile.directory.storage import Storage as DirectoryStorage
 from domicile.identity import Signer
@@ -302,6 +302,25 @@ async def test_a_replica_that_hangs_is_left_to_the_primary(
         await until(gone, "the replica is given up")
         assert (await read_snapshot(directory))[1] == {pin.subject_key: 1}
     await until_used(directory)
+
+
+async def test_what_was_seen_of_a_replica_holds_until_the_next_look_ends(
+    begun: None, trust: Trust, servers: Servers
+) -> None:
+    credentials = trust.credentials(GLOBAL, Role.DIRECTORY, "fra")
+    async with Replica.connect(credentials, Address(servers.standby.address)) as replica:
+        await replica.look()
+        seen = replica.position
+        assert seen is not None
+        async with paused(servers.standby):
+            looking = asyncio.create_task(replica.look())
+            await asyncio.wait([looking], timeout=0.1)
+            assert not looking.done()
+            assert replica.position == seen
+            await looking
+            assert replica.position is None, "it did not answer"
+        await replica.look()
+        assert replica.position == seen
 
 
 async def test_a_directory_starts_and_serves_without_its_replicas(

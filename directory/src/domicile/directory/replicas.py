@@ -80,17 +80,20 @@ class Replica:
                 raise
 
     async def look(self) -> None:
-        """Raises no error of ours: what is not answered leaves no position."""
-        before, self.position = self.position, None
+        """Raises no error of ours: what is not answered leaves no position.
+
+        Until then the position seen before holds, as old as it is: a look that is under way makes no replica late.
+        """
         try:
             async with self._reading(LOOK_WAIT_SECONDS) as connection:
                 row = await connection.fetchrow(SQL["find_clock"])
         except DomicileError as error:
-            if before is not None:
+            if self.position is not None:
                 warn("replica-gone", address=str(self.address), code=error.code)
+            self.position = None
             return
-        if row is not None and not row["reconciling"]:
-            self.position = Position(generation=row["generation"], sequence=row["sequence"])
+        usable = row is not None and not row["reconciling"]
+        self.position = Position(generation=row["generation"], sequence=row["sequence"]) if usable else None
 
     async def resolved(self, keys: Sequence[SubjectKey]) -> str | None:
         """As the storage's; none where a pin is missing here."""
