@@ -44,6 +44,9 @@ def up_command(
     backups: Annotated[
         bool, typer.Option("--backups", help="Keep each database's log and backups in a target in the state folder.")
     ] = False,
+    rehearsal: Annotated[
+        bool, typer.Option("--rehearsal", help="Arrange a small disk, a clock and a packet filter for drills.")
+    ] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Start a part again, 5 s after it ended.")] = False,
     app: Annotated[str, typer.Option(help="The application of each cell: a module that names its records.")] = SAMPLE,
     json_output: JsonOption = False,
@@ -73,6 +76,7 @@ def up_command(
                 standbys,
                 restart=restart,
                 backups=backups,
+                rehearsal=rehearsal,
                 json_output=json_output,
             )
             return
@@ -85,6 +89,7 @@ def up_command(
             ready_descriptor=ready_descriptor,
             ha=standbys,
             backups=backups,
+            rehearsed=rehearsal,
             restarts=restart,
         )
 
@@ -97,6 +102,7 @@ def _detached(
     standbys: list[str] | None,
     *,
     backups: bool,
+    rehearsal: bool,
     restart: bool,
     json_output: bool,
 ) -> None:
@@ -113,6 +119,8 @@ def _detached(
         command += ["--ha", *(word for cell in standbys for word in ("--ha-cell", cell))]
     if backups:
         command.append("--backups")
+    if rehearsal:
+        command.append("--rehearsal")
     if manifest is not None:
         command.append(str(manifest.absolute()))
     child = subprocess.Popen(

@@ -30,7 +30,7 @@ from domicile.identity import Signer, sign_topology, verify_topology
 from domicile.model.access import GLOBAL, Role
 from domicile.model.errors import Conflict, InvalidInput, NotFound, Unavailable
 from domicile.model.manifest import Manifest
-from domicile.ops import pauses, postgres
+from domicile.ops import pauses, postgres, rehearsal
 from domicile.ops.clusters import REST, members, settled
 from domicile.ops.ending import STOP_SECONDS, end_processes
 from domicile.ops.health import PATRONI, Prober, operator
@@ -124,14 +124,16 @@ class World:
             left = end_processes(stale.processes) + postgres.end_orphans(layout.root)
             progress("world.json", f"left by a world that did not stop; {len(left)} processes of it ended")
         layout.record.unlink(missing_ok=True)
+        rehearsal.clear(layout)
         for folder in clear_interrupted(layout.root):
             progress(str(folder.relative_to(layout.root)), "what a killed restore left is removed")
         return cls(layout, lock, progress=progress, log_level=log_level, app=app, restarts=restarts)
 
-    def prepare(self, manifest: Manifest, available: Collection[str] = ()) -> None:
+    def prepare(self, manifest: Manifest, available: Collection[str] = (), *, rehearsed: bool = False) -> None:
         """Authorities, certificates, the list of processes. ``manifest`` has real ports. Nothing runs yet.
 
-        ``available``: the databases that get a standby and a witness, by name.
+        ``available``: the databases that get a standby and a witness, by name; ``rehearsed``: whether what drills
+        need is arranged.
         """
         self.manifest = manifest
         taken: set[str] = set()
@@ -153,6 +155,8 @@ class World:
         listening = [(spec.name, spec.address) for spec in self._specs if spec.role != "postgres"]
         listening += [(f"router-{zone}", router.public) for zone, router in self.manifest.routers.items()]
         require_free(self.manifest, listening)
+        if rehearsed:
+            self._specs = rehearsal.arrange(self.layout, manifest, self._specs, self._progress)
         self._prober = Prober(self.layout)
 
     async def start(self) -> None:
@@ -278,7 +282,7 @@ class World:
         command = postgres.launched(spec.command, ends_with=leash, unprivileged=spec.database is not None)
         with self.layout.log(spec.name).open("ab") as stream:
             child = subprocess.Popen(
-                command,
+                rehearsal.within(spec.group, command),
                 env=self._environment | spec.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
@@ -423,6 +427,7 @@ class World:
             self._end(group)
         if nodes:
             postgres.end_orphans(self.layout.root)
+        rehearsal.clear(self.layout)
         self.layout.record.unlink(missing_ok=True)
         self._lock.close()
 
