@@ -15,7 +15,7 @@ from domicile_testing.databases import until
 from domicile_testing.loaded import CELL, loaded
 from domicile_testing.worlds import COMMAND, clean_environment
 
-pytestmark = [pytest.mark.system, pytest.mark.full, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.system, pytest.mark.full, pytest.mark.timeout(1200)]
 
 
 async def test_a_strict_leader_killed_and_started_again_later(

@@ -119,7 +119,7 @@ class Loaded:
         return time.monotonic()
 
     async def command(self, *arguments: str) -> str:
-        done = await asyncio.to_thread(domicile, *arguments, "--state", str(self.world.state), seconds=400)
+        done = await asyncio.to_thread(domicile, *arguments, "--state", str(self.world.state), seconds=600)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -135,7 +135,7 @@ async def loaded(
     """A world of ``us`` with a highly available cell, and the load on it. ``again``: what makes a writer try again."""
     state, settings = folder / "s", {"accept": ["unreplicated-writes"]} if accept else {}
     manifest = one_jurisdiction("us", folder / "world.yaml", **settings)
-    started = domicile("up", str(manifest), "--detach", "--ha-cell", CELL, "--state", str(state), *options, seconds=300)
+    started = domicile("up", str(manifest), "--detach", "--ha-cell", CELL, "--state", str(state), *options, seconds=600)
     assert started.returncode == 0, started.stderr
     try:
         application = psutil.Process(LocalWorld(state).pids()[f"{CELL}-app"])
