@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ import psutil
 import pytest
 from domicile_testing.chromium import browser, pin_of, with_chromium
 from domicile_testing.databases import wait_for
-from domicile_testing.worlds import COMMAND, LocalWorld, clean_environment, domicile, running_world
+from domicile_testing.worlds import LocalWorld, domicile, running_world
 
 from domicile.model import Role
 from domicile.ops.demo.cast import SECOND_AMERICAN, person
@@ -131,40 +130,6 @@ def test_killed_processes_are_reported_by_name_within_five_seconds(world: LocalW
     assert [done["part"] for done in json.loads(back.stdout)["parts"]] == sorted(lost), back.stderr
     wait_for(lambda: world.status()[0] == 0, "those that had lost them ready again", 60)
     assert {row["name"] for row in world.status()[1]["processes"] if row["restarts"]} == lost
-
-
-def test_a_restart_that_is_interrupted_ends_what_it_began_and_says_what_is_left(world: LocalWorld) -> None:
-    before, names = world.pids(), ["router-fra", "us-1-app", "router-iad"]
-    command = [*COMMAND, "restart", *names, "--state", str(world.state)]
-    child = subprocess.Popen(
-        command, env=clean_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert child.stdout is not None
-    assert child.stdout.readline().startswith("router-fra: ready after")
-    child.send_signal(signal.SIGINT)
-    _, said = child.communicate(timeout=60)
-    assert child.returncode == 130
-    left = said.strip().removesuffix("`").partition("go on with `domicile ")[2].split()
-    assert left in (["restart", *names[1:]], ["restart", *names[2:]]), "between two parts, or in the second"
-    after = world.pids()
-    assert {name for name, pid in before.items() if after[name] != pid} == set(names) - set(left)
-    assert world.status()[1]["ok"]
-    done = domicile(*left, "--state", str(world.state), "--json")
-    assert [each["part"] for each in json.loads(done.stdout)["parts"]] == left[1:], done.stderr
-
-
-def test_a_process_that_says_nothing_is_told_from_one_that_says_no(world: LocalWorld) -> None:
-    process = psutil.Process(world.pids()["router-iad"])
-    process.suspend()
-    try:
-        code, document = world.status()
-        shown = domicile("status", "--state", str(world.state))
-    finally:
-        process.resume()
-    assert code == 1
-    assert [row["name"] for row in document["processes"] if row["state"] == "silent"] == ["router-iad"]
-    assert "router-iad is silent: no word within 5 s" in shown.stderr
-    wait_for(lambda: world.status()[0] == 0, "the router's word", 60)
 
 
 def test_a_part_that_nobody_has_is_not_restarted_nor_are_those_beside_it(world: LocalWorld) -> None:
