@@ -331,7 +331,7 @@ class Planner:
         secrets: dict[str, str] | None = None,
     ) -> None:
         """A node's Patroni; without ``secrets`` a witness."""
-        module, main = ("patroni.__main__", "main") if secrets else ("patroni.raft_controller", "main")
+        module, main = ("domicile.ops.node", "main") if secrets else ("patroni.raft_controller", "main")
         self.specs.append(
             ProcessSpec(
                 name=name,

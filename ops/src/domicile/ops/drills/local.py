@@ -271,13 +271,11 @@ class LocalWorld:
             gone = [r.name for r in in_order([records[n] for n in parts if n in records]) if r.process() is None]
             if not gone:
                 return
-            try:
-                await ask(self._layout, {"parts": gone}, lambda part, what: None)
-            except Unavailable as error:
-                after = self._records()
-                if last and (left := [name for name in gone if after[name].process() is None]):
-                    said = str(error).splitlines()[0]
-                    raise Unavailable(f"did not start again: {said}", where=", ".join(left)) from None
+            outcome = await ask(self._layout, {"parts": gone}, lambda part, what: None)
+            after = self._records()
+            if last and outcome.error and (left := [name for name in gone if after[name].process() is None]):
+                said = outcome.error.splitlines()[0]
+                raise Unavailable(f"did not start again: {said}", where=", ".join(left))
 
     async def _hand_over(self, cluster: str) -> None:
         state = (await self.clusters([cluster]))[0]
