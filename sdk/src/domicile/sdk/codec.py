@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final, Protocol, TypeVar
@@ -63,6 +63,10 @@ class Keys(Protocol):
         """The same of the cell's index secret."""
         ...
 
+    def lend_to(self, borrower: Codec) -> None:
+        """Tell it, for as long as somebody else keeps it, which keys are held no more."""
+        ...
+
 
 class Codec:
     """Of one subject. ``internal_id`` names it to the key service: as subject, and as the principal of its own rows.
@@ -79,6 +83,12 @@ class Codec:
         self._sealers: dict[UUID, tuple[DataKey, Sealer]] = {}
         self._across = across
         self._destroyed: set[UUID | None] = set()
+        keys.lend_to(self)
+
+    def hold_only(self, held: Container[tuple[UUID, UUID]]) -> None:
+        """A home may be kept for longer than a key may be held."""
+        for principal in [each for each in self._sealers if (self._internal_id, each) not in held]:
+            del self._sealers[principal]
 
     async def key(self, principal: UUID | None = None, *, create: bool = False) -> DataKey:
         return await self._keys.data_key(self._internal_id, principal or self._internal_id, create=create)
