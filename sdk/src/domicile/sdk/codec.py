@@ -228,19 +228,16 @@ class Codec:
         generation: int | None,
         index: int | None = None,
     ) -> NewRow | None:
-        """A row's sealed values, and what is derived from them, under the keys of a generation.
+        """A row's sealed values, and what is derived from them, under the keys of a generation; None where all are.
 
-        None where all of them are, and where the key of whom the row is about was destroyed: nothing opens them.
         ``generation``: of the subject's keys, ``index``: of the cell's secret; None for whichever is written with.
-        Raises Conflict where it isn't the one to write with, DomicileError for a value that is not in its place.
+        Raises Conflict where it isn't the one to write with, DomicileError for a value that is not in its place,
+        KeyDestroyed where the key of whom the row is about was.
         """
         sealed = [column for column in table.columns if column.sealed and values.get(column.name) is not None]
         if not sealed:
             return None
-        try:
-            key = await self.key(principal)
-        except KeyDestroyed:
-            return None
+        key = await self.key(principal)
         try:
             key, secret = await self._pair(principal, indexed=any(column.find == "subject" for column in sealed))
         except KeyDestroyed:  # the subject's own, by whose secret nobody looks up any more
