@@ -1,7 +1,7 @@
 -- The system schema of a cell, applied by an operator as superuser; running it again changes nothing.
 -- SQLSTATEs of our own: DM001 fence, DM002 jurisdiction, DM003 identity of a row, DM004 durability, DM005 grant,
 -- DM006 another key of the same subject (which one is the DETAIL), DM007 an idempotency key of another request,
--- DM008 a subject that is about to move, DM009 keys that were replaced, DM011 rows of a reference table that may not be
+-- DM008 a subject that is about to move, DM009 keys that were replaced, DM010 a row about a shredded principal, DM011 rows of a reference table that may not be
 -- taken.
 
 DO $roles$
@@ -67,6 +67,9 @@ ALTER TABLE domicile.fences ADD COLUMN IF NOT EXISTS previous_key bytea UNIQUE C
 
 -- Keys of the subject from before this generation write nothing any more: what they sealed would not open for long.
 ALTER TABLE domicile.fences ADD COLUMN IF NOT EXISTS oldest_keys integer NOT NULL DEFAULT 1;
+
+-- Whether rows about some principal of the subject are refused, since it was shredded: which one, erasures tells.
+ALTER TABLE domicile.fences ADD COLUMN IF NOT EXISTS shredded boolean NOT NULL DEFAULT false;
 
 -- Subjects (by internal id) whose rows may lie under keys of a newer generation than their fence asks for.
 CREATE TABLE IF NOT EXISTS domicile.turns (
@@ -440,6 +443,8 @@ DECLARE
     oldest integer;
     oldest_index integer;
     made_with text[];
+    whose  uuid;
+    shredded boolean;
 BEGIN
     IF current_setting('synchronous_commit') NOT IN ('on', 'remote_apply') THEN
         RAISE EXCEPTION 'synchronous_commit is below on' USING ERRCODE = 'DM004';
@@ -477,14 +482,16 @@ BEGIN
         END IF;
     END IF;
     -- the common case in one look: the label, and the fence open at the row's epoch, which is held from here on
-    SELECT c.jurisdiction, f.oldest_keys, greatest(c.oldest_index, f.oldest_index) INTO label, oldest, oldest_index
+    SELECT c.jurisdiction, f.oldest_keys, greatest(c.oldest_index, f.oldest_index), f.internal_id, f.shredded
+    INTO label, oldest, oldest_index, whose, shredded
     FROM domicile.cell c CROSS JOIN domicile.fences f
     WHERE f.subject_key = NEW.subject_key AND f.epoch = NEW.epoch AND f.state = 'open'
       AND NOT EXISTS (SELECT FROM domicile.intents i WHERE i.subject = f.internal_id AND i.until > clock_timestamp())
     FOR SHARE OF f;
     IF NOT FOUND THEN
         PERFORM domicile.hold_fence(NEW.subject_key, NEW.epoch);
-        SELECT c.jurisdiction, f.oldest_keys, greatest(c.oldest_index, f.oldest_index) INTO label, oldest, oldest_index
+        SELECT c.jurisdiction, f.oldest_keys, greatest(c.oldest_index, f.oldest_index), f.internal_id, f.shredded
+        INTO label, oldest, oldest_index, whose, shredded
         FROM domicile.cell c CROSS JOIN domicile.fences f
         WHERE f.subject_key = NEW.subject_key;
     END IF;
@@ -502,6 +509,14 @@ BEGIN
     IF NEW.principal_key <> NEW.subject_key
         AND (octet_length(NEW.principal_key) <> 17 OR get_byte(NEW.principal_key, 0) <> 0) THEN
         RAISE EXCEPTION 'the row is about nobody that could be named' USING ERRCODE = 'DM003';
+    END IF;
+    -- whoever still holds the key could put such a row, whose shareable columns and indexes would stay
+    IF shredded THEN
+        PERFORM FROM domicile.erasures e WHERE e.subject = whose AND e.principal = CASE NEW.principal_key
+            WHEN NEW.subject_key THEN whose ELSE encode(substr(NEW.principal_key, 2), 'hex')::uuid END;
+        IF FOUND THEN
+            RAISE EXCEPTION 'the principal was shredded' USING ERRCODE = 'DM010';
+        END IF;
     END IF;
     IF label IS DISTINCT FROM NEW.jurisdiction THEN
         RAISE EXCEPTION 'the row is labelled with another jurisdiction' USING ERRCODE = 'DM002';
@@ -727,6 +742,8 @@ CREATE TABLE IF NOT EXISTS domicile.erasures (
 );
 CREATE INDEX IF NOT EXISTS erasures_by_key ON domicile.erasures (subject_key, id);
 CREATE INDEX IF NOT EXISTS erasures_under_way ON domicile.erasures (id) WHERE receipt IS NULL;
+UPDATE domicile.fences AS f SET shredded = true FROM domicile.erasures e  -- of before the fence said so
+WHERE e.subject = f.internal_id AND e.principal IS NOT NULL AND NOT f.shredded;
 
 -- Delete a subject's rows that are about a principal, or all of them, and keep how many of each table. Called with the
 -- fence locked. Counts add up where a principal is shredded again, and the receipt is then to be made anew.
@@ -790,7 +807,8 @@ BEGIN
     DELETE FROM domicile.turns t WHERE t.subject = held.internal_id;
     -- at the tombstone's epoch, so that a directory that has lost the tombstone gets it back from here
     UPDATE domicile.fences AS f
-    SET state = 'retired', epoch = f.epoch + 1, internal_id = gen_random_uuid(), alias_keys = '{}', oldest_keys = 1
+    SET state = 'retired', epoch = f.epoch + 1, internal_id = gen_random_uuid(), alias_keys = '{}', oldest_keys = 1,
+        shredded = false
     WHERE f.subject_key = held.subject_key;
 END
 $$;
@@ -812,6 +830,7 @@ BEGIN
         about := held.subject_key;
     END IF;
     RETURN NEXT domicile.delete_rows(held, whose, about, 0);
+    UPDATE domicile.fences AS f SET shredded = true WHERE f.subject_key = held.subject_key AND NOT f.shredded;
 END
 $$;
 
