@@ -11,10 +11,11 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
-from pydantic import Field, StringConstraints, TypeAdapter
+from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError, PydanticUserError
 from pydantic_core import SchemaError
 
+from domicile.model.errors import InvalidInput
 from domicile.sdk.tables import JSON, Kind, members
 
 _BOUNDS: Final = frozenset({"gt", "ge", "lt", "le", "multiple_of"})
@@ -58,16 +59,21 @@ def _constraints(annotation: Any, kind: Kind) -> dict[str, Any]:
     found = {name: value for name, value in schema.items() if name in _CONSTRAINTS}
     if isinstance(found.get("pattern"), re.Pattern):
         found["pattern"] = found["pattern"].pattern
-    own = TypeAdapter(kind.python)
-    said = {
-        name: json.loads(kind.dump(own.validate_python(value))) if name in _BOUNDS else value
-        for name, value in found.items()
-    }
+    said = {name: _bound(kind, value) if name in _BOUNDS else value for name, value in found.items()}
+    said = {name: value for name, value in said.items() if value is not None}
     try:
         TypeAdapter(constrained(kind, said))
     except SchemaError:  # a pattern that only Python's own engine reads
         said.pop("pattern", None)
     return said
+
+
+def _bound(kind: Kind, value: Any) -> Any:
+    """As JSON; None for one that is no value of the field's own type, such as a time of no zone."""
+    try:
+        return json.loads(kind.dump(TypeAdapter(kind.python).validate_python(value)))
+    except (ValidationError, InvalidInput):
+        return None
 
 
 def constrained(kind: Kind, constraints: Mapping[str, Any]) -> Any:
