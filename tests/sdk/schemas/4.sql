@@ -11,8 +11,8 @@ BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'domicile_owner') THEN
         CREATE ROLE domicile_owner NOLOGIN;
     END IF;
-    FOREACH name IN ARRAY ARRAY['domicile_app', 'domicile_cell', 'domicile_gateway', 'domicile_abroad', 'domicile_eraser',
-                             'domicile_ledger', 'domicile_border'] LOOP
+    FOREACH name IN ARRAY ARRAY['domicile_app', 'domicile_turner', 'domicile_cell', 'domicile_gateway', 'domicile_abroad',
+                             'domicile_eraser', 'domicile_ledger', 'domicile_border'] LOOP
         IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name) THEN
             EXECUTE format('CREATE ROLE %I LOGIN', name);
         END IF;
@@ -34,7 +34,8 @@ BEGIN
         CREATE ROLE domicile_fencer NOLOGIN;
     END IF;
     GRANT domicile_cell TO domicile_border;  -- which looks across subjects as that role does, and no further
-    GRANT domicile_app TO domicile_fencer;  -- whose sessions it may end: nobody else's
+    GRANT domicile_app TO domicile_turner;  -- re-seals rows as the application would, and keeps their versions
+    GRANT domicile_app, domicile_turner TO domicile_fencer;  -- whose sessions it may end: nobody else's
 END
 $roles$;
 
@@ -99,12 +100,13 @@ CREATE TABLE IF NOT EXISTS domicile.columns (
 );
 
 -- ``kind``: the type of the field in its class; ``default``: the SQL of what older rows hold. ``optional``: whether the
--- field may be None, and ``given``, as JSON, what a record has that is made without it: a constant of the class. All of
--- them came later.
+-- field may be None, and ``given``, as JSON, what a record has that is made without it: a constant of the class.
+-- ``rules``, as JSON: its members, its constraints or its JSON Schema. All of them came later.
 ALTER TABLE domicile.columns ADD COLUMN IF NOT EXISTS kind text;
 ALTER TABLE domicile.columns ADD COLUMN IF NOT EXISTS "default" text;
 ALTER TABLE domicile.columns ADD COLUMN IF NOT EXISTS optional boolean;
 ALTER TABLE domicile.columns ADD COLUMN IF NOT EXISTS given text;
+ALTER TABLE domicile.columns ADD COLUMN IF NOT EXISTS rules text;
 
 -- ``principal``: which field says whom a row is about; it lies in principal_key, whatever it is called.
 DO $classes$ BEGIN
@@ -445,6 +447,7 @@ DECLARE
     made_with text[];
     whose  uuid;
     shredded boolean;
+    keep   bigint;
 BEGIN
     IF current_setting('synchronous_commit') NOT IN ('on', 'remote_apply') THEN
         RAISE EXCEPTION 'synchronous_commit is below on' USING ERRCODE = 'DM004';
@@ -462,7 +465,7 @@ BEGIN
         RAISE EXCEPTION 'a row keeps its jurisdiction, subject, principal and key' USING ERRCODE = 'DM003';
     END IF;
     -- what counts a row and dates it is for the database to write, whatever the application's statement says
-    IF session_user = 'domicile_app' THEN
+    IF session_user IN ('domicile_app', 'domicile_turner') THEN
         IF TG_OP = 'INSERT' THEN
             NEW.version := 1;
             -- rows of one statement may be dated in the order in which they were given, a microsecond apart
@@ -472,12 +475,22 @@ BEGIN
             NEW.updated_at := clock_timestamp();
         ELSE
             NEW.created_at := OLD.created_at;
-            IF current_setting('domicile.turning', true) = 'on' THEN  -- other bytes for the same values
+            IF session_user = 'domicile_turner' THEN  -- other bytes for the same values
                 NEW.version := OLD.version;
                 NEW.updated_at := OLD.updated_at;
             ELSE
                 NEW.version := OLD.version + 1;
                 NEW.updated_at := clock_timestamp();
+            END IF;
+        END IF;
+        -- tables of before may not have the column yet
+        SELECT (SELECT r.keep_seconds FROM domicile.retention r WHERE r.table_name = TG_TABLE_NAME) INTO keep
+        FROM pg_attribute a WHERE a.attrelid = TG_RELID AND a.attname = 'expires_at' AND NOT a.attisdropped;
+        IF FOUND THEN
+            IF TG_OP = 'INSERT' THEN
+                NEW.expires_at := NEW.created_at + make_interval(secs => keep);  -- NULL: for ever
+            ELSE
+                NEW.expires_at := OLD.expires_at;
             END IF;
         END IF;
     END IF;
@@ -1208,7 +1221,7 @@ BEGIN
         PERFORM pg_stat_clear_snapshot();
         FOR pid IN
             SELECT a.pid FROM pg_stat_activity a
-            WHERE a.pid = ANY (pg_blocking_pids(closer)) AND a.usename = 'domicile_app'
+            WHERE a.pid = ANY (pg_blocking_pids(closer)) AND a.usename IN ('domicile_app', 'domicile_turner')
               AND a.wait_event IS DISTINCT FROM 'SyncRep' AND a.pid <> ALL (ended)
         LOOP
             PERFORM pg_terminate_backend(pid);

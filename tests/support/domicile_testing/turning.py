@@ -51,6 +51,7 @@ class World:
     address: str
     key_storage: Storage
     rows: RowStore
+    turned: RowStore
     fences: FenceStore
     erasures: ErasureStore
     reader: FenceReader
@@ -74,7 +75,7 @@ class World:
             if seconds < SECTION.cache_seconds:
                 await asyncio.sleep(0.01)
 
-        vault = Vault(self.rows, keys or self.key_client(), "eu-1", "eu")
+        vault = Vault(self.turned, keys or self.key_client(), "eu-1", "eu")
         return Rotator(self.turner(), self.fences, self.erasures, vault, SECTION.cache_seconds, pause)
 
     async def home(self, key: SubjectKey | None = None, keys: KeyClient | None = None) -> Home:
@@ -109,16 +110,20 @@ async def turning(
         async with superuser(key_storage) as root:
             await root.execute("TRUNCATE keys.data_keys, keys.subjects, keys.rotations, keys.index_keys")
         pools = []
-        for role, user in (
-            (Role.APP, "domicile_app"), (Role.GATEWAY, "domicile_gateway"), (Role.GATEWAY, "domicile_eraser"),
-        ):  # fmt: skip
+        users = {
+            "domicile_app": Role.APP,
+            "domicile_gateway": Role.GATEWAY,
+            "domicile_eraser": Role.GATEWAY,
+            "domicile_turner": Role.GATEWAY,
+        }
+        for user, role in users.items():
             credentials = trust.credentials("eu", role, "eu-1.fra")
             pools.append(
                 await open_pool(credentials, [cell_storage.address], jurisdiction="eu", cell="eu-1", user=user, size=6)
             )
         made = World(
-            trust, settings.bind, key_storage, RowStore(pools[0], "eu"), FenceStore(pools[1]),
-            ErasureStore(pools[2]), FenceReader(pools[0]), cell, [],
+            trust, settings.bind, key_storage, RowStore(pools[0], "eu"), RowStore(pools[3], "eu"),
+            FenceStore(pools[1]), ErasureStore(pools[2]), FenceReader(pools[0]), cell, [],
         )  # fmt: skip
         yield made
         for close in made.closing:

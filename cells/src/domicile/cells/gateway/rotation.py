@@ -240,7 +240,7 @@ async def rotator(settings: GatewaySettings) -> AsyncIterator[Rotator]:
         directory = DirectoryClient(credentials, settings.directory)
         stack.push_async_callback(directory.close)
         section = (await settings.topology(directory).load()).jurisdictions[identity.jurisdiction].keys
-        vault = await stack.enter_async_context(open_vault(settings, directory))
+        vault = await stack.enter_async_context(open_vault(settings, directory, "domicile_turner"))
         pool = await open_own(stack, settings, "domicile_gateway", size=2)
         keys = KeyTurnClient(credentials, section.service, jurisdiction=identity.jurisdiction, cell=identity.cell)
         stack.push_async_callback(keys.close)
