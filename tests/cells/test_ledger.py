@@ -89,6 +89,9 @@ class Counting:
         self.groups.append(len(lines))
         return first
 
+    async def append_once(self, line: str) -> tuple[int, str, bool]:
+        return await self.append([line]), line, True
+
 
 async def test_what_waits_during_a_commit_is_the_next_group() -> None:
     store = Counting()

@@ -180,6 +180,25 @@ async def test_an_intersection_of_two_releases_is_refused(cells: Cells, name: st
     await cells.unlocked("UPDATE notes SET topic = 'general'")
 
 
+async def test_another_declaration_does_not_leave_its_lineage_nor_its_k(cells: Cells, name: str) -> None:
+    """The same name with another lineage is refused when declared; a lower k of the same lineage is held to the first."""
+    text = DECLARATION.format(name=name).replace("k: 3", "k: 5")
+    await cells.declare(text)
+    assert (await cells.run(name)).state == "accepted"
+    with pytest.raises(InvalidInput, match=f"{name} was released in the lineage {name} before"):
+        await cells.declare(f"{text}\nlineage: elsewhere\n")
+    finer = DECLARATION.format(name=f"{name}-finer").replace("k: 3", f"k: 2\nlineage: {name}")
+    two = "SELECT ctid FROM profiles WHERE plan = 'free' AND born = '1960-01-01' LIMIT 2"
+    await cells.unlocked(f"UPDATE profiles SET plan = 'rare' WHERE ctid IN ({two})")
+    try:
+        await cells.declare(finer)
+        done = await cells.run(f"{name}-finer")
+    finally:
+        await cells.unlocked("UPDATE profiles SET plan = 'free' WHERE plan = 'rare'")
+    assert (done.state, done.rows, done.suppressed) == ("accepted", PEOPLE - 5, 5), "two of five would be told apart"
+    assert "rare" not in {row[0] for row in (await cells.rows(done.id)).rows}
+
+
 async def test_a_personal_value_in_a_shareable_text_stops_it(cells: Cells, name: str) -> None:
     await cells.sign_up(50, plan="pro", born=date(1960, 1, 1), topic="ask hans.stray@mail.example")
     text = DECLARATION.format(name=name).split("source:")[0] + (

@@ -4,7 +4,7 @@ Every step is one that may be the last, and whoever runs next goes on from what 
 
 1. ``building``: rows are read in one snapshot and pass the gate. Nothing of it is anywhere until
 2. ``ready``: the signed manifest, its pages and the classes of its subjects are kept, in one transaction;
-3. ``sending``: the ledger has the line. Pages that the other side lacks are sent; each is the same to the byte;
+3. ``sending``: the ledger has the line, once however often this is begun. Pages that the other side lacks are sent; each is the same to the byte;
 4. ``accepted``: the other side's signed receipt is kept, and the pages are not any longer.
 
 Two that run at once are harmless: the first to keep a manifest wins, and a page that is sent twice is one page. A
@@ -98,14 +98,29 @@ class HomeBorder:
 
     async def check(self, text: str) -> CheckedDeclaration:
         """What a declaration would release. Raises InvalidInput for one that is refused."""
-        return _checked(await self._plan(parse_declaration(text)))
+        return _checked(await self._new(text))
 
     async def declare(self, text: str, by: str) -> CheckedDeclaration:
         """Keep a declaration; the last of its name is in force. Raises InvalidInput, and then keeps nothing."""
-        made = await self._plan(parse_declaration(text))
+        made = await self._new(text)
         await self._store.declare(made.declaration.name, made.declaration.digest, text, by)
         log("release-declared", count=len(made.columns))
         return _checked(made)
+
+    async def _new(self, text: str) -> Plan:
+        made = await self._plan(parse_declaration(text))
+        await self._keeps_lineage(made.declaration.name, made.declaration.family)
+        return made
+
+    async def _keeps_lineage(self, name: str, family: str) -> None:
+        """What left under a name is what its next release is held against: changing one word does not end that."""
+        before = await self._store.other_lineage(name, family)
+        if before is not None:
+            raise InvalidInput(
+                f"{name} was released in the lineage {before} before",
+                where="lineage",
+                remedy="a name keeps its lineage",
+            )
 
     async def declared(self) -> list[CheckedDeclaration]:
         """Those in force; one that no longer fits what is recorded shows without columns."""
@@ -182,7 +197,9 @@ class HomeBorder:
         if cell is None or cell.jurisdiction != said.to.jurisdiction:
             what = f"no cell {said.to.cell} of {said.to.jurisdiction}"
             raise InvalidInput(what, where="to", remedy="see the manifest")
-        return plan(said, await self._store.classes(), self._own.jurisdiction)
+        classes = await self._store.classes()
+        # a statement may be long, and others are waiting
+        return await asyncio.to_thread(plan, said, classes, self._own.jurisdiction)
 
     # -- what goes on by itself --------------------------------------------------------------------------
 
@@ -232,6 +249,7 @@ class HomeBorder:
 
     async def _build(self, release: KeptRelease) -> None:
         made = await self._plan(parse_declaration(release.text))
+        await self._keeps_lineage(release.name, release.lineage)
         keys = await self._keys()
         treating = Treating(made, (await keys.cell_index_key()).key)
         progress = self._reading[release.name, release.revision] = _Progress()
@@ -239,7 +257,8 @@ class HomeBorder:
         topology = await self._topology()
         countries = topology.jurisdictions[self._own.jurisdiction].countries
         earlier = await self._store.earlier(release.lineage)
-        through = await asyncio.to_thread(passed, made, rows, list(earlier.values()), countries)
+        least = await self._store.declared_k(release.lineage)
+        through = await asyncio.to_thread(passed, made, rows, list(earlier.values()), countries, together=least)
         if len(through.pages) > MAX_PAGES:
             raise Forbidden(f"more than {MAX_PAGES} pages", where="source", remedy="export fewer columns")
         signed = sign(self._manifest(made, release, through).model_dump_json(), self._credentials)
@@ -330,7 +349,7 @@ class HomeBorder:
         size = 0
         for number in range(len(said.pages)):
             size += len(await self._page(release, number))
-        await self._ledger.append(passing(said, _signed(release).id, size, self._own))
+        await self._ledger.append_once(passing(said, _signed(release).id, size, self._own))
         await self._store.change(release, "sending")
 
     async def _page(self, release: KeptRelease, number: int) -> str:
