@@ -6,8 +6,8 @@ that its rows lie in. For what is kept:
 
 - each class, and each signature, is of k subjects at least, and each class holds l different sensitive values;
 - over all releases of a lineage, what tells two subjects apart (the tuple of their signatures, "not in it" being one)
-  does so for k at least at a time, the greatest k that one of them was declared with: whoever joins releases, intersects
-  their classes or takes their difference finds nobody, and no few, whom a release alone would have hidden.
+  does so for k at least at a time, the greatest k that one of them was declared with: whoever joins releases,
+  intersects their classes or takes their difference finds nobody, and no few, whom a release alone would have hidden.
 
 A pseudonym is one subject's own name. One that several share tells them from all others, as a quasi-identifier does:
 it is held to k with those.

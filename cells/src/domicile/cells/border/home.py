@@ -4,7 +4,8 @@ Every step is one that may be the last, and whoever runs next goes on from what 
 
 1. ``building``: rows are read in one snapshot and pass the gate. Nothing of it is anywhere until
 2. ``ready``: the signed manifest, its pages and the classes of its subjects are kept, in one transaction;
-3. ``sending``: the ledger has the line, once however often this is begun. Pages that the other side lacks are sent; each is the same to the byte;
+3. ``sending``: the ledger has the line, once however often this is begun. Pages that the other side lacks are sent;
+   each is the same to the byte;
 4. ``accepted``: the other side's signed receipt is kept, and the pages are not any longer.
 
 Two that run at once are harmless: the first to keep a manifest wins, and a page that is sent twice is one page. A
@@ -63,6 +64,8 @@ from domicile.telemetry import log, warn
 
 MAX_ROWS: Final = 1_000_000
 """Of one release, since k is counted over all of them at once."""
+MAX_PEOPLE: Final = 5_000_000
+"""In all groups of one release, each as often as it is in one."""
 SEND_SECONDS: Final = 30.0
 BEAT_SECONDS: Final = 5.0
 REFUSALS: Final = (Forbidden, InvalidInput, Conflict, TokenInvalid, NotFound)
@@ -268,11 +271,16 @@ class HomeBorder:
 
     async def _read(self, made: Plan, treating: Treating, keys: KeyClient, progress: _Progress) -> list[Row]:
         rows: list[Row] = []
+        seen = 0
 
         def take(values: list[Any], people: list[UUID]) -> None:
+            nonlocal seen
+            seen += len(people)
+            if len(rows) >= MAX_ROWS:
+                raise Forbidden(f"more than {MAX_ROWS:,} rows", where="source", remedy="aggregate them")
+            if seen > MAX_PEOPLE:
+                raise Forbidden(f"groups of more than {MAX_PEOPLE:,} subjects", where="source", remedy="choose some")
             rows.append(treating.row(values, [person.bytes for person in people]))
-            if len(rows) > MAX_ROWS:
-                raise Forbidden(f"more than {MAX_ROWS} rows", where="source", remedy="aggregate them")
 
         async with self._store.reading(f"release:{made.declaration.name}") as reading:
             if made.query is None:

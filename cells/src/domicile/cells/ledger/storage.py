@@ -100,8 +100,9 @@ class LedgerStore:
     async def _append_once(self, line: str) -> tuple[int, str, bool]:
         async with self._pool.acquire() as connection:
             statement = connection.fetchrow(_APPEND_ONCE, line, timeout=NEVER)
-            place, kept, added = await uncut(connection, statement, COMMIT_SECONDS)
-            return place, kept, added
+            row = await uncut(connection, statement, COMMIT_SECONDS)
+            assert row is not None
+            return row["place"], row["kept"], row["added"]
 
     async def size(self) -> tuple[UUID, int]:
         """Which ledger this is, and how many lines it has."""
