@@ -136,7 +136,8 @@ def test_names_of_loggers_threads_and_tasks_show_nothing(lines: io.StringIO, reg
 
 
 def test_an_exception_that_was_put_there_bare_is_cleaned_too(lines: io.StringIO) -> None:
-    logging.getLogger().handle(logging.makeLogRecord({"msg": "said", "exc_info": raised(ValueError(EMAIL))}))
+    error = raised(ValueError(EMAIL))
+    logging.getLogger().handle(logging.makeLogRecord({"msg": "said", "levelno": 40, "exc_info": error}))
     assert "builtins.ValueError (text withheld: email)" in lines.getvalue()
     assert "anna.canary" not in lines.getvalue()
 
