@@ -217,6 +217,8 @@ async def bordering(
 ) -> AsyncIterator[Cells]:
     """All of it, running; the schemas are applied."""
     world = manifest(eu.address)
+    served = {name: cell for name, cell in world.cells.items() if name in roots}
+    world = world.model_copy(update={"cells": served})
     directory, keys = Directory(world, Signer.load_or_create(trust.folder / "operator.key")), Keys()
     operators = trust.folder / "border-operators"
     operators.mkdir(exist_ok=True)
