@@ -309,18 +309,23 @@ async def test_what_was_seen_of_a_replica_holds_until_the_next_look_ends(
 ) -> None:
     credentials = trust.credentials(GLOBAL, Role.DIRECTORY, "fra")
     async with Replica.connect(credentials, Address(servers.standby.address)) as replica:
-        await replica.look()
-        seen = replica.position
-        assert seen is not None
+        found = []
+
+        async def look() -> None:
+            await replica.look()
+            found.append(replica.position)
+
+        await look()
         async with paused(servers.standby):
-            looking = asyncio.create_task(replica.look())
+            looking = asyncio.create_task(look())
             await asyncio.wait([looking], timeout=0.1)
             assert not looking.done()
-            assert replica.position == seen
+            found.append(replica.position)
             await looking
-            assert replica.position is None, "it did not answer"
-        await replica.look()
-        assert replica.position == seen
+        await look()
+    seen = found[0]
+    assert seen is not None
+    assert found == [seen, seen, None, seen], "asked, while it hangs, after it did not answer, and asked again"
 
 
 async def test_a_directory_starts_and_serves_without_its_replicas(

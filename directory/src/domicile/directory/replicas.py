@@ -92,8 +92,10 @@ class Replica:
                 warn("replica-gone", address=str(self.address), code=error.code)
             self.position = None
             return
-        usable = row is not None and not row["reconciling"]
-        self.position = Position(generation=row["generation"], sequence=row["sequence"]) if usable else None
+        if row is None or row["reconciling"]:
+            self.position = None
+        else:
+            self.position = Position(generation=row["generation"], sequence=row["sequence"])
 
     async def resolved(self, keys: Sequence[SubjectKey]) -> str | None:
         """As the storage's; none where a pin is missing here."""
