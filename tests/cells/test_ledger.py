@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import AsyncIterator, Sequence
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
@@ -88,6 +93,9 @@ class Counting:
             raise Forbidden("no right")
         self.groups.append(len(lines))
         return first
+
+    async def append_once(self, line: str) -> tuple[int, str, bool]:
+        return await self.append([line]), line, True
 
 
 async def test_what_waits_during_a_commit_is_the_next_group() -> None:
@@ -175,6 +183,57 @@ async def test_a_crossing_that_cannot_be_written_down_is_refused(
     with pytest.raises(DomicileError):
         await read_abroad(trust, gateway)
     assert await cell.fetchval("SELECT count(*) FROM ledger.lines") == 2
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, of 1 MiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "none", str(place)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("no file system can be mounted here: needs the rights of root")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+async def test_a_crossing_is_refused_while_the_disk_is_really_full(
+    trust: Trust, gateway: str, cell: asyncpg.Connection, small_disk: Path
+) -> None:
+    """The ledger's lines lie on a disk that somebody else fills."""
+    await cell.execute(f"CREATE TABLESPACE small LOCATION '{small_disk}'")
+    await cell.execute("ALTER TABLE ledger.lines SET TABLESPACE small")
+    filler = small_disk / "filler"
+    try:
+        with suppress(OSError), filler.open("wb", buffering=0) as stream:
+            while stream.write(bytes(4096)):
+                pass
+        with pytest.raises(Unavailable, match="nothing may cross"):
+            await read_abroad(trust, gateway)
+        assert await cell.fetchval("SELECT count(*) FROM ledger.lines") == 0
+        filler.unlink()
+        with pytest.raises(DomicileError) as after:
+            await read_abroad(trust, gateway)
+        assert after.value.code == "not-found"
+        assert await cell.fetchval("SELECT count(*) FROM ledger.lines") == 1
+    finally:
+        filler.unlink(missing_ok=True)
+        await cell.execute("ALTER TABLE ledger.lines SET TABLESPACE pg_default")
+        await cell.execute("DROP TABLESPACE small")
+
+
+async def test_a_release_that_is_said_again_has_one_line(store: LedgerStore, ledger: Ledger) -> None:
+    """By whoever says it, at once or later; one that was refused under the same id is another thing."""
+    passes: dict[str, Any] = {"kind": "release", "decision_id": "0" * 64}
+    await ledger.append(crossing(1, **passes, outcome="refused"))
+    told = await asyncio.gather(
+        *(each.append_once(crossing(n, **passes)) for n in range(3) for each in (ledger, Ledger(store)))
+    )
+    assert {line.index for line in told} == {1}
+    assert len({line.leaf for line in told}) == 1
+    assert (await ledger.append_once(crossing(9, **passes))).leaf == told[0].leaf
+    assert (await ledger.append_once(crossing(9, kind="release", decision_id="1" * 64))).index == 2
+    assert len(await store.lines(0, 10)) == 3
 
 
 def auditor(trust: Trust, gateway: str) -> asking.Auditor:

@@ -79,6 +79,25 @@ def test_aggregates_are_left_out_whole() -> None:
     assert kept.k == 9
 
 
+def test_an_aggregate_is_of_k_people_however_coarse_its_class_is() -> None:
+    """Grouped by the day and released by the decade: a group of one is one person's own row."""
+    groups = [Row(("1970s", 1), (b"%d" % n,)) for n in range(20)]
+    groups.append(Row(("1970s", 7), tuple(b"many %d" % n for n in range(7))))
+    kept = anonymise(groups, policy(suppressed=0.99, grouped=True))
+    assert [row.values for row in kept.rows] == [("1970s", 7)]
+    with pytest.raises(Forbidden, match="more than 0 of 21 rows"):
+        anonymise(groups, policy(suppressed=0, grouped=True))
+
+
+def test_a_pseudonym_that_several_share_is_held_to_k_like_a_quasi_identifier() -> None:
+    """Of a town instead of a person: who is with few in it is left out, whoever has one of his own stays."""
+    towns = ["ulm"] * 5 + ["hall"] * 2 + [None] * 2 + [f"own {n}" for n in range(4)]
+    found = [Row(("a", town), (b"%d" % n,)) for n, town in enumerate(towns)]
+    kept = anonymise(found, policy(pseudonyms=(1,)))
+    assert Counter(row.values[1] for row in kept.rows) == Counter(["ulm"] * 5 + [f"own {n}" for n in range(4)])
+    assert len(anonymise(found, policy()).rows) == len(towns)
+
+
 def test_types_tell_classes_apart() -> None:
     assert len({label((value,), (0,)) for value in (1, "1", True, 1.0, None)}) == 5
 
@@ -105,6 +124,15 @@ def test_an_intersection_that_singles_out_is_refused() -> None:
     ages = anonymise(rows(*((n, n // 4) for n in range(16))), policy(4))
     with pytest.raises(Forbidden, match="earlier releases of the lineage"):
         anonymise(rows(*((n, n % 4) for n in range(16))), policy(4, suppressed=0.5), [classes(ages)])
+
+
+def test_a_lower_k_does_not_undo_what_an_earlier_release_promised() -> None:
+    """The first was of ten at a time; a second declaration of the lineage says two, and would split it into twos."""
+    first = anonymise(rows(*((n, "a") for n in range(20))), policy(10))
+    finer = rows(*((n, n // 2) for n in range(20)))
+    assert len(anonymise(finer, policy(2), [classes(first)]).rows) == 20, "what k alone would let through"
+    with pytest.raises(Forbidden, match="earlier releases of the lineage"):
+        anonymise(finer, policy(2, together=10), [classes(first)])
 
 
 def test_the_same_again_loses_nobody() -> None:

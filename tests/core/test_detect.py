@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from domicile_testing.labelled import COUNTRIES, Labelled, in_prose, negatives, positives, prose
@@ -26,6 +28,25 @@ def test_it_finds_what_looks_personal_alone_and_in_prose() -> None:
     alone, within = list(positives(1, 100)), list(in_prose(2, 100))
     assert {rule for rule, count in missed(alone).items() if count > 2} == set()
     assert {rule for rule, count in missed(within).items() if count > 3} == set()
+
+
+@pytest.mark.full
+def test_the_figures_of_the_page_are_measured_again() -> None:
+    """docs/telemetry.md: recall by rule, alone and in prose, and false findings among what points to nobody."""
+    page = (Path(__file__).parents[2] / "docs" / "telemetry.md").read_text()
+    sizes = r"\((\d+) values of each rule; ([\d,]+) values of 20 kinds that point to nobody; ([\d,]+) paragraphs"
+    said = re.search(sizes, page)
+    recall = re.search(r"recall ([\d.]+) to ([\d.]+) by rule", page)
+    assert said
+    assert recall
+    each = int(said[1])
+    lost = [count for found in (positives(1, each), in_prose(2, each)) for count in missed(list(found)).values()]
+    assert 1 - max(lost, default=0) / each >= float(recall[1])
+    innocent = list(negatives(3, each))
+    assert len(innocent) == int(said[2].replace(",", ""))
+    assert [one.text for one in innocent if rules(one.text)] == []
+    assert len(prose()) > 0.9 * int(said[3].replace(",", "")), "each version of Python has some more, or fewer"
+    assert [text for text in prose() if rules(text)] == []
 
 
 def test_it_lets_pass_what_points_to_nobody() -> None:
@@ -91,6 +112,10 @@ def test_a_rule_that_does_not_apply_is_left_out() -> None:
     pseudonym = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
     assert rules(pseudonym) == {Rule.TOKEN}
     assert rules(pseudonym, detector=Detector(without=frozenset({Rule.TOKEN}))) == set()
+
+
+def test_a_token_behind_a_long_path_is_found() -> None:
+    assert [each.rule for each in Detector().findings("word/" * 3000 + "9fK2mQ7xLr4TzW8bNd3vYh6P")] == [Rule.TOKEN]
 
 
 def test_what_is_too_long_to_be_read_whole_is_a_finding() -> None:

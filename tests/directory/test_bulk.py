@@ -232,7 +232,7 @@ async def test_who_interrupts_an_import_is_not_told_that_nothing_is_changed(
     assert child.returncode == 130, err
     told = json.loads(out)
     assert (told["ok"], told["code"]) == (False, "interrupted")
-    assert "run it again" in told["detail"]
+    assert "run it again" in told["error"]
 
 
 async def test_how_a_reconciliation_stands_is_told(operator_at: Operator, directory: RunningDirectory) -> None:

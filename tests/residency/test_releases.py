@@ -12,16 +12,15 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from domicile_testing import Storage, Trust
-from domicile_testing.border import OPERATORS, PLANS, Cells, bordering
+from domicile_testing.border import PLANS, Cells, bordering
 from domicile_testing.cell import superuser
 from domicile_testing.conditions import until_true
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from domicile.cells.border.api import ARRIVALS, RELEASES
 from domicile.cells.border.signing import sign
 from domicile.cells.border.wire import Arrival, Page, ReleaseManifest, Releases, SignedManifest
 from domicile.model import Conflict, Forbidden, InvalidInput, NotFound, Role, TokenInvalid
-from domicile.ops.main import app
 from domicile.sample import Note, Profile
 from domicile.sdk.store import apply_schema
 
@@ -178,6 +177,25 @@ async def test_an_intersection_of_two_releases_is_refused(cells: Cells, name: st
     await cells.declare(alone)
     assert (await cells.run(f"{name}-alone")).state == "accepted", "by itself it would have passed"
     await cells.unlocked("UPDATE notes SET topic = 'general'")
+
+
+async def test_another_declaration_does_not_leave_its_lineage_nor_its_k(cells: Cells, name: str) -> None:
+    """The same name with another lineage is refused when declared; a lower k is held to the first one's."""
+    text = DECLARATION.format(name=name).replace("k: 3", "k: 5")
+    await cells.declare(text)
+    assert (await cells.run(name)).state == "accepted"
+    with pytest.raises(InvalidInput, match=f"{name} was released in the lineage {name} before"):
+        await cells.declare(f"{text}\nlineage: elsewhere\n")
+    finer = DECLARATION.format(name=f"{name}-finer").replace("k: 3", f"k: 2\nlineage: {name}")
+    two = "SELECT ctid FROM profiles WHERE plan = 'free' AND born = '1960-01-01' LIMIT 2"
+    await cells.unlocked(f"UPDATE profiles SET plan = 'rare' WHERE ctid IN ({two})")
+    try:
+        await cells.declare(finer)
+        done = await cells.run(f"{name}-finer")
+    finally:
+        await cells.unlocked("UPDATE profiles SET plan = 'free' WHERE plan = 'rare'")
+    assert (done.state, done.rows, done.suppressed) == ("accepted", PEOPLE - 5, 5), "two of five would be told apart"
+    assert "rare" not in {row[0] for row in (await cells.rows(done.id)).rows}
 
 
 async def test_a_personal_value_in_a_shareable_text_stops_it(cells: Cells, name: str) -> None:
@@ -401,6 +419,19 @@ async def test_a_receiver_that_forges_a_receipt_is_refused(cells: Cells, name: s
     assert "a receipt for something else" in done.reason
 
 
+async def test_what_is_too_much_to_be_held_is_refused(cells: Cells, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("domicile.cells.border.home.MAX_ROWS", PEOPLE - 1)
+    monkeypatch.setattr("domicile.cells.border.home.MAX_PEOPLE", PEOPLE - 1)
+    for text, told in ((DECLARATION, "more than 29 rows"), (GROUPS, "groups of more than 29 subjects")):
+        kind = f"{name}-{len(told)}"
+        await cells.declare(text.format(name=kind))
+        done = await cells.run(kind)
+        assert done.state == "refused"
+        assert told in done.reason
+        (line,) = said(await cells.ledger("eu-1"), kind)
+        assert line["outcome"] == "refused"
+
+
 async def test_bad_requests_are_told(cells: Cells) -> None:
     with pytest.raises(NotFound, match="no such declaration"):
         await cells.begin("nothing")
@@ -426,17 +457,7 @@ async def test_an_operator_does_it_by_commands(cells: Cells, name: str, tmp_path
     file.write_text(DECLARATION.format(name=name))
 
     async def command(*arguments: str, jurisdiction: str = "eu", cell: str = "eu-1") -> Result:
-        own = cells.trust.credentials(jurisdiction, Role.OPERATOR, OPERATORS[jurisdiction])
-        environment = {
-            "DOMICILE_CERTIFICATE": str(own.certificate),
-            "DOMICILE_KEY": str(own.key),
-            "DOMICILE_AUTHORITIES": str(own.authorities),
-            "DOMICILE_OPERATORS": str(cells.trust.folder / "border-operators"),
-            "DOMICILE_DIRECTORY": cells.manifest.directory.sites[0].address,
-            "DOMICILE_STATE": str(tmp_path),
-        }
-        asked = ["release", *arguments, "--cell", cell]
-        return await asyncio.to_thread(lambda: CliRunner().invoke(app, asked, env=environment))
+        return await cells.command("release", *arguments, "--cell", cell, jurisdiction=jurisdiction)
 
     for verb in ("check", "declare"):
         done = await command(verb, str(file), "--json")

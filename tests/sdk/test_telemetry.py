@@ -17,7 +17,7 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import Link, Status, StatusCode
+from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, Status, StatusCode, TraceFlags, TraceState
 from prometheus_client import CollectorRegistry
 
 from domicile.model import InvalidInput, Personal, Shareable, SubjectKey, Withheld
@@ -115,6 +115,8 @@ class Mute:
         ("tagged", (), {"extra": {"note": Chatty()}}),
         ("escaped anna.canary%%40example.org %s", ("x",), {}),
         ("hidden %s", ("anna.canary\u200b@example.org",), {}),
+        ("%s", (Withheld("anna.canary", "eu"),), {}),
+        ("%(who)s", ({"who": [Withheld("anna.canary", "eu")]},), {}),
     ],
 )
 def test_a_log_line_shows_nothing(lines: io.StringIO, message: Any, arguments: Any, more: Mapping[str, Any]) -> None:
@@ -122,6 +124,22 @@ def test_a_log_line_shows_nothing(lines: io.StringIO, message: Any, arguments: A
     written = lines.getvalue()
     assert "ERROR" in written
     assert "anna.canary" not in written, written
+
+
+def test_names_of_loggers_threads_and_tasks_show_nothing(lines: io.StringIO, registry: CollectorRegistry) -> None:
+    record = logging.getLogger().makeRecord(f"user.{EMAIL}", logging.ERROR, __file__, 1, "said", (), None)
+    record.threadName = record.processName = record.taskName = f"for {EMAIL}"
+    logging.getLogger().handle(record)
+    assert "said" in lines.getvalue()
+    assert "anna.canary" not in lines.getvalue()
+    assert dropped(registry, "email") == 4
+
+
+def test_an_exception_that_was_put_there_bare_is_cleaned_too(lines: io.StringIO) -> None:
+    error = raised(ValueError(EMAIL))
+    logging.getLogger().handle(logging.makeLogRecord({"msg": "said", "levelno": 40, "exc_info": error}))
+    assert "builtins.ValueError (text withheld: email)" in lines.getvalue()
+    assert "anna.canary" not in lines.getvalue()
 
 
 def test_an_innocent_line_stays_as_it_is(lines: io.StringIO, registry: CollectorRegistry) -> None:
@@ -164,13 +182,30 @@ def test_what_is_deep_undeclared_or_of_an_unknown_kind_is_dropped(
     assert [dropped(registry, reason) for reason in ("depth", "unreadable", "undeclared")] == [1, 1, 2]
 
 
-@pytest.mark.parametrize("value", [4111111111111111, "DE89370400440532013000", b"anna.canary@example.org"])
+@pytest.mark.parametrize(
+    "value", [4111111111111111, 4111111111111111.0, "DE89370400440532013000", b"anna.canary@example.org"]
+)
 def test_numbers_and_bytes_are_looked_at_too(gate: TelemetryGate, value: object) -> None:
     assert gate.attributes({"note": value}) == {}
 
 
 @pytest.mark.parametrize(
-    "name", ["user.email", "userEmail", "e-mail", "client.address", "enduser.id", "customer_id", "first_name", "x.ssn"]
+    "name",
+    [
+        "user.email",
+        "userEmail",
+        "e-mail",
+        "client.address",
+        "enduser.id",
+        "customer_id",
+        "first_name",
+        "x.ssn",
+        "remote_addr",
+        "peer.ip",
+        "ip_address",
+        "geo.latitude",
+        "taxId",
+    ],
 )
 def test_names_of_something_personal_cannot_be_declared(registry: CollectorRegistry, name: str) -> None:
     with pytest.raises(InvalidInput, match="names something personal"):
@@ -246,6 +281,26 @@ def test_baggage_passes_as_declared_both_ways(gate: TelemetryGate) -> None:
     assert carrier == {"baggage": "tenant=acme"}
     got = propagator.extract({"baggage": "tenant=acme,note=anna.canary%40example.org,email=x"}, Context())
     assert dict(baggage.get_all(got)) == {"tenant": "acme"}
+
+
+def test_the_state_of_a_trace_ends_here(
+    gate: TelemetryGate, exported: tuple[trace.Tracer, InMemorySpanExporter]
+) -> None:
+    """Whoever is in front may have put anything into it; it is neither exported nor handed on."""
+    before = SpanContext(1, 2, is_remote=True, trace_flags=TraceFlags(1), trace_state=TraceState([("who", EMAIL)]))
+    context = trace.set_span_in_context(NonRecordingSpan(before), Context())
+    propagator, carrier = DeclaredBaggage(gate), dict[str, str]()
+    propagator.inject(carrier, context)
+    assert carrier.keys() == {"traceparent"}
+    got = propagator.extract({**carrier, "tracestate": f"who={EMAIL}"}, Context())
+    found = trace.get_current_span(got).get_span_context()
+    assert (found.trace_id, found.span_id, len(found.trace_state)) == (1, 2, 0)
+    tracer, exporter = exported
+    with tracer.start_as_current_span("checkout", context=context, links=[Link(before)]):
+        pass
+    (told,) = exporter.get_finished_spans()
+    contexts = [told.get_span_context(), told.parent, told.links[0].context]
+    assert [each is not None and len(each.trace_state) for each in contexts] == [0, 0, 0]
 
 
 def test_the_page_does_what_it_says(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1259,6 +1259,8 @@ CREATE TABLE IF NOT EXISTS ledger.lines (
     line  text NOT NULL CHECK (octet_length(line) <= 4096)
 );
 CREATE INDEX IF NOT EXISTS lines_by_time ON ledger.lines (at);
+CREATE INDEX IF NOT EXISTS lines_by_release ON ledger.lines ((line::jsonb ->> 'decision_id'))
+WHERE starts_with(line, '{"kind":"release",');
 
 -- The hash of each whole subtree of 256 lines (level 1), of 256 of those (level 2), and so on: what proofs are made of.
 CREATE TABLE IF NOT EXISTS ledger.tiles (
@@ -1358,6 +1360,24 @@ BEGIN
 END
 $$;
 
+-- Add the line of a release that passes, unless its decision has one already: whoever was killed between its line and
+-- what comes after says it again. The line's place and text either way, and whether it is new.
+CREATE OR REPLACE FUNCTION ledger.append_once(text text)
+RETURNS TABLE (place bigint, kept text, added boolean)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(x'646f6d6c'::integer);
+    RETURN QUERY
+        SELECT l.index, l.line, false FROM ledger.lines l
+        WHERE starts_with(l.line, '{"kind":"release",') AND l.line::jsonb ->> 'outcome' = 'passed'
+            AND l.line::jsonb ->> 'decision_id' = append_once.text::jsonb ->> 'decision_id'
+        ORDER BY l.index LIMIT 1;
+    IF NOT FOUND THEN
+        RETURN QUERY SELECT ledger.append(ARRAY[append_once.text]), append_once.text, true;
+    END IF;
+END
+$$;
+
 -- Hold another cell's head in the place of a smaller one.
 CREATE OR REPLACE FUNCTION ledger.hold(cell text, log uuid, size bigint, signed text, key text) RETURNS void
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -1385,6 +1405,7 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA ledger FROM PUBLIC;
 GRANT USAGE ON SCHEMA ledger TO domicile_ledger;
 GRANT SELECT ON ALL TABLES IN SCHEMA ledger TO domicile_ledger;
 GRANT EXECUTE ON FUNCTION ledger.append(text[]) TO domicile_ledger;
+GRANT EXECUTE ON FUNCTION ledger.append_once(text) TO domicile_ledger;
 GRANT EXECUTE ON FUNCTION ledger.hold(text, uuid, bigint, text, text) TO domicile_ledger;
 GRANT EXECUTE ON FUNCTION ledger.alarm(text, text, text, text, text, text) TO domicile_ledger;
 RESET ROLE;

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import date
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import asyncpg
 from pydantic import BaseModel
+from typer.testing import CliRunner, Result
 
 from domicile.cells.border.api import ARRIVALS, RELEASES
 from domicile.cells.border.wire import (
@@ -28,6 +35,8 @@ from domicile.cells.serve import serving_cell
 from domicile.client import KeyClient, Peer
 from domicile.identity import Signer
 from domicile.model import GLOBAL, Manifest, Role, SubjectKey
+from domicile.ops.main import app
+from domicile.ops.postgres import launched
 from domicile.sample import Note, Profile
 from domicile.sdk.home import Home, Vault
 from domicile.sdk.store import RowStore, open_pool
@@ -38,6 +47,7 @@ from domicile_testing.conditions import until_true
 from domicile_testing.databases import Storage
 from domicile_testing.homes import Directory, Keys, manifest
 
+PROGRAM = Path(sys.executable).with_name("domicile-cell")
 PLANS = ("free", "pro", "team")
 OPERATORS = {"eu": "fra", "us": "iad"}
 
@@ -162,6 +172,30 @@ class Cells:
         async with self.asking("us-1", "eu", Role.GATEWAY, name) as peer:
             return await peer.ask(Arrival, "PUT", f"{ARRIVALS}/{given.id}", body=given)
 
+    async def command(self, *arguments: str, jurisdiction: str = "eu") -> Result:
+        """``domicile`` with these arguments, as an operator of a jurisdiction."""
+        own = self.trust.credentials(jurisdiction, Role.OPERATOR, OPERATORS[jurisdiction])
+        environment = {
+            "DOMICILE_CERTIFICATE": str(own.certificate),
+            "DOMICILE_KEY": str(own.key),
+            "DOMICILE_AUTHORITIES": str(own.authorities),
+            "DOMICILE_OPERATORS": str(self.trust.folder / "border-operators"),
+            "DOMICILE_DIRECTORY": self.manifest.directory.sites[0].address,
+            "DOMICILE_STATE": str(self.trust.folder / "commands"),
+        }
+        return await asyncio.to_thread(lambda: CliRunner().invoke(app, list(arguments), env=environment))
+
+    def process(self, cell: str) -> subprocess.Popen[bytes]:
+        """A gateway as a program, to be killed; the one in this process has been stopped."""
+        settings = self.settings(cell)
+        names = ["deployment", "process", "bind", "certificate", "key", "authorities", "state", "operators"]
+        told = {f"DOMICILE_{name.upper()}": str(getattr(settings, name)) for name in names}
+        told |= {"DOMICILE_DIRECTORY": settings.directory[0], "DOMICILE_STORAGE": settings.storage[0]}
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("DOMICILE_")}
+        command = launched([str(PROGRAM), "serve"], ends_with=signal.SIGTERM)
+        with (self.trust.folder / f"{cell}.log").open("ab") as log:
+            return subprocess.Popen(command, env=kept | told, stdout=log, stderr=log)
+
     async def ledger(self, cell: str) -> list[str]:
         rows = await self.roots[cell].fetch("SELECT line FROM ledger.lines ORDER BY index")
         return [row[0] for row in rows]
@@ -183,6 +217,8 @@ async def bordering(
 ) -> AsyncIterator[Cells]:
     """All of it, running; the schemas are applied."""
     world = manifest(eu.address)
+    served = {name: cell for name, cell in world.cells.items() if name in roots}
+    world = world.model_copy(update={"cells": served})
     directory, keys = Directory(world, Signer.load_or_create(trust.folder / "operator.key")), Keys()
     operators = trust.folder / "border-operators"
     operators.mkdir(exist_ok=True)

@@ -20,6 +20,7 @@ from domicile.cells.ledger import open_ledger
 from domicile.model import DomicileError, InvalidInput
 from domicile.model.key_wire import KeyRotation
 from domicile.service import ProcessSettings, load_settings, run
+from domicile.service.operators import refusal
 
 cell = typer.Typer(name="domicile-cell", add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 keys = typer.Typer(name="domicile-keys", add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
@@ -169,7 +170,7 @@ def _run(
         return asyncio.run(main)
     except DomicileError as error:
         if as_json:
-            typer.echo(json.dumps({"ok": False, "code": error.code, "detail": str(error), "where": error.where}))
+            typer.echo(json.dumps(refusal(error.code, str(error), error.where)))
         else:
             typer.echo(f"{program} {command}: {error}", err=True)
         raise typer.Exit(1) from None

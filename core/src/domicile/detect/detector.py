@@ -207,7 +207,7 @@ def _address(written: str) -> IPv4Address | IPv6Address | None:
 
 
 _RUN: Final = re.compile(r"[A-Za-z0-9+/_=.~-]{16,}", re.ASCII)
-_JWT: Final = re.compile(r"eyJ[\w-]{8,}\.[\w-]{8,}", re.ASCII)
+_JWT: Final = re.compile(r"(?<![\w-])eyJ[\w-]{8,}\.[\w-]{8,}", re.ASCII)
 _UUID: Final = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.IGNORECASE)
 _HEX: Final = re.compile(r"[0-9a-f]{24,}|[0-9A-F]{24,}")
 _LOOKED_AT: Final = 4096
@@ -216,8 +216,8 @@ _LOOKED_AT: Final = 4096
 def _tokens(text: str, topic: str) -> Spans:
     """Runs that a generator made: keys, sessions, identifiers by chance (Shannon entropy of the characters)."""
     for run in _RUN.finditer(text):
-        head = run.group()[:_LOOKED_AT]
-        if _JWT.search(head) or _UUID.search(head) or any(_random(part) for part in re.split(r"[/.~]", head)):
+        whole = run.group()
+        if _JWT.search(whole) or _UUID.search(whole) or any(_random(part) for part in re.split(r"[/.~]", whole)):
             yield run.span()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -41,6 +41,11 @@ def addresses(name: str = "DIRECTORY") -> list[Address]:
         raise InvalidInput("is not host:port", where=f"DOMICILE_{name}", remedy="such as 10.0.0.1:7000") from None
 
 
+def refusal(code: str, error: str, where: str = "", problems: Sequence[str] = ()) -> dict[str, object]:
+    """What a command prints with ``--json`` where it was refused: the same of every room."""
+    return {"ok": False, "code": code, "error": error, "where": where, "problems": list(problems)}
+
+
 @contextmanager
 def refusals(command: str, *, as_json: bool, interrupted: str) -> Iterator[None]:
     """A refusal is one line, or one JSON object, and exit status 1; Ctrl-C is 130, and ``interrupted`` says how things
@@ -49,11 +54,12 @@ def refusals(command: str, *, as_json: bool, interrupted: str) -> Iterator[None]
         yield
     except (DomicileError, OSError) as error:
         if isinstance(error, DomicileError):
-            code, told = error.code, str(error)
+            code, told, where = error.code, str(error), error.where
         else:
-            code, told = "invalid-input", f"{error.filename or ''}: {(error.strerror or type(error).__name__).lower()}"
+            code, where = "invalid-input", str(error.filename or "")
+            told = f"{where}: {(error.strerror or type(error).__name__).lower()}"
         if as_json:
-            typer.echo(json.dumps({"ok": False, "code": code, "error": told, "problems": []}))
+            typer.echo(json.dumps(refusal(code, told, where)))
         else:
             typer.echo(f"domicile {command}: {told}", err=True)
         raise typer.Exit(1) from None

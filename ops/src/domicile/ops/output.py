@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from domicile.model.errors import DomicileError, InvalidInput, ManifestError
+from domicile.service.operators import refusal
 from domicile.telemetry import place_of
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
@@ -52,7 +53,7 @@ def as_refusal(error: Exception) -> DomicileError:
 def refusal_document(error: DomicileError) -> dict[str, Any]:
     """The same for every command's ``--json``."""
     problems = [str(problem) for problem in error.problems] if isinstance(error, ManifestError) else []
-    return {"ok": False, "code": error.code, "error": str(error), "problems": problems}
+    return refusal(error.code, str(error), error.where, problems)
 
 
 def refusal_lines(error: DomicileError) -> list[str]:

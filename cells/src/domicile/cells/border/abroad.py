@@ -103,7 +103,7 @@ class AbroadBorder:
             except (Forbidden, InvalidInput) as error:
                 await self._refused(peer, identifier, error, kept)
             size = sum(map(len, bodies))
-            await self._ledger.append(passing(said, identifier, size, peer))
+            await self._ledger.append_once(passing(said, identifier, size, peer))
             await self._store.accept(identifier, self._receipt(identifier, said), rows)
             BORDER.labels(peer.jurisdiction, self._own.jurisdiction, "release", "allowed").inc()
             log("release-arrived", count=said.rows, from_jurisdiction=peer.jurisdiction)

@@ -6,11 +6,15 @@ that its rows lie in. For what is kept:
 
 - each class, and each signature, is of k subjects at least, and each class holds l different sensitive values;
 - over all releases of a lineage, what tells two subjects apart (the tuple of their signatures, "not in it" being one)
-  does so for k at least at a time: whoever joins releases, intersects their classes or takes their difference finds
-  nobody, and no few, whom a release alone would have hidden.
+  does so for k at least at a time, the greatest k that one of them was declared with: whoever joins releases,
+  intersects their classes or takes their difference finds nobody, and no few, whom a release alone would have hidden.
+
+A pseudonym is one subject's own name. One that several share tells them from all others, as a quasi-identifier does:
+it is held to k with those.
 
 What falls short is left out, and everything is looked at again, until nothing does: each round leaves out a unit at
-least, so it ends. Rows that are groups already (aggregates) are left out as whole classes.
+least, so it ends. A row that is a group already (an aggregate) is of k subjects by itself, however coarse its class is:
+it may have been grouped by more than leaves.
 
 No library does this: pycanon and anjana work on rows of one table, in pandas, and know neither subjects nor releases
 that came before.
@@ -44,7 +48,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """``quasi`` and ``sensitive`` are places in a row's values; ``grouped``: whether rows are aggregates."""
+    """``quasi``, ``sensitive`` and ``pseudonyms`` are places in a row's values; ``grouped``: rows are aggregates.
+
+    ``together``: how many are told apart at least over all releases of the lineage; k where that is more.
+    """
 
     quasi: tuple[int, ...]
     k: int
@@ -52,6 +59,8 @@ class Policy:
     sensitive: int | None = None
     l: int = 1  # noqa: E741 - its name in the literature
     grouped: bool = False
+    pseudonyms: tuple[int, ...] = ()
+    together: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +76,12 @@ class Kept:
 
 @dataclass(slots=True)
 class _Unit:
-    """What is left out as one: a subject with its rows, or a class of aggregates."""
+    """What is left out as one: a subject with its rows, or an aggregate. ``sensitive``: what it has in each class."""
 
     rows: list[Row] = field(default_factory=list)
     people: set[Person] = field(default_factory=set)
     labels: set[Label] = field(default_factory=set)
+    sensitive: dict[Label, set[Any]] = field(default_factory=lambda: defaultdict(set))
 
 
 def label(values: Sequence[Any], quasi: Sequence[int]) -> Label:
@@ -104,7 +114,7 @@ def anonymise(rows: Sequence[Row], policy: Policy, earlier: Sequence[Earlier] = 
         raise Forbidden("no row is left to release", where="source")
     left = [row for unit in units.values() for row in unit.rows]
     sizes = _sizes(units)
-    diverse = _diversity(units, policy)
+    diverse = _diversity(units)
     return Kept(
         rows=left,
         suppressed=len(rows) - len(left),
@@ -116,13 +126,28 @@ def anonymise(rows: Sequence[Row], policy: Policy, earlier: Sequence[Earlier] = 
 
 def _units(rows: Sequence[Row], policy: Policy) -> dict[Hashable, _Unit]:
     units: dict[Hashable, _Unit] = defaultdict(_Unit)
-    for row in rows:
-        of = label(row.values, policy.quasi)
-        unit = units[of if policy.grouped else row.people]
+    shared = set() if policy.grouped else _shared(rows, policy.pseudonyms)
+    for number, row in enumerate(rows):
+        names = [row.values[place] if (place, row.values[place]) in shared else "" for place in policy.pseudonyms]
+        of = (*label(row.values, policy.quasi), *names)
+        unit = units[number if policy.grouped else row.people]
         unit.rows.append(row)
         unit.people.update(row.people)
         unit.labels.add(of)
+        if policy.sensitive is not None:
+            unit.sensitive[of].add(row.values[policy.sensitive])
     return dict(units)
+
+
+def _shared(rows: Sequence[Row], places: Sequence[int]) -> set[tuple[int, Any]]:
+    """Pseudonyms that are of more than one subject, and the want of one: by place and value."""
+    found: set[tuple[int, Any]] = {(place, None) for place in places}
+    for place in places:
+        first: dict[Any, tuple[Person, ...]] = {}
+        for row in rows:
+            if first.setdefault(row.values[place], row.people) != row.people:
+                found.add((place, row.values[place]))
+    return found
 
 
 def _sizes(units: Mapping[Hashable, _Unit]) -> dict[Label, set[Person]]:
@@ -133,12 +158,11 @@ def _sizes(units: Mapping[Hashable, _Unit]) -> dict[Label, set[Person]]:
     return found
 
 
-def _diversity(units: Mapping[Hashable, _Unit], policy: Policy) -> dict[Label, set[Any]]:
+def _diversity(units: Mapping[Hashable, _Unit]) -> dict[Label, set[Any]]:
     found: dict[Label, set[Any]] = defaultdict(set)
-    if policy.sensitive is not None:
-        for unit in units.values():
-            for row in unit.rows:
-                found[label(row.values, policy.quasi)].add(row.values[policy.sensitive])
+    for unit in units.values():
+        for of, values in unit.sensitive.items():
+            found[of] |= values
     return found
 
 
@@ -152,8 +176,10 @@ def _signatures(units: Mapping[Hashable, _Unit]) -> dict[Person, frozenset[Label
 
 
 def _short(units: Mapping[Hashable, _Unit], policy: Policy) -> set[Hashable]:
-    """Units of a class, or a signature, that is too small or too uniform by itself."""
-    sizes, diverse = _sizes(units), _diversity(units, policy)
+    """Units of a group, a class or a signature that is too small by itself, or a class that is too uniform."""
+    if small := {key for key, unit in units.items() if policy.grouped and len(unit.people) < policy.k}:
+        return small
+    sizes, diverse = _sizes(units), _diversity(units)
     bad = {of for of, people in sizes.items() if len(people) < policy.k}
     bad |= {of for of, values in diverse.items() if len(values) < policy.l}
     if bad:
@@ -171,20 +197,20 @@ def _touching(units: Mapping[Hashable, _Unit], people: Iterable[Person]) -> set[
 def _told_apart(
     units: Mapping[Hashable, _Unit], policy: Policy, before: Mapping[Person, tuple[bytes | None, ...]]
 ) -> set[Hashable]:
-    """Units to leave out since with the earlier releases they, or who would be missing, are fewer than k."""
+    """Units to leave out since with the earlier releases they, or who would be missing, are too few."""
     if not before:
         return set()
-    now = _signatures(units)
+    now, least = _signatures(units), max(policy.k, policy.together)
     together: dict[tuple[bytes | None, ...], dict[frozenset[Label] | None, list[Person]]] = {}
     for person, past in before.items():
         together.setdefault(past, {}).setdefault(now.get(person), []).append(person)
     few: set[Person] = set()
     for past, parts in together.items():
         present = {each: people for each, people in parts.items() if each is not None}
-        small = [people for people in present.values() if len(people) < policy.k]
+        small = [people for people in present.values() if len(people) < least]
         few.update(*small)
         gone = parts.get(None, [])
         known = any(each is not None for each in past)
-        if known and gone and not small and present and len(gone) < policy.k:
+        if known and gone and not small and present and len(gone) < least:
             few.update(sorted(present.values(), key=len)[0])
     return _touching(units, few)

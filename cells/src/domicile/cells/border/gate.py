@@ -9,7 +9,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from domicile.cells.border import pages
@@ -55,9 +55,14 @@ class Treating:
         return found
 
 
-def passed(plan: Plan, rows: Sequence[Row], earlier: Sequence[Earlier], countries: Sequence[str]) -> Passed:
-    """Raises Forbidden for what may not leave, and names column and rule; InvalidInput for what has no bytes."""
-    kept = anonymise(rows, plan.policy, earlier)
+def passed(
+    plan: Plan, rows: Sequence[Row], earlier: Sequence[Earlier], countries: Sequence[str], *, together: int = 0
+) -> Passed:
+    """Raises Forbidden for what may not leave, and names column and rule; InvalidInput for what has no bytes.
+
+    ``together``: the greatest k that an earlier release of the lineage was declared with.
+    """
+    kept = anonymise(rows, replace(plan.policy, together=together), earlier)
     inspector = Inspector(
         [column.name for column in plan.columns],
         [column.name for column in plan.columns if column.pseudonym],

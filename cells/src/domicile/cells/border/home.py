@@ -4,7 +4,8 @@ Every step is one that may be the last, and whoever runs next goes on from what 
 
 1. ``building``: rows are read in one snapshot and pass the gate. Nothing of it is anywhere until
 2. ``ready``: the signed manifest, its pages and the classes of its subjects are kept, in one transaction;
-3. ``sending``: the ledger has the line. Pages that the other side lacks are sent; each is the same to the byte;
+3. ``sending``: the ledger has the line, once however often this is begun. Pages that the other side lacks are sent;
+   each is the same to the byte;
 4. ``accepted``: the other side's signed receipt is kept, and the pages are not any longer.
 
 Two that run at once are harmless: the first to keep a manifest wins, and a page that is sent twice is one page. A
@@ -63,6 +64,8 @@ from domicile.telemetry import log, warn
 
 MAX_ROWS: Final = 1_000_000
 """Of one release, since k is counted over all of them at once."""
+MAX_PEOPLE: Final = 5_000_000
+"""In all groups of one release, each as often as it is in one."""
 SEND_SECONDS: Final = 30.0
 BEAT_SECONDS: Final = 5.0
 REFUSALS: Final = (Forbidden, InvalidInput, Conflict, TokenInvalid, NotFound)
@@ -98,14 +101,29 @@ class HomeBorder:
 
     async def check(self, text: str) -> CheckedDeclaration:
         """What a declaration would release. Raises InvalidInput for one that is refused."""
-        return _checked(await self._plan(parse_declaration(text)))
+        return _checked(await self._new(text))
 
     async def declare(self, text: str, by: str) -> CheckedDeclaration:
         """Keep a declaration; the last of its name is in force. Raises InvalidInput, and then keeps nothing."""
-        made = await self._plan(parse_declaration(text))
+        made = await self._new(text)
         await self._store.declare(made.declaration.name, made.declaration.digest, text, by)
         log("release-declared", count=len(made.columns))
         return _checked(made)
+
+    async def _new(self, text: str) -> Plan:
+        made = await self._plan(parse_declaration(text))
+        await self._keeps_lineage(made.declaration.name, made.declaration.family)
+        return made
+
+    async def _keeps_lineage(self, name: str, family: str) -> None:
+        """What left under a name is what its next release is held against: changing one word does not end that."""
+        before = await self._store.other_lineage(name, family)
+        if before is not None:
+            raise InvalidInput(
+                f"{name} was released in the lineage {before} before",
+                where="lineage",
+                remedy="a name keeps its lineage",
+            )
 
     async def declared(self) -> list[CheckedDeclaration]:
         """Those in force; one that no longer fits what is recorded shows without columns."""
@@ -182,7 +200,9 @@ class HomeBorder:
         if cell is None or cell.jurisdiction != said.to.jurisdiction:
             what = f"no cell {said.to.cell} of {said.to.jurisdiction}"
             raise InvalidInput(what, where="to", remedy="see the manifest")
-        return plan(said, await self._store.classes(), self._own.jurisdiction)
+        classes = await self._store.classes()
+        # a statement may be long, and others are waiting
+        return await asyncio.to_thread(plan, said, classes, self._own.jurisdiction)
 
     # -- what goes on by itself --------------------------------------------------------------------------
 
@@ -232,6 +252,7 @@ class HomeBorder:
 
     async def _build(self, release: KeptRelease) -> None:
         made = await self._plan(parse_declaration(release.text))
+        await self._keeps_lineage(release.name, release.lineage)
         keys = await self._keys()
         treating = Treating(made, (await keys.cell_index_key()).key)
         progress = self._reading[release.name, release.revision] = _Progress()
@@ -239,7 +260,8 @@ class HomeBorder:
         topology = await self._topology()
         countries = topology.jurisdictions[self._own.jurisdiction].countries
         earlier = await self._store.earlier(release.lineage)
-        through = await asyncio.to_thread(passed, made, rows, list(earlier.values()), countries)
+        least = await self._store.declared_k(release.lineage)
+        through = await asyncio.to_thread(passed, made, rows, list(earlier.values()), countries, together=least)
         if len(through.pages) > MAX_PAGES:
             raise Forbidden(f"more than {MAX_PAGES} pages", where="source", remedy="export fewer columns")
         signed = sign(self._manifest(made, release, through).model_dump_json(), self._credentials)
@@ -249,11 +271,16 @@ class HomeBorder:
 
     async def _read(self, made: Plan, treating: Treating, keys: KeyClient, progress: _Progress) -> list[Row]:
         rows: list[Row] = []
+        seen = 0
 
         def take(values: list[Any], people: list[UUID]) -> None:
+            nonlocal seen
+            seen += len(people)
+            if len(rows) >= MAX_ROWS:
+                raise Forbidden(f"more than {MAX_ROWS:,} rows", where="source", remedy="aggregate them")
+            if seen > MAX_PEOPLE:
+                raise Forbidden(f"groups of more than {MAX_PEOPLE:,} subjects", where="source", remedy="choose some")
             rows.append(treating.row(values, [person.bytes for person in people]))
-            if len(rows) > MAX_ROWS:
-                raise Forbidden(f"more than {MAX_ROWS} rows", where="source", remedy="aggregate them")
 
         async with self._store.reading(f"release:{made.declaration.name}") as reading:
             if made.query is None:
@@ -330,7 +357,7 @@ class HomeBorder:
         size = 0
         for number in range(len(said.pages)):
             size += len(await self._page(release, number))
-        await self._ledger.append(passing(said, _signed(release).id, size, self._own))
+        await self._ledger.append_once(passing(said, _signed(release).id, size, self._own))
         await self._store.change(release, "sending")
 
     async def _page(self, release: KeptRelease, number: int) -> str:

@@ -20,7 +20,6 @@ from typing import Final, NoReturn
 
 import sqlglot
 from sqlglot import exp
-from sqlglot.errors import SqlglotError
 from sqlglot.optimizer.annotate_types import annotate_types
 from sqlglot.optimizer.merge_subqueries import merge_subqueries
 from sqlglot.optimizer.qualify import qualify
@@ -32,6 +31,8 @@ from domicile.sdk.tables import KINDS
 Classes = Mapping[str, tuple[RecordedColumn, ...]]
 PEOPLE: Final = "domicile_people"
 """The hidden output: whom the row is about, an array where it is a group."""
+MAX_TOKENS: Final = 1_000
+"""Of a statement: what a longer one says can take minutes to find out."""
 _SUBJECT: Final = "domicile_subject"
 _JOIN: Final = "subject_key"
 _SQL: Final = {kind.python.__name__: kind.sql for kind in KINDS.values()}
@@ -53,6 +54,8 @@ _FUNCTIONS: Final = (
 )  # fmt: skip
 _AGGREGATES: Final = (exp.Count, exp.Sum, exp.Avg, exp.Min, exp.Max)
 _KNOWN: Final = frozenset((*_STRUCTURE, *_OPERATORS, *_FUNCTIONS, *_AGGREGATES))
+_NESTED: Final = frozenset((exp.With, exp.CTE, exp.Subquery))
+"""What may be there before queries are merged."""
 _CLAUSES: Final = frozenset({"kind", "expressions", "from", "from_", "joins", "where", "group", "having"})
 _KINDS: Final[dict[str, tuple[exp.DType, ...]]] = {
     "str": (exp.DType.TEXT, exp.DType.VARCHAR, exp.DType.CHAR),
@@ -101,12 +104,20 @@ def analyse(sql: str, classes: Classes) -> Query:
     if not schema:
         _refuse("no table of records is recorded here", "run `domicile schema apply`")
     try:
+        words = sqlglot.tokenize(sql, dialect="postgres")
+        if len(words) > MAX_TOKENS:
+            _refuse(f"more than {MAX_TOKENS} words", "shorten it")
+        if any(word.token_type is sqlglot.TokenType.L_BRACKET for word in words):  # whose parser is the slowest
+            _refuse("an array cannot be followed", "use the operators and functions of docs/border.md")
         statements = sqlglot.parse(sql, dialect="postgres")
         if len(statements) != 1 or not isinstance(statements[0], exp.Query):
             _refuse("not one SELECT")
+        _check_known(statements[0], _KNOWN | _NESTED)
         found = qualify(statements[0], schema=schema, dialect="postgres")
         found = annotate_types(merge_subqueries(found), schema=schema, dialect="postgres")
-    except (SqlglotError, RecursionError):
+    except InvalidInput:
+        raise
+    except Exception:  # a parser of hostile text may fail in any way
         found = None
     if not isinstance(found, exp.Select):
         _refuse("not one SELECT whose every table and column is recorded", "name tables and columns as applied")
@@ -123,6 +134,8 @@ def _followed(select: exp.Select, classes: Classes) -> Query:
     for table in select.find_all(exp.Table):
         if table.name not in classes or table.db not in ("", "public") or table.catalog:
             _refuse("a table that no schema recorded")
+        if table.alias_column_names:
+            _refuse("other names for a table's columns", "rename them in the SELECT")
     first = select.args.get("from_") or select.args.get("from")
     if first is None:
         _refuse("no table", "select from a table of records")
@@ -155,19 +168,25 @@ def _followed(select: exp.Select, classes: Classes) -> Query:
     if len(set(names)) != len(names) or PEOPLE in names:
         _refuse("two columns of one name, or one of ours")
     if (group := select.args.get("group")) is not None:
+        if any(value for name, value in group.args.items() if name != "expressions"):
+            _refuse("GROUP BY of more than columns", "name what you group by")
         shown = {each.unalias().sql() for each in select.selects}
         if any(part.sql() not in shown for part in group.expressions):
             _refuse("groups by what the result does not show", "select what you group by")
     return Query(_rewritten(select, first, grouped=grouped), outputs, grouped, tuple(sorted(set(tables.values()))))
 
 
-def _check_parts(select: exp.Select) -> None:
-    for node in select.walk():
-        if type(node) not in _KNOWN:
+def _check_known(query: exp.Expr, known: frozenset[type[exp.Expr]]) -> None:
+    for node in query.walk():
+        if type(node) not in known:
             what = node.sql_name().lower() if isinstance(node, exp.Func) else type(node).__name__.lower()
             if isinstance(node, exp.Anonymous):
                 what = "a function that is not known"
             _refuse(f"{what} cannot be followed", "use the operators and functions of docs/border.md")
+
+
+def _check_parts(select: exp.Select) -> None:
+    _check_known(select, _KNOWN)
     if sum(1 for _ in select.find_all(exp.Select)) != 1:
         _refuse("a query within the query that cannot be merged", "write one SELECT with joins")
     for name, value in select.args.items():

@@ -37,6 +37,7 @@ class Plan:
             sensitive=None if said.sensitive is None else names.index(said.sensitive.column),
             l=1 if said.sensitive is None else said.sensitive.l,
             grouped=self.grouped,
+            pseudonyms=tuple(place for place, column in enumerate(self.columns) if column.pseudonym),
         )
 
 

@@ -25,6 +25,12 @@ MOST_WAITING: Final = 10_000
 class Lines(Protocol):
     async def append(self, lines: Sequence[str]) -> int: ...
 
+    async def append_once(self, line: str) -> tuple[int, str, bool]: ...
+
+
+def _refused() -> Unavailable:
+    return Unavailable("the ledger cannot be written, so nothing may cross", where="ledger", retry_after=5)
+
 
 class Ledger:
     """The port for whoever lets something cross. ``run`` has to be running, and never ends by itself."""
@@ -46,6 +52,18 @@ class Ledger:
         self._some.set()
         return await told
 
+    async def append_once(self, crossing: Crossing) -> LedgerLine:
+        """As CrossingLog says. By itself: a release is rare, and what it waits for is its own commit."""
+        line = crossing.line()
+        try:
+            place, kept, added = await self._store.append_once(line)
+        except DomicileError as error:
+            self._note(error, 1)
+            raise _refused() from None
+        self._failing = False
+        LEDGER_LINES.inc(added)
+        return LedgerLine(place, leaf_hash(kept.encode()), Crossing.parse(kept))
+
     async def run(self) -> None:
         while True:
             await self._some.wait()
@@ -64,21 +82,22 @@ class Ledger:
         try:
             first = await self._store.append([line for _, line, _ in group])
         except DomicileError as error:
-            if not self._failing:
-                warn("ledger-not-written", code=error.code)
-            self._failing = True
-            LEDGER_REFUSED.inc(len(group))
+            self._note(error, len(group))
             for _, _, told in group:
                 if not told.done():
-                    told.set_exception(
-                        Unavailable("the ledger cannot be written, so nothing may cross", where="ledger", retry_after=5)
-                    )
+                    told.set_exception(_refused())
             return
         self._failing = False
         LEDGER_LINES.inc(len(group))
         for place, (crossing, line, told) in enumerate(group):
             if not told.done():
                 told.set_result(LedgerLine(first + place, leaf_hash(line.encode()), crossing))
+
+    def _note(self, error: DomicileError, crossings: int) -> None:
+        if not self._failing:
+            warn("ledger-not-written", code=error.code)
+        self._failing = True
+        LEDGER_REFUSED.inc(crossings)
 
     async def close(self, running: asyncio.Task[None]) -> None:
         """End ``run``; who still waits is refused."""

@@ -16,15 +16,17 @@ p { margin: .25rem 0; }
 .verdict { margin: 1.25rem 0; padding: .7rem 1rem; border-left: 5px solid #1c7c4a; background: #eef8f2; }
 .verdict.bad { border-color: #b3261e; background: #fcefee; }
 .scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-size: .92rem; }
-th, td { text-align: left; padding: .35rem .7rem; border-bottom: 1px solid #e3e7ec; vertical-align: top; }
+table { border-collapse: collapse; width: 100%; font-size: .88rem; }
+th, td { text-align: left; padding: .35rem .5rem; border-bottom: 1px solid #e3e7ec; vertical-align: top; }
 th { background: #f5f7f9; white-space: nowrap; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 td.code { font-family: ui-monospace, monospace; font-size: .86rem; overflow-wrap: break-word; max-width: 16rem; }
 td.time, td.name { white-space: nowrap; }
 ul { margin: .2rem 0; }
 tr.refused td { color: #8c2f28; }
-@media print { body { margin: 0; max-width: none; } tr { break-inside: avoid; } }
+@page { size: landscape; }
+@media print { body { margin: 0; max-width: none; font-size: 11px; } .scroll { overflow: visible; }
+  td.time { white-space: normal; } tr { break-inside: avoid; } }
 """
 _COLUMNS: Final = (
     ("cell", "ledger of", "name"), ("kind", "kind", "name"), ("from", "from", "name"), ("to", "to", "name"),

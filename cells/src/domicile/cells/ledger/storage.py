@@ -25,6 +25,7 @@ COMMIT_SECONDS: Final = 4.0
 """Below the five that a caller waits."""
 TILE_LEVELS: Final = 8
 _APPEND: Final = "SELECT ledger.append($1::text[])"
+_APPEND_ONCE: Final = "SELECT place, kept, added FROM ledger.append_once($1)"
 _SIZE: Final = "SELECT l.id, (SELECT coalesce(max(index) + 1, 0) FROM ledger.lines) AS size FROM ledger.log l"
 _LEAVES: Final = """
     SELECT l.index, l.leaf FROM unnest($1::bigint[], $2::bigint[]) AS part (first, last)
@@ -91,6 +92,17 @@ class LedgerStore:
             statement = connection.fetchval(_APPEND, lines, timeout=NEVER)
             first: int = await uncut(connection, statement, COMMIT_SECONDS)
             return first
+
+    async def append_once(self, line: str) -> tuple[int, str, bool]:
+        """The place and the text of the line of a release's decision, and whether it is new; as ``append``."""
+        return await untold(self._append_once(line))
+
+    async def _append_once(self, line: str) -> tuple[int, str, bool]:
+        async with self._pool.acquire() as connection:
+            statement = connection.fetchrow(_APPEND_ONCE, line, timeout=NEVER)
+            row = await uncut(connection, statement, COMMIT_SECONDS)
+            assert row is not None
+            return row["place"], row["kept"], row["added"]
 
     async def size(self) -> tuple[UUID, int]:
         """Which ledger this is, and how many lines it has."""

@@ -21,7 +21,7 @@ from domicile.directory.topology import PublishedTopology
 from domicile.identity import Credentials
 from domicile.model import DomicileError, InvalidInput
 from domicile.service import operator_keys_in
-from domicile.service.operators import addresses, setting
+from domicile.service.operators import addresses, refusal, setting
 
 JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object")]
 Result = TypeVar("Result")
@@ -87,7 +87,7 @@ def run(
 def refuse(command: str, code: str, detail: str, where: str, *, as_json: bool, status: int = 1) -> NoReturn:
     """One line on standard error, or one JSON object, and the end."""
     if as_json:
-        typer.echo(json.dumps({"ok": False, "code": code, "detail": detail, "where": where}))
+        typer.echo(json.dumps(refusal(code, detail, where)))
     else:
         typer.echo(f"domicile pin {command}: {detail}", err=True)
     raise typer.Exit(status) from None

@@ -152,6 +152,15 @@ class ReleaseStore:
             found[name, revision] = {row[0]: row[1] for row in rows}
         return found
 
+    async def declared_k(self, lineage: str) -> int:
+        """The greatest k that a release of a lineage was declared with; 0 for none."""
+        return int(await untold(self._pool.fetchval(query("lineage_k"), lineage)))
+
+    async def other_lineage(self, name: str, lineage: str) -> str | None:
+        """One that releases of a name were made in, other than ``lineage``."""
+        found: str | None = await untold(self._pool.fetchval(query("other_lineage"), name, lineage))
+        return found
+
     async def make(
         self,
         release: KeptRelease,

@@ -30,7 +30,7 @@ _NAME: Final = re.compile(r"[A-Za-z_][\w.-]{0,127}", re.ASCII)
 _PERSONAL: Final = re.compile(
     r"(?:^|[._-])(?:e[._-]?mail|phone|mobile|(?:first|last|full|sur|given|family|user|nick|display)[._-]?name|iban|ssn|passport"
     r"|(?:date[._-]?of[._-]?)?birth(?:day|date)?|dob|postcode|zip(?:[._-]?code)?|street|password|passwd|secret|token|session(?:[._-]?id)?"
-    r"|cookie|authorization|client[._-]?(?:ip|address)|card[._-]?number|cvv|(?:user|subject|customer|account)[._-]?id"
+    r"|cookie|authorization|(?:client|remote|peer|user)[._-]?(?:ip|addr(?:ess)?)|ip[._-]?addr(?:ess)?|latitude|longitude|gender|diagnosis|msisdn|(?:tax|national)[._-]?id|card[._-]?number|cvv|(?:user|subject|customer|account)[._-]?id"
     r"|subject[._-]?key|enduser[._-]\w+)(?:$|[._-])",
     re.IGNORECASE,
 )
@@ -122,9 +122,9 @@ class TelemetryGate:
         match value:
             case _ if isinstance(value, _TYPED):
                 return Reason.TYPE, None
-            case None | bool() | float():
+            case None | bool():
                 return None, value
-            case int():
+            case int() | float():
                 return (self._found(str(value), path) if abs(value) >= _LARGE else None), value
             case str() | bytes():
                 return self._found(value, path), value
@@ -134,6 +134,15 @@ class TelemetryGate:
                 looked = [self._value(each, path, depth + 1) for each in value]
                 return next((reason for reason, _ in looked if reason), None), tuple(clean for _, clean in looked)
         return Reason.UNREADABLE, None
+
+    def typed(self, value: Any, depth: int = 0) -> bool:
+        """Whether it is, or holds, something that is personal by its type; what lies too deep counts as such."""
+        if isinstance(value, _TYPED) or depth > MAX_DEPTH:
+            return True
+        if isinstance(value, Mapping):
+            return any(self.typed(each, depth + 1) for each in value.values())
+        within = value if isinstance(value, list | tuple | set | frozenset) else ()
+        return any(self.typed(each, depth + 1) for each in within)
 
     def _found(self, value: str | bytes, path: str) -> str | None:
         found = self._detector.findings(value, path.replace(".", " "))

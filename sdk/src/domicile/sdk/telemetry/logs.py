@@ -12,6 +12,9 @@ from typing import Final
 
 from domicile.sdk.telemetry.gate import Reason, TelemetryGate
 
+_NAMES: Final = ("name", "threadName", "processName", "taskName")
+"""What programs may name after anybody; the other fields of a record are of its code."""
+_REMEMBERED: Final = 1_000
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -21,16 +24,21 @@ class PersonalFilter(logging.Filter):
     - A message that shows something personal, however it was put together, is replaced by the rule that it met.
     - Of an exception with such a text, its causes included, the class and the lines of code are kept.
     - Of ``extra`` the declared fields are kept, where their values may be told.
+    - Names of loggers, threads, processes and tasks are looked at, too.
     """
 
     def __init__(self, gate: TelemetryGate) -> None:
         super().__init__()
         self._gate = gate
+        self._harmless: set[str] = set()
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Cleans the record itself: handlers that come later get it clean, too."""
         record.msg, record.args = self._message(record), ()
-        error = record.exc_info[1] if record.exc_info else None
+        for field in _NAMES:
+            if isinstance(named := getattr(record, field, None), str):
+                setattr(record, field, self._named(named))
+        error = record.exc_info[1] if isinstance(record.exc_info, tuple) else record.exc_info or None
         if error is not None:
             record.exc_info, record.exc_text = None, self._exception(error)
         elif record.exc_text:
@@ -45,12 +53,22 @@ class PersonalFilter(logging.Filter):
         return True
 
     def _message(self, record: logging.LogRecord) -> str:
+        if self._gate.typed((record.msg, record.args)):
+            self._gate.drop(Reason.TYPE)
+            return f"withheld: {Reason.TYPE}"
         try:
             said = record.getMessage()
         except Exception:  # a value that refuses to be told, or arguments that do not fit
             self._gate.drop(Reason.UNREADABLE)
             return "withheld: a message that could not be put together"
         return self._said(said)
+
+    def _named(self, name: str) -> str:
+        if name not in self._harmless and (said := self._said(name)) != name:
+            return said
+        if len(self._harmless) < _REMEMBERED:
+            self._harmless.add(name)
+        return name
 
     def _said(self, text: str) -> str:
         if (rule := self._gate.text(text)) is None:

@@ -1,7 +1,7 @@
 """Spans on their way to an exporter, and the context on its way to another process.
 
 A span that has ended cannot be changed, so that what is exported is a clean copy. Of an exception that was recorded
-its class is kept: its text may hold anything.
+its class is kept: its text may hold anything. So may ``tracestate``, which anybody in front adds to: it ends here.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from opentelemetry import baggage
+from opentelemetry import baggage, trace
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context
 from opentelemetry.propagators.composite import CompositePropagator
@@ -22,7 +22,7 @@ from opentelemetry.propagators.textmap import (
     default_setter,
 )
 from opentelemetry.sdk.trace import Event, ReadableSpan, Span, SpanProcessor
-from opentelemetry.trace import Link, Status
+from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, Status
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from domicile.sdk.telemetry.gate import TelemetryGate
@@ -54,12 +54,12 @@ class PersonalProcessor(SpanProcessor):
     def _clean(self, span: ReadableSpan) -> ReadableSpan:
         return ReadableSpan(
             name=self._name(span.name),
-            context=span.context,
-            parent=span.parent,
+            context=span.context and _bare(span.context),
+            parent=span.parent and _bare(span.parent),
             resource=span.resource,
             attributes=self._gate.attributes(span.attributes),
             events=self._events(span.events),
-            links=[Link(link.context, self._gate.attributes(link.attributes)) for link in span.links],
+            links=[Link(_bare(link.context), self._gate.attributes(link.attributes)) for link in span.links],
             kind=span.kind,
             status=Status(span.status.status_code),  # its description is an exception's text
             start_time=span.start_time,
@@ -87,8 +87,12 @@ class PersonalProcessor(SpanProcessor):
         return clean
 
 
+def _bare(context: SpanContext) -> SpanContext:
+    return SpanContext(context.trace_id, context.span_id, context.is_remote, context.trace_flags)
+
+
 class DeclaredBaggage(TextMapPropagator):
-    """W3C Trace Context, and of baggage what is declared and may be told; on the way in, too."""
+    """W3C Trace Context without its state, and of baggage what is declared and may be told; on the way in, too."""
 
     def __init__(self, gate: TelemetryGate) -> None:
         self._gate = gate
@@ -113,4 +117,5 @@ class DeclaredBaggage(TextMapPropagator):
         kept = baggage.clear(context)
         for name, value in self._gate.attributes(given).items():
             kept = baggage.set_baggage(name, value, kept)
-        return kept
+        span = trace.get_current_span(context).get_span_context()
+        return trace.set_span_in_context(NonRecordingSpan(_bare(span)), kept) if span.trace_state else kept

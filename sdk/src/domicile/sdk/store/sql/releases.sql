@@ -54,6 +54,15 @@ SELECT pg_advisory_xact_lock(hashtextextended('domicile.release ' || $1, 0))
 -- Of a lineage ($1), those that have left or may have.
 SELECT name, revision FROM domicile.releases WHERE lineage = $1 AND manifest IS NOT NULL ORDER BY name, revision
 
+-- name: lineage_k
+-- The greatest k that a release of a lineage ($1) was declared with.
+SELECT coalesce(max((manifest::jsonb ->> 'least')::integer), 0) FROM domicile.releases
+WHERE lineage = $1 AND manifest IS NOT NULL
+
+-- name: other_lineage
+-- Another lineage than $2 that releases of a name ($1) were made in.
+SELECT lineage FROM domicile.releases WHERE name = $1 AND lineage <> $2 AND manifest IS NOT NULL LIMIT 1
+
 -- name: release_members
 SELECT person, class FROM domicile.release_members WHERE name = $1 AND revision = $2
 
