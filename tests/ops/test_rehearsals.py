@@ -137,7 +137,7 @@ def test_only_a_disk_of_its_own_is_filled(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-CLOCK = "import sys, time\nfor _ in sys.stdin: print(time.time(), time.monotonic(), flush=True)"
+CLOCK = "import sys, time\nfor _ in sys.stdin: time.sleep(0.01); print(time.time(), time.monotonic(), flush=True)"
 
 
 def test_a_clock_jumps_and_what_is_measured_by_does_not(layout: Layout) -> None:

@@ -1,8 +1,8 @@
 -- The system schema of a cell, applied by an operator as superuser; running it again changes nothing.
 -- SQLSTATEs of our own: DM001 fence, DM002 jurisdiction, DM003 identity of a row, DM004 durability, DM005 grant,
 -- DM006 another key of the same subject (which one is the DETAIL), DM007 an idempotency key of another request,
--- DM008 a subject that is about to move, DM009 keys that were replaced, DM010 a row about a shredded principal, DM011 rows of a reference table that may not be
--- taken.
+-- DM008 a subject that is about to move, DM009 keys that were replaced, DM010 a line of the ledger, DM011 rows of a
+-- reference table that may not be taken, DM012 a row about a shredded principal.
 
 DO $roles$
 DECLARE
@@ -528,7 +528,7 @@ BEGIN
         PERFORM FROM domicile.erasures e WHERE e.subject = whose AND e.principal = CASE NEW.principal_key
             WHEN NEW.subject_key THEN whose ELSE encode(substr(NEW.principal_key, 2), 'hex')::uuid END;
         IF FOUND THEN
-            RAISE EXCEPTION 'the principal was shredded' USING ERRCODE = 'DM010';
+            RAISE EXCEPTION 'the principal was shredded' USING ERRCODE = 'DM012';
         END IF;
     END IF;
     IF label IS DISTINCT FROM NEW.jurisdiction THEN

@@ -34,6 +34,7 @@ GROUPS: Final = Path("/sys/fs/cgroup")
 REST: Final = "rest"
 """The control group of every process that belongs to no database node."""
 _MEMBERS: Final = "cgroup.procs"
+_CLOCKED: Final = Path(__file__).with_name("clocked")
 STEADY: Final = "+0\n"
 _FAKETIME: Final = ("lib/*/faketime", "lib/faketime", "local/lib/faketime")
 _LIBRARY: Final = "libfaketimeMT.so.1"
@@ -219,6 +220,7 @@ def _arranged(spec: ProcessSpec, rehearsal: Rehearsal) -> ProcessSpec:
             "FAKETIME_CACHE_DURATION": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
             "DONT_FAKE_MONOTONIC": "1",
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(_CLOCKED), os.environ.get("PYTHONPATH")])),
         }
     if rehearsal.groups is not None:
         group = rehearsal.groups / node_of(spec)

@@ -57,7 +57,7 @@ def _of_sqlstate(state: str) -> DomicileError:
             return Unavailable("the subject is about to move", where=_WHERE, retry_after=1)
         case "DM009":
             return OutdatedKeys()
-        case "DM010":
+        case "DM012":
             return KeyDestroyed("whom the row is about was shredded: it is not stored", where=_WHERE)
         case "DM011":
             return Conflict(
