@@ -162,7 +162,7 @@ async def test_who_is_killed_at_a_step_goes_on_where_it_was(cells: Cells, victim
         await cells.stop(cell)
         running[cell] = cells.process(cell)
     try:
-        for step, holds in HOLDS.items():
+        for holds in HOLDS.values():
             name = f"killed-{next(_NUMBERS)}"
             await until_true(lambda name=name: answered(cells, name), seconds=120)  # type: ignore[misc]
             async with AsyncExitStack() as last:
@@ -181,7 +181,7 @@ async def test_who_is_killed_at_a_step_goes_on_where_it_was(cells: Cells, victim
             for victim in victims:
                 running[victim] = cells.process(victim)
             await until_true(lambda name=name: answered(cells, name), seconds=120)  # type: ignore[misc]
-            await arrived_once(cells, name), step
+            await arrived_once(cells, name)
     finally:
         for cell, process in running.items():
             process.kill()
