@@ -38,8 +38,9 @@ class PersonalFilter(logging.Filter):
         for field in _NAMES:
             if isinstance(named := getattr(record, field, None), str):
                 setattr(record, field, self._named(named))
-        error = record.exc_info[1] if isinstance(record.exc_info, tuple) else record.exc_info or None
-        if error is not None:
+        given: object = record.exc_info  # whoever makes a record by himself may put the exception there
+        error = given[1] if isinstance(given, tuple) else given
+        if isinstance(error, BaseException):
             record.exc_info, record.exc_text = None, self._exception(error)
         elif record.exc_text:
             record.exc_text = self._said(record.exc_text)
