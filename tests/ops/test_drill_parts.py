@@ -326,6 +326,14 @@ def test_a_zone_is_chosen_that_can_be_survived_unless_another_is_named() -> None
     assert "directory" not in plan("kill-zone", target=Target(zone="fra")).faults[0].parts, "it is of no jurisdiction"
 
 
+def test_a_zone_whose_key_service_has_a_second_one_can_be_survived() -> None:
+    view = a_view()
+    second = replace(view, parts=[*view.parts, Part("keys-eu.par", "keys", "eu", "par", "keys-eu")])
+    assert "keys-eu.par" in plan("kill-zone", second).faults[0].parts
+    elsewhere = replace(view, parts=[*view.parts, Part("router-iad", "router", "us", "par", "router-iad")])
+    assert "eu-1-app.par" in plan("kill-zone", elsewhere).faults[0].parts, "another jurisdiction's"
+
+
 def test_what_is_no_target_is_refused_and_what_a_world_lacks_is_unavailable() -> None:
     for target in (Target(cell="eu-9"), Target(jurisdiction="xx")):
         with pytest.raises(InvalidInput):

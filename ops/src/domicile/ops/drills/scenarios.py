@@ -163,7 +163,13 @@ def _zone(kind: FaultKind) -> Callable[[View, Target], Plan]:
         zones = list(dict.fromkeys(zone for cell in cells.values() for zone in cell.zones))
         if target.zone and target.zone not in zones:
             raise InvalidInput(f"no zone {target.zone} in {jurisdiction}", where="--zone", remedy=", ".join(zones))
-        lonely = {part.zone for part in view.parts if part.role in (Role.ROUTER, Role.KEYS)}
+        lonely = {
+            part.zone
+            for role in (Role.ROUTER, Role.KEYS)
+            for part in view.parts
+            if (part.role, part.jurisdiction) == (role, jurisdiction)
+            and len(view.names(role=role, jurisdiction=jurisdiction)) == 1
+        }
         chosen = target.zone or next((zone for zone in zones if zone not in lonely), "")
         if not chosen:
             raise Unavailable(
