@@ -9,9 +9,11 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from domicile_testing import Storage, Trust
 from domicile_testing.cell import superuser
 from domicile_testing.turning import (
+    DOCTORS,
     EMAIL,
     Letter,
     Patient,
@@ -30,7 +32,7 @@ from domicile.client import KeyClient
 from domicile.model import Conflict, DomicileError, Forbidden, KeyDestroyed, Role
 from domicile.model.key_wire import DataKey
 from domicile.sdk import Home
-from domicile.sdk.sealing import blind_index
+from domicile.sdk.sealing import Sealer, blind_index
 from domicile.sdk.store.port import OutdatedKeys
 
 
@@ -99,7 +101,7 @@ async def test_rows_about_others_are_turned_by_the_key_of_each(world: World) -> 
     kept = [home.new(Referral, doctor=who, email=EMAIL) for who in (anna, bert, home.internal_id) for _ in range(2)]
     lost = home.new(Referral, doctor=gone, email=EMAIL)
     await home.put_many([*kept, lost])
-    await world.key_client().shred(home.internal_id, gone)  # whoever deletes the row has not come to it yet
+    await world.key_client().shred(home.internal_id, gone)  # as in a cell that was restored to before its shred
     half = world.key_client()
     await half.data_key(home.internal_id, home.internal_id)
     turn = await the_turn(world, home)
@@ -114,10 +116,8 @@ async def test_rows_about_others_are_turned_by_the_key_of_each(world: World) -> 
         rows = await root.fetch("SELECT principal, generation FROM keys.data_keys WHERE subject = $1", home.internal_id)
     assert {(UUID(int=row[0].int), row[1]) for row in rows} == {(who, 2) for who in (anna, bert, home.internal_id)}
     for reader in (home, between, await world.home(home.subject_key)):
-        found = await reader.find(Referral, email=EMAIL)
-        assert said([record for record in found if not record.destroyed]) == said(kept)
-        (bare,) = await reader.find(Referral, doctor=gone)
-        assert bare.destroyed == {"email"}
+        assert said(await reader.find(Referral, email=EMAIL)) == said(kept)
+        assert await reader.find(Referral, doctor=gone) == [], "what nothing opens is not left to be found"
     await world.key_client().shred(home.internal_id, home.internal_id)  # its own; the others' rows stay readable
     done = await world.rotator().run(lambda now: None)
     assert (done.due, done.turning, await world.generations(home)) == (0, 0, [3, 3])
@@ -277,38 +277,76 @@ async def test_a_subject_that_is_not_open_here_and_a_shredded_one_hold_up_nobody
     assert (left.due, left.turning) == (1, 0)
     assert (await world.generations(gone), await world.generations(moved)) == ([], [1])
     assert await world.generations(other) == [2]
+    back = await world.home(gone.subject_key)
+    assert await back.all(Patient) == []
     with pytest.raises(KeyDestroyed):
-        await (await world.home(gone.subject_key)).all(Patient)
+        await back.put(patient(back))
 
 
-@pytest.mark.parametrize("when", ["during", "after"])
+async def planted(world: World, row: UUID, value: bytes, table: str = "patients") -> None:
+    async with world.root.transaction():
+        await world.root.execute("SELECT set_config('domicile.keys', '9/9', true)")
+        await world.root.execute(f"UPDATE {table} SET email = $2 WHERE id = $1", row, value)
+
+
+@pytest.mark.parametrize("when", ["before", "during", "after"])
 async def test_what_is_swapped_does_not_open(world: World, when: str) -> None:
-    home, other = await world.home(), await world.home()
+    """Between rows, columns, tables, principals, subjects and cells, also where the same key sealed both."""
+    keys = world.key_client()
+    home, other = await world.home(None, keys), await world.home(None, keys)
     one, two, foreign = patient(home), patient(home), patient(other)
+    mine, hers = (home.new(Referral, id=uuid4(), doctor=doctor, email=EMAIL) for doctor in DOCTORS)
     await home.put_many([one, two])
+    await home.put_many([mine, hers, home.new(Referral, id=one.id, doctor=home.internal_id, email=EMAIL)])
     await other.put(foreign)
     before = await stored(world, one.id)
     if when == "during":
         await world.rotator().begin(await the_turn(world, home))
-    else:
+    elif when == "after":
         await world.rotator().run(lambda now: None)
-    sources = [
-        (await stored(world, two.id))["email"],
-        (await stored(world, one.id))["note"],
-        (await stored(world, foreign.id))["email"],
-    ]
+    key = await world.key_client().data_key(home.internal_id, home.internal_id)
+
+    async def referred(row: UUID) -> bytes:
+        value: bytes = await world.root.fetchval("SELECT email FROM referrals WHERE id = $1", row)
+        return value
+
+    def sealed_elsewhere(**place: Any) -> bytes:
+        """By the right key, for another place."""
+        names: dict[str, Any] = {"cell": "eu-1", "jurisdiction": "eu", "subject": home.internal_id}
+        sealer = Sealer(**{**names, "principal": home.internal_id, "key": AESGCM(key.key), **place})
+        return sealer.seal("patients", "email", one.id, b'"hans@example.eu"')
+
+    right = (await stored(world, one.id))["email"]
+    sources = {
+        "row": (await stored(world, two.id))["email"],
+        "column": (await stored(world, one.id))["note"],
+        "table": await referred(one.id),
+        "subject": (await stored(world, foreign.id))["email"],
+        "principal": sealed_elsewhere(principal=DOCTORS[0]),
+        "cell": sealed_elsewhere(cell="eu-2"),
+        "jurisdiction": sealed_elsewhere(jurisdiction="us"),
+        "internal id": sealed_elsewhere(subject=other.internal_id),
+    }
     if when == "after":
-        sources.append(before["email"])  # under keys that were destroyed
-    for raw in sources:
-        async with world.root.transaction():
-            await world.root.execute("SELECT set_config('domicile.keys', '9/9', true)")
-            await world.root.execute("UPDATE patients SET email = $2 WHERE id = $1", one.id, raw)
+        sources["keys that were destroyed"] = before["email"]
+    for swapped, raw in sources.items():
+        await planted(world, one.id, raw)
         reader = await world.home(home.subject_key)
         with pytest.raises(DomicileError, match="does not belong"):
             await reader.get(Patient, one.id)
-        with pytest.raises(DomicileError):  # and nothing is destroyed while it does not
-            await world.rotator().finish(await the_turn(world, home))
-    assert len(await world.generations(home)) == (2 if when == "during" else 1)
+        if swapped == "row" and when != "before":  # and nothing is destroyed while it does not open
+            with pytest.raises(DomicileError):
+                await world.rotator().finish(await the_turn(world, home))
+    assert len(await world.generations(home)) == {"before": 3, "during": 6, "after": 3}[when]
+    for own in (right, sealed_elsewhere()):
+        await planted(world, one.id, own)
+        found = await (await world.home(home.subject_key)).get(Patient, one.id)
+        assert found is not None
+        assert said([found]) == said([one]), "the control: in its own place it opens"
+    await planted(world, mine.id, await referred(hers.id), "referrals")
+    fresh = await world.home(home.subject_key)
+    with pytest.raises(DomicileError, match="does not belong"):
+        await fresh.get(Referral, mine.id)
 
 
 class WrongKeys(KeyClient):

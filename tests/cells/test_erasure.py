@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 from unittest.mock import AsyncMock
 from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
 from domicile_testing import Storage, Trust, running_storage
-from domicile_testing.cell import superuser
+from domicile_testing.cell import key_client, superuser
 from domicile_testing.databases import until
 from domicile_testing.erasing import Plan, Running, erasing
 
@@ -23,6 +25,7 @@ from domicile.model import (
     Endpoint,
     FenceRefused,
     Forbidden,
+    KeyDestroyed,
     Pin,
     PinState,
     Role,
@@ -32,7 +35,8 @@ from domicile.model import (
 from domicile.model.key_wire import ShredReceipt
 from domicile.model.wire import ErasureResponse
 from domicile.sample import Note, Profile
-from domicile.sdk import DomicileError
+from domicile.sdk import DomicileError, Home, Personal, Principal, Record, Shareable
+from domicile.sdk.store import Fence, apply_schema
 from domicile.service import ended
 from domicile.telemetry import REFUSALS
 
@@ -321,6 +325,87 @@ async def test_a_principal_is_shredded_with_its_rows_and_the_others_stay(world: 
     assert len(await home.all(Note)) == 2
     assert await world.residency.shred(user, principal) == first
     assert await world.rows(home.subject_key) == 3
+
+
+class Reply(Record, table="replies"):
+    sender: Annotated[UUID, Principal("user.unique_id")]
+    text: Annotated[str, Personal("user.content.private")]
+    topic: Annotated[str, Shareable("user.content.topic")] = "shown abroad"
+
+
+async def put_in_one(home: Home, record: Record) -> None:
+    async with home.transaction() as transaction:
+        await transaction.put(record)
+
+
+async def test_a_shred_waits_for_a_transaction_and_nothing_about_that_principal_is_stored_after_it(
+    world: Running, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The transaction reads on and its writes are refused once the shred waits; what had written is waited for."""
+    await apply_schema(world.cell, "eu-1", "eu", [Reply])
+    user, anna, bert = f"user-{uuid4()}", uuid4(), uuid4()
+    home = await world.sign_up(user)
+    await home.put_many([home.new(Reply, sender=who, text=f"of {who}") for who in (anna, bert, home.internal_id)])
+    about = b"\0" + anna.bytes
+
+    async def waiting() -> bool:
+        locks = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND usename = 'domicile_eraser'"
+        return bool(await world.cell.fetchval(locks))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("domicile.sdk.store.erasures.WAIT_SECONDS", 0.1)
+        async with home.transaction() as transaction:
+            await transaction.put(transaction.new(Reply, sender=anna, text="under way"))
+            with pytest.raises(Unavailable):  # it holds the fence, and nothing was begun
+                await world.residency.shred(user, anna)
+            assert len(await transaction.find(Reply, sender=anna)) == 2
+    assert len(await home.find(Reply, sender=anna)) == 2
+    row = await world.cell.fetchrow("SELECT * FROM replies WHERE principal_key = $1 LIMIT 1", about)
+    assert row is not None
+
+    async def shred() -> ErasureResponse:
+        async with asyncio.timeout(60):
+            while True:
+                with suppress(Unavailable):  # on a slow machine it may give the fence up once before it is free
+                    return await world.residency.shred(user, anna)
+
+    async def write_too_late() -> None:
+        async with home.transaction() as transaction:
+            tasks.append(asyncio.create_task(shred()))
+            await until(waiting, "the shred to wait for the transaction")
+            assert len(await transaction.find(Reply, sender=anna)) == 2, "it sees what it saw"
+            assert not tasks[0].done()
+            await transaction.put(transaction.new(Reply, sender=anna, text="too late"))
+
+    tasks: list[asyncio.Task[ErasureResponse]] = []
+    with pytest.raises(Unavailable, match="about to move"):
+        await write_too_late()
+    (shredding,) = tasks
+    said = read(await shredding)
+    assert said.deleted is not None
+    assert (said.principals, said.deleted.rows) == ([anna], {"replies": 2})
+    held = await world.residency._vault.keys.data_key(home.internal_id, anna)
+    assert held.principal == anna, "this application may hold the key for its time"
+    for late in (home, await world.residency.home(user)):
+        fresh = late.new(Reply, sender=anna, text="after it")
+        for write in (lambda late, fresh: late.put(fresh), lambda late, fresh: late.put_many([fresh]), put_in_one):
+            with pytest.raises(KeyDestroyed):
+                await write(late, fresh)
+    assert await world.cell.fetchval("SELECT count(*) FROM replies WHERE principal_key = $1", about) == 0
+    await home.put(home.new(Reply, sender=bert, text="others go on"))
+    assert len(await home.all(Reply)) == 3
+
+    # the bytes of before, as a page, the log or a backup still has them
+    async with key_client(plan.trust, plan.keys.bind) as keys:
+        fence = Fence(home.subject_key, home.internal_id, home.epoch, "open")
+        elsewhere = Home(replace(world.residency._vault, keys=keys), fence)
+        await world.cell.execute("ALTER TABLE replies DISABLE TRIGGER domicile_check")
+        await world.cell.execute("INSERT INTO replies SELECT ($1::replies).*", row)
+        await world.cell.execute("ALTER TABLE replies ENABLE TRIGGER domicile_check")
+        (bare,) = await elsewhere.find(Reply, sender=anna)
+        assert bare.destroyed == {"text"}
+    assert (await world.residency.shred(user, anna)).receipt, "and is shredded again"
+    assert await world.cell.fetchval("SELECT count(*) FROM replies WHERE principal_key = $1", about) == 0
 
 
 async def test_the_role_that_deletes_can_do_nothing_else(world: Running, cell_storage: Storage) -> None:

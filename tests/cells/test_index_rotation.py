@@ -170,6 +170,22 @@ async def test_a_subject_that_is_not_open_here_keeps_the_old_secret_alive(world:
     assert await seen(world, row.id, world.key_client())
 
 
+async def test_rows_of_who_was_shredded_are_gone_with_their_indexes_when_the_old_secret_is(world: World) -> None:
+    """A cell that was restored to before a shred has them again: the key service is whom it hears that from."""
+    home, gone = await world.home(), await world.home()
+    await home.put(kept := patient(home))
+    await gone.put(patient(gone))
+    await world.key_client().shred(gone.internal_id, gone.internal_id)
+    keys = world.key_client()
+    assert len(await across(world, keys, phone=PHONE)) == 2, "the control: its index finds it until then"
+    assert (await world.rotator().run(lambda now: None)).done
+    assert await across(world, world.key_client(), phone=PHONE) == {kept.id}
+    assert await world.root.fetchval("SELECT count(*) FROM patients WHERE subject_key = $1", gone.subject_key) == 0
+    begun = await world.root.fetchrow("SELECT principal, rows::text, receipt FROM domicile.erasures")
+    assert begun is not None
+    assert (UUID(int=begun[0].int), begun[1], begun[2]) == (gone.internal_id, '{"patients": 1}', None)
+
+
 @pytest.mark.full
 async def test_subjects_whose_own_keys_are_new_are_indexed_anew_too(world: World) -> None:
     await (first := await world.home()).put(patient(first))

@@ -107,14 +107,52 @@ async def test_a_new_version_wraps_and_the_old_one_still_opens(tmp_path: Path) -
     one = await started(tmp_path, register)
     two = await started(tmp_path, register)
     (old,) = await one.wrap([Plain(HERS, KEYS)])
-    assert await one.rotate() == 2
+    version = await one.rotate()
     # the other process was never told
-    assert await two.version() == 2
+    assert await two.version() == version
     (new,) = await two.wrap([Plain(HERS, KEYS)])
-    assert (old.version, new.version) == (1, 2)
+    assert (old.version, new.version) == (1, version)
     assert await one.unwrap([old, new]) == await two.unwrap([new, old]) == [KEYS, KEYS]
     with pytest.raises(Unavailable):
-        await one.unwrap([Wrapped(HERS, 2, old.value)])
+        await one.unwrap([Wrapped(HERS, version, old.value)])
+
+
+async def test_a_number_that_the_register_forgot_never_names_another_key(tmp_path: Path) -> None:
+    """The key store is restored to before a rotation, and rotated again: at the same host, or at one that was not told.
+
+    What was wrapped in the meantime, such as a backup's own key, opens under its number for good.
+    """
+    one, two = await on_two_hosts(tmp_path)
+    await one.rotate()
+    (lost,) = await one.wrap([Plain(HERS, KEYS)])
+    restored = Register()
+    restored.recorded = {1: (await one._register.keks("default"))[1]}
+    again = await started(tmp_path / "a", restored)
+    assert await again.version() == 1
+    assert await again.rotate() == lost.version, "the file that is there is not made anew"
+    assert await again.unwrap([lost]) == [KEYS]
+    for number in range(3):
+        folder = tmp_path / f"c{number}"
+        folder.mkdir()
+        (folder / "1.key").write_bytes((tmp_path / "b" / "1.key").read_bytes())
+        elsewhere = Register()
+        elsewhere.recorded = {1: restored.recorded[1]}
+        assert await (await started(folder, elsewhere)).rotate() != lost.version
+    two._register = restored
+    with pytest.raises(InvalidInput, match="missing"):
+        await two.unwrap([lost])
+
+
+async def test_a_file_that_is_laid_out_for_all_hosts_is_the_next_version(tmp_path: Path) -> None:
+    one, two = await on_two_hosts(tmp_path)
+    for folder in ("a", "b"):
+        (tmp_path / folder / "41.key").write_bytes(b"n" * 32)
+        (tmp_path / folder / "40.key").write_bytes(b"m" * 32)
+        (tmp_path / folder / "notes.key").write_bytes(b"no key")
+    assert await one.rotate() == 40
+    (wrapped,) = await one.wrap([Plain(HERS, KEYS)])
+    assert await two.unwrap([wrapped]) == [KEYS]
+    assert await two.rotate() == 41
 
 
 async def on_two_hosts(folder: Path) -> tuple[OwnHolder, OwnHolder]:
@@ -128,17 +166,18 @@ async def on_two_hosts(folder: Path) -> tuple[OwnHolder, OwnHolder]:
 
 async def test_a_process_without_the_new_version_s_file_says_so(tmp_path: Path) -> None:
     one, two = await on_two_hosts(tmp_path)
-    await one.rotate()
+    name = f"{await one.rotate()}.key"
     (new,) = await one.wrap([Plain(HERS, KEYS)])
     with pytest.raises(InvalidInput, match="missing"):
         await two.unwrap([new])
-    (tmp_path / "b" / "2.key").write_bytes((tmp_path / "a" / "2.key").read_bytes())
+    (tmp_path / "b" / name).write_bytes((tmp_path / "a" / name).read_bytes())
     assert await two.unwrap([new]) == [KEYS]
 
 
 async def test_a_host_with_another_key_of_that_version_does_not_use_it(tmp_path: Path) -> None:
     one, two = await on_two_hosts(tmp_path)
-    (tmp_path / "b" / "2.key").write_bytes(b"x" * 32)  # begun there at the same time
+    (tmp_path / "a" / "2.key").write_bytes(b"y" * 32)
+    (tmp_path / "b" / "2.key").write_bytes(b"x" * 32)  # laid out there, too, and not the same
     assert await one.rotate() == 2
     for call in (two.wrap([Plain(HERS, KEYS)]), two.rotate()):
         with pytest.raises(InvalidInput, match="not the key-encryption key"):
@@ -147,4 +186,5 @@ async def test_a_host_with_another_key_of_that_version_does_not_use_it(tmp_path:
 
 async def test_rotations_at_once_in_one_process_are_one_after_the_other(tmp_path: Path) -> None:
     holder = await started(tmp_path, Register())
-    assert list(await asyncio.gather(holder.rotate(), holder.rotate())) == [2, 3]
+    first, second = await asyncio.gather(holder.rotate(), holder.rotate())
+    assert 1 < first < second

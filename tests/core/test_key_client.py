@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Container, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 import pytest
 from aiohttp import web
 from domicile_testing import Trust
+from domicile_testing.databases import until
 from domicile_testing.peers import (
     INSIDE,
     OWN,
@@ -56,7 +57,7 @@ class KeyService:
         keys = [] if self.shredded else [
             DataKey(subject=key.subject, principal=key.principal, key=secret, index_key=secret) for key in body.keys
         ]  # fmt: skip
-        return web.Response(body=DataKeysResponse(keys=keys).model_dump_json())
+        return web.Response(body=DataKeysResponse(keys=keys, cache_seconds=self.bound).model_dump_json())
 
 
 def client_of(trust: Trust, address: str, **more: Any) -> KeyClient:
@@ -115,6 +116,60 @@ async def test_keys_past_their_time_do_not_stay_in_memory(key_service: tuple[Key
     clock.now += 30
     await client.data_key(UUID(int=2), OWN)
     assert list(client._cache) == [(UUID(int=2), OWN)]
+
+
+async def test_who_asks_for_nothing_any_more_holds_nothing_past_its_time(
+    key_service: tuple[KeyService, KeyClient, Clock], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An application that fell idle, one that keeps a cipher all the while, and a bound that was shortened."""
+    monkeypatch.setattr(keys_module, "LOOK_SECONDS", 0.01)
+    service, client, clock = key_service
+    told: list[list[UUID]] = []
+
+    class Keeper:
+        def hold_only(self, held: Container[tuple[UUID, UUID]]) -> None:
+            told.append([each for each in (UUID(int=1), UUID(int=2)) if (each, OWN) in held])
+
+    keeper = Keeper()
+    client.lend_to(keeper)
+    await client.data_key(UUID(int=1), OWN)
+    service.bound = 7
+    await client.data_key(UUID(int=2), OWN)
+    await client.cell_index_key()
+    slots = client._slots._memory
+
+    async def looked() -> bool:
+        return len(told) > seen
+
+    for passed, left in ((6, [1, 2]), (1, [1]), (52, [1]), (1, [])):
+        clock.now += passed
+        seen = len(told)
+        await until(looked, "the next look")
+        assert told[-1] == [UUID(int=each) for each in left]
+        assert [subject.int for subject, _ in client._cache] == left
+    assert client._index is None
+    assert slots[:] == bytes(len(slots)), "wiped"
+    assert client._next_look is None, "and nobody looks at nothing"
+    assert service.asked == 3
+
+
+@pytest.mark.parametrize("jump", [-3600.0, -0.1, 59.9, 60.0, 3600.0])
+async def test_a_clock_that_jumps_hands_out_no_key_past_its_bound(
+    key_service: tuple[KeyService, KeyClient, Clock], jump: float
+) -> None:
+    """Forward it ends what is held, at worst too early; what is asked for after a jump is held from then on."""
+    service, client, clock = key_service
+    first = await client.data_key(UUID(int=1), OWN)
+    await client.cell_index_key()
+    clock.now += jump
+    assert (await client.data_key(UUID(int=1), OWN) == first) is (jump < 60)
+    await client.cell_index_key()
+    assert service.asked == (2 if jump < 60 else 4)
+    await client.data_key(UUID(int=2), OWN)
+    clock.now += 60
+    asked = service.asked
+    await client.data_key(UUID(int=2), OWN)
+    assert service.asked == asked + 1
 
 
 async def test_the_cache_is_bounded_in_number(

@@ -214,6 +214,26 @@ async def test_a_moment_after_the_last_commit_is_as_late_as_the_log_goes(
         assert "recovery_target" not in settings
 
 
+async def test_what_was_written_after_a_restore_is_backed_up_and_restored_again(
+    root: asyncpg.Connection, store: Store, passage: Passage, tmp_path: Path
+) -> None:
+    """The restored database is on a timeline of its own, from whose backup the next one comes."""
+    await root.execute("INSERT INTO moments VALUES ('before the first restore')")
+    async with passage.open() as socket:
+        first = await take(socket, store, lambda done, total: None)
+    async with restored(store, first, None, tmp_path / "first") as socket:
+        async with socket_superuser(socket) as back:
+            await back.execute("INSERT INTO moments VALUES ('after the first restore')")
+        second = await take(socket, store, lambda done, total: None)
+    assert (second.system, first.first[:8], second.first[:8]) == (first.system, "00000001", "00000002")
+    await root.execute("INSERT INTO moments VALUES ('in what was left')")
+    async with restored(store, second, None, tmp_path / "second") as socket, socket_superuser(socket) as back:
+        found = {row["what"] for row in await back.fetch("SELECT what FROM moments WHERE what LIKE '%restore'")}
+        assert found == {"before the first restore", "after the first restore"}
+        assert not await back.fetchval("SELECT count(*) FROM moments WHERE what = 'in what was left'")
+        assert await back.fetchval("SELECT timeline_id FROM pg_control_checkpoint()") == 3
+
+
 async def _settle(
     back: asyncpg.Connection,
     socket: Path,

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from domicile.ops.drills.history import HistoryReader, Kind, Op, Outcome, Record
 from domicile.ops.drills.local import group_of, scan_files
 from domicile.ops.drills.measure import Measures, Moments, Scanned, longest_gap, lost_writes, measure, stale_reads
 from domicile.ops.drills.page import render
-from domicile.ops.drills.port import ClusterState, Entry, Part
+from domicile.ops.drills.port import Arranged, ClusterState, Entry, Part
 from domicile.ops.drills.runner import recover
 from domicile.ops.drills.scenarios import SCENARIOS, Plan, Target, View, scenario, too_much
 from domicile.ops.drills.verdict import SAFETY, Objective, Verdict, judge
@@ -257,6 +258,24 @@ def test_objectives_that_were_missed_fail_and_do_not_in_a_drill_that_was_broken_
     assert judge(Measures(), OBJECTIVES).verdict is Verdict.ABORTED, "nothing measured, nothing held"
 
 
+def test_what_may_be_lost_by_what_was_said_before_is_told_apart_and_earlier_it_is_not() -> None:
+    """Backups end some seconds before the disks were lost: what was acknowledged since then may be gone."""
+    history = [
+        op(Kind.ADD, 1, 0, 1), op(Kind.ADD, 2, 4, 5), op(Kind.ADD, 3, 6, 7),
+        write(1, 0, 1), write(2, 6, 7), read(2, 8, 9), read(1, 21, 22),
+        op(Kind.FINAL, 1, 30, 31, rows=(1,)),
+    ]  # fmt: skip
+    moments = Moments(began=0, injected=10, ended=40)
+    told = {
+        rpo: measure(history, moments, {"eu-1"}, Scanned(0, 1, trusted=True), {"eu-1", "us-1"}, rpo)
+        for rpo in (0.0, 4.0, 6.0)
+    }
+    assert [(each.lost, each.given_up) for each in told.values()] == [(2, 0), (1, 1), (0, 2)]
+    assert [(each.stale_reads, each.not_linearizable) for each in told.values()] == [(1, 1), (0, 0), (0, 0)]
+    elsewhere = measure(history, moments, {"us-1"}, Scanned(0, 1, trusted=True), {"eu-1", "us-1"}, 6.0)
+    assert elsewhere.lost == 2, "nothing was said of this cell"
+
+
 def test_the_longest_gap_counts_what_lies_before_the_first_and_after_the_last() -> None:
     assert longest_gap([], 2, 7) == 5
     assert longest_gap([1, 3, 4, 9], 2, 8) == 4
@@ -319,6 +338,28 @@ def test_what_is_no_target_is_refused_and_what_a_world_lacks_is_unavailable() ->
         plan("kill-leader", View(MANIFEST, a_view().parts, []))
 
 
+def test_a_full_disk_and_a_wrong_clock_are_had_only_where_they_were_arranged() -> None:
+    for name in ("clock-jump", "disk-full"):
+        with pytest.raises(Unavailable, match="nothing was arranged"):
+            plan(name)
+        view = replace(a_view(), arranged=Arranged("eu-1", "par"))
+        first, second = plan(name, view).faults
+        assert first == Fault(kind=FaultKind.HAND_OVER, parts=("eu-1",)), "the node of the small disk has to lead"
+        assert second.parts == ("eu-1-patroni.par", "eu-1-server.par")
+        (only,) = plan(name, replace(a_view("par"), arranged=Arranged("eu-1", "par"))).faults
+        assert only == second
+        with pytest.raises(InvalidInput, match="another node"):
+            plan(name, view, Target(zone="fra"))
+
+
+def test_the_disks_of_a_cell_are_lost_only_where_there_are_backups() -> None:
+    with pytest.raises(Unavailable, match="has no backups"):
+        plan("restore-backup")
+    with pytest.raises(Unavailable, match="no standby in this world"):
+        plan("lose-directory")
+    assert plan("slow-zone").out == frozenset()
+
+
 def test_the_last_cell_of_a_jurisdiction_stays_unless_somebody_says_otherwise() -> None:
     assert too_much(a_view(), plan("cell-outage"), 1) == "eu would keep 0 of its cells, and --keep is 1"
     assert too_much(a_view(), plan("cell-outage"), 0) == ""
@@ -354,6 +395,9 @@ class Undone:
 
     def parts(self) -> Sequence[Part]:
         return []
+
+    def arranged(self) -> None:
+        return None
 
     async def clusters(self, names: Collection[str] | None = None) -> Sequence[ClusterState]:
         return []

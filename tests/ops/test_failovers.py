@@ -6,142 +6,16 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import subprocess
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from itertools import pairwise
-from pathlib import Path
-from typing import Any
-from uuid import UUID, uuid4
 
-import psutil
 import pytest
 from domicile_testing.databases import until
-from domicile_testing.worlds import LocalWorld, domicile, one_jurisdiction, processes_of
+from domicile_testing.loaded import CELL, loaded
+from domicile_testing.worlds import COMMAND, clean_environment
 
-from domicile.model import Unavailable
-from domicile.sample.records import Note
-from domicile.sdk import Home, Residency
-from domicile.service import ProcessSettings, load_settings
-
-CELL, WRITERS = "us-1", 6
-pytestmark = [pytest.mark.system, pytest.mark.full, pytest.mark.timeout(600)]
-
-
-class Load:
-    """Writers that repeat a write under its key until it is acknowledged, and a reader."""
-
-    def __init__(self, home: Home) -> None:
-        self._home = home
-        self._ids: list[UUID] = []
-        self.acknowledged: list[float] = []
-        self.answered: list[float] = []
-        self.failed: dict[str, list[float]] = {"write": [], "read": []}
-
-    async def write(self) -> None:
-        while True:
-            note = self._home.new(Note, id=uuid4(), text="as said", topic="failover")
-            while True:
-                try:
-                    await self._home.put(note, idempotency_key=str(note.id))
-                    break
-                except Unavailable:
-                    self.failed["write"].append(time.monotonic())
-                    await asyncio.sleep(0.1)
-            self._ids.append(note.id)
-            self.acknowledged.append(time.monotonic())
-
-    async def read(self) -> None:
-        while True:
-            try:
-                await self._home.get(Note, self._ids[0] if self._ids else uuid4())
-                self.answered.append(time.monotonic())
-            except Unavailable:
-                self.failed["read"].append(time.monotonic())
-            await asyncio.sleep(0.05)
-
-    def outage(self, since: float, *, reads: bool = False) -> float:
-        """The longest time between two answers, in seconds."""
-        moments = [since, *(m for m in (self.answered if reads else self.acknowledged) if m > since)]
-        return max(after - before for before, after in pairwise(moments))
-
-    def failures(self, since: float) -> dict[str, int]:
-        return {kind: sum(moment > since for moment in moments) for kind, moments in self.failed.items()}
-
-    async def goes_on(self, since: float, seconds: float = 120) -> None:
-        async def again() -> bool:
-            return sum(moment > since for moment in self.acknowledged[-200:]) > 50
-
-        await until(again, "writes", seconds)
-
-    async def check(self) -> None:
-        """None lost, and none done twice: a second put of a row would have made it another version."""
-        for chunk in range(0, len(self._ids), 500):
-            for note in await asyncio.gather(*(self._home.get(Note, i) for i in self._ids[chunk : chunk + 500])):
-                assert note is not None, "an acknowledged write is lost"
-                assert note.version == 1, "a write was done twice"
-
-
-class Loaded:
-    def __init__(self, state: Path, load: Load) -> None:
-        self.world = LocalWorld(state)
-        self.load = load
-
-    async def status(self) -> dict[str, Any]:
-        return (await asyncio.to_thread(self.world.status))[1]
-
-    async def leader(self) -> str:
-        return next(str(node["zone"]) for node in (await self.status())["clusters"] if node["role"] == "leader")
-
-    def patroni(self, zone: str) -> str:
-        return next(
-            str(p["name"]) for p in self.world.record()["processes"] if p["role"] == "patroni" and p["zone"] == zone
-        )
-
-    def kill(self, zone: str) -> float:
-        """SIGKILL of a node's Patroni and server; when."""
-        lock = self.world.state / "cells" / CELL / zone / "storage" / "data" / "postmaster.pid"
-        victims = [psutil.Process(self.world.pids()[self.patroni(zone)])]
-        victims.append(psutil.Process(int(lock.read_text().splitlines()[0])))
-        for victim in victims:
-            victim.kill()
-        return time.monotonic()
-
-    async def command(self, *arguments: str) -> str:
-        done = await asyncio.to_thread(domicile, *arguments, "--state", str(self.world.state), seconds=400)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-
-@asynccontextmanager
-async def loaded(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, *options: str, accept: bool = False
-) -> AsyncIterator[Loaded]:
-    state, settings = folder / "s", {"accept": ["unreplicated-writes"]} if accept else {}
-    manifest = one_jurisdiction("us", folder / "world.yaml", **settings)
-    started = domicile("up", str(manifest), "--detach", "--ha-cell", CELL, "--state", str(state), *options, seconds=300)
-    assert started.returncode == 0, started.stderr
-    try:
-        application = psutil.Process(LocalWorld(state).pids()[f"{CELL}-app"])
-        for name, value in application.environ().items():
-            if name.startswith("DOMICILE_"):
-                monkeypatch.setenv(name, value)
-        async with Residency.connect(load_settings(ProcessSettings)) as residency:
-            load = Load(await residency.claim("writer", residence="US"))
-            tasks = [asyncio.create_task(load.write()) for _ in range(WRITERS)] + [asyncio.create_task(load.read())]
-            try:
-                await load.goes_on(0)
-                yield Loaded(state, load)
-                assert [task for task in tasks if task.done()] == []
-            finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
-            await load.check()
-    finally:
-        stopped = domicile("down", "--state", str(state))
-        assert stopped.returncode == 0, stopped.stderr
-        assert processes_of(state) == []
+pytestmark = [pytest.mark.system, pytest.mark.full, pytest.mark.timeout(1200)]
 
 
 async def test_a_strict_leader_killed_and_started_again_later(
@@ -191,6 +65,36 @@ async def test_who_accepts_unreplicated_writes_writes_as_soon_as_another_leads(
             f"accepting, killed: reads after {ha.load.outage(killed, reads=True):.1f} s, "
             f"writes after {ha.load.outage(killed):.1f} s, failed {ha.load.failures(killed)}"
         )
+
+
+async def test_a_rolling_restart_that_is_interrupted_leaves_nothing_half_restarted_and_says_how_to_go_on(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with loaded(tmp_path_factory.mktemp("f"), monkeypatch) as ha:
+        before, started = ha.world.pids(), time.monotonic()
+        command = [*COMMAND, "restart", "--rolling", "--state", str(ha.world.state)]
+        rolling = await asyncio.create_subprocess_exec(
+            *command, env=clean_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        assert rolling.stdout is not None
+        assert (await rolling.stdout.readline()).startswith(b"us-1-witness: ready after")
+        rolling.send_signal(signal.SIGINT)  # the standby's node is under way
+        told, said = await rolling.communicate()
+        assert rolling.returncode == 130, said
+        assert b"is brought to its end first" in told
+        left = said.decode().strip().removesuffix("`").partition("go on with `domicile ")[2].split()
+        assert left[:3] == ["restart", "--rolling", CELL], said
+        assert (await ha.status())["ok"], "every part runs, and the standby is in sync"
+        after = ha.world.pids()
+        again = {name for name, pid in before.items() if after[name] != pid}
+        leader = await ha.leader()
+        standby = next(name for name in again if "patroni" in name)
+        assert ha.patroni(leader) not in again, "nobody had handed over"
+        assert again == {"us-1-witness", standby, standby.replace("patroni", "storage")}
+        await ha.command(*left)
+        await ha.load.goes_on(time.monotonic())
+        assert [name for name, pid in before.items() if ha.world.pids()[name] == pid] == []
+        assert ha.load.failures(started) == {"write": 0, "read": 0}
 
 
 async def test_a_rolling_restart_fails_no_read_and_no_write(

@@ -307,6 +307,40 @@ async def test_a_leader_whose_disk_is_full_loses_nothing_and_goes_on_when_there_
 
 
 @pytest.mark.full
+async def test_a_leader_whose_disk_has_no_room_for_its_log_comes_back_by_itself_when_there_is(
+    layout: Layout, small_disk: Path
+) -> None:
+    """Its server ends; the same disk holds Patroni's part of the lease, which must not end with it."""
+    async with running(layout) as (pair, writer):
+        await _writes(writer, 0)
+        assert await pair.leader() == "iad"
+        agents, server = {zone: pair.patroni(zone).pid for zone in ("iad", "pdx")}, pair.server("iad")
+        connection = await pair.connect()
+        filling = small_disk / "filling"
+        with filling.open("wb") as stream:
+            free = os.statvfs(small_disk)
+            os.posix_fallocate(stream.fileno(), 0, free.f_bavail * free.f_frsize)
+        with pytest.raises(LOST):
+            await _again(connection, "SELECT pg_logical_emit_message(false, 'ballast', repeat('x', 1000000))")
+        connection.terminate()
+
+        async def ended() -> bool:
+            return not server.is_running()
+
+        await until(ended, "the end of a server without room for its log", 60)
+        await _another_leads(pair, "iad")
+        full = time.monotonic()
+        await _nothing_lost(pair, writer)
+        filling.unlink()
+        await until(pair.settled, "the node as a standby, by itself", 120)
+        print(f"no room for the log: whole again {time.monotonic() - full:.1f} s after there was room")
+        assert {zone: pair.patroni(zone).pid for zone in agents} == agents
+        assert all(psutil.pid_exists(pid) for pid in agents.values())
+        await _writes(writer, time.monotonic())
+        await _nothing_lost(pair, writer)
+
+
+@pytest.mark.full
 async def test_a_leader_that_hands_over_loses_nothing_and_follows(layout: Layout) -> None:
     async with running(layout) as (pair, writer):
         await _writes(writer, 0)

@@ -6,8 +6,8 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
-from typing import Any, cast
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, cast
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -19,7 +19,7 @@ from domicile_testing.homes import Surroundings
 from domicile.model import FenceRefused, PinGrant, Role, SubjectKey
 from domicile.ops.testing import Cell, PostgresCell
 from domicile.sample import Note
-from domicile.sdk import Residency, WrongJurisdiction
+from domicile.sdk import Record, Residency, Shareable, WrongJurisdiction
 from domicile.sdk.store import FenceStore, local
 
 Somebody = Callable[[], tuple[str, SubjectKey]]
@@ -196,6 +196,7 @@ async def test_a_write_that_would_not_be_durable_is_refused(
         "ALTER TABLE notes DISABLE ROW LEVEL SECURITY",
         "DROP TABLE notes",
         "SET ROLE domicile_owner",
+        "SET ROLE domicile_turner",
         "SET session_replication_role = replica",
         "CREATE TABLE public.mine (a int)",
         "CREATE TABLE domicile.mine (a int)",
@@ -361,8 +362,46 @@ async def test_what_counts_and_dates_a_row_is_the_databases_to_write(domicile_po
             second = await stamped(root, home.subject_key)
             assert (second["version"], second["created_at"]) == (3, first["created_at"])
             assert second["updated_at"] > first["updated_at"]
-            async with psql.transaction():  # as keys are turned: the values stay, and so does what counts them
+            async with psql.transaction():  # what used to say that keys are turned says nothing any more
                 await psql.execute("SELECT set_config('domicile.turning', 'on', true)")
                 await psql.execute("UPDATE notes SET text = '1', version = 9, updated_at = $1", long_ago)
-            assert tuple(await stamped(root, home.subject_key)) == tuple(second)
+            third = await stamped(root, home.subject_key)
+            assert third["version"] == 4, "who read the row before would else write over this"
             await psql.execute("SELECT set_config('domicile.subject', '', false)")
+        async with local.application(cell.folder, user="domicile_turner") as turners, turners.acquire() as turner:
+            await turner.execute("SELECT set_config('domicile.subject', $1, false)", str(home.subject_key))
+            await turner.execute("UPDATE notes SET text = '2', version = 9, updated_at = $1", long_ago)
+            assert tuple(await stamped(root, home.subject_key)) == tuple(third), "the values stay: keys were turned"
+
+
+class Visit(Record, table="visits_kept", keep=timedelta(days=30)):
+    place: Annotated[str, Shareable("user.location")]
+
+
+async def test_how_long_a_row_is_kept_is_its_classs_to_say(domicile_postgres: Cell) -> None:
+    """By plain SQL as the application's role: no row is swept early, and none is kept for longer."""
+    cell = cast("PostgresCell", domicile_postgres)
+    columns = "jurisdiction, subject_key, principal_key, id, epoch, place, expires_at"
+    put = f"INSERT INTO visits_kept ({columns}) VALUES ('eu', $1, $1, $2, 1, 'x', $3)"
+    unkept = "INSERT INTO notes (jurisdiction, subject_key, principal_key, id, epoch, text, topic, expires_at) "
+    ends = "SELECT expires_at - created_at FROM visits_kept WHERE subject_key = $1"
+    long_ago, far = datetime(1999, 1, 1, tzinfo=UTC), datetime(2999, 1, 1, tzinfo=UTC)
+    async with (
+        cell.home(Note, Visit) as home,
+        local.superuser(cell.folder) as root,
+        local.application(cell.folder) as pool,
+        pool.acquire() as psql,
+    ):
+        await psql.execute("SELECT set_config('domicile.subject', $1, false)", str(home.subject_key))
+        row = uuid4()
+        for wanted in (long_ago, far, None):
+            await psql.execute(f"{put} ON CONFLICT DO NOTHING", home.subject_key, uuid4(), wanted)
+            again = f"{put} ON CONFLICT (subject_key, id) DO UPDATE SET expires_at = excluded.expires_at"
+            await psql.execute(again, home.subject_key, row, wanted)
+            await psql.execute("UPDATE visits_kept SET expires_at = $1", wanted)
+        assert {each[0] for each in await root.fetch(ends, home.subject_key)} == {timedelta(days=30)}
+        await psql.execute(f"{unkept} VALUES ('eu', $1, $1, $2, 1, '', '', $3)", home.subject_key, row, long_ago)
+        await psql.execute("UPDATE notes SET expires_at = $1", long_ago)
+        kept = await root.fetch("SELECT expires_at FROM notes WHERE subject_key = $1", home.subject_key)
+        assert [each[0] for each in kept] == [None], "a class that says nothing keeps its rows"
+        await psql.execute("SELECT set_config('domicile.subject', '', false)")

@@ -17,6 +17,9 @@ import pytest
 from domicile_testing.logged import logged
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from domicile.sdk import DomicileError, Personal, Range, Record, Shareable, UnsupportedQuery, Withheld
 from domicile.sdk.abroad import AbroadRow
@@ -63,6 +66,9 @@ def chain(error: BaseException | None) -> str:
 async def written(values: dict[str, Any]) -> tuple[str, bytes]:
     """What a program tells while it works with a patient, and what lies at rest."""
     told: list[str] = []
+    exporter, provider = InMemorySpanExporter(), TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))  # no gate of ours between
+    tracer = provider.get_tracer("application")
     store, keys = MemoryStore(), MemoryKeys()
     home = memory_home("eu", store=store, keys=keys)
     patient = home.new(Patient, ward="A", **values)
@@ -88,9 +94,10 @@ async def written(values: dict[str, Any]) -> tuple[str, bytes]:
     ]
     for attempt in attempts:
         try:
-            outcome = attempt()
-            if asyncio.iscoroutine(outcome):
-                await outcome
+            with tracer.start_as_current_span("attempt", attributes={"patient": repr(patient)}):
+                outcome = attempt()
+                if asyncio.iscoroutine(outcome):
+                    await outcome
         except DomicileError as error:
             told.append(chain(error))
             logging.getLogger("other").error("failed with %r for %r", error, patient, exc_info=error)
@@ -100,6 +107,9 @@ async def written(values: dict[str, Any]) -> tuple[str, bytes]:
     with pytest.raises(DomicileError) as refusal:
         await home.get(Patient, patient.id)
     told.append(chain(refusal.value))
+    spans = exporter.get_finished_spans()
+    assert [event.name for span in spans for event in span.events] == ["exception"] * len(attempts)
+    told += [span.to_json(indent=None) for span in spans]
     rows = store.subject(home.subject_key, 1).tables[Patient.domicile_table.name].values()
     table = Patient.domicile_table
     hidden = [name for name, _, _ in table.stored if name not in ("born", "ward")]

@@ -34,7 +34,7 @@ from starlette.websockets import WebSocket
 
 from domicile.model import GLOBAL, Endpoint, Role, SubjectKey, Unauthenticated
 from domicile.sdk import DomicileError, Residency, asgi
-from domicile.sdk.aiohttp import SUBJECT, guard, observed_country
+from domicile.sdk.aiohttp import SUBJECT, guard, home_of, observed_country
 from domicile.service import ProcessSettings, Service
 
 Somebody = Callable[[], tuple[str, SubjectKey]]
@@ -98,6 +98,11 @@ async def on_aiohttp(served: App, settings: ProcessSettings) -> AsyncIterator[No
         await residency.home(request.query["user"])
         return web.json_response({})
 
+    async def mine(request: web.Request) -> web.StreamResponse:
+        home = home_of(request, request.query["user"])
+        served.seen.append(request.path)
+        return web.json_response({"subject": str(home.subject_key)})
+
     async def talk(request: web.Request) -> web.StreamResponse:
         served.seen.append(request.path)
         talking = web.WebSocketResponse()
@@ -114,6 +119,8 @@ async def on_aiohttp(served: App, settings: ProcessSettings) -> AsyncIterator[No
         ("GET", "/stream", stream),
         ("GET", "/raised", raised),
         ("GET", "/home", look_for),
+        ("GET", "/mine", mine),
+        ("GET", "/support/mine", mine),
         ("POST", "/signup", look_for),
         ("POST", "/support/enrol", look_for),
     ):
@@ -145,6 +152,11 @@ async def on_asgi(served: App, settings: ProcessSettings) -> AsyncIterator[None]
         await asgi.residency_of(request.scope).home(request.query_params["user"])
         return JSONResponse({})
 
+    async def mine(request: Request) -> Response:
+        home = asgi.home_of(request.scope, request.query_params["user"])
+        served.seen.append(request.url.path)
+        return JSONResponse({"subject": str(home.subject_key)})
+
     async def talk(talking: WebSocket) -> None:
         served.seen.append(talking.url.path)
         await talking.accept(headers=[(b"domicile-guard", b"wrong-cell")])
@@ -154,6 +166,7 @@ async def on_asgi(served: App, settings: ProcessSettings) -> AsyncIterator[None]
     routes: list[BaseRoute] = [WebSocketRoute("/talk", talk)]
     routes += [Route("/data", plain, methods=["GET", "POST"]), Route("/about", plain), Route("/stream", stream)]
     routes += [Route("/raised", raised), Route("/home", look_for)]
+    routes += [Route(path, mine) for path in ("/mine", "/support/mine")]
     routes += [Route(path, look_for, methods=["POST"]) for path in ("/signup", "/support/enrol")]
     app = Starlette(routes=routes, middleware=[Middleware(asgi.Guard)])
     async with asgi.serving(cast("asgi.Application", app), settings):
@@ -185,6 +198,12 @@ async def on_litestar(served: App, settings: ProcessSettings) -> AsyncIterator[N
         await asgi.residency_of(request.scope).home(request.query_params["user"])
         return {}
 
+    @litestar.get(["/mine", "/support/mine"])
+    async def mine(request: LitestarRequest[Any, Any, Any]) -> dict[str, str]:
+        home = asgi.home_of(request.scope, request.query_params["user"])
+        served.seen.append(request.url.path)
+        return {"subject": str(home.subject_key)}
+
     @litestar.websocket("/talk")
     async def talk(socket: litestar.WebSocket[Any, Any, Any]) -> None:
         served.seen.append(socket.url.path)
@@ -193,7 +212,9 @@ async def on_litestar(served: App, settings: ProcessSettings) -> AsyncIterator[N
             await socket.send_text(message)
 
     app = litestar.Litestar(
-        [plain, stream, raised, look_for, talk], exception_handlers={DomicileError: asgi.passed_on}, openapi_config=None
+        [plain, stream, raised, look_for, mine, talk],
+        exception_handlers={DomicileError: asgi.passed_on},
+        openapi_config=None,
     )
     async with asgi.serving(cast("asgi.Application", app), settings):
         yield
@@ -337,6 +358,25 @@ async def test_headers_that_disagree_or_lack_are_refused(app: App, somebody: Som
         assert body["code"] in ("identities-disagree", "invalid-input")
         assert answered["Content-Type"].startswith("application/problem+json")
     assert app.seen == []
+
+
+async def test_who_is_routed_is_whom_the_session_names_or_nobody(
+    app: App, around: Surroundings, somebody: Somebody
+) -> None:
+    """Two proofs of one request that disagree: the router's token may be one user's, the session another's."""
+    (user, key), (other, others) = somebody(), somebody()
+    around.directory.pin(key)
+    around.directory.pin(others)
+    status, _, body = await app.ask(f"/mine?user={user}", named(key))
+    assert (status, body["subject"]) == (200, str(key))
+    for subject, said in ((key, other), (others, user), (key, "nobody-at-all")):
+        status, headers, body = await app.ask(f"/mine?user={said}", named(subject))
+        assert (status, body["code"]) == (400, "identities-disagree")
+        assert said not in str(body)
+        assert "Domicile-Guard" not in headers, "a handler ran: nobody is to send it again"
+    status, _, body = await app.ask(f"/support/mine?user={user}", named(key))
+    assert (status, body["code"]) == (401, "unauthenticated"), "an unpinned path opens nobody's home"
+    assert app.seen == ["/mine"]
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,9 @@ class OneKey:
     def forget_index(self) -> None:
         raise AssertionError
 
+    def lend_to(self, borrower: Codec) -> None:
+        """Until the test ends."""
+
     async def cell_index_key(self) -> CellIndexKey:
         raise AssertionError
 
@@ -133,6 +136,16 @@ async def test_one_key_makes_one_cipher_however_often_the_client_answers_with_it
     keys.secret = b"n" * 32
     await codec.row(person)
     assert made == [b"k" * 32, b"n" * 32]
+
+
+async def test_a_home_that_is_kept_keeps_no_cipher_of_a_key_that_is_not_held_any_more() -> None:
+    codec = Codec(OneKey(), "eu-1", "eu", UUID(int=3))
+    await codec.row(Person(jurisdiction="eu", id=ROW, email="a@example.eu"))
+    own = (UUID(int=3), UUID(int=3))
+    codec.hold_only({own: 1, (UUID(int=4), UUID(int=4)): 2})
+    assert list(codec._sealers) == [UUID(int=3)]
+    codec.hold_only({(UUID(int=4), UUID(int=3)): 2})
+    assert not codec._sealers
 
 
 async def test_requests_are_told_apart_by_all_that_they_do_and_not_by_fields_at_their_default() -> None:

@@ -1,8 +1,8 @@
 -- The system schema of a cell, applied by an operator as superuser; running it again changes nothing.
 -- SQLSTATEs of our own: DM001 fence, DM002 jurisdiction, DM003 identity of a row, DM004 durability, DM005 grant,
 -- DM006 another key of the same subject (which one is the DETAIL), DM007 an idempotency key of another request,
--- DM008 a subject that is about to move, DM009 keys that were replaced, DM011 rows of a reference table that may not be
--- taken.
+-- DM008 a subject that is about to move, DM009 keys that were replaced, DM010 a line of the ledger, DM011 rows of a
+-- reference table that may not be taken, DM012 a row about a shredded principal.
 
 DO $roles$
 DECLARE
@@ -11,8 +11,8 @@ BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'domicile_owner') THEN
         CREATE ROLE domicile_owner NOLOGIN;
     END IF;
-    FOREACH name IN ARRAY ARRAY['domicile_app', 'domicile_cell', 'domicile_gateway', 'domicile_abroad', 'domicile_eraser',
-                             'domicile_ledger', 'domicile_border'] LOOP
+    FOREACH name IN ARRAY ARRAY['domicile_app', 'domicile_turner', 'domicile_cell', 'domicile_gateway', 'domicile_abroad',
+                             'domicile_eraser', 'domicile_ledger', 'domicile_border'] LOOP
         IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name) THEN
             EXECUTE format('CREATE ROLE %I LOGIN', name);
         END IF;
@@ -34,7 +34,8 @@ BEGIN
         CREATE ROLE domicile_fencer NOLOGIN;
     END IF;
     GRANT domicile_cell TO domicile_border;  -- which looks across subjects as that role does, and no further
-    GRANT domicile_app TO domicile_fencer;  -- whose sessions it may end: nobody else's
+    GRANT domicile_app TO domicile_turner;  -- re-seals rows as the application would, and keeps their versions
+    GRANT domicile_app, domicile_turner TO domicile_fencer;  -- whose sessions it may end: nobody else's
 END
 $roles$;
 
@@ -68,6 +69,9 @@ ALTER TABLE domicile.fences ADD COLUMN IF NOT EXISTS previous_key bytea UNIQUE C
 -- Keys of the subject from before this generation write nothing any more: what they sealed would not open for long.
 ALTER TABLE domicile.fences ADD COLUMN IF NOT EXISTS oldest_keys integer NOT NULL DEFAULT 1;
 
+-- Whether rows about some principal of the subject are refused, since it was shredded: which one, erasures tells.
+ALTER TABLE domicile.fences ADD COLUMN IF NOT EXISTS shredded boolean NOT NULL DEFAULT false;
+
 -- Subjects (by internal id) whose rows may lie under keys of a newer generation than their fence asks for.
 CREATE TABLE IF NOT EXISTS domicile.turns (
     subject     uuid PRIMARY KEY,
@@ -96,12 +100,13 @@ CREATE TABLE IF NOT EXISTS domicile.columns (
 );
 
 -- ``kind``: the type of the field in its class; ``default``: the SQL of what older rows hold. ``optional``: whether the
--- field may be None, and ``given``, as JSON, what a record has that is made without it: a constant of the class. All of
--- them came later.
+-- field may be None, and ``given``, as JSON, what a record has that is made without it: a constant of the class.
+-- ``rules``, as JSON: its members, its constraints or its JSON Schema. All of them came later.
 ALTER TABLE domicile.columns ADD COLUMN IF NOT EXISTS kind text;
 ALTER TABLE domicile.columns ADD COLUMN IF NOT EXISTS "default" text;
 ALTER TABLE domicile.columns ADD COLUMN IF NOT EXISTS optional boolean;
 ALTER TABLE domicile.columns ADD COLUMN IF NOT EXISTS given text;
+ALTER TABLE domicile.columns ADD COLUMN IF NOT EXISTS rules text;
 
 -- ``principal``: which field says whom a row is about; it lies in principal_key, whatever it is called.
 DO $classes$ BEGIN
@@ -440,6 +445,9 @@ DECLARE
     oldest integer;
     oldest_index integer;
     made_with text[];
+    whose  uuid;
+    shredded boolean;
+    keep   bigint;
 BEGIN
     IF current_setting('synchronous_commit') NOT IN ('on', 'remote_apply') THEN
         RAISE EXCEPTION 'synchronous_commit is below on' USING ERRCODE = 'DM004';
@@ -457,7 +465,7 @@ BEGIN
         RAISE EXCEPTION 'a row keeps its jurisdiction, subject, principal and key' USING ERRCODE = 'DM003';
     END IF;
     -- what counts a row and dates it is for the database to write, whatever the application's statement says
-    IF session_user = 'domicile_app' THEN
+    IF session_user IN ('domicile_app', 'domicile_turner') THEN
         IF TG_OP = 'INSERT' THEN
             NEW.version := 1;
             -- rows of one statement may be dated in the order in which they were given, a microsecond apart
@@ -467,7 +475,7 @@ BEGIN
             NEW.updated_at := clock_timestamp();
         ELSE
             NEW.created_at := OLD.created_at;
-            IF current_setting('domicile.turning', true) = 'on' THEN  -- other bytes for the same values
+            IF session_user = 'domicile_turner' THEN  -- other bytes for the same values
                 NEW.version := OLD.version;
                 NEW.updated_at := OLD.updated_at;
             ELSE
@@ -475,16 +483,28 @@ BEGIN
                 NEW.updated_at := clock_timestamp();
             END IF;
         END IF;
+        -- tables of before may not have the column yet
+        SELECT (SELECT r.keep_seconds FROM domicile.retention r WHERE r.table_name = TG_TABLE_NAME) INTO keep
+        FROM pg_attribute a WHERE a.attrelid = TG_RELID AND a.attname = 'expires_at' AND NOT a.attisdropped;
+        IF FOUND THEN
+            IF TG_OP = 'INSERT' THEN
+                NEW.expires_at := NEW.created_at + make_interval(secs => keep);  -- NULL: for ever
+            ELSE
+                NEW.expires_at := OLD.expires_at;
+            END IF;
+        END IF;
     END IF;
     -- the common case in one look: the label, and the fence open at the row's epoch, which is held from here on
-    SELECT c.jurisdiction, f.oldest_keys, greatest(c.oldest_index, f.oldest_index) INTO label, oldest, oldest_index
+    SELECT c.jurisdiction, f.oldest_keys, greatest(c.oldest_index, f.oldest_index), f.internal_id, f.shredded
+    INTO label, oldest, oldest_index, whose, shredded
     FROM domicile.cell c CROSS JOIN domicile.fences f
     WHERE f.subject_key = NEW.subject_key AND f.epoch = NEW.epoch AND f.state = 'open'
       AND NOT EXISTS (SELECT FROM domicile.intents i WHERE i.subject = f.internal_id AND i.until > clock_timestamp())
     FOR SHARE OF f;
     IF NOT FOUND THEN
         PERFORM domicile.hold_fence(NEW.subject_key, NEW.epoch);
-        SELECT c.jurisdiction, f.oldest_keys, greatest(c.oldest_index, f.oldest_index) INTO label, oldest, oldest_index
+        SELECT c.jurisdiction, f.oldest_keys, greatest(c.oldest_index, f.oldest_index), f.internal_id, f.shredded
+        INTO label, oldest, oldest_index, whose, shredded
         FROM domicile.cell c CROSS JOIN domicile.fences f
         WHERE f.subject_key = NEW.subject_key;
     END IF;
@@ -502,6 +522,14 @@ BEGIN
     IF NEW.principal_key <> NEW.subject_key
         AND (octet_length(NEW.principal_key) <> 17 OR get_byte(NEW.principal_key, 0) <> 0) THEN
         RAISE EXCEPTION 'the row is about nobody that could be named' USING ERRCODE = 'DM003';
+    END IF;
+    -- whoever still holds the key could put such a row, whose shareable columns and indexes would stay
+    IF shredded THEN
+        PERFORM FROM domicile.erasures e WHERE e.subject = whose AND e.principal = CASE NEW.principal_key
+            WHEN NEW.subject_key THEN whose ELSE encode(substr(NEW.principal_key, 2), 'hex')::uuid END;
+        IF FOUND THEN
+            RAISE EXCEPTION 'the principal was shredded' USING ERRCODE = 'DM012';
+        END IF;
     END IF;
     IF label IS DISTINCT FROM NEW.jurisdiction THEN
         RAISE EXCEPTION 'the row is labelled with another jurisdiction' USING ERRCODE = 'DM002';
@@ -727,6 +755,8 @@ CREATE TABLE IF NOT EXISTS domicile.erasures (
 );
 CREATE INDEX IF NOT EXISTS erasures_by_key ON domicile.erasures (subject_key, id);
 CREATE INDEX IF NOT EXISTS erasures_under_way ON domicile.erasures (id) WHERE receipt IS NULL;
+UPDATE domicile.fences AS f SET shredded = true FROM domicile.erasures e  -- of before the fence said so
+WHERE e.subject = f.internal_id AND e.principal IS NOT NULL AND NOT f.shredded;
 
 -- Delete a subject's rows that are about a principal, or all of them, and keep how many of each table. Called with the
 -- fence locked. Counts add up where a principal is shredded again, and the receipt is then to be made anew.
@@ -790,7 +820,8 @@ BEGIN
     DELETE FROM domicile.turns t WHERE t.subject = held.internal_id;
     -- at the tombstone's epoch, so that a directory that has lost the tombstone gets it back from here
     UPDATE domicile.fences AS f
-    SET state = 'retired', epoch = f.epoch + 1, internal_id = gen_random_uuid(), alias_keys = '{}', oldest_keys = 1
+    SET state = 'retired', epoch = f.epoch + 1, internal_id = gen_random_uuid(), alias_keys = '{}', oldest_keys = 1,
+        shredded = false
     WHERE f.subject_key = held.subject_key;
 END
 $$;
@@ -812,6 +843,7 @@ BEGIN
         about := held.subject_key;
     END IF;
     RETURN NEXT domicile.delete_rows(held, whose, about, 0);
+    UPDATE domicile.fences AS f SET shredded = true WHERE f.subject_key = held.subject_key AND NOT f.shredded;
 END
 $$;
 
@@ -1189,7 +1221,7 @@ BEGIN
         PERFORM pg_stat_clear_snapshot();
         FOR pid IN
             SELECT a.pid FROM pg_stat_activity a
-            WHERE a.pid = ANY (pg_blocking_pids(closer)) AND a.usename = 'domicile_app'
+            WHERE a.pid = ANY (pg_blocking_pids(closer)) AND a.usename IN ('domicile_app', 'domicile_turner')
               AND a.wait_event IS DISTINCT FROM 'SyncRep' AND a.pid <> ALL (ended)
         LOOP
             PERFORM pg_terminate_backend(pid);

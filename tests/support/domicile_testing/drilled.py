@@ -133,6 +133,9 @@ class MemoryWorld:
     def parts(self) -> Sequence[Part]:
         return []
 
+    def arranged(self) -> None:
+        return None
+
     async def clusters(self, names: Collection[str] | None = None) -> Sequence[ClusterState]:
         return [
             ClusterState(name, cell.leaders[0] if cell.serving else None, cell.leaders[1], in_sync=cell.serving)

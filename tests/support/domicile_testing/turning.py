@@ -18,7 +18,7 @@ from domicile.model import Role, SubjectKey, Unavailable
 from domicile.model.key_wire import KeyTurn
 from domicile.sdk import Home, Personal, Principal, Record, Shareable
 from domicile.sdk.home import Vault
-from domicile.sdk.store import FenceReader, FenceStore, RowStore, apply_schema, open_pool
+from domicile.sdk.store import ErasureStore, FenceReader, FenceStore, RowStore, apply_schema, open_pool
 from domicile_testing import Storage, Trust
 from domicile_testing.cell import key_section, key_settings, superuser
 
@@ -51,7 +51,9 @@ class World:
     address: str
     key_storage: Storage
     rows: RowStore
+    turned: RowStore
     fences: FenceStore
+    erasures: ErasureStore
     reader: FenceReader
     root: asyncpg.Connection
     closing: list[Callable[[], Awaitable[None]]]
@@ -73,8 +75,8 @@ class World:
             if seconds < SECTION.cache_seconds:
                 await asyncio.sleep(0.01)
 
-        vault = Vault(self.rows, keys or self.key_client(), "eu-1", "eu")
-        return Rotator(self.turner(), self.fences, vault, SECTION.cache_seconds, pause)
+        vault = Vault(self.turned, keys or self.key_client(), "eu-1", "eu")
+        return Rotator(self.turner(), self.fences, self.erasures, vault, SECTION.cache_seconds, pause)
 
     async def home(self, key: SubjectKey | None = None, keys: KeyClient | None = None) -> Home:
         """Of a new subject, or of one that is there, by an application of its own."""
@@ -101,21 +103,27 @@ async def turning(
 ) -> AsyncIterator[World]:
     """A cell with rows to be turned, and its key service, both begun anew."""
     await apply_schema(cell, "eu-1", "eu", [Patient, Letter, Referral])
-    await cell.execute("TRUNCATE patients, letters, referrals, domicile.turns, domicile.answers")
+    await cell.execute("TRUNCATE patients, letters, referrals, domicile.turns, domicile.answers, domicile.erasures")
     await cell.execute("UPDATE domicile.cell SET newest_index = 1, oldest_index = 1")
     settings = key_settings(trust, key_storage)
     async with serve_keys(settings, SECTION):
         async with superuser(key_storage) as root:
             await root.execute("TRUNCATE keys.data_keys, keys.subjects, keys.rotations, keys.index_keys")
         pools = []
-        for role, user in ((Role.APP, "domicile_app"), (Role.GATEWAY, "domicile_gateway")):
+        users = {
+            "domicile_app": Role.APP,
+            "domicile_gateway": Role.GATEWAY,
+            "domicile_eraser": Role.GATEWAY,
+            "domicile_turner": Role.GATEWAY,
+        }
+        for user, role in users.items():
             credentials = trust.credentials("eu", role, "eu-1.fra")
             pools.append(
                 await open_pool(credentials, [cell_storage.address], jurisdiction="eu", cell="eu-1", user=user, size=6)
             )
         made = World(
-            trust, settings.bind, key_storage, RowStore(pools[0], "eu"), FenceStore(pools[1]), FenceReader(pools[0]),
-            cell, [],
+            trust, settings.bind, key_storage, RowStore(pools[0], "eu"), RowStore(pools[3], "eu"),
+            FenceStore(pools[1]), ErasureStore(pools[2]), FenceReader(pools[0]), cell, [],
         )  # fmt: skip
         yield made
         for close in made.closing:

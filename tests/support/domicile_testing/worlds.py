@@ -87,7 +87,7 @@ def one_jurisdiction(name: str, path: Path, **settings: Any) -> Path:
 
 
 @contextmanager
-def running_world(state: Path, *options: str, seconds: float = 120.0) -> Iterator[LocalWorld]:
+def running_world(state: Path, *options: str, seconds: float = 300.0) -> Iterator[LocalWorld]:
     started = domicile("up", "--detach", *options, "--state", str(state), seconds=seconds)
     assert started.returncode == 0, started.stderr
     try:

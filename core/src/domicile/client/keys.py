@@ -2,7 +2,8 @@
 
 A cell's application holds data keys in memory for a bounded time and number, locked where the platform allows. The
 time is the shorter of the manifest's bound and the service's own, counted from before the question was asked, on a
-clock that goes on while the machine sleeps and that nobody sets: so a receipt's word about caches holds.
+clock that goes on while the machine sleeps and that nobody sets: so a receipt's word about caches holds. What is over
+is wiped within a second, also where nobody asks for anything any more.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Sequence
-from typing import Any, Final, Literal, NamedTuple
+from collections.abc import Callable, Collection, Container, Sequence
+from typing import Any, Final, Literal, NamedTuple, Protocol
 from uuid import UUID
-from weakref import ref
+from weakref import WeakSet, ref
 
 from domicile.client.http import Peer
 from domicile.client.memory import LockedSlots
@@ -54,6 +55,8 @@ from domicile.model.wire import MAX_BATCH
 from domicile.telemetry import warn
 
 MAX_CACHED: Final = 10_000
+LOOK_SECONDS: Final = 1.0
+"""Between two looks at what is over. A timer stands still while the machine sleeps, so that none is set for longer."""
 KEY_BYTES: Final = 32
 
 
@@ -78,6 +81,14 @@ class _Held(NamedTuple):
     generation: int
     other: int
     made: Callable[[], DataKey | None] = _nothing
+
+
+class Borrower(Protocol):
+    """Who keeps what was made of a key, such as a cipher, for as long as that is held."""
+
+    def hold_only(self, held: Container[tuple[UUID, UUID]]) -> None:
+        """Let go of what was made of any other key than those of these (subject, principal)."""
+        ...
 
 
 class _Flight(NamedTuple):
@@ -115,6 +126,8 @@ class KeyClient:
         self._index: _Held | None = None
         self._index_flight: asyncio.Task[CellIndexKey] | None = None
         self._flights: dict[tuple[UUID, UUID], _Flight] = {}
+        self._borrowers: WeakSet[Borrower] = WeakSet()
+        self._next_look: asyncio.TimerHandle | None = None
         if not (self._slots.locked and self._index_slots.locked):
             warn("key-memory-not-locked")
 
@@ -137,7 +150,30 @@ class KeyClient:
         while self._cache:
             self._drop(next(iter(self._cache)))
         self.forget_index()
+        self._look()
         await self._peer.close()
+
+    def lend_to(self, borrower: Borrower) -> None:
+        """Tell it, for as long as somebody else keeps it, which keys are held no more."""
+        self._borrowers.add(borrower)
+
+    def _look(self) -> None:
+        """Wipe what is over, whoever still asks; again in a while, where anything is left."""
+        if self._next_look is not None:
+            self._next_look.cancel()
+            self._next_look = None
+        now = self._forget()
+        # the bound may have been shortened, so that who came later is over earlier
+        for name in [name for name, held in self._cache.items() if held.until <= now]:
+            self._drop(name)
+        for borrower in self._borrowers:
+            borrower.hold_only(self._cache)
+        if self._cache or self._index is not None:
+            self._look_soon()
+
+    def _look_soon(self) -> None:
+        if self._next_look is None:
+            self._next_look = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
 
     async def data_key(self, subject: UUID, principal: UUID, *, create: bool = False) -> DataKey:
         """Raises NotFound where no such key was made, KeyDestroyed where it was shredded, KeyWithheld where the
@@ -206,6 +242,7 @@ class KeyClient:
         body = DataKeysRequest(cell=self._cell, keys=references, create=create)
         answer = await self._peer.ask(DataKeysResponse, "POST", "/v1/data-keys", body=body)
         seconds = self._bound(answer.cache_seconds)
+        self._look_soon()
         given = {(key.subject, key.principal): key for key in answer.keys}
         found: dict[tuple[UUID, UUID], DataKey | DomicileError] = {}
         for name, reference in zip(names, references, strict=True):
@@ -268,6 +305,7 @@ class KeyClient:
     async def _ask_index(self) -> CellIndexKey:
         asked, body = self._clock(), IndexKeyRequest(cell=self._cell)
         answer = await self._peer.ask(IndexKeyResponse, "POST", "/v1/index-keys", body=body)
+        self._look_soon()
         if self._index_flight is asyncio.current_task():  # else it was to be held no more
             self._drop_index()
             other = 0 if answer.other is None else answer.other.generation

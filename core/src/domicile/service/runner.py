@@ -39,6 +39,7 @@ OPERATION: Final = web.RequestKey("domicile_operation", Operation)
 Ready = Callable[[], Awaitable[Mapping[str, str] | None]]
 """Raises where it is not; may tell more of how it is, which ``/readyz`` then says."""
 Rendered = Callable[[], Awaitable[tuple[bytes, str]]]
+Describe = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
 """Exposition text and content type."""
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -158,14 +159,20 @@ class Service:
 
         self.app.router.add_route(method, path, checked)
 
-    def describe(self, title: str, endpoint: Endpoint, parameters: Mapping[str, Schema]) -> None:
-        """Serve ``/openapi.json``: every route with an operation, this one too. Called after all others."""
+    def describe(
+        self, title: str, endpoint: Endpoint, parameters: Mapping[str, Schema], more: Describe | None = None
+    ) -> None:
+        """Serve ``/openapi.json``: every route with an operation, this one too. Called after all others.
+
+        ``more``: makes of that what is answered, for what is known only when somebody asks.
+        """
+        self._more = more
         own = Operation("This description", {200: "application/json"})
         self.route("GET", "/openapi.json", endpoint, self._openapi, own)
         self._document = document(title, self._described, parameters)
 
     async def _openapi(self, _: web.Request) -> web.Response:
-        return web.json_response(self._document)
+        return web.json_response(self._document if self._more is None else await self._more(self._document))
 
     async def _healthz(self, _: web.Request) -> web.Response:
         return web.json_response({"status": "ok"})

@@ -10,21 +10,22 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from domicile.model.access import GLOBAL
-from domicile.model.errors import InvalidInput, Unavailable
+from domicile.model.errors import DomicileError, InvalidInput, Unavailable
 from domicile.ops.clusters import members, settled
-from domicile.ops.control import ask
+from domicile.ops.control import Outcome, ask
 from domicile.ops.demo.story import play
 from domicile.ops.ending import stop_world
-from domicile.ops.health import PATRONI, RUNNING, Prober
+from domicile.ops.health import PATRONI, PROBE_SECONDS, RUNNING, SILENT, Prober
 from domicile.ops.layout import Layout
 from domicile.ops.manifests import load_file
-from domicile.ops.output import JsonOption, StateOption, emit_json, refusals, table
+from domicile.ops.output import JsonOption, StateOption, emit_json, refusal_document, refusals, table
 from domicile.ops.plan import SAMPLE
 from domicile.ops.record import ProcessRecord, WorldRecord
 from domicile.ops.supervise import supervise
@@ -43,6 +44,9 @@ def up_command(
     ha_cell: Annotated[list[str] | None, typer.Option("--ha-cell", help="Only this cell's; may be repeated.")] = None,
     backups: Annotated[
         bool, typer.Option("--backups", help="Keep each database's log and backups in a target in the state folder.")
+    ] = False,
+    rehearsal: Annotated[
+        bool, typer.Option("--rehearsal", help="Arrange a small disk, a clock and a packet filter for drills.")
     ] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Start a part again, 5 s after it ended.")] = False,
     app: Annotated[str, typer.Option(help="The application of each cell: a module that names its records.")] = SAMPLE,
@@ -73,6 +77,7 @@ def up_command(
                 standbys,
                 restart=restart,
                 backups=backups,
+                rehearsal=rehearsal,
                 json_output=json_output,
             )
             return
@@ -85,6 +90,7 @@ def up_command(
             ready_descriptor=ready_descriptor,
             ha=standbys,
             backups=backups,
+            rehearsed=rehearsal,
             restarts=restart,
         )
 
@@ -97,6 +103,7 @@ def _detached(
     standbys: list[str] | None,
     *,
     backups: bool,
+    rehearsal: bool,
     restart: bool,
     json_output: bool,
 ) -> None:
@@ -113,6 +120,8 @@ def _detached(
         command += ["--ha", *(word for cell in standbys for word in ("--ha-cell", cell))]
     if backups:
         command.append("--backups")
+    if rehearsal:
+        command.append("--rehearsal")
     if manifest is not None:
         command.append(str(manifest.absolute()))
     child = subprocess.Popen(
@@ -180,7 +189,11 @@ def down_command(
 
 
 def status_command(state: StateOption = None, json_output: JsonOption = False) -> None:
-    """Tell the state of each process; exit status 1 unless all run. Example: domicile status --json"""
+    """Tell the state of each process; exit status 1 unless all run.
+
+    running; unready: it lives, and does not serve; silent: it lives, and did not answer in time, as on a busy machine;
+    stopped. Example: domicile status --json
+    """
     layout = Layout.at(state)
     with refusals(as_json=json_output):
         record = WorldRecord.read(layout)
@@ -201,9 +214,9 @@ def status_command(state: StateOption = None, json_output: JsonOption = False) -
         for process, found in zip(record.processes, states, strict=True)
     ]
     supervised = record.supervisor.process() is not None
-    whole = all(found == RUNNING for found in states) and all(settled(nodes) for nodes in clusters)
+    whole = all(found == RUNNING for found in states) and all(settled(nodes) for nodes in clusters.values())
     ok = supervised and record.phase == "running" and whole
-    nodes = [node for found in clusters for node in found]
+    nodes = [node for found in clusters.values() for node in found]
     left = [str(folder / RESTORING) for folder in interrupted(layout.root)]
     if json_output:
         phase = record.phase if supervised else "unsupervised"
@@ -219,15 +232,18 @@ def status_command(state: StateOption = None, json_output: JsonOption = False) -
             typer.echo("the supervisor is gone: `domicile down` clears what it left", err=True)
         for folder in left:
             typer.echo(f"a killed restore left data in {folder}; the next restore of it or `up` removes it", err=True)
+        for name in [name for name, found in clusters.items() if not found]:
+            typer.echo(f"{name}: no node said within {PROBE_SECONDS:g} s how its cluster is", err=True)
         for row in rows:
             if row["state"] != RUNNING:
-                typer.echo(f"{row['name']} is {row['state']}; see {layout.log(str(row['name']))}", err=True)
+                said = f"silent: no word within {PROBE_SECONDS:g} s" if row["state"] == SILENT else row["state"]
+                typer.echo(f"{row['name']} is {said}; see {layout.log(str(row['name']))}", err=True)
     if not ok:
         raise typer.Exit(1)
 
 
-async def _states(layout: Layout, record: WorldRecord) -> tuple[list[str], list[list[dict[str, Any]]]]:
-    """The state of each process, and the nodes of each database that has a standby."""
+async def _states(layout: Layout, record: WorldRecord) -> tuple[list[str], dict[str, list[dict[str, Any]]]]:
+    """The state of each process, and the nodes of each database that has a standby, by its name."""
     prober = Prober(layout)
     clusters: dict[str, list[ProcessRecord]] = {}
     for process in record.processes:
@@ -241,18 +257,23 @@ async def _states(layout: Layout, record: WorldRecord) -> tuple[list[str], list[
         return []
 
     states = asyncio.gather(*(prober.state(process) for process in record.processes))
-    return list(await states), list(await asyncio.gather(*(nodes(cluster) for cluster in clusters)))
+    told = await asyncio.gather(*(nodes(cluster) for cluster in clusters))
+    return list(await states), dict(zip(clusters, told, strict=True))
 
 
 def restart_command(
     parts: Annotated[list[str] | None, typer.Argument(help="Names that `domicile status` shows.")] = None,
-    rolling: Annotated[bool, typer.Option("--rolling", help="Every part, in the order of an upgrade.")] = False,
+    rolling: Annotated[
+        bool,
+        typer.Option("--rolling", help="In the order of an upgrade, clusters by a switchover; without names, all."),
+    ] = False,
     state: StateOption = None,
     json_output: JsonOption = False,
 ) -> None:
     """End parts of a running world, if they have not ended, and start them again, one after the other.
 
-    Ctrl-C leaves the part under way to be finished, and begins no other. Example: domicile restart us-1-patroni
+    Ctrl-C brings the part under way to its end, begins no other, and says what is left; a second one waits for nothing.
+    Examples: domicile restart us-1-patroni; domicile restart --rolling
     """
     done: list[dict[str, str]] = []
 
@@ -262,19 +283,47 @@ def restart_command(
             typer.echo(f"{part}: {what}")
 
     with refusals(as_json=json_output):
-        if parts and rolling:
-            raise InvalidInput("either names or --rolling, which is for all", where="restart", remedy="leave one out")
         if not parts and not rolling:
             raise InvalidInput("what to restart?", where="restart", remedy="name parts, or say --rolling for all")
         try:
-            asyncio.run(ask(Layout.at(state), {"rolling": True} if rolling else {"parts": parts}, tell))
+            question = {"rolling": rolling, "parts": parts or []}
+            outcome = asyncio.run(_asked(Layout.at(state), question, tell))
         except KeyboardInterrupt:
-            typer.echo(
-                "interrupted: the part under way is finished, no other is begun; see `domicile status`", err=True
-            )
+            typer.echo("left to itself: the part under way is brought to its end, and no other is begun", err=True)
             raise typer.Exit(130) from None
+    on = f"go on with `domicile restart {'--rolling ' if rolling else ''}{' '.join(outcome.left)}`"
+    ok = not outcome.error and not outcome.left
     if json_output:
-        emit_json({"ok": True, "parts": done})
+        refused = refusal_document(DomicileError(outcome.error)) if outcome.error else {"ok": ok}
+        emit_json({**refused, "parts": done, "left": outcome.left})
+    elif outcome.error:
+        typer.echo(f"domicile: {outcome.error}" + (f"; {on}" if outcome.left else ""), err=True)
+    elif outcome.left:
+        typer.echo(f"stopped, with nothing half restarted; {on}", err=True)
+    if not ok:
+        raise typer.Exit(1 if outcome.error else 130)
+
+
+async def _asked(layout: Layout, question: dict[str, Any], tell: Callable[[str, str], None]) -> Outcome:
+    """Raises KeyboardInterrupt at the second Ctrl-C."""
+    stop, asking = asyncio.Event(), asyncio.current_task()
+    assert asking is not None
+    given_up = False
+
+    def interrupted() -> None:
+        nonlocal given_up
+        given_up = stop.is_set()
+        if given_up:
+            asking.cancel()
+        stop.set()
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupted)
+    try:
+        return await ask(layout, question, tell, stop)
+    except asyncio.CancelledError:
+        if given_up:
+            raise KeyboardInterrupt from None
+        raise
 
 
 def demo_command(

@@ -55,6 +55,7 @@ USERS: Final[dict[Role, frozenset[str]]] = {
             "domicile_gateway",
             "domicile_abroad",
             "domicile_app",
+            "domicile_turner",
             "domicile_eraser",
             "domicile_ledger",
             "domicile_border",

@@ -10,7 +10,7 @@ from typing import Final
 import psutil
 
 from domicile.model.errors import Unavailable
-from domicile.ops import postgres
+from domicile.ops import postgres, rehearsal
 from domicile.ops.layout import Layout
 from domicile.ops.record import ProcessRecord, WorldRecord, try_lock
 
@@ -57,6 +57,7 @@ def stop_world(layout: Layout, *, seconds: float = 60.0) -> tuple[bool, list[str
             psutil.wait_procs([supervisor], timeout=5)
         left = end_processes(record.processes) if record is not None else []
         left += postgres.end_orphans(layout.root)
+        rehearsal.clear(layout)
         layout.record.unlink(missing_ok=True)
     finally:
         lock.close()

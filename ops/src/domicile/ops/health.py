@@ -22,7 +22,9 @@ from domicile.ops.record import ProcessRecord
 
 PATRONI: Final = "patroni"
 ORDER_SECONDS: Final = 40.0
-RUNNING, STOPPED, UNREADY = "running", "stopped", "unready"
+PROBE_SECONDS: Final = 5.0
+"""For a process's word on how it is: on a busy machine an answer takes seconds."""
+RUNNING, STOPPED, UNREADY, SILENT = "running", "stopped", "unready", "silent"
 
 
 def operator(layout: Layout, jurisdiction: str = GLOBAL) -> Credentials:
@@ -43,32 +45,38 @@ def operator_given(layout: Layout, jurisdiction: str) -> Credentials:
 class Prober:
     """Probes of one world; contexts are made once for each kind of peer."""
 
-    def __init__(self, layout: Layout, *, timeout: float = 2.0) -> None:
+    def __init__(self, layout: Layout, *, timeout: float = PROBE_SECONDS) -> None:
         self._layout = layout
         self._timeout = timeout
         self._contexts: dict[tuple[str, str], ssl.SSLContext] = {}
 
     async def state(self, record: ProcessRecord) -> str:
-        """``running``, ``unready`` (alive, not serving) or ``stopped``."""
-        if record.process() is None:
-            return STOPPED
-        return RUNNING if await self.ready(record) else UNREADY
+        """``running``, ``unready`` (it says so, or nothing listens), ``silent`` (no word in time) or ``stopped``."""
+        return STOPPED if record.process() is None else await self._word(record)
 
     async def ready(self, record: ProcessRecord) -> bool:
+        return await self._word(record) == RUNNING
+
+    async def _word(self, record: ProcessRecord) -> str:
         try:
             async with asyncio.timeout(self._timeout):
-                if record.role == "postgres":
-                    return _postgres_ready(Path(record.address).parent)
-                if record.role == PATRONI:
-                    return await self._get(record, Role.STORAGE, "/health") is not None
-                if not record.health:
-                    address = Address(record.address)
-                    _, writer = await asyncio.open_connection(address.host, address.port)
-                    writer.close()
-                    return True
-                return await self._get(record, Role(record.role), "/readyz") is not None
-        except (OSError, TimeoutError, aiohttp.ClientError):
-            return False
+                return RUNNING if await self._ready(record) else UNREADY
+        except TimeoutError:
+            return SILENT
+        except (OSError, aiohttp.ClientError):
+            return UNREADY
+
+    async def _ready(self, record: ProcessRecord) -> bool:
+        if record.role == "postgres":
+            return _postgres_ready(Path(record.address).parent)
+        if record.role == PATRONI:
+            return await self._get(record, Role.STORAGE, "/health") is not None
+        if not record.health:
+            address = Address(record.address)
+            _, writer = await asyncio.open_connection(address.host, address.port)
+            writer.close()
+            return True
+        return await self._get(record, Role(record.role), "/readyz") is not None
 
     async def cluster(self, record: ProcessRecord) -> dict[str, Any] | None:
         """What a Patroni says of its cluster; None where it doesn't answer."""

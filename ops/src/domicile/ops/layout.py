@@ -78,6 +78,11 @@ class Layout:
         return self.root / "drills"
 
     @property
+    def rehearsal(self) -> Path:
+        """The record of what was arranged for drills when the world started."""
+        return self.root / "rehearsal.json"
+
+    @property
     def reports(self) -> Path:
         return self.root / "reports"
 

@@ -18,7 +18,7 @@ from domicile.ops.plan import STORAGE, ProcessSpec, doors_of
 from domicile.ops.switching import finish_switch
 
 WAIT_SECONDS: Final = 60.0
-RESUME_SECONDS: Final = 240.0
+RESUME_SECONDS: Final = 300.0
 """Longer than the supervisor waits for a server, or a cluster, before it gives it up."""
 _POLL_SECONDS: Final = 0.1
 

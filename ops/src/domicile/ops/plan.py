@@ -34,7 +34,7 @@ class ProcessSpec:
     ``database``: the folder of the PostgreSQL cluster that this process is; ``health``: whether it answers
     ``/readyz`` over mutual TLS (otherwise a connection is all that can be asked of it). ``cluster``: the one under
     Patroni that this is a process of; ``founder``: of the node whose data the other copies at first; ``secrets``:
-    passwords of the roles that copy.
+    passwords of the roles that copy. ``group``: the control group in which it runs; none: where its starter does.
     """
 
     name: str
@@ -52,6 +52,7 @@ class ProcessSpec:
     cluster: str = ""
     founder: bool = False
     secrets: dict[str, str] = field(default_factory=dict, repr=False)
+    group: Path | None = None
 
 
 STORAGE, DOORS, DIRECTORY, CELLS = range(4)
@@ -330,7 +331,7 @@ class Planner:
         secrets: dict[str, str] | None = None,
     ) -> None:
         """A node's Patroni; without ``secrets`` a witness."""
-        module, main = ("patroni.__main__", "main") if secrets else ("patroni.raft_controller", "main")
+        module, main = ("domicile.ops.node", "main") if secrets else ("patroni.raft_controller", "main")
         self.specs.append(
             ProcessSpec(
                 name=name,

@@ -29,6 +29,7 @@ BACKUP_USER: Final = "domicile_backup"
 BACKUP_SLOT: Final = "domicile_backup"
 SOCKET: Final = ".s.PGSQL.5432"
 ORPHAN_SECONDS: Final = 10.0
+MAKE_SECONDS: Final = 300
 _LAUNCHER: Final = Path(__file__).with_name("launch.py")
 QUIET: Final = {
     "log_statement": "none",
@@ -77,14 +78,19 @@ def launched(command: Sequence[str], *, ends_with: signal.Signals, unprivileged:
 
 
 def _run(command: list[str], what: str, *, stdin: str = "") -> None:
-    result = subprocess.run(
-        launched(command, ends_with=signal.SIGTERM, unprivileged=True),
-        input=stdin,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    try:
+        result = subprocess.run(
+            launched(command, ends_with=signal.SIGTERM, unprivileged=True),
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=MAKE_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        raise Unavailable(
+            f"{what} took more than {MAKE_SECONDS} s", where=command[0], remedy="is the machine, or its disk, busy?"
+        ) from None
     if result.returncode != 0:
         tail = "\n".join((result.stderr or result.stdout).strip().splitlines()[-5:])
         raise Unavailable(f"{what} failed:\n{tail}", where=command[0])

@@ -76,6 +76,7 @@ def supervise(
     ha: Collection[str] | None = None,
     restarts: bool = False,
     backups: bool = False,
+    rehearsed: bool = False,
 ) -> None:
     """Run a world in the foreground until SIGINT, SIGTERM or SIGHUP. Raises DomicileError where it can't start."""
     reporter = Reporter(ready_descriptor, quiet=as_json)
@@ -91,6 +92,7 @@ def supervise(
                 ha=ha,
                 restarts=restarts,
                 backups=backups,
+                rehearsed=rehearsed,
             )
         )
     except Exception as error:
@@ -109,6 +111,7 @@ async def _supervise(
     ha: Collection[str] | None,
     restarts: bool,
     backups: bool,
+    rehearsed: bool,
 ) -> None:
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -125,6 +128,7 @@ async def _supervise(
         ha=ha,
         restarts=restarts,
         backups=backups,
+        rehearsed=rehearsed,
     )
     if world is None:
         raise SystemExit(130)
@@ -152,18 +156,20 @@ async def start_world(
     ha: Collection[str] | None = None,
     restarts: bool = False,
     backups: bool = False,
+    rehearsed: bool = False,
 ) -> World | None:
     """Start a world; None where ``told`` was set meanwhile. Whatever fails, nothing is left running.
 
     ``ha``: the cells whose databases get a standby, none named for every database; None for no standby at all.
     ``restarts``: whether the world starts a part again that ends by itself.
     ``backups``: every jurisdiction without a backup target gets one in the state folder.
+    ``rehearsed``: what drills need beside processes is arranged.
     """
     world = World.acquire(layout, progress=reporter.progress, log_level=log_level, app=app, restarts=restarts)
     try:
         everything = ha is not None and not ha
         loaded = local_manifest(manifest, layout, backups=backups, second_keys=everything)
-        world.prepare(loaded, () if ha is None else highly_available(loaded, ha))
+        world.prepare(loaded, () if ha is None else highly_available(loaded, ha), rehearsed=rehearsed)
         starting = asyncio.create_task(world.start())
         telling = asyncio.create_task(told.wait())
         await asyncio.wait({starting, telling}, return_when=asyncio.FIRST_COMPLETED)

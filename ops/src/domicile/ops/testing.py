@@ -88,7 +88,7 @@ class PostgresCell:
 
     def __init__(self, folder: Path, pooler: Path | None = None) -> None:
         self.folder = folder
-        self._pooler = pooler
+        self.pooler = pooler
         self._keys = MemoryKeys()
         self._applied: set[type[Record]] = set()
 
@@ -99,8 +99,9 @@ class PostgresCell:
                 await apply_schema(root, CELL, JURISDICTION, records)
                 self._applied |= set(records)
             fence = await local.open_fence(root, SubjectKey(b"\1" + uuid4().bytes[: KEY_BYTES - 1]))
-        async with local.application(self._pooler or self.folder, pooler=self._pooler is not None) as pool:
-            yield Home(Vault(RowStore(pool, JURISDICTION), self._keys, CELL, JURISDICTION), fence)
+        behind = self.pooler is not None
+        async with local.application(self.pooler or self.folder, pooler=behind) as pool:
+            yield Home(Vault(RowStore(pool, JURISDICTION, pooler=behind), self._keys, CELL, JURISDICTION), fence)
 
     async def fill(self, kind: type[Ref], rows: Sequence[Ref]) -> None:
         async with local.superuser(self.folder) as root:

@@ -16,7 +16,6 @@ import asyncio
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +29,7 @@ from domicile.identity import Signer, sign_topology, verify_topology
 from domicile.model.access import GLOBAL, Role
 from domicile.model.errors import Conflict, InvalidInput, NotFound, Unavailable
 from domicile.model.manifest import Manifest
-from domicile.ops import pauses, postgres
+from domicile.ops import pauses, postgres, rehearsal
 from domicile.ops.clusters import REST, members, settled
 from domicile.ops.ending import STOP_SECONDS, end_processes
 from domicile.ops.health import PATRONI, Prober, operator
@@ -39,35 +38,17 @@ from domicile.ops.plan import CELLS, DIRECTORY, DOORS, SAMPLE, STORAGE, Planner,
 from domicile.ops.ports import free_address, listens, require_free
 from domicile.ops.provision import Provision
 from domicile.ops.record import ProcessRecord, WorldRecord, own_record, try_lock
+from domicile.ops.schemas import SchemaCommand, apply, schema_commands
 from domicile.ops.switching import clear_interrupted, finish_switch
 
-START_SECONDS: Final = 60.0
+START_SECONDS: Final = 120.0
+"""For a part to serve: a few seconds on a machine of its own, and up to a minute on a busy one with a whole world."""
 SETTLE_SECONDS: Final = 120.0
 _SETTLE_POLL_SECONDS: Final = 0.5
 RESTART_SECONDS: Final = 5.0
 _POLL_SECONDS: Final = 0.05
 Progress = Callable[[str, str], None]
 """Called with a part's name and what became of it."""
-
-
-def schema_commands(
-    manifest: Manifest, layout: Layout, specs: Sequence[ProcessSpec], app: str
-) -> list[tuple[str, list[str], dict[str, str]]]:
-    """For each cell: the command that applies the application's schema, as the operator would."""
-    commands = []
-    for name, cell in manifest.cells.items():
-        credentials = operator(layout, cell.jurisdiction)
-        environment = {
-            "DOMICILE_DEPLOYMENT": manifest.deployment,
-            "DOMICILE_CERTIFICATE": str(credentials.certificate),
-            "DOMICILE_KEY": str(credentials.key),
-            "DOMICILE_AUTHORITIES": str(layout.authorities),
-            "DOMICILE_STORAGE": ",".join(door.address for door in doors_of(specs, name)),
-        }
-        console = "from domicile.sdk.store.commands import app; app(prog_name='domicile schema')"
-        arguments = ["apply", app, "--cell", name, "--jurisdiction", cell.jurisdiction]
-        commands.append((name, [sys.executable, "-c", console, *arguments], environment))
-    return commands
 
 
 class World:
@@ -124,14 +105,16 @@ class World:
             left = end_processes(stale.processes) + postgres.end_orphans(layout.root)
             progress("world.json", f"left by a world that did not stop; {len(left)} processes of it ended")
         layout.record.unlink(missing_ok=True)
+        rehearsal.clear(layout)
         for folder in clear_interrupted(layout.root):
             progress(str(folder.relative_to(layout.root)), "what a killed restore left is removed")
         return cls(layout, lock, progress=progress, log_level=log_level, app=app, restarts=restarts)
 
-    def prepare(self, manifest: Manifest, available: Collection[str] = ()) -> None:
+    def prepare(self, manifest: Manifest, available: Collection[str] = (), *, rehearsed: bool = False) -> None:
         """Authorities, certificates, the list of processes. ``manifest`` has real ports. Nothing runs yet.
 
-        ``available``: the databases that get a standby and a witness, by name.
+        ``available``: the databases that get a standby and a witness, by name; ``rehearsed``: whether what drills
+        need is arranged.
         """
         self.manifest = manifest
         taken: set[str] = set()
@@ -153,6 +136,8 @@ class World:
         listening = [(spec.name, spec.address) for spec in self._specs if spec.role != "postgres"]
         listening += [(f"router-{zone}", router.public) for zone, router in self.manifest.routers.items()]
         require_free(self.manifest, listening)
+        if rehearsed:
+            self._specs = rehearsal.arrange(self.layout, manifest, self._specs, self._progress)
         self._prober = Prober(self.layout)
 
     async def start(self) -> None:
@@ -247,29 +232,12 @@ class World:
 
     async def _schemas(self, storages: Sequence[ProcessSpec], doors: Sequence[ProcessSpec]) -> None:
         await self._ready([*storages, *doors])
-        await asyncio.gather(
-            *(self._schema(*command) for command in schema_commands(self.manifest, self.layout, self._specs, self._app))
-        )
+        commands = schema_commands(self.manifest, self.layout, self._specs, self._app)
+        await asyncio.gather(*(self._schema(command) for command in commands))
 
-    async def _schema(self, cell: str, command: list[str], environment: dict[str, str]) -> None:
-        log = self.layout.log(f"{cell}-schema")
-        with log.open("ab") as stream:
-            process = await asyncio.create_subprocess_exec(
-                *postgres.launched(command, ends_with=signal.SIGTERM),
-                env=self._environment | environment,
-                stdin=subprocess.DEVNULL,
-                stdout=stream,
-                stderr=stream,
-            )
-            try:
-                status = await asyncio.wait_for(process.wait(), START_SECONDS)
-            except BaseException:
-                process.kill()
-                await process.wait()
-                raise
-        if status != 0:
-            raise Unavailable(f"applying the schema of {cell} failed; the end of {log}:\n{log_tail(log)}")
-        self._progress(f"{cell}-schema", "applied")
+    async def _schema(self, command: SchemaCommand) -> None:
+        await apply(command, self.layout.log(f"{command.cell}-schema"), self._environment)
+        self._progress(f"{command.cell}-schema", "applied")
 
     def _spawn(self, spec: ProcessSpec) -> None:
         # where the supervisor is killed nobody asks twice: an immediate shutdown ends PostgreSQL in every state,
@@ -278,7 +246,7 @@ class World:
         command = postgres.launched(spec.command, ends_with=leash, unprivileged=spec.database is not None)
         with self.layout.log(spec.name).open("ab") as stream:
             child = subprocess.Popen(
-                command,
+                rehearsal.within(spec.group, command),
                 env=self._environment | spec.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
@@ -423,6 +391,7 @@ class World:
             self._end(group)
         if nodes:
             postgres.end_orphans(self.layout.root)
+        rehearsal.clear(self.layout)
         self.layout.record.unlink(missing_ok=True)
         self._lock.close()
 

@@ -18,7 +18,6 @@ from domicile.model import (
     Conflict,
     CrossBorderAccess,
     Endpoint,
-    IdentitiesDisagree,
     NotFound,
     Unauthenticated,
     UnknownSubject,
@@ -30,7 +29,7 @@ from domicile.sample.records import PROFILE, Note, Profile
 from domicile.sample.sessions import Sessions
 from domicile.sample.support import SupportDesk
 from domicile.sdk import Home, Residency, Withheld, evenly
-from domicile.sdk.aiohttp import SUBJECT, guard, observed_country
+from domicile.sdk.aiohttp import guard, home_of, observed_country
 from domicile.service import Service, problem_response, read_body
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00]*$")]
@@ -164,10 +163,7 @@ class Sample:
     def _home(self, request: web.Request) -> Home:
         """The routed home, if the session names its subject; the cell checks again what the router checked."""
         user = self._sessions.user(request.headers.get("Authorization"))
-        home = request[SUBJECT]
-        if home.subject_key not in self._residency.subject_keys(user):
-            raise IdentitiesDisagree("the session names another subject than the one that was routed")
-        return home
+        return home_of(request, user)
 
     async def profile(self, request: web.Request) -> web.Response:
         profile = await self._home(request).get(Profile, PROFILE)

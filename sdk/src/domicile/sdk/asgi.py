@@ -24,9 +24,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from domicile.identity import peer_of
 from domicile.model.access import GLOBAL, Endpoint, Identity, Role, require
-from domicile.model.errors import DomicileError, IdentitiesDisagree, InvalidInput, Unauthenticated
+from domicile.model.errors import DomicileError, InvalidInput, Unauthenticated
 from domicile.model.wire import GUARD_HEADER, PROBLEM_TYPE
-from domicile.sdk.guarding import READY_PATH, Gate, Refusal, asks_for_health, country_in
+from domicile.sdk.guarding import READY_PATH, Gate, Refusal, asks_for_health, country_in, same_subject
 from domicile.sdk.home import Home
 from domicile.sdk.residency import Residency
 from domicile.service import ProcessSettings, cannot_listen, load_settings
@@ -56,9 +56,7 @@ def home_of(scope: Mapping[str, Any], user: str | None = None) -> Home:
     home = scope.get(_HOME)
     if not isinstance(home, Home):
         raise Unauthenticated("this path is unpinned: no subject was routed", remedy="see the router's rules")
-    if user is not None and home.subject_key not in residency_of(scope).subject_keys(user):
-        raise IdentitiesDisagree("the session names another subject than the one that was routed")
-    return home
+    return home if user is None else same_subject(home, residency_of(scope), user)
 
 
 def residency_of(scope: Mapping[str, Any]) -> Residency:

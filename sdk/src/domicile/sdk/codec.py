@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final, Protocol, TypeVar
@@ -63,6 +63,10 @@ class Keys(Protocol):
         """The same of the cell's index secret."""
         ...
 
+    def lend_to(self, borrower: Codec) -> None:
+        """Tell it, for as long as somebody else keeps it, which keys are held no more."""
+        ...
+
 
 class Codec:
     """Of one subject. ``internal_id`` names it to the key service: as subject, and as the principal of its own rows.
@@ -79,6 +83,12 @@ class Codec:
         self._sealers: dict[UUID, tuple[DataKey, Sealer]] = {}
         self._across = across
         self._destroyed: set[UUID | None] = set()
+        keys.lend_to(self)
+
+    def hold_only(self, held: Container[tuple[UUID, UUID]]) -> None:
+        """A home may be kept for longer than a key may be held."""
+        for principal in [each for each in self._sealers if (self._internal_id, each) not in held]:
+            del self._sealers[principal]
 
     async def key(self, principal: UUID | None = None, *, create: bool = False) -> DataKey:
         return await self._keys.data_key(self._internal_id, principal or self._internal_id, create=create)
@@ -218,19 +228,16 @@ class Codec:
         generation: int | None,
         index: int | None = None,
     ) -> NewRow | None:
-        """A row's sealed values, and what is derived from them, under the keys of a generation.
+        """A row's sealed values, and what is derived from them, under the keys of a generation; None where all are.
 
-        None where all of them are, and where the key of whom the row is about was destroyed: nothing opens them.
         ``generation``: of the subject's keys, ``index``: of the cell's secret; None for whichever is written with.
-        Raises Conflict where it isn't the one to write with, DomicileError for a value that is not in its place.
+        Raises Conflict where it isn't the one to write with, DomicileError for a value that is not in its place,
+        KeyDestroyed where the key of whom the row is about was.
         """
         sealed = [column for column in table.columns if column.sealed and values.get(column.name) is not None]
         if not sealed:
             return None
-        try:
-            key = await self.key(principal)
-        except KeyDestroyed:
-            return None
+        key = await self.key(principal)
         try:
             key, secret = await self._pair(principal, indexed=any(column.find == "subject" for column in sealed))
         except KeyDestroyed:  # the subject's own, by whose secret nobody looks up any more

@@ -114,6 +114,13 @@ def needs_asking(fence: Fence | None, epoch: int) -> bool:
     return fence is None or epoch > fence.epoch or (fence.state != "open" and epoch == fence.epoch)
 
 
+def same_subject(home: Home, residency: Residency, user: str) -> Home:
+    """The home. Raises IdentitiesDisagree unless it is that of a user whom the application's own session names."""
+    if home.subject_key not in residency.subject_keys(user):
+        raise IdentitiesDisagree("the session names another subject than the one that was routed")
+    return home
+
+
 class Gate:
     """The guard of one cell's application."""
 

@@ -303,7 +303,7 @@ def column_of(where: str, name: str, info: FieldInfo) -> Column:
             kind.check(default)
         except InvalidInput as error:
             raise ModelError(f"has as its default {error.what}", where=where, remedy="mend the default") from None
-    column = Column(name, classes[0], kind, nullable, default)
+    column = Column(name, classes[0], kind, nullable, default, info.rebuild_annotation())
     if column.find and not kind.findable:
         findable = ", ".join(python.__name__ for python, other in KINDS.items() if other.findable)
         raise ModelError(

@@ -105,7 +105,7 @@ class Residency:
             stack.push_async_callback(directory.close)
             manifest = await settings.topology(directory).load()
             cell = check_place(identity, manifest, settings.bind, settings.storage)
-            zones = manifest.cells[cell].zones
+            zones, pooler = manifest.cells[cell].zones, settings.storage_pooler
             nearest = sorted(zones, key=lambda zone: zone != identity.zone)
             pool, across = [
                 await open_pool(
@@ -114,7 +114,7 @@ class Residency:
                     jurisdiction=identity.jurisdiction,
                     cell=cell,
                     user=user,
-                    pooler=settings.storage_pooler,
+                    pooler=pooler,
                 )
                 for user in ("domicile_app", "domicile_cell")
             ]
@@ -125,8 +125,9 @@ class Residency:
             gateways = {name: GatewayClient(credentials, manifest, name) for name in manifest.cells}
             for gateway in gateways.values():
                 stack.push_async_callback(gateway.close)
-            vault = Vault(RowStore(pool, identity.jurisdiction), keys, cell, identity.jurisdiction)
-            yield cls(identity, manifest, peppers, directory, vault, FenceReader(pool), gateways, AcrossStore(across))
+            vault = Vault(RowStore(pool, identity.jurisdiction, pooler=pooler), keys, cell, identity.jurisdiction)
+            looks = AcrossStore(across, pooler=pooler)
+            yield cls(identity, manifest, peppers, directory, vault, FenceReader(pool), gateways, looks)
 
     @property
     def cell_name(self) -> str:

@@ -212,6 +212,7 @@ class Column:
     """One classified field. ``default``: what a record has that is made without it.
 
     Rows that were written before there was such a field hold it, too, or None where that is a value of the field.
+    ``annotation``: what its class says it may hold.
     """
 
     name: str
@@ -219,6 +220,7 @@ class Column:
     kind: Kind
     nullable: bool
     default: Any = None
+    annotation: Any = None
 
     @cached_property
     def personal(self) -> bool:

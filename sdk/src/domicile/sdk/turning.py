@@ -9,11 +9,11 @@ update is lost and nobody is waited for. Versions and times stay, since the valu
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
 
-from domicile.model.errors import Unavailable
+from domicile.model.errors import KeyDestroyed, Unavailable
 from domicile.sdk.codec import Codec
 from domicile.sdk.home import Vault
 from domicile.sdk.store import Fence, Work
@@ -26,10 +26,18 @@ BATCH: Final = 100
 PASSES: Final = 20
 
 
+@dataclass
+class Turned:
+    """``rows``: how many there are. ``lost``: principals with rows among them that nothing opens any more."""
+
+    rows: int
+    lost: set[UUID]
+
+
 async def turn_rows(
     vault: Vault, fence: Fence, table: Table, generation: int | None, *, index: int | None = None, wholly: bool
-) -> int:
-    """Re-seal the subject's rows in a table under the keys of ``generation``; how many rows there are.
+) -> Turned:
+    """Re-seal the subject's rows in a table under the keys of ``generation``.
 
     Blind indexes across subjects are made anew under the cell's secret of generation ``index``. None: whichever is
     written with. ``wholly``: until all of them lie so, which is when nobody writes with others any more. Raises
@@ -37,12 +45,13 @@ async def turn_rows(
     value that opens under neither key, Unavailable where rows are held again and again.
     """
     if not any(column.sealed for column in table.columns):
-        return 0
-    turner = _Turner(Codec(vault.keys, vault.cell, vault.jurisdiction, fence.internal_id), table, generation, index)
+        return Turned(0, set())
+    codec = Codec(vault.keys, vault.cell, vault.jurisdiction, fence.internal_id)
+    turner = _Turner(codec, table, generation, index, fence.internal_id)
     for _ in range(PASSES):
         rows, stale = await _pass(vault, fence, turner)
         if not stale or not wholly:
-            return rows
+            return Turned(rows, turner.lost)
     raise Unavailable("rows are being written again and again", where=table.name, retry_after=1)
 
 
@@ -54,11 +63,17 @@ class _Turner:
     table: Table
     generation: int | None
     index: int | None
+    subject: UUID
+    lost: set[UUID] = field(default_factory=set)
 
     async def turned(self, row: Mapping[str, Any]) -> NewRow | None:
-        """What changes in a row, by the key of whom it is about."""
+        """What changes in a row, by the key of whom it is about; nothing where that was destroyed."""
         principal = principal_of(row[PRINCIPAL])
-        return await self.codec.resealed(self.table, row["id"], row, principal, self.generation, self.index)
+        try:
+            return await self.codec.resealed(self.table, row["id"], row, principal, self.generation, self.index)
+        except KeyDestroyed:
+            self.lost.add(principal or self.subject)
+            return None
 
 
 async def _pass(vault: Vault, fence: Fence, turner: _Turner) -> tuple[int, int]:

@@ -246,10 +246,13 @@ async def serve_gateway(
         eraser = Eraser(identity, erasures, fences, grants, directory, keys.client)
         border = Border(identity, opened.ledger)
         GatewayApi(identity, fences, abroad, grants, directory, eraser, border, references).routes(service)
+        more = None
         if settings.records:
-            RecordsApi(await stack.enter_async_context(open_vault(settings, directory)), fences).routes(service)
+            records = RecordsApi(await stack.enter_async_context(open_vault(settings, directory)), fences)
+            records.routes(service)
+            more = records.describe
         await stack.enter_async_context(open_border(settings, service, directory, keys.client, opened.ledger))
-        service.describe("Domicile gateway", Endpoint.ABROAD_READ, PARAMETERS)
+        service.describe("Domicile gateway", Endpoint.ABROAD_READ, PARAMETERS, more)
         reporting = asyncio.create_task(Reporter(identity, fences, directory).run())
         stack.push_async_callback(ended, reporting)
         settling = asyncio.create_task(Settler(identity, fences, directory, grants).run())

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any, Final, TypeAlias
@@ -38,6 +39,7 @@ from domicile.model.wire import (
     IDEMPOTENCY_HEADER,
     RecordChange,
     RecordDocument,
+    RecordFields,
     RecordPage,
     RecordQuery,
     RecordsWrite,
@@ -47,7 +49,7 @@ from domicile.model.wire import (
 )
 from domicile.sdk import Home, Range, Record
 from domicile.sdk.home import Vault
-from domicile.sdk.recorded import record_class
+from domicile.sdk.recorded import described, record_class
 from domicile.sdk.store import FenceStore
 from domicile.sdk.tables import KINDS, Kind
 from domicile.service import PEER, Operation, Service, json_response, read_body
@@ -74,6 +76,7 @@ _SPELLED: Final[Mapping[type, str]] = {
     Decimal: "a decimal number, or a string that is one",
 }
 """What a value of each type is in JSON."""
+_SCHEMAS: Final = "#/components/schemas/"
 _ONCE_HEADER: Final = {IDEMPOTENCY_HEADER: {"type": "string", "pattern": f"^{_ONCE.pattern}$"}}
 
 
@@ -113,6 +116,9 @@ def _record(kind: type[Record], row: UUID, jurisdiction: str, fields: Mapping[st
     """Of a request. Raises InvalidInput for fields that are not the class's."""
     if reserved := {"id", "jurisdiction"} & fields.keys():
         raise InvalidInput(f"{', '.join(sorted(reserved))} has a place of its own, not among the fields")
+    for name, column in kind.domicile_table.by_name.items():
+        if fields.get(name) is not None:
+            _given(name, column.kind, fields[name])
     return kind.model_validate_json(json.dumps({**fields, "id": str(row), "jurisdiction": jurisdiction}))
 
 
@@ -142,15 +148,49 @@ def _once(request: web.Request) -> str | None:
     return given[0] if given else None
 
 
-def _wanted(name: str, kind: Kind, value: Any) -> Any:
-    """A condition's value, of its field's own type: ``true`` is no number, and a number is no text.
+def _given(name: str, kind: Kind, value: Any) -> Any:
+    """A field's value, or a condition's, of its own type: ``true`` is no number, and a number is no text.
 
-    Raises InvalidInput, since a value of another type would find nothing, or what nobody asked for.
+    Raises InvalidInput, since a value of another type would be taken for, or find, what nobody meant.
     """
     try:
         return kind.given(json.dumps(value).encode())
     except InvalidInput:
-        raise InvalidInput(f"{name} is compared with {_SPELLED[kind.python]}") from None
+        spelled = kind.called if kind.base is not None else _SPELLED[kind.python]
+        raise InvalidInput(f"{name} is {spelled}") from None
+
+
+def _with_table(document: Mapping[str, Any], table: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """A description in which the operations on records are spelled out for a table, too. Pure."""
+    paths, schemas = dict(document["paths"]), {**document["components"]["schemas"], **fields}
+    whole, some = {"$ref": f"{_SCHEMAS}{table}"}, {"$ref": f"{_SCHEMAS}{table}.changes"}
+    each = {"type": "array", "items": {"$ref": f"{_SCHEMAS}{table}.{RecordFields.__name__}"}}
+    for model, narrowed in (
+        (RecordWrite, {"fields": whole}),
+        (RecordChange, {"fields": some}),
+        (RecordFields, {"fields": whole}),
+        (RecordsWrite, {"records": each}),
+    ):
+        known = schemas[model.__name__]
+        properties = {name: {**known["properties"][name], **schema} for name, schema in narrowed.items()}
+        schemas[f"{table}.{model.__name__}"] = {**known, "properties": {**known["properties"], **properties}}
+    for path in (RECORD_PATH, f"{TABLE_PATH}/batch", f"{TABLE_PATH}/find"):
+        paths[path.replace("{table}", table)] = {
+            method: _of_table(operation, table, schemas) for method, operation in paths[path].items()
+        }
+    return {**document, "paths": paths, "components": {"schemas": schemas}}
+
+
+def _of_table(operation: Mapping[str, Any], table: str, schemas: Mapping[str, Any]) -> dict[str, Any]:
+    named = [each for each in operation["parameters"] if each["name"] != "table"]
+    found = {**operation, "parameters": named}
+    if "requestBody" in operation:
+        (content,) = operation["requestBody"]["content"].values()
+        body = f"{table}.{content['schema']['$ref'].removeprefix(_SCHEMAS)}"
+        if body in schemas:
+            schema = {"schema": {"$ref": _SCHEMAS + body}}
+            found["requestBody"] = {"required": True, "content": {"application/json": schema}}
+    return found
 
 
 class RecordsApi:
@@ -187,6 +227,14 @@ class RecordsApi:
                 raise
 
         return answered
+
+    async def describe(self, document: Mapping[str, Any]) -> dict[str, Any]:
+        """The description, with paths for each table that is recorded, which say what its fields may hold."""
+        found = dict(document)
+        for table in await self._fences.tables():
+            with suppress(Conflict):  # an older program applied it
+                found = _with_table(found, table, described(table, await self._fences.columns(table), prefix=_SCHEMAS))
+        return found
 
     async def _home(self, request: web.Request) -> Home:
         """The subject's home at the epoch that the caller names, else at the fence's own. Raises FenceRefused."""
@@ -265,9 +313,9 @@ class RecordsApi:
         asked = [*body.conditions.values(), *(value for bounds in body.ranges.values() for value in bounds.values())]
         if None in asked:
             raise UnsupportedQuery("null is not a value to find")
-        conditions = {name: _wanted(name, kinds[name], value) for name, value in body.conditions.items()}
+        conditions = {name: _given(name, kinds[name], value) for name, value in body.conditions.items()}
         for name, bounds in body.ranges.items():
-            conditions[name] = Range(**{bound: _wanted(name, kinds[name], value) for bound, value in bounds.items()})
+            conditions[name] = Range(**{bound: _given(name, kinds[name], value) for bound, value in bounds.items()})
         page = await home.page(kind, conditions, size=body.size, order_by=body.order_by, after=body.after)
         found = RecordPage(records=[_document(record) for record in page.records], next=page.next)
         return json_response(found, Cache_Control="no-store")

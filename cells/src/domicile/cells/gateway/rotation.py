@@ -14,6 +14,9 @@ subject is begun, 5 before any is finished. Each row is indexed anew when it is 
 need no turn are gone through for their indexes alone. It is destroyed when no subject is left that could have a row
 under it, those among them that are not open here at the moment.
 
+Rows that nothing opens any more are about somebody who was shredded, and are here again because the cell was restored:
+they go as they went then, with their blind indexes and what of them is shareable.
+
 How far it is stands in the key store and the cell's database, so that whoever runs it next goes on, and two that run it
 at once are harmless. No step goes by a clock: the wait before step 5 only spares writers a refusal.
 """
@@ -21,10 +24,11 @@ at once are harmless. No step goes by a clock: the wait before step 5 only spare
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Final
+from uuid import UUID
 
 from domicile.cells.gateway.settings import GatewaySettings, open_vault, own_cell
 from domicile.client import DirectoryClient, KeyTurnClient
@@ -32,7 +36,7 @@ from domicile.model import Conflict, DomicileError, FenceRefused, KeyWithheld, U
 from domicile.model.key_wire import KeyRotation, KeyTurn
 from domicile.sdk.home import Vault
 from domicile.sdk.recorded import record_class
-from domicile.sdk.store import Fence, FenceStore, open_own
+from domicile.sdk.store import ErasureStore, Fence, FenceStore, open_own
 from domicile.sdk.tables import Table
 from domicile.sdk.turning import turn_rows
 from domicile.telemetry import log, warn
@@ -52,12 +56,14 @@ class Rotator:
         self,
         keys: KeyTurnClient,
         fences: FenceStore,
+        erasures: ErasureStore,
         vault: Vault,
         hold_seconds: float,
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._keys = keys
         self._fences = fences
+        self._erasures = erasures
         self._vault = vault
         self._hold_seconds = hold_seconds
         self._pause = pause
@@ -193,7 +199,8 @@ class Rotator:
         await self._fences.settle_index(fence, generation)
         self._vault.keys.forget(fence.internal_id)
         for table in await self._indexed():
-            await turn_rows(self._vault, fence, table, None, index=generation, wholly=True)
+            turned = await turn_rows(self._vault, fence, table, None, index=generation, wholly=True)
+            await self._shred_again(fence, turned.lost)
         await self._indexed_anew(fence, generation)
 
     async def _indexed_anew(self, fence: Fence, generation: int) -> None:
@@ -204,8 +211,16 @@ class Rotator:
         self._vault.keys.forget(fence.internal_id)
         count = 0
         for table in await self._tables():
-            count += await turn_rows(self._vault, fence, table, generation, index=index, wholly=wholly)
+            turned = await turn_rows(self._vault, fence, table, generation, index=index, wholly=wholly)
+            await self._shred_again(fence, turned.lost)
+            count += turned.rows
         return count
+
+    async def _shred_again(self, fence: Fence, lost: Iterable[UUID]) -> None:
+        """A gateway of the cell makes the receipt of it, anew where there was one."""
+        for principal in lost:
+            await self._erasures.shred(fence.subject_key, fence.epoch, principal)
+            log("principal-shredded-again")
 
     async def _tables(self) -> list[Table]:
         names = await self._fences.tables()
@@ -225,8 +240,9 @@ async def rotator(settings: GatewaySettings) -> AsyncIterator[Rotator]:
         directory = DirectoryClient(credentials, settings.directory)
         stack.push_async_callback(directory.close)
         section = (await settings.topology(directory).load()).jurisdictions[identity.jurisdiction].keys
-        vault = await stack.enter_async_context(open_vault(settings, directory))
+        vault = await stack.enter_async_context(open_vault(settings, directory, "domicile_turner"))
         pool = await open_own(stack, settings, "domicile_gateway", size=2)
         keys = KeyTurnClient(credentials, section.service, jurisdiction=identity.jurisdiction, cell=identity.cell)
         stack.push_async_callback(keys.close)
-        yield Rotator(keys, FenceStore(pool), vault, section.cache_seconds)
+        erasures = ErasureStore(await open_own(stack, settings, "domicile_eraser", size=1))
+        yield Rotator(keys, FenceStore(pool), erasures, vault, section.cache_seconds)

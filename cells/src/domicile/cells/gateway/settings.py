@@ -62,7 +62,9 @@ class LateKeys:
 
 
 @asynccontextmanager
-async def open_vault(settings: GatewaySettings, directory: DirectoryClient) -> AsyncIterator[Vault]:
+async def open_vault(
+    settings: GatewaySettings, directory: DirectoryClient, user: str = "domicile_app"
+) -> AsyncIterator[Vault]:
     """What reads and writes records as the application does. Raises InvalidInput, TokenInvalid, Unavailable."""
     credentials, identity = settings.credentials, settings.credentials.identity
     assert identity.cell is not None
@@ -70,5 +72,6 @@ async def open_vault(settings: GatewaySettings, directory: DirectoryClient) -> A
     async with AsyncExitStack() as stack:
         keys = KeyClient.of_cell(credentials, manifest, identity.cell)
         stack.push_async_callback(keys.close)
-        pool = await open_own(stack, settings, "domicile_app")
-        yield Vault(RowStore(pool, identity.jurisdiction), keys, identity.cell, identity.jurisdiction)
+        pool = await open_own(stack, settings, user)
+        rows = RowStore(pool, identity.jurisdiction, pooler=settings.storage_pooler)
+        yield Vault(rows, keys, identity.cell, identity.jurisdiction)

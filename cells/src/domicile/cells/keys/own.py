@@ -3,6 +3,9 @@
 Neither the key store's database nor its backups open anything without them. The database records a check value of
 each version, so that a service with a lost or another key refuses to start, or to use it. No code of ours ever
 deletes such a file.
+
+A version's number is one key's for good, also where the database was restored to before that version and forgot it:
+the next one has a number that nobody can have had, on whichever host it is begun.
 """
 
 from __future__ import annotations
@@ -13,12 +16,15 @@ import os
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from domicile.cells.keys.holders import Plain, Wrapped
 from domicile.identity import sync_folder, write_private
 from domicile.identity.wrapping import KEY_BYTES, KeyEncryptionKey
 from domicile.model import InvalidInput
+
+STRIDE: Final = 1_000_000
+"""How far at most from one version to the next: some four thousand of them fit the database's integer."""
 
 
 class Register(Protocol):
@@ -72,9 +78,15 @@ class OwnHolder:
 
     async def rotate(self) -> int:
         async with self._rotating:
-            version = await self.version() + 1
+            version = self._next(await self.version())
             await self._begin(version)
         return version
+
+    def _next(self, now: int) -> int:
+        """A file's that lies there: laid out for all hosts, or of a rotation that the database has forgotten."""
+        there = [int(path.stem) for path in self._folder.glob("*.key") if path.stem.isdecimal()]
+        later = [version for version in there if version > now]
+        return min(later) if later else now + 1 + secrets.randbelow(STRIDE)
 
     async def _begin(self, version: int) -> None:
         path = self._path(version)

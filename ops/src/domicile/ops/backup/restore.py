@@ -161,7 +161,7 @@ async def _switch(
             await begin_timeline()
             before = put_in_place(nodes.folders[0], scratch)
             if nodes.clustered:
-                _forget_cluster(nodes.folders)
+                forget_cluster(nodes.folders)
     except Unavailable as error:
         if before is None:
             raise
@@ -170,7 +170,7 @@ async def _switch(
     return before
 
 
-def _forget_cluster(folders: Sequence[Path]) -> None:
+def forget_cluster(folders: Sequence[Path]) -> None:
     """Under Patroni the other node copies this one anew, and nobody remembers who led."""
     for number, folder in enumerate(folders):
         shutil.rmtree(folder / "raft", ignore_errors=True)

@@ -23,15 +23,22 @@ from domicile.ops.record import try_lock
 
 class FaultKind(StrEnum):
     """What a world can be asked to break. ``KILL``: the parts end at once, and stay ended; ``SUSPEND``: they stand
-    still, their connections open; ``HAND_OVER``: a cluster's standby leads."""
+    still, their connections open; ``SLOW``: they stand still half of the time; ``CUT``: nothing reaches them or comes
+    from them; ``FILL``: their disk is full; ``CLOCK``: their clock is an hour ahead; ``LOSE``: the data of a cell, or
+    of the directory, is lost; ``HAND_OVER``: a cluster's standby leads."""
 
     KILL = "kill"
     SUSPEND = "suspend"
-    HAND_OVER = "hand-over"
+    SLOW = "slow down"
+    CUT = "cut off"
+    FILL = "fill the disk of"
+    CLOCK = "put the clock forward of"
+    LOSE = "lose the data of"
+    HAND_OVER = "hand over"
 
 
 class Fault(BaseModel):
-    """``parts``: names of parts, or of the one cluster that hands over."""
+    """``parts``: names of parts, or of the one cluster that hands over or loses its data."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

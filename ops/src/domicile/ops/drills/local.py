@@ -1,4 +1,7 @@
-"""The local processes as a world to drill: signals break them, the supervisor starts them again."""
+"""The local processes as a world to drill: signals break them, the supervisor starts them again.
+
+What signals can't do needs what was arranged when the world started (``domicile.ops.rehearsal``).
+"""
 
 from __future__ import annotations
 
@@ -17,14 +20,19 @@ from domicile.model.errors import InvalidInput, NotFound, Unavailable
 from domicile.model.manifest import Manifest
 from domicile.ops.clusters import members, settled
 from domicile.ops.control import ask
+from domicile.ops.drills.cuts import cut, mend
+from domicile.ops.drills.disks import empty, fill
 from domicile.ops.drills.faults import Fault, FaultKind
+from domicile.ops.drills.losses import DIRECTORY, Losses
 from domicile.ops.drills.measure import Scanned
-from domicile.ops.drills.port import AGENT, SERVER, WITNESS, ClusterState, Entry, Part
+from domicile.ops.drills.port import AGENT, SERVER, WITNESS, Arranged, ClusterState, Entry, Part
+from domicile.ops.drills.slowness import Slowness
 from domicile.ops.health import PATRONI, Prober, operator
 from domicile.ops.layout import Layout
 from domicile.ops.manifests import load_file
 from domicile.ops.owners import Owners
 from domicile.ops.record import ProcessRecord, WorldRecord
+from domicile.ops.rehearsal import STEADY, Rehearsal
 from domicile.ops.scan import Report, Scanner, files_below, needles_for_value
 from domicile.ops.scan.controls import Control, prove
 from domicile.ops.scan.needles import needles_for_sealed
@@ -32,6 +40,7 @@ from domicile.ops.scan.needles import needles_for_sealed
 _SUFFIX: Final = re.compile(r"-(patroni|server|witness|storage|postgres|gateway|app)$")
 _ORDER: Final = (WITNESS, PATRONI, "postgres", Role.STORAGE, Role.DIRECTORY, Role.KEYS, Role.GATEWAY, Role.APP)
 """Who is started before whom: databases, their doors, and who asks after who answers."""
+_ARRANGE: Final = "a new world, by `domicile up --ha --rehearsal`"
 PROBE_SECONDS: Final = 4.0
 """Longer than a busy machine takes for a handshake: nothing is called lost that is only slow."""
 PROBES_AT_ONCE: Final = 6
@@ -39,8 +48,14 @@ _CROSSING: Final = re.compile(r"^domicile_border_crossings_total\{(.*)\} ([0-9.e
 METHODS: Final = {
     FaultKind.KILL: "SIGKILL",
     FaultKind.SUSPEND: "suspended processes (SIGSTOP)",
+    FaultKind.SLOW: "processes suspended by turns of 0.1 s (SIGSTOP, SIGCONT)",
+    FaultKind.CUT: "a packet filter on control groups (nft)",
+    FaultKind.FILL: "a file that fills the node's own file system",
+    FaultKind.CLOCK: "libfaketime, an hour ahead",
+    FaultKind.LOSE: "SIGKILL, and data folders renamed",
     FaultKind.HAND_OVER: "Patroni's switchover",
 }
+AHEAD: Final = "+3600\n"
 
 
 def group_of(name: str) -> str:
@@ -63,6 +78,9 @@ class LocalWorld:
         self.manifest: Manifest = load_file(layout.manifest)
         self._prober = Prober(layout, timeout=PROBE_SECONDS)
         self._few = asyncio.Semaphore(PROBES_AT_ONCE)
+        self._rehearsal = Rehearsal.read(layout)
+        self._slowness = Slowness()
+        self._losses = Losses(layout)
 
     def _records(self) -> dict[str, ProcessRecord]:
         record = WorldRecord.read(self._layout)
@@ -109,19 +127,57 @@ class LocalWorld:
         async with self._few:
             return await self._prober.ready(record)
 
+    def arranged(self) -> Arranged | None:
+        return None if self._rehearsal is None else Arranged(self._rehearsal.cell, self._rehearsal.zone)
+
     def method(self, kind: FaultKind) -> str:
+        match kind:
+            case FaultKind.CUT if self._groups is None:
+                return f"{METHODS[FaultKind.SUSPEND]}: {self._missing('groups')}"
+            case FaultKind.FILL if self._disk is None:
+                raise Unavailable(self._missing("disk"), where="disk", remedy=_ARRANGE)
+            case FaultKind.CLOCK if self._clock is None:
+                raise Unavailable(self._missing("clock"), where="clock", remedy=_ARRANGE)
         return METHODS[kind]
+
+    @property
+    def _groups(self) -> Path | None:
+        return None if self._rehearsal is None else self._rehearsal.groups
+
+    @property
+    def _disk(self) -> Path | None:
+        return None if self._rehearsal is None else self._rehearsal.disk
+
+    @property
+    def _clock(self) -> Path | None:
+        return None if self._rehearsal is None else self._rehearsal.clock
+
+    def _missing(self, what: str) -> str:
+        """Why ``what`` was not arranged."""
+        return "the world is not up for rehearsals" if self._rehearsal is None else self._rehearsal.missing[what]
 
     # -- faults ----------------------------------------------------------------------------------------------
 
     async def inject(self, fault: Fault) -> None:
         match fault.kind:
             case FaultKind.KILL:
-                for process in self._processes(fault.parts):
-                    _quietly(process.kill)
-            case FaultKind.SUSPEND:
+                self._kill(fault.parts)
+            case FaultKind.CUT if self._groups is not None:
+                await asyncio.to_thread(cut, self._groups, self._nodes(fault.parts))
+            case FaultKind.SUSPEND | FaultKind.CUT:
                 for process in self._processes(fault.parts):
                     _quietly(process.suspend)
+            case FaultKind.SLOW:
+                self._slowness.begin(fault, lambda: self._processes(fault.parts))
+            case FaultKind.FILL:
+                assert self._disk is not None, "a plan asks for its method first"
+                await asyncio.to_thread(fill, self._disk)
+            case FaultKind.CLOCK:
+                self._set_clock(AHEAD)
+            case FaultKind.LOSE:
+                await self._losses.ready(fault.parts[0])
+                self._kill([part.name for part in self._members(fault.parts[0])])
+                self._losses.lose(fault.parts[0])
             case FaultKind.HAND_OVER:
                 await self._hand_over(fault.parts[0])
 
@@ -129,10 +185,41 @@ class LocalWorld:
         match fault.kind:
             case FaultKind.KILL:
                 await self._start(fault.parts)
-            case FaultKind.SUSPEND:
+            case FaultKind.CUT if self._groups is not None:
+                await asyncio.to_thread(mend, self._groups)
+            case FaultKind.SUSPEND | FaultKind.CUT:
                 self._resume(fault.parts)
-            case FaultKind.HAND_OVER:
+            case FaultKind.SLOW:
+                await self._slowness.end(fault)
+                self._resume(fault.parts)
+            case FaultKind.FILL if self._disk is not None:
+                empty(self._disk)
+            case FaultKind.CLOCK if self._clock is not None:
+                self._set_clock(STEADY)
+            case FaultKind.LOSE:
+                await self._losses.regain(fault.parts[0])
+                await self._start([part.name for part in self._members(fault.parts[0])])
+            case _:
                 pass  # whoever leads may go on leading
+
+    def _kill(self, parts: Collection[str]) -> None:
+        for process in self._processes(parts):
+            _quietly(process.kill)
+
+    def _members(self, group: str) -> list[Part]:
+        """What ends where the disks of a cell or of the directory are lost: its nodes; of the directory, all of it."""
+        roles = {AGENT, SERVER} | ({Role.DIRECTORY} if group == DIRECTORY else set())
+        return [part for part in self.parts() if part.group == group and part.role in roles]
+
+    def _nodes(self, parts: Collection[str]) -> list[str]:
+        """The database nodes that they are of, by the names of their control groups."""
+        return sorted({f"{part.group}.{part.zone}" for part in self.parts() if part.name in parts})
+
+    def _set_clock(self, text: str) -> None:
+        assert self._clock is not None, "a plan asks for its method first"
+        fresh = self._clock.with_suffix(".new")
+        fresh.write_text(text)
+        fresh.replace(self._clock)
 
     def _processes(self, names: Collection[str]) -> Iterator[psutil.Process]:
         """Every process of these parts that lives, children before their parents, agents before their servers."""
@@ -184,13 +271,11 @@ class LocalWorld:
             gone = [r.name for r in in_order([records[n] for n in parts if n in records]) if r.process() is None]
             if not gone:
                 return
-            try:
-                await ask(self._layout, {"parts": gone}, lambda part, what: None)
-            except Unavailable as error:
-                after = self._records()
-                if last and (left := [name for name in gone if after[name].process() is None]):
-                    said = str(error).splitlines()[0]
-                    raise Unavailable(f"did not start again: {said}", where=", ".join(left)) from None
+            outcome = await ask(self._layout, {"parts": gone}, lambda part, what: None)
+            after = self._records()
+            if last and outcome.error and (left := [name for name in gone if after[name].process() is None]):
+                said = outcome.error.splitlines()[0]
+                raise Unavailable(f"did not start again: {said}", where=", ".join(left))
 
     async def _hand_over(self, cluster: str) -> None:
         state = (await self.clusters([cluster]))[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Final
 
@@ -45,6 +45,8 @@ class Measures:
     """None: could not be told. ``rto_s`` and ``reads_rto_s``: the longest time without an acknowledged write, or a
     read, in any cell that the fault may touch; ``others_*``: in the cells that it may not.
 
+    ``lost``: acknowledged rows that are not there at the end; ``given_up``: those of them that were within what may be
+    lost, not counted in it.
     ``strangers_served``: sign-ups acknowledged while the fault lasted. ``unverified``: subjects that could not be read
     when it was over.
     """
@@ -55,6 +57,7 @@ class Measures:
     acknowledged: int = 0
     writes_per_second: float = 0.0
     lost: int | None = None
+    given_up: int = 0
     doubled: int | None = None
     unverified: int = 0
     stale_reads: int | None = None
@@ -67,6 +70,19 @@ class Measures:
     errors: dict[str, int] = field(default_factory=dict)
     latency: dict[str, dict[str, float]] = field(default_factory=dict)
     cells: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def given_up(history: Sequence[Op], cells: Collection[str], since: float, until: float) -> list[Op]:
+    """``history`` as it stands where what ``cells`` did within ``since`` to ``until`` may be lost, because it was said
+    before that so much may be: nobody knows of those writes whether they were done, and no read of them is evidence."""
+    found = []
+    for op in history:
+        if op.ok and op.cell in cells and op.completed is not None and since <= op.completed < until:
+            if op.kind is Kind.READ:
+                continue
+            op = replace(op, outcome=Outcome.INFO, completed=None)
+        found.append(op)
+    return found
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -134,19 +150,29 @@ def registers(history: Sequence[Op]) -> tuple[int, int]:
 
 
 def measure(
-    history: Sequence[Op], moments: Moments, touched: Collection[str], scanned: Scanned | None, cells: Collection[str]
+    history: Sequence[Op],
+    moments: Moments,
+    touched: Collection[str],
+    scanned: Scanned | None,
+    cells: Collection[str],
+    rpo_s: float = 0.0,
 ) -> Measures:
-    """``touched``: the cells that the fault may touch; ``cells``: all of them."""
+    """``touched``: the cells that the fault may touch; ``cells``: all of them; ``rpo_s``: for how long before the fault
+    what they acknowledged may be lost."""
     acknowledged = [op for op in history if op.kind in (Kind.ADD, Kind.WRITE) and op.ok and op.completed is not None]
-    lost, doubled, unverified = lost_writes(history)
-    broken, unchecked = registers(history)
+    held = history
+    if rpo_s and moments.injected is not None:
+        held = given_up(history, touched, moments.injected - rpo_s, moments.injected)
+    lost, doubled, unverified = lost_writes(held)
+    broken, unchecked = registers(held)
     common = Measures(
         acknowledged=len(acknowledged),
         writes_per_second=_rate(acknowledged, moments.began, moments.injected or moments.ended),
         lost=lost,
+        given_up=lost_writes(history)[0] - lost,
         doubled=doubled,
         unverified=unverified,
-        stale_reads=stale_reads(history),
+        stale_reads=stale_reads(held),
         not_linearizable=broken,
         unchecked=unchecked,
         personal_bytes_across=scanned.bytes_across if scanned and (scanned.trusted or scanned.bytes_across) else None,
@@ -176,7 +202,7 @@ def measure(
 
 
 _COMMON: Final = (
-    "acknowledged", "writes_per_second", "lost", "doubled", "unverified", "stale_reads", "not_linearizable",
+    "acknowledged", "writes_per_second", "lost", "given_up", "doubled", "unverified", "stale_reads", "not_linearizable",
     "unchecked", "personal_bytes_across", "errors", "latency",
 )  # fmt: skip
 

@@ -1,7 +1,7 @@
 """What a drill needs of a world, and no more: the local processes are the first one that gives it.
 
 Parts have names and places, clusters say who leads, faults are data that go in and come out again. A world of
-Kubernetes would kill pods, cordon nodes and cut by NetworkPolicy behind the same eight names.
+Kubernetes would kill pods, cordon nodes and cut by NetworkPolicy behind the same names.
 """
 
 from __future__ import annotations
@@ -50,11 +50,23 @@ class Entry:
     authority: Path
 
 
+@dataclass(frozen=True, slots=True)
+class Arranged:
+    """The node that can be given a full disk and a wrong clock."""
+
+    cell: str
+    zone: str
+
+
 class World(Protocol):
     @property
     def manifest(self) -> Manifest: ...
 
     def parts(self) -> Sequence[Part]: ...
+
+    def arranged(self) -> Arranged | None:
+        """None where nothing was arranged for drills when the world started."""
+        ...
 
     async def clusters(self, names: Collection[str] | None = None) -> Sequence[ClusterState]:
         """``names``: these alone."""

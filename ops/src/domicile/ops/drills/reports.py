@@ -52,6 +52,8 @@ def document_of(result: Result) -> dict[str, Any]:
         "reads_rto_s": _rounded(measures.reads_rto_s),
         "writes_per_second": round(measures.writes_per_second, 1),
         "floor": result.conduct.floor,
+        "rpo_s": result.scenario.rpo_s,
+        "given_up": measures.given_up,
         "doubled": measures.doubled,
         "strangers_served": measures.strangers_served,
         "latency": measures.latency,

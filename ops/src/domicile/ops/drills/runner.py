@@ -74,7 +74,7 @@ class Result:
 
 
 async def view_of(world: World) -> View:
-    return View(world.manifest, world.parts(), await world.clusters())
+    return View(world.manifest, world.parts(), await world.clusters(), world.arranged())
 
 
 def not_in_sync(view: View) -> list[str]:
@@ -202,7 +202,9 @@ class Drill:
         moments = Moments(
             self._began, self._injected, self._detected, self._undoing, self._undone, self._recovered, ended
         )
-        measures = measure(history, moments, self._plan.touched, scanned, self._world.manifest.cells)
+        measures = measure(
+            history, moments, self._plan.touched, scanned, self._world.manifest.cells, self._scenario.rpo_s
+        )
         after = await self._world.crossings()
         return Result(
             scenario=self._scenario,

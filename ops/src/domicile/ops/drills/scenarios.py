@@ -8,7 +8,7 @@ for the second node, so where a node is lost, writes come back with it and not w
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
@@ -16,7 +16,7 @@ from domicile.model.access import GLOBAL, Role
 from domicile.model.errors import InvalidInput, Unavailable
 from domicile.model.manifest import Manifest
 from domicile.ops.drills.faults import Fault, FaultKind
-from domicile.ops.drills.port import AGENT, SERVER, ClusterState, Part
+from domicile.ops.drills.port import AGENT, SERVER, Arranged, ClusterState, Part
 from domicile.ops.drills.verdict import SAFETY, Objective
 
 OTHERS: Final = (Objective("others_errors", 0), Objective("others_gap_s", 5))
@@ -37,6 +37,7 @@ class View:
     manifest: Manifest
     parts: Sequence[Part]
     clusters: Sequence[ClusterState]
+    arranged: Arranged | None = None
 
     def cluster(self, name: str) -> ClusterState:
         """Raises Unavailable for one without a leader and a standby: there is nothing to fail over to."""
@@ -83,7 +84,8 @@ class Plan:
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """``radius``: the limit of what may be touched; ``seconds``: how long the fault lasts at least, and at most
-    ``most_seconds``."""
+    ``most_seconds``; ``rpo_s``: for how long before it acknowledged writes may be lost: for none, but where backups are
+    all that is left."""
 
     name: str
     hypothesis: str
@@ -93,6 +95,7 @@ class Scenario:
     seconds: float = 15.0
     until: Until = Until.TIME
     most_seconds: float = 60.0
+    rpo_s: float = 0.0
 
     @property
     def all_objectives(self) -> tuple[Objective, ...]:
@@ -182,6 +185,47 @@ def _zone(kind: FaultKind) -> Callable[[View, Target], Plan]:
     return plan
 
 
+def _arranged(kind: FaultKind) -> Callable[[View, Target], Plan]:
+    """Of the one node for which it was arranged, when it leads."""
+
+    def plan(view: View, target: Target) -> Plan:
+        if view.arranged is None:
+            raise Unavailable(
+                "nothing was arranged for it", where="world", remedy="a new one: `domicile up --ha --rehearsal`"
+            )
+        cell, zone = view.arranged.cell, view.arranged.zone
+        if target.cell not in ("", cell) or target.zone not in ("", zone):
+            raise InvalidInput("was arranged for another node", where="drill", remedy=f"--cell {cell} --zone {zone}")
+        state, one = view.cluster(cell), frozenset({cell})
+        first = () if state.leader == zone else (Fault(kind=FaultKind.HAND_OVER, parts=(cell,)),)
+        parts = _node(view, cell, zone, (AGENT, SERVER))
+        faults = (*first, Fault(kind=kind, parts=parts))
+        return Plan(f"{cell}'s node in {zone}, when it leads", faults, one, clusters=one, watched=frozenset(parts))
+
+    return plan
+
+
+def _slow_zone(view: View, target: Target) -> Plan:
+    plan = _zone(FaultKind.SLOW)(view, target)
+    return replace(plan, out=frozenset())
+
+
+def _lost_cell(view: View, target: Target) -> Plan:
+    cell = _cell(view, target)
+    if view.manifest.jurisdictions[view.manifest.cells[cell].jurisdiction].backups is None:
+        raise Unavailable("has no backups", where=cell, remedy="a world with `domicile up --ha --backups`")
+    one = frozenset({cell})
+    watched = frozenset(view.names(group=cell, role=AGENT))
+    return Plan(f"the disks of {cell}", (Fault(kind=FaultKind.LOSE, parts=(cell,)),), one, one, watched=watched)
+
+
+def _lost_directory(view: View, target: Target) -> Plan:
+    view.cluster("directory")
+    watched = frozenset(view.names(group="directory"))
+    fault = Fault(kind=FaultKind.LOSE, parts=("directory",))
+    return Plan("the directory's disks and its backups", (fault,), frozenset(), watched=watched)
+
+
 def _cell_outage(view: View, target: Target) -> Plan:
     cell = _cell(view, target)
     parts = view.names(group=cell)
@@ -243,7 +287,7 @@ SCENARIOS: Final[dict[str, Scenario]] = {
             "A leader is cut off from everybody and comes back believing that it leads: it is not believed, and two "
             "never lead.",
             "one cell",
-            _of_leader(FaultKind.SUSPEND, AGENT, Role.STORAGE, SERVER),
+            _of_leader(FaultKind.CUT, AGENT, Role.STORAGE, SERVER),
             (Objective("reads_rto_s", 60), Objective("rto_s", 120), Objective("detection_s", 15)),
             until=Until.LED_ELSEWHERE,
         ),
@@ -255,6 +299,50 @@ SCENARIOS: Final[dict[str, Scenario]] = {
             _of_leader(FaultKind.SUSPEND, AGENT),
             (Objective("reads_rto_s", 60), Objective("rto_s", 120), Objective("detection_s", 15)),
             until=Until.LED_ELSEWHERE,
+        ),
+        Scenario(
+            "slow-zone",
+            "A zone answers slowly: its users wait, nobody is refused for long, nothing is lost.",
+            "the cells that have a node in the zone",
+            _slow_zone,
+            (Objective("reads_rto_s", 45), Objective("rto_s", 90)),
+            seconds=20,
+        ),
+        Scenario(
+            "clock-jump",
+            "A leader's clock jumps an hour ahead and back: whom it can't believe it refuses, nothing is lost, and "
+            "nobody reads what is old.",
+            "one cell",
+            _arranged(FaultKind.CLOCK),
+            (Objective("reads_rto_s", 90), Objective("rto_s", 120)),
+            seconds=20,
+        ),
+        Scenario(
+            "disk-full",
+            "A leader's disk is full: writes are refused, or another node leads; what was acknowledged is there.",
+            "one cell",
+            _arranged(FaultKind.FILL),
+            (Objective("reads_rto_s", 90), Objective("rto_s", 150)),
+            seconds=30,
+        ),
+        Scenario(
+            "restore-backup",
+            "Both disks of a cell are lost: it comes back from its backups, with all but the last seconds, and stays "
+            "closed until the directory has said who lives there.",
+            "one cell",
+            _lost_cell,
+            (Objective("rto_s", 240), Objective("detection_s", 10)),
+            seconds=5,
+            rpo_s=10,
+        ),
+        Scenario(
+            "lose-directory",
+            "The directory is lost with all of its disks: known users are served as before, and what the cells hold "
+            "makes it again.",
+            "no cell",
+            _lost_directory,
+            (Objective("strangers_served", 0), Objective("detection_s", 10)),
+            seconds=5,
         ),
         Scenario(
             "cell-outage",

@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 from uuid import UUID
 
 import asyncpg
 
 from domicile.model.ids import SubjectKey
+from domicile.sdk.store import settings
 from domicile.sdk.store.failures import untold
 from domicile.sdk.store.fences import Fence
 from domicile.sdk.store.port import Condition, Operator, OutdatedKeys, StoredRow, oldest, principal_of
 from domicile.sdk.store.queries import query
+from domicile.sdk.store.rows import COMMIT_SECONDS
 from domicile.sdk.store.statements import compare, who
 from domicile.sdk.tables import Table
+from domicile.service.commits import transaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +48,11 @@ def select(table: Table, compared: tuple[tuple[str, Operator], ...]) -> str:
 
 
 class AcrossStore:
-    """All methods raise Unavailable where the storage can't be reached."""
+    """All methods raise Unavailable where the storage can't be reached. ``pooler``: as for ``RowStore``."""
 
-    def __init__(self, pool: asyncpg.Pool) -> None:
+    def __init__(self, pool: asyncpg.Pool, *, pooler: bool = False) -> None:
         self._pool = pool
+        self._pooler = pooler
 
     async def begin(self, purpose: str) -> None:
         """Keep that somebody reads across subjects, and why; committed when this returns."""
@@ -58,7 +63,7 @@ class AcrossStore:
         statement = select(table, tuple((condition.column, condition.operator) for condition in conditions))
         values = [condition.value for condition in conditions]
         names = [column.name for column in table.columns]
-        found = await untold(self._pool.fetch(statement, *values, limit))
+        found = await untold(self._fetch(statement, *values, limit))
         known = oldest(condition.newest_index for condition in conditions)
         if known and found[0][0] > known:
             raise OutdatedKeys
@@ -74,3 +79,12 @@ class AcrossStore:
             )
             for row in (each[1:] for each in found if each[1] is not None)
         ]
+
+    async def _fetch(self, statement: str, *arguments: Any) -> list[asyncpg.Record]:
+        if not self._pooler:
+            return await self._pool.fetch(statement, *arguments)
+        async with (
+            self._pool.acquire() as connection,
+            transaction(connection, COMMIT_SECONDS, begin=settings.OPENING),
+        ):
+            return await connection.fetch(statement, *arguments)

@@ -16,10 +16,11 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
+from domicile.sdk.rules import rules_of
 from domicile.sdk.store import ddl
 from domicile.sdk.tables import About, Column, Table
 
-_SAID: Final = frozenset({"optional", "given"})
+_SAID: Final = frozenset({"optional", "given", "rules"})
 """What is recorded of a field for those who have no class of it, and is nothing of its column's."""
 _NEW_FIELD: Final = "add a field of another name, fill it, then drop this one"
 
@@ -93,6 +94,7 @@ def recorded(column: Column) -> dict[str, Any]:
         "default": ddl.default(column),
         "optional": column.nullable,
         "given": None if column.default is None else column.kind.dump(column.default).decode(),
+        "rules": rules_of(column.annotation, column.kind),
     }
 
 

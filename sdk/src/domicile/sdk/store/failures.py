@@ -18,6 +18,7 @@ from domicile.model.errors import (
     FenceRefused,
     Forbidden,
     InvalidInput,
+    KeyDestroyed,
     Unavailable,
     WrongJurisdiction,
 )
@@ -56,6 +57,8 @@ def _of_sqlstate(state: str) -> DomicileError:
             return Unavailable("the subject is about to move", where=_WHERE, retry_after=1)
         case "DM009":
             return OutdatedKeys()
+        case "DM012":
+            return KeyDestroyed("whom the row is about was shredded: it is not stored", where=_WHERE)
         case "DM011":
             return Conflict(
                 "rows of a reference table that this cell does not take", where=_WHERE, remedy="compare the two schemas"

@@ -52,6 +52,7 @@ class RecordedColumn(NamedTuple):
     """A field of a class of records. ``kind``: its Python type; None where an older program applied it.
 
     ``given``: what a record has that is made without the field, as JSON; None where it has no such default.
+    ``rules``: what it may hold (``domicile.sdk.rules``).
     """
 
     name: str
@@ -62,6 +63,7 @@ class RecordedColumn(NamedTuple):
     nullable: bool
     kind: str | None
     given: str | None
+    rules: str | None = None
 
 
 def _fence(row: Any) -> Fence:

@@ -7,6 +7,7 @@
   it saw before it waited.
 - A read takes rows and fence in one snapshot, so that what it answers was current while the fence was open.
 - What commits is never cancelled (``domicile.service.commits``).
+- Behind a pooler in transaction mode nothing stands alone: each transaction states its settings (``settings.OPENING``).
 - A read, and a write under an idempotency key, is done again by itself where its connection was lost (``again``);
   whether to repeat another write is its caller's to decide.
 """
@@ -16,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from functools import partial
 from itertools import pairwise
 from typing import Any, Final, TypeVar
@@ -27,7 +28,7 @@ from asyncpg.pool import PoolConnectionProxy
 
 from domicile.model.errors import Unavailable
 from domicile.model.ids import SubjectKey
-from domicile.sdk.store import references, statements
+from domicile.sdk.store import references, settings, statements
 from domicile.sdk.store.failures import FAILURES, Lost, Renamed, untold
 from domicile.sdk.store.pool import LEADER_SECONDS
 from domicile.sdk.store.port import (
@@ -36,6 +37,7 @@ from domicile.sdk.store.port import (
     NewRow,
     Once,
     OutdatedKeys,
+    Rows,
     Selection,
     StoredRow,
     Work,
@@ -51,7 +53,7 @@ from domicile.sdk.store.queries import query
 from domicile.sdk.store.statements import Write
 from domicile.sdk.store.turns import Turns, in_turn
 from domicile.sdk.tables import ReferenceTable, Table
-from domicile.service.commits import NEVER, commit, roll_back, uncut
+from domicile.service.commits import NEVER, commit, roll_back, transaction, uncut
 
 COMMIT_SECONDS: Final = 15.0
 _AGAIN_SECONDS: Final = 0.1
@@ -59,10 +61,10 @@ Connection = PoolConnectionProxy
 Answer = TypeVar("Answer")
 
 
-def begin(key: SubjectKey, epoch: int) -> str:
+def begin(key: SubjectKey, epoch: int, opening: str = "BEGIN") -> str:
     """BEGIN for one subject, fenced. A key is hexadecimal and an epoch a number, so nothing needs quoting."""
     limits = f"SET LOCAL domicile.subject = '{key}'; SET LOCAL domicile.epoch = '{epoch:d}'"
-    return f"BEGIN; {limits}; SELECT domicile.hold_fence('\\x{key}', {epoch:d})"
+    return f"{opening}; {limits}; SELECT domicile.hold_fence('\\x{key}', {epoch:d})"
 
 
 async def _asked(method: Callable[..., Awaitable[Answer]], statement: str, *arguments: Any) -> Answer:
@@ -74,15 +76,15 @@ async def _asked(method: Callable[..., Awaitable[Answer]], statement: str, *argu
     return await untold(asked())
 
 
-async def _begin(connection: Connection, key: SubjectKey, epoch: int) -> SubjectKey:
+async def _begin(connection: Connection, key: SubjectKey, epoch: int, opening: str) -> SubjectKey:
     """The subject's key in this transaction: another than ``key`` where its pepper was rotated meanwhile."""
-    statement = begin(key, epoch)
+    statement = begin(key, epoch, opening)
     while True:
         try:
             await _asked(connection.execute, statement)
         except Renamed as renamed:
             key = renamed.key
-            statement = f"ROLLBACK; {begin(key, epoch)}"
+            statement = f"ROLLBACK; {begin(key, epoch, opening)}"
         else:
             return key
 
@@ -272,16 +274,33 @@ async def again(attempt: Callable[[], Awaitable[Answer]]) -> Answer:
         await asyncio.sleep(_AGAIN_SECONDS)
 
 
-class _Alone(Alone):
-    """One statement where that is enough; a connection that was lost is told only where it matters to the caller."""
+class _Settled(Alone):
+    """A transaction for each write; a connection that was lost is told only where it matters to the caller."""
 
     _store: RowStore
 
     async def put(self, table: Table, row: NewRow, version: int | None, once: Once | None = None) -> int:
-        if once is not None:
-            return await again(partial(super().put, table, row, version, once))
-        if version:
-            return await super().put(table, row, version)
+        put = partial(super().put, table, row, version, once)
+        return await (put() if once is None else again(put))
+
+    async def put_many(self, table: Table, rows: Sequence[NewRow], once: Once | None = None) -> list[int]:
+        put = partial(super().put_many, table, rows, once)
+        return await (put() if once is None else again(put))
+
+    async def select(self, table: Table, selection: Selection) -> list[StoredRow]:
+        async def attempt(connection: Connection) -> list[StoredRow]:
+            async with self._store.reading(connection):
+                return await selected(connection.fetch, table, selection, self._key, self._epoch)
+
+        return await again(partial(self._store.alone_with, attempt))
+
+
+class _Alone(_Settled):
+    """One statement where that is enough."""
+
+    async def put(self, table: Table, row: NewRow, version: int | None, once: Once | None = None) -> int:
+        if once is not None or version:
+            return await super().put(table, row, version, once)
         statement = statements.write(table, Write.PUT if version is None else Write.NEW)
         arguments = (self._store.jurisdiction, self._key, self._epoch, *_written(table, row))
 
@@ -306,7 +325,7 @@ class _Alone(Alone):
 
     async def put_many(self, table: Table, rows: Sequence[NewRow], once: Once | None = None) -> list[int]:
         if once is not None:
-            return await again(partial(super().put_many, table, rows, once))
+            return await super().put_many(table, rows, once)
         statement, arguments = many(table, rows, self._store.jurisdiction, self._key, self._epoch)
 
         async def attempt(connection: Connection) -> list[asyncpg.Record]:
@@ -315,22 +334,21 @@ class _Alone(Alone):
 
         return in_order(rows, await self._store.alone_with(attempt))
 
-    async def select(self, table: Table, selection: Selection) -> list[StoredRow]:
-        async def attempt(connection: Connection) -> list[StoredRow]:
-            return await selected(connection.fetch, table, selection, self._key, self._epoch)
-
-        return await again(partial(self._store.alone_with, attempt))
-
 
 class RowStore:
-    """``domicile_app`` in one cell. Methods raise Unavailable where the storage can't be reached."""
+    """``domicile_app`` in one cell. Methods raise Unavailable where the storage can't be reached.
 
-    def __init__(self, pool: asyncpg.Pool, jurisdiction: str) -> None:
+    ``pooler``: whether the pool's connections end at one in transaction mode.
+    """
+
+    def __init__(self, pool: asyncpg.Pool, jurisdiction: str, *, pooler: bool = False) -> None:
         self._pool = pool
+        self._pooler = pooler
+        self._opening = settings.OPENING if pooler else "BEGIN"
         self.jurisdiction = jurisdiction
 
-    def alone(self, key: SubjectKey, epoch: int) -> _Alone:
-        return _Alone(self, key, epoch)
+    def alone(self, key: SubjectKey, epoch: int) -> Rows:
+        return _Settled(self, key, epoch) if self._pooler else _Alone(self, key, epoch)
 
     @asynccontextmanager
     async def work(self, key: SubjectKey, epoch: int) -> AsyncIterator[Work]:
@@ -338,7 +356,7 @@ class RowStore:
         connection = await self._acquire()
         try:
             try:
-                key = await _begin(connection, key, epoch)
+                key = await _begin(connection, key, epoch, self._opening)
                 work = _Transaction(connection, self.jurisdiction, key, epoch)
                 with work.turns.block():
                     yield work
@@ -353,9 +371,14 @@ class RowStore:
         statement, values = references.select(table, conditions), [each.value for each in conditions]
 
         async def attempt(connection: Connection) -> list[asyncpg.Record]:
-            return await connection.fetch(statement, *values)
+            async with self.reading(connection):
+                return await connection.fetch(statement, *values)
 
         return [dict(row) for row in await again(partial(self.alone_with, attempt))]
+
+    def reading(self, connection: Connection) -> AbstractAsyncContextManager[None]:
+        """Around one statement that reads. It holds no fence, so that a subject that is about to move is read."""
+        return transaction(connection, COMMIT_SECONDS, begin=self._opening) if self._pooler else nullcontext()
 
     async def alone_with(self, attempt: Callable[[Connection], Awaitable[Answer]]) -> Answer:
         """One statement on a connection of its own; again where the subject was given another key meanwhile."""

@@ -1,8 +1,11 @@
 """What a session must have set, whatever its role says: a role may change its own settings, by ALTER ROLE.
 
 Each connection states them as it begins, which goes before what is set for a role or a database. A pooler in
-transaction mode lets through those alone that it keeps track of; the others are the role's there. So `domicile schema
-plan` says what a role has set against them, `apply` takes it back, and a gateway warns of it.
+transaction mode lets through those alone that it keeps track of; the others are there what the role, or whoever had the
+same server before, has set. So behind one each transaction begins by stating them (``OPENING``), and nothing that
+touches rows runs outside of one. What is left to a role there is to keep its own sessions out: by a library that cannot
+be loaded, or a time-out that ends an idle server. `domicile schema plan` says what a role has set against them,
+`apply` takes it back, and a gateway warns of it.
 """
 
 from __future__ import annotations
@@ -47,6 +50,22 @@ _SESSION: Final[Mapping[str, str]] = {
     "debug_print_rewritten": "off",
     "debug_print_plan": "off",
 }
+_OF_BEGIN: Final = frozenset(
+    {"default_transaction_read_only", "default_transaction_deferrable", "default_transaction_isolation"}
+)
+_OF_NO_TRANSACTION: Final = frozenset({"idle_session_timeout", "local_preload_libraries"})
+"""They count outside of transactions, and as a session begins."""
+OPENING: Final = "; ".join(
+    [
+        "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE NOT DEFERRABLE",
+        *(
+            f"SET LOCAL {name} = {ddl.literal(value)}"
+            for name, value in _SESSION.items()
+            if name not in {*_TRACKED, *_OF_BEGIN, *_OF_NO_TRANSACTION}
+        ),
+    ]
+)
+"""Begins a transaction behind a pooler, whatever was set for its session."""
 WATCHED: Final = frozenset({name.lower() for name in _SESSION} | {"transaction_timeout", "role"}) - {"application_name"}
 """``transaction_timeout`` came with PostgreSQL 17: no connection may name it. It ends a session, and no more."""
 

@@ -189,7 +189,7 @@ def sealed(table: Table, *, held: bool = False) -> str:
 
 @lru_cache(maxsize=CACHED)
 def reseal(table: Table, columns: tuple[str, ...]) -> str:
-    """Other bytes for the same values: the trigger is told, so that version and times stay.
+    """Other bytes for the same values: of ``domicile_turner``, for whom the trigger lets version and times stay.
 
     $1 epoch, $2 ids, $3 keys, then arrays.
     """
@@ -198,6 +198,5 @@ def reseal(table: Table, columns: tuple[str, ...]) -> str:
     changes = "".join(f', "{column}" = u."{column}"' for column in columns)
     return (
         f"UPDATE {_target(table)} SET epoch = $1{changes} "  # noqa: S608 - the same
-        f"FROM unnest($2::uuid[]{arrays}) AS u (id{names}) WHERE t.id = u.id AND {_sealed_by('$3')} "
-        "AND set_config('domicile.turning', 'on', true) IS NOT NULL RETURNING t.id"
+        f"FROM unnest($2::uuid[]{arrays}) AS u (id{names}) WHERE t.id = u.id AND {_sealed_by('$3')} RETURNING t.id"
     )

@@ -20,6 +20,7 @@ from uuid import UUID, uuid4
 from domicile.model.errors import KeyDestroyed, NotFound, UnsupportedQuery
 from domicile.model.ids import KEY_BYTES, SubjectKey
 from domicile.model.key_wire import CellIndexKey, DataKey
+from domicile.sdk.codec import Codec
 from domicile.sdk.home import Home, Vault
 from domicile.sdk.references import Ref
 from domicile.sdk.store import Condition, Fence, NewRow, Once, Operator, Rows, Selection, StoredRow, Work, references
@@ -81,6 +82,9 @@ class MemoryKeys:
         return self._index
 
     def forget_index(self) -> None:
+        """As ``forget``."""
+
+    def lend_to(self, borrower: Codec) -> None:
         """As ``forget``."""
 
     def shred(self, home: Home, principal: UUID | None = None) -> None:

@@ -53,7 +53,8 @@ SELECT column_name, class, category, sql_type FROM domicile.columns WHERE table_
 -- name: recorded_columns
 -- What each field of a record table ($1) is, in the order of their names; as JSON, what came later.
 SELECT column_name, class, category, sealed, find,
-       coalesce((to_jsonb(c) ->> 'optional')::boolean, nullable), kind, to_jsonb(c) ->> 'given'
+       coalesce((to_jsonb(c) ->> 'optional')::boolean, nullable), kind, to_jsonb(c) ->> 'given',
+       to_jsonb(c) ->> 'rules'
 FROM domicile.columns c WHERE table_name = $1 ORDER BY column_name
 
 -- name: limit_to_subject

@@ -86,7 +86,7 @@ WITH reachable AS (
       AND n.nspname NOT IN ('domicile', 'pg_catalog', 'information_schema', 'pg_toast')
       AND EXISTS (
           SELECT FROM unnest(ARRAY[
-              'domicile_app', 'domicile_abroad', 'domicile_gateway', 'domicile_cell', 'domicile_eraser'
+              'domicile_app', 'domicile_turner', 'domicile_abroad', 'domicile_gateway', 'domicile_cell', 'domicile_eraser'
           ]) AS role
           WHERE has_table_privilege(role, c.oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER')
              OR has_any_column_privilege(role, c.oid, 'SELECT, INSERT, UPDATE, REFERENCES')
@@ -111,7 +111,7 @@ WITH reachable AS (
                    WHERE p.polrelid = r.oid AND p.polname <> 'domicile_subject' AND p.polpermissive
                      AND p.polroles && ARRAY[
                          0::oid, 'domicile_app'::regrole::oid, 'domicile_abroad'::regrole::oid, 'domicile_gateway'::regrole::oid,
-                         'domicile_eraser'::regrole::oid
+                         'domicile_eraser'::regrole::oid, 'domicile_turner'::regrole::oid
                      ]
                )
             THEN 'the rule of one subject alone' END,
@@ -121,7 +121,7 @@ WITH reachable AS (
               AND pg_get_expr(k.conbin, k.conrelid) =
                   (SELECT format('(jurisdiction = %L::text)', c.jurisdiction) FROM domicile.cell c)
         ) THEN 'the label' END,
-        CASE WHEN has_table_privilege('domicile_app', r.oid, 'TRUNCATE, REFERENCES, TRIGGER')
+        CASE WHEN has_table_privilege('domicile_turner', r.oid, 'TRUNCATE, REFERENCES, TRIGGER')  -- and so domicile_app
                OR has_table_privilege('domicile_cell', r.oid, 'INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER')
                OR has_table_privilege('domicile_gateway', r.oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE, TRIGGER')
                OR has_table_privilege('domicile_abroad', r.oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE, TRIGGER')
