@@ -167,17 +167,15 @@ async def test_who_is_killed_at_a_step_goes_on_where_it_was(cells: Cells, victim
             await until_true(lambda name=name: answered(cells, name), seconds=120)  # type: ignore[misc]
             async with AsyncExitStack() as last:
                 for number, (cell, table) in enumerate(holds):
-                    async with AsyncExitStack() as before:
-                        await before.enter_async_context(held(cells, cell, table))
-                        if number == 0:
-                            await cells.begin(name, 1)
-                        await wanted(cells, cell, table)
-                        if number + 1 < len(holds):
-                            await last.enter_async_context(held(cells, *holds[number + 1]))
-                        else:
-                            for victim in victims:
-                                running[victim].kill()
-                                running[victim].wait(30)
+                    before = last.pop_all()
+                    await last.enter_async_context(held(cells, cell, table))
+                    await before.aclose()  # what was held before goes on, as far as to this
+                    if number == 0:
+                        await cells.begin(name, 1)
+                    await wanted(cells, cell, table)
+                for victim in victims:
+                    running[victim].kill()
+                    running[victim].wait(30)
             for victim in victims:
                 running[victim] = cells.process(victim)
             await until_true(lambda name=name: answered(cells, name), seconds=120)  # type: ignore[misc]
