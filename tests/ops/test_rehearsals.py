@@ -22,7 +22,7 @@ from domicile_testing.good_manifest import DATA
 from domicile.model import InvalidInput, Unavailable, parse_manifest
 from domicile.model.access import Role
 from domicile.ops import rehearsal
-from domicile.ops.drills.cuts import cut, mend, rules
+from domicile.ops.cuts import GROUPS, cut, mend, rules
 from domicile.ops.drills.disks import FILLER, empty, fill
 from domicile.ops.drills.faults import Fault, FaultKind
 from domicile.ops.drills.slowness import Slowness
@@ -260,7 +260,7 @@ def test_a_node_that_is_cut_off_is_cut_off_in_both_directions_and_within_it_is_n
 
 
 def test_each_of_several_nodes_is_alone() -> None:
-    text = rules(rehearsal.GROUPS / "unified" / "domicile-ab", ["eu-1.par", "eu-2.fra"])
+    text = rules(GROUPS / "unified" / "domicile-ab", ["eu-1.par", "eu-2.fra"])
     assert text.startswith("table inet domicile_ab {")
     assert text.count("meta mark set") == 2
     assert text.count("drop") == 4

@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,14 +24,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from domicile.model.access import Role
 from domicile.model.errors import InvalidInput, Unavailable
 from domicile.model.manifest import Manifest
+from domicile.ops.cuts import GROUPS, mend
 from domicile.ops.health import PATRONI
 from domicile.ops.layout import Layout
 from domicile.ops.plan import ProcessSpec
 
 DISK: Final = "disk"
 DISK_MIB: Final = 512
-GROUPS: Final = Path("/sys/fs/cgroup")
-"""Below which the packet filter names control groups."""
 REST: Final = "rest"
 """The control group of every process that belongs to no database node."""
 _MEMBERS: Final = "cgroup.procs"
@@ -138,14 +138,17 @@ def clear(layout: Layout) -> None:
         return
     if rehearsal.disk is not None:
         if rehearsal.disk.is_mount():
-            subprocess.run(["umount", str(rehearsal.disk)], check=False, capture_output=True, timeout=30)
+            # lazily, should anybody still stand in it: it must not keep the world from ending
+            subprocess.run(["umount", "-l", str(rehearsal.disk)], check=False, capture_output=True, timeout=30)
         if (data := rehearsal.disk.with_name("data")).is_symlink():
             data.unlink()
         if rehearsal.disk.is_dir():
             rehearsal.disk.rmdir()
     if rehearsal.groups is not None and rehearsal.groups.is_dir():
+        with suppress(Unavailable):
+            mend(rehearsal.groups)
         for group in (*rehearsal.groups.iterdir(), rehearsal.groups):
-            if group.is_dir():
+            with suppress(OSError):  # a file of the kernel's, or a process in it that nobody can end
                 group.rmdir()
     layout.rehearsal.unlink()
 

@@ -20,7 +20,7 @@ from domicile.model.errors import InvalidInput, NotFound, Unavailable
 from domicile.model.manifest import Manifest
 from domicile.ops.clusters import members, settled
 from domicile.ops.control import ask
-from domicile.ops.drills.cuts import cut, mend
+from domicile.ops.cuts import cut, mend
 from domicile.ops.drills.disks import empty, fill
 from domicile.ops.drills.faults import Fault, FaultKind
 from domicile.ops.drills.losses import DIRECTORY, Losses

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Final
 
 from domicile.model.errors import Unavailable
-from domicile.ops.rehearsal import GROUPS
 
+GROUPS: Final = Path("/sys/fs/cgroup")
+"""Below which the packet filter names control groups."""
 _MARK: Final = 0x646F6D00
 _LEVEL: Final = 2
 """Of a node's group, counted from the root of all groups."""
@@ -61,7 +62,10 @@ def mend(groups: Path) -> None:
 
 
 def _nft(arguments: list[str], text: str) -> None:
-    done = subprocess.run(["nft", *arguments], input=text, capture_output=True, text=True, check=False, timeout=30)
+    try:
+        done = subprocess.run(["nft", *arguments], input=text, capture_output=True, text=True, check=False, timeout=30)
+    except FileNotFoundError:
+        raise Unavailable("is not installed (Debian: apt-get install nftables)", where="nft") from None
     if done.returncode != 0:
         said = (done.stderr.strip().splitlines() or ["no reason given"])[0]
         raise Unavailable(f"the packet filter refused: {said}", where="nft")
