@@ -363,7 +363,6 @@ def test_domiciles_own_rows_are_told_apart() -> None:
     ("words", "said"),
     [
         (["up", "--backups", "/nowhere/backups"], "--backups takes no value"),
-        (["restart", "--rolling", "eu-1"], "either names or --rolling"),
         (["restart"], "what to restart?"),
     ],
 )

@@ -173,7 +173,9 @@ def test_files_and_folders_that_may_not_be_read_are_said() -> None:
         folder.chmod(0o755)
         for place in ("open", "closed"):
             (folder / place).mkdir()
+            (folder / place).chmod(0o755)  # whatever the umask
             (folder / place / "f").write_bytes(RAW)
+            (folder / place / "f").chmod(0o644)
         (folder / "g").write_bytes(RAW)
         (folder / "g").chmod(0)
         (folder / "closed").chmod(0)

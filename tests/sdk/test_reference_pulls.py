@@ -77,6 +77,8 @@ async def world(
     trust: Trust, eu: Storage, us: Storage, eu_root: asyncpg.Connection, us_root: asyncpg.Connection, tmp_path: Path
 ) -> AsyncIterator[Pulling]:
     for root, cell, jurisdiction in ((eu_root, "eu-1", "eu"), (us_root, "us-1", "us")):
+        if await root.fetchval("SELECT to_regclass($1) IS NOT NULL", TABLE):  # another file's, of other columns
+            await apply_schema(root, cell, jurisdiction, [], drops=[TABLE])
         await apply_schema(root, cell, jurisdiction, [Rate])
     try:
         async with pulling(trust, tmp_path, {"eu-1": eu, "us-1": us}, {"eu-1": eu_root, "us-1": us_root}) as running:
