@@ -13,9 +13,10 @@ import time
 import pytest
 from domicile_testing.databases import until
 from domicile_testing.loaded import CELL, loaded
+from domicile_testing.long import MINUTES
 from domicile_testing.worlds import COMMAND, clean_environment
 
-pytestmark = [pytest.mark.system, pytest.mark.full, pytest.mark.timeout(1200)]
+pytestmark = [MINUTES, pytest.mark.system, pytest.mark.full, pytest.mark.timeout(1200)]
 
 
 async def test_a_strict_leader_killed_and_started_again_later(

@@ -18,6 +18,7 @@ import asyncpg
 import psutil
 import pytest
 from domicile_testing.databases import until
+from domicile_testing.long import MINUTES
 from domicile_testing.nodes import Nodes
 from domicile_testing.worlds import LocalWorld, domicile, one_jurisdiction, running_world
 
@@ -30,7 +31,7 @@ from domicile.service import ProcessSettings, load_settings
 
 CELL = "us-1"
 REPLICATED = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND usename = 'domicile_app'"
-pytestmark = [pytest.mark.system, pytest.mark.full, pytest.mark.timeout(900)]
+pytestmark = [MINUTES, pytest.mark.system, pytest.mark.full, pytest.mark.timeout(900)]
 _numbers = count()
 
 

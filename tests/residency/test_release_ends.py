@@ -22,6 +22,7 @@ from domicile_testing import Storage, Trust
 from domicile_testing.border import PLANS, Cells, bordering
 from domicile_testing.cell import forget_ledger, superuser
 from domicile_testing.conditions import until_true
+from domicile_testing.long import MINUTES
 
 from domicile.cells.ledger.storage import LedgerStore
 from domicile.model import DomicileError, Unavailable
@@ -152,6 +153,7 @@ HOLDS: dict[str, list[tuple[str, str]]] = {
 }
 
 
+@MINUTES
 @pytest.mark.full
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("victims", [("eu-1",), ("us-1",), ("eu-1", "us-1")], ids="+".join)

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 from domicile_testing.kubernetes import EXAMPLE
+from domicile_testing.long import MINUTES
 from domicile_testing.worlds import clean_environment
 
-pytestmark = [pytest.mark.full, pytest.mark.system, pytest.mark.timeout(1500)]
+pytestmark = [MINUTES, pytest.mark.full, pytest.mark.system, pytest.mark.timeout(1500)]
 ROOT = Path(__file__).parents[2]
 ROOMS = ("core", "sdk", "directory", "router", "cells", "ops")
 

@@ -6,11 +6,20 @@ import os
 import random
 import time
 from collections.abc import Callable
+from typing import Final
+
+import pytest
 
 
 def full_seconds() -> float:
     """What all long forms together were given."""
     return float(os.environ.get("DOMICILE_TEST_SECONDS", "300"))
+
+
+MINUTES: Final = pytest.mark.skipif(
+    full_seconds() < 300, reason="takes minutes by itself: make test-full FULL_SECONDS=300, or more"
+)
+"""Of a test that starts whole worlds with standbys, or builds what is released: no bounded run has the time."""
 
 
 def long_form(share: float) -> Callable[[], bool]:
