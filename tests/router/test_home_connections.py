@@ -70,6 +70,32 @@ async def test_a_home_with_all_its_connections_in_use_is_waited_for_and_then_503
         assert (await answer_of(two[0]))[1] == b"ok", "it got the connection that the other was done with"
 
 
+async def test_a_request_takes_the_connection_that_is_free_before_its_own_is_made(world: World) -> None:
+    release = asyncio.Event()
+
+    async def slow(_: web.BaseRequest) -> web.StreamResponse:
+        await release.wait()
+        return web.Response(text="ok")
+
+    world.answers(slow)
+    place = world.app("eu-2.ams")
+    async with (
+        world.router(connect_seconds=60),
+        dialled(world) as one,
+        dialled(world) as two,
+        asyncio.timeout(20),
+    ):
+        one[1].write(request(world))
+        await place.arrived.wait()
+        with await place.silent() as backlog:
+            two[1].write(request(world))
+            being_made, _ = await asyncio.get_running_loop().run_in_executor(None, backlog.accept)
+            with being_made:
+                release.set()
+                assert (await answer_of(one[0]))[1] == b"ok"
+                assert (await answer_of(two[0]))[1] == b"ok"
+
+
 async def test_whoever_waits_for_a_connection_is_told_at_once_that_none_can_be_made(world: World) -> None:
     await world.app("eu-2.ams").stop()
 

@@ -14,6 +14,7 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from domicile.client import JailedResolver
@@ -52,8 +53,8 @@ class Pool:
         self._literal = literal(upstream.address) is not None
         self._idle: list[Connection] = []
         self._open: set[Connection] = set()
-        self._opening = 0
-        self._waiting: deque[asyncio.Future[Connection | None]] = deque()
+        self._dials: set[asyncio.Task[None]] = set()
+        self._waiting: deque[asyncio.Future[Connection]] = deque()
         self._loop = asyncio.get_running_loop()
 
     def take(self) -> Connection | None:
@@ -65,62 +66,82 @@ class Pool:
         return None
 
     async def connect(self) -> Connection:
-        """A connection of one's own, made now, or one that another is done with. Raises Busy, OSError, TimeoutError."""
+        """The first that comes: a new connection, or one that another is done with.
+
+        While many connect at once, an answer often ends before a handshake does. Raises Busy, OSError, TimeoutError.
+        """
         try:
             async with asyncio.timeout(self._settings.connect_seconds):
-                while len(self._open) + self._opening >= self._settings.connections:
-                    if (connection := await self._freed_one()) is not None:
+                while True:
+                    connection = await self._next()
+                    if not connection.transport.is_closing():
                         return connection
-                return await self._made()
         except TimeoutError:
             if len(self._open) >= self._settings.connections:
                 raise Busy from None
             raise
 
-    async def _freed_one(self) -> Connection | None:
-        waiter: asyncio.Future[Connection | None] = self._loop.create_future()
+    async def _next(self) -> Connection:
+        waiter: asyncio.Future[Connection] = self._loop.create_future()
         self._waiting.append(waiter)
+        self._dial()
         try:
             return await waiter
         except asyncio.CancelledError:
-            if waiter.done() and not waiter.cancelled():
-                if (connection := waiter.result()) is not None:
-                    self._free(connection)
-                else:
-                    self._room()
+            if waiter.cancelled():
+                with suppress(ValueError):
+                    self._waiting.remove(waiter)
+            elif waiter.exception() is None:
+                self._free(waiter.result())
             raise
-        finally:
-            if waiter in self._waiting:
-                self._waiting.remove(waiter)
+
+    def _dial(self) -> None:
+        """As many connections are being made as are waited for, where there is room for them."""
+        while self._room() > 0 and len(self._dials) < len(self._waiting):
+            dial = self._loop.create_task(self._dialled())
+            self._dials.add(dial)
+            dial.add_done_callback(self._dialled_out)
+
+    def _dialled_out(self, dial: asyncio.Task[None]) -> None:
+        self._dials.discard(dial)
+        if not dial.cancelled():
+            self._dial()
+
+    def _room(self) -> int:
+        return self._settings.connections - len(self._open) - len(self._dials) - (self._proof is not None)
+
+    async def _dialled(self) -> None:
+        try:
+            async with asyncio.timeout(self._settings.connect_seconds):
+                connection = await self._made()
+        except TimeoutError:
+            pass  # who has waited for as long knows it; who came later gets a time of its own
+        except Exception as error:
+            if (waiter := self._waiter()) is not None:
+                waiter.set_exception(error)
+        else:
+            self._free(connection)
 
     async def _made(self) -> Connection:
-        self._opening += 1
-        made = False
-        try:
-            error: OSError | None = None
-            for host in await self._hosts():
-                try:
-                    _, connection = await self._loop.create_connection(
-                        lambda: Connection(self._free, self._gone),
-                        host,
-                        self._address.port,
-                        ssl=self._context,
-                        server_hostname=self._address.host,
-                        ssl_shutdown_timeout=CLOSING_SECONDS,
-                    )
-                except OSError as failure:
-                    error = failure
-                    continue
-                if connection.transport.is_closing():
-                    raise ConnectionResetError
-                self._open.add(connection)
-                made = True
-                return connection
-            raise error or OSError(None, "the name has no address")
-        finally:
-            self._opening -= 1
-            if not made:
-                self._room()
+        error: OSError | None = None
+        for host in await self._hosts():
+            try:
+                _, connection = await self._loop.create_connection(
+                    lambda: Connection(self._free, self._gone),
+                    host,
+                    self._address.port,
+                    ssl=self._context,
+                    server_hostname=self._address.host,
+                    ssl_shutdown_timeout=CLOSING_SECONDS,
+                )
+            except OSError as failure:
+                error = failure
+                continue
+            if connection.transport.is_closing():
+                raise ConnectionResetError
+            self._open.add(connection)
+            return connection
+        raise error or OSError(None, "the name has no address")
 
     async def _hosts(self) -> list[str]:
         if self._literal:
@@ -129,12 +150,17 @@ class Pool:
         found = await resolver.resolve(self._address.host, self._address.port, socket.AF_UNSPEC)
         return [place["host"] for place in found]
 
-    def _free(self, connection: Connection) -> None:
+    def _waiter(self) -> asyncio.Future[Connection] | None:
+        """Whoever waits longest, and waits no more."""
         while self._waiting:
-            waiter = self._waiting.popleft()
-            if not waiter.done():
-                waiter.set_result(connection)
-                return
+            if not (waiter := self._waiting.popleft()).done():
+                return waiter
+        return None
+
+    def _free(self, connection: Connection) -> None:
+        if (waiter := self._waiter()) is not None:
+            waiter.set_result(connection)
+            return
         connection.since = self._loop.time()
         self._idle.append(connection)
 
@@ -142,15 +168,7 @@ class Pool:
         self._open.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
-        self._room()
-
-    def _room(self) -> None:
-        """One of those that wait may make a new connection."""
-        while self._waiting:
-            waiter = self._waiting.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-                return
+        self._dial()
 
     def sweep(self) -> None:
         """Close what was idle for long: before the other side does, with a request on its way to it."""
@@ -163,7 +181,7 @@ class Pool:
             if connection.waits:
                 connection.looks += 1
                 suspect = suspect or connection.looks % LOOKS == 0
-        if suspect and self._proof is None and len(self._open) + self._opening < self._settings.connections:
+        if suspect and self._proof is None and self._room() > 0:
             self._proof = asyncio.create_task(self._prove())
 
     async def _prove(self) -> None:
@@ -182,10 +200,13 @@ class Pool:
                 connection.hangs()
         finally:
             self._proof = None
+            self._dial()
 
     def close(self) -> None:
         if self._proof is not None:
             self._proof.cancel()
+        for dial in self._dials:
+            dial.cancel()
         self._idle.clear()
         for connection in list(self._open):
             connection.close()
