@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 pytest_plugins = ["domicile_testing.two_cells"]
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # run in the background of a shell: what is started here would ignore Ctrl-C like its parent
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
