@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -18,13 +19,13 @@ import psutil
 import pytest
 from asyncpg.connect_utils import SessionAttribute
 from domicile_testing.databases import until
-from domicile_testing.long import long_form
+from domicile_testing.long import MINUTES, long_form
 
 from domicile.model import Address, Role
 from domicile.ops.clusters import members, settled
 from domicile.ops.health import Prober, operator
 from domicile.ops.layout import Layout
-from domicile.ops.leadership import PROOF_SECONDS
+from domicile.ops.leadership import LEASE_SECONDS, LOOP_SECONDS, PROOF_SECONDS
 from domicile.ops.manifests import local_manifest
 from domicile.ops.record import ProcessRecord, WorldRecord
 from domicile.ops.world import World
@@ -70,6 +71,11 @@ class Pair:
     def server(self, zone: str) -> psutil.Process:
         lock = self._layout.cell(CELL, zone) / "storage" / "data" / "postmaster.pid"
         return psutil.Process(int(lock.read_text().splitlines()[0]))
+
+    def kill(self, zone: str) -> None:
+        """SIGKILL of a node's Patroni and server."""
+        for victim in (psutil.Process(self.patroni(zone).pid), self.server(zone)):
+            victim.kill()
 
     async def connect(self) -> asyncpg.Connection:
         doors = [Address(each.address) for each in self.processes().values() if each.role == Role.STORAGE]
@@ -219,9 +225,7 @@ async def test_nodes_killed_again_and_again_lose_nothing_that_was_acknowledged(l
             rounds += 1
             await _writes(writer, time.monotonic())
             old = await pair.leader()
-            victims = [psutil.Process(pair.patroni(old).pid), pair.server(old)]
-            for victim in victims:
-                victim.kill()
+            pair.kill(old)
             killed = time.monotonic()
             await _another_leads(pair, old)
             print(f"round {rounds}: {old} killed, reads back after {time.monotonic() - killed:.1f} s")
@@ -244,8 +248,7 @@ async def test_without_its_standby_a_strict_leader_acknowledges_nothing(layout: 
         await _writes(writer, 0)
         leader = await pair.leader()
         standby = next(str(node["zone"]) for node in await pair.nodes() if node["zone"] != leader)
-        for victim in (psutil.Process(pair.patroni(standby).pid), pair.server(standby)):
-            victim.kill()
+        pair.kill(standby)
         killed = time.monotonic()
         connection = await pair.connect()
         # a COMMIT with nobody to confirm it is not answered, nor is it by Patroni's taking the name away
@@ -255,6 +258,41 @@ async def test_without_its_standby_a_strict_leader_acknowledges_nothing(layout: 
         assert writer.since(killed + 1) == 0
         await pair.world.start_part(pair.patroni(standby).name)
         await _writes(writer, time.monotonic())
+        await _nothing_lost(pair, writer)
+
+
+@MINUTES
+@pytest.mark.full
+async def test_what_the_loss_of_a_witness_of_any_two_and_of_a_nodes_disk_means(layout: Layout) -> None:
+    """As docs/availability.md says to whoever has to do something about it."""
+    async with running(layout) as (pair, writer):
+        await _writes(writer, 0)
+        leader, witness = await pair.leader(), pair.processes()[f"{CELL}-witness"]
+        standby = next(str(node["zone"]) for node in await pair.nodes() if node["zone"] != leader)
+        os.kill(witness.pid, signal.SIGKILL)
+        lost = time.monotonic()
+
+        async def for_longer_than_a_lease() -> bool:
+            return time.monotonic() - lost > LEASE_SECONDS + LOOP_SECONDS
+
+        await until(for_longer_than_a_lease, "the end of a lease", LEASE_SECONDS + 15)
+        await _writes(writer, time.monotonic())
+        assert await pair.leader() == leader
+        pair.kill(standby)
+
+        async def nobody_leads() -> bool:
+            return not await _connects(pair)()
+
+        await until(nobody_leads, "the end of a leader that has no majority", 60)
+        await pair.world.start_part(witness.name)
+        await until(_connects(pair), "reads, when one of the two is back", 90)
+        quiet = time.monotonic()
+        await _nothing_lost(pair, writer)
+        shutil.rmtree(layout.cell(CELL, standby) / "storage" / "data")
+        await pair.world.start_part(pair.patroni(standby).name)
+        await until(pair.settled, "a copy of the other node", 180)
+        await _writes(writer, time.monotonic())
+        print(f"a node copied anew, and writes, {time.monotonic() - quiet:.1f} s after reads were back")
         await _nothing_lost(pair, writer)
 
 

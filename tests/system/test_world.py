@@ -132,12 +132,52 @@ def test_killed_processes_are_reported_by_name_within_five_seconds(world: LocalW
     assert {row["name"] for row in world.status()[1]["processes"] if row["restarts"]} == lost
 
 
+def test_a_process_that_says_nothing_is_told_from_one_that_says_no(world: LocalWorld) -> None:
+    process = psutil.Process(world.pids()["router-iad"])
+    process.suspend()
+    try:
+        code, document = world.status()
+        shown = domicile("status", "--state", str(world.state))
+    finally:
+        process.resume()
+    assert code == 1
+    assert [row["name"] for row in document["processes"] if row["state"] == "silent"] == ["router-iad"]
+    assert "router-iad is silent: no word within 5 s" in shown.stderr
+    wait_for(lambda: world.status()[0] == 0, "the router's word", 60)
+
+
 def test_a_part_that_nobody_has_is_not_restarted_nor_are_those_beside_it(world: LocalWorld) -> None:
     before = world.pids()
     refused = domicile("restart", "router-fra", "nonsense", "--state", str(world.state))
     assert refused.returncode == 1
     assert "no part nonsense (`domicile status` names them)" in refused.stderr
     assert world.pids() == before
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("lost", ["keys-us-postgres", "keys-us", "directory"])
+async def test_who_is_known_is_served_without_key_store_key_service_or_directory(world: LocalWorld, lost: str) -> None:
+    """What docs/availability.md says of their loss: somebody new is told to come again, and can when they are back."""
+    layout = Layout(world.state)
+    manifest = load_file(world.state / "domicile.yaml")
+    router = next(iter(manifest.routers_of("us").values())).public
+    async with Browser(manifest, layout) as client:
+        known, new = (person("US", *SECOND_AMERICAN) for _ in range(2))
+        signed = await client.send("POST", router, "/signup", body=known.sign_up(), address=known.address)
+        assert signed.status == 201, signed.reason
+        session = signed.body["session"]
+        assert (await client.send("GET", router, "/profile", session=session)).status == 200
+        os.kill(world.pids()[lost], signal.SIGKILL)
+        for _ in range(5):
+            assert (await client.send("GET", router, "/profile", session=session)).status == 200
+            answer = await client.send("POST", router, "/signup", body=new.sign_up(), address=new.address)
+            assert answer.status == 503, answer.reason
+            assert int(answer.headers["Retry-After"]) > 0
+        back = domicile("restart", lost, "--state", str(world.state))
+        assert back.returncode == 0, back.stderr
+        wait_for(lambda: world.status()[0] == 0, "who had lost it", 60)
+        answer = await client.send("POST", router, "/signup", body=new.sign_up(), address=new.address)
+        assert answer.status == 201, answer.reason
 
 
 @pytest.mark.full
