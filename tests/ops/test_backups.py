@@ -194,6 +194,26 @@ async def test_a_full_cycle(
             assert not await back.fetchval("SELECT count(*) FROM domicile.fences WHERE subject_key = $1", newcomer)
 
 
+async def test_a_segment_of_a_timeline_that_was_left_keeps_no_other_from_being_kept(
+    root: asyncpg.Connection, store: Store, passage: Passage, tmp_path: Path, quick: None
+) -> None:
+    """pg_receivewal, which follows a failover by itself, leaves what it had of the old timeline where it is."""
+    async with keeping_log(store, passage, tmp_path):
+        base = await based(store)
+        (tmp_path / "spool" / "eu-1" / f"{0:024X}.partial").write_bytes(b"left")
+        await root.execute("INSERT INTO moments VALUES ('beside a segment that was left')")
+        written = time.time_ns()
+
+        async def there() -> bool:
+            found = (tmp_path / "target").rglob("*.partial")
+            return any(path.stat().st_mtime_ns > written for path in found if path.stem.strip("0"))
+
+        await until(there, "the segment being written to be kept")
+        async with restored(store, base, None, tmp_path / "restored") as socket, socket_superuser(socket) as back:
+            found = await back.fetchval("SELECT count(*) FROM moments WHERE what = 'beside a segment that was left'")
+            assert found == 1
+
+
 async def test_a_moment_after_the_last_commit_is_as_late_as_the_log_goes(
     root: asyncpg.Connection, store: Store, passage: Passage, tmp_path: Path
 ) -> None:

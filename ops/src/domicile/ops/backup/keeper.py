@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -193,13 +193,16 @@ class Keeper:
 
     async def _ship_spool(self) -> None:
         started_at = self._clock()
+        partials = []
         for path in self._files():
             if PARTIAL.fullmatch(path.name):
-                await self._ship_partial(path)
+                partials.append(path)
                 continue
             await self._store.keep_log(self._system, path, path.name, await self._current_key())
             path.unlink()
             self._shipped.pop(f"{path.name}.partial", None)
+        if partials and started_at - self._partial_at >= PARTIAL_SECONDS:
+            await self._ship_partials(partials)
         LOG_WAITING.labels(self.database).set(self._waiting())
         if self._receiving and (not self._is_writing() or self._partial_at > started_at - PARTIAL_SECONDS):
             self._kept_at = started_at
@@ -208,17 +211,17 @@ class Keeper:
     def _is_writing(self) -> bool:
         return any(PARTIAL.fullmatch(path.name) for path in self._files())
 
-    async def _ship_partial(self, path: Path) -> None:
-        if self._clock() - self._partial_at < PARTIAL_SECONDS:
-            return
-        try:
-            found = path.stat()
-            state = found.st_mtime, found.st_size
-            if self._shipped.get(path.name) != state:
-                await self._store.keep_log(self._system, path, path.name, await self._current_key())
-                self._shipped[path.name] = state
-        except FileNotFoundError:
-            return  # it is full, and has another name by now
+    async def _ship_partials(self, paths: Sequence[Path]) -> None:
+        """All of them in one turn: that of a timeline that was left stays in the spool, beside the one being written."""
+        for path in paths:
+            try:
+                found = path.stat()
+                state = found.st_mtime, found.st_size
+                if self._shipped.get(path.name) != state:
+                    await self._store.keep_log(self._system, path, path.name, await self._current_key())
+                    self._shipped[path.name] = state
+            except FileNotFoundError:
+                return  # it is full, and has another name by now
         self._partial_at = self._clock()
 
     async def _current_key(self) -> BackupKey:
