@@ -263,17 +263,17 @@ def test_what_may_be_lost_by_what_was_said_before_is_told_apart_and_earlier_it_i
     history = [
         op(Kind.ADD, 1, 0, 1), op(Kind.ADD, 2, 4, 5), op(Kind.ADD, 3, 6, 7),
         write(1, 0, 1), write(2, 6, 7), read(2, 8, 9), read(1, 21, 22),
-        op(Kind.FINAL, 1, 30, 31, rows=(1,)),
+        op(Kind.ADD, 4, 9.5, 10.2), op(Kind.FINAL, 1, 30, 31, rows=(1,)),
     ]  # fmt: skip
-    moments = Moments(began=0, injected=10, ended=40)
+    moments = Moments(began=0, injected=10, broken=10.5, ended=40)
     told = {
         rpo: measure(history, moments, {"eu-1"}, Scanned(0, 1, trusted=True), {"eu-1", "us-1"}, rpo)
         for rpo in (0.0, 4.0, 6.0)
     }
-    assert [(each.lost, each.given_up) for each in told.values()] == [(2, 0), (1, 1), (0, 2)]
+    assert [(each.lost, each.given_up) for each in told.values()] == [(3, 0), (1, 2), (0, 3)]
     assert [(each.stale_reads, each.not_linearizable) for each in told.values()] == [(1, 1), (0, 0), (0, 0)]
     elsewhere = measure(history, moments, {"us-1"}, Scanned(0, 1, trusted=True), {"eu-1", "us-1"}, 6.0)
-    assert elsewhere.lost == 2, "nothing was said of this cell"
+    assert elsewhere.lost == 3, "nothing was said of this cell"
 
 
 def test_the_longest_gap_counts_what_lies_before_the_first_and_after_the_last() -> None:

@@ -18,10 +18,11 @@ SETTLING_SECONDS: Final = 1.0
 @dataclass(frozen=True, slots=True)
 class Moments:
     """When what happened; seconds of the monotonic clock. ``injected`` is None where nothing was broken; between
-    ``undoing`` and ``undone`` parts come back one by one."""
+    ``injected`` and ``broken`` parts go, between ``undoing`` and ``undone`` they come back, one by one."""
 
     began: float
     injected: float | None = None
+    broken: float | None = None
     detected: float | None = None
     undoing: float | None = None
     undone: float | None = None
@@ -157,12 +158,12 @@ def measure(
     cells: Collection[str],
     rpo_s: float = 0.0,
 ) -> Measures:
-    """``touched``: the cells that the fault may touch; ``cells``: all of them; ``rpo_s``: for how long before the fault
-    what they acknowledged may be lost."""
+    """``touched``: the cells that the fault may touch; ``cells``: all of them; ``rpo_s``: for how long before
+    the fault, and until all of it is there, what they acknowledged may be lost."""
     acknowledged = [op for op in history if op.kind in (Kind.ADD, Kind.WRITE) and op.ok and op.completed is not None]
     held = history
     if rpo_s and moments.injected is not None:
-        held = given_up(history, touched, moments.injected - rpo_s, moments.injected)
+        held = given_up(history, touched, moments.injected - rpo_s, moments.broken or moments.injected)
     lost, doubled, unverified = lost_writes(held)
     broken, unchecked = registers(held)
     common = Measures(

@@ -25,7 +25,7 @@ def document_of(result: Result) -> dict[str, Any]:
     measures, moments, plan = result.measures, result.moments, result.plan
     since = {
         name: round(moment - moments.began, 2)
-        for name in ("injected", "detected", "undoing", "undone", "recovered", "ended")
+        for name in ("injected", "broken", "detected", "undoing", "undone", "recovered", "ended")
         if (moment := getattr(moments, name)) is not None
     }
     return {

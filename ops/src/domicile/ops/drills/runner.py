@@ -137,6 +137,7 @@ class Drill:
         self._began = time.monotonic()
         self._marks: list[tuple[float, str]] = []
         self._injected: float | None = None
+        self._broken: float | None = None
         self._detected: float | None = None
         self._undoing: float | None = None
         self._undone: float | None = None
@@ -200,7 +201,14 @@ class Drill:
                 await loads.end()
         history = loads.history() if loads is not None else []
         moments = Moments(
-            self._began, self._injected, self._detected, self._undoing, self._undone, self._recovered, ended
+            self._began,
+            self._injected,
+            self._broken,
+            self._detected,
+            self._undoing,
+            self._undone,
+            self._recovered,
+            ended,
         )
         measures = measure(
             history, moments, self._plan.touched, scanned, self._world.manifest.cells, self._scenario.rpo_s
@@ -245,6 +253,7 @@ class Drill:
         self._injected = self._mark(f"fault: {plan.target}, by {self._method}")
         for fault in plan.faults:
             await self._world.inject(fault)
+        self._broken = time.monotonic()
         if excess := await self._endure(loads, plan):
             return excess
         await self._undo(plan)
