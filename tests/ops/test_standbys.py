@@ -365,6 +365,7 @@ async def test_a_leader_whose_disk_has_no_room_for_its_log_comes_back_by_itself_
         async def ended() -> bool:
             return not server.is_running()
 
+        # by itself, or by its Patroni where its recovery hangs
         await until(ended, "the end of a server without room for its log", 60)
         await _another_leads(pair, "iad")
         full = time.monotonic()

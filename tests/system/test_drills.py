@@ -10,9 +10,14 @@ from collections.abc import Iterator
 import psutil
 import pytest
 from domicile_testing.databases import wait_for
+from domicile_testing.restoring import ask
 from domicile_testing.worlds import COMMAND, LocalWorld, clean_environment, domicile, running_world
 
 pytestmark = [pytest.mark.system, pytest.mark.xdist_group("drills"), pytest.mark.timeout(240)]
+LOSES_A_ROW = (
+    "SET session_replication_role = replica;"
+    "DELETE FROM notes WHERE id = (SELECT id FROM notes ORDER BY created_at DESC OFFSET 20 LIMIT 1)"
+)
 LIGHT = ("--rate", "40", "--floor", "1", "--users", "1", "--before", "2", "--after", "1", "--wait", "0")
 THREE = ("router-outage", "directory-outage", "key-service-outage")
 
@@ -88,3 +93,22 @@ def test_ctrl_c_puts_the_world_right_and_tells_so(world: LocalWorld) -> None:
     assert drill.returncode == 130
     assert not (world.state / "drills" / "faults.json").exists()
     assert world.pids()["router-fra"] != router.pid
+
+
+@pytest.mark.full
+def test_a_world_whose_database_loses_what_it_acknowledged_fails(world: LocalWorld) -> None:
+    """By a superuser, who is asked by no trigger: the same drill holds without him."""
+    directory = psutil.Process(world.pids()["directory"])
+    drill = subprocess.Popen(
+        [*COMMAND, "drill", "directory-outage", *LIGHT, "--hold", "5", "--json", "--state", str(world.state)],
+        env=clean_environment(),
+        stdout=subprocess.PIPE,
+    )
+    wait_for(lambda: _gone(directory), "the fault", 90)
+    ask(world, "us-1", LOSES_A_ROW)
+    told, _ = drill.communicate(timeout=200)
+    found = json.loads(told)
+    assert (drill.returncode, found["verdict"], found["lost"]) == (3, "failed", 1), found
+    assert {each["objective"] for each in found["objectives"] if each["met"] is False} == {"lost"}
+    sound = domicile("drill", "directory-outage", *LIGHT, "--hold", "2", "--json", "--state", str(world.state))
+    assert json.loads(sound.stdout)["verdict"] == "held", sound.stdout

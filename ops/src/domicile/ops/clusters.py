@@ -116,6 +116,8 @@ def node_settings(
                 "ttl": LEASE_SECONDS,
                 "loop_wait": LOOP_SECONDS,
                 "retry_timeout": 5,
+                # a leader that crashed and does not recover by itself keeps the lease for no longer than a dead one
+                "primary_start_timeout": LEASE_SECONDS,
                 "maximum_lag_on_failover": MAX_LAG_BYTES,
                 "synchronous_mode": True,
                 "synchronous_mode_strict": cluster.strict,
