@@ -45,10 +45,10 @@ $(VENV)/.kubectl: $(VENV)/.installed tests/support/domicile_testing/kubectl.py
 	@touch $@
 
 test: setup $(VENV)/.kubectl
-	@$(BIN)/pytest -q -n $(WORKERS) --dist loadscope -m "not full"
+	@$(BIN)/pytest -q -n $(WORKERS) --dist loadscope --no-loadscope-reorder -m "not full"
 
 test-full: setup $(VENV)/.kubectl
-	@DOMICILE_TEST_SECONDS=$(FULL_SECONDS) $(BIN)/pytest -q -n $(WORKERS) --dist loadscope -m full --timeout=$$(( $(FULL_SECONDS) + 300 ))
+	@DOMICILE_TEST_SECONDS=$(FULL_SECONDS) $(BIN)/pytest -q -n $(WORKERS) --dist loadscope --no-loadscope-reorder -m full --timeout=$$(( $(FULL_SECONDS) + 300 ))
 
 lint: setup
 	@$(BIN)/ruff check .

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
@@ -14,6 +16,7 @@ from domicile_testing.restoring import ask
 from domicile_testing.worlds import COMMAND, LocalWorld, clean_environment, domicile, running_world
 
 pytestmark = [pytest.mark.system, pytest.mark.xdist_group("drills"), pytest.mark.timeout(240)]
+HOME, ABROAD = Path("cells/eu-1/fra/storage/data/pg_wal"), Path("cells/us-1/iad/storage/copy")
 LOSES_A_ROW = (
     "SET session_replication_role = replica;"
     "DELETE FROM notes WHERE id = (SELECT id FROM notes ORDER BY created_at DESC OFFSET 20 LIMIT 1)"
@@ -62,16 +65,17 @@ def _gone(process: psutil.Process) -> bool:
     return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
-@pytest.mark.full
 def test_a_game_day_of_three_in_a_world_without_standbys(world: LocalWorld) -> None:
     done = domicile(
-        "drill", *THREE, "kill-leader", *LIGHT, "--hold", "3", "--json", "--state", str(world.state), seconds=400
+        "drill", *THREE, "kill-leader", *LIGHT, "--hold", "3", "--json", "--state", str(world.state), seconds=200
     )
     *three, last = json.loads(done.stdout)["drills"]
     assert [each["scenario"] for each in three] == list(THREE), done.stderr
     for each in three:
         assert (each["lost"], each["stale_reads"], each["personal_bytes_across"]) == (0, 0, 0), each
         assert each["acknowledged"] > 0
+        late = {o["objective"] for o in each["objectives"] if o["met"] is False}
+        assert each["verdict"] == ("failed" if late else "held"), each
     assert three[0]["rto_s"] > 3
     assert (last["verdict"], last["acknowledged"]) == ("aborted", 0), "there is no standby to fail over to"
     listed = json.loads(domicile("report", "list", "--json", "--state", str(world.state)).stdout)["reports"]
@@ -112,3 +116,24 @@ def test_a_world_whose_database_loses_what_it_acknowledged_fails(world: LocalWor
     assert {each["objective"] for each in found["objectives"] if each["met"] is False} == {"lost"}
     sound = domicile("drill", "directory-outage", *LIGHT, "--hold", "2", "--json", "--state", str(world.state))
     assert json.loads(sound.stdout)["verdict"] == "held", sound.stdout
+
+
+@pytest.mark.full
+def test_a_log_that_is_copied_abroad_fails_a_drill(world: LocalWorld) -> None:
+    drill = subprocess.Popen(
+        [*COMMAND, "drill", "router-outage", *LIGHT, "--hold", "3", "--json", "--state", str(world.state)],
+        env=clean_environment(),
+        stdout=subprocess.PIPE,
+    )
+    router = psutil.Process(world.pids()["router-fra"])
+    copy = world.state / ABROAD
+    try:
+        wait_for(lambda: _gone(router), "the fault", 90)
+        newest = max((world.state / HOME).glob("0*"), key=lambda path: path.stat().st_mtime)
+        shutil.copyfile(newest, copy)
+        told, _ = drill.communicate(timeout=200)
+    finally:
+        copy.unlink(missing_ok=True)
+    found = json.loads(told)
+    assert (drill.returncode, found["verdict"]) == (3, "failed"), found
+    assert found["personal_bytes_across"] > 0

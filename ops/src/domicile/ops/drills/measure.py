@@ -49,10 +49,12 @@ class Measures:
     ``lost``: acknowledged rows that are not there at the end; ``given_up``: those of them that were within what may be
     lost, not counted in it.
     ``strangers_served``: sign-ups acknowledged while the fault lasted. ``unverified``: subjects that could not be read
-    when it was over.
+    when it was over. ``undetected_s``: how long the fault lasted where nothing detected it. ``felt``: by what the load,
+    or a probe, felt the fault (see ``signs``); ``unfelt``: 1 where that is nothing.
     """
 
     detection_s: float | None = None
+    undetected_s: float | None = None
     rto_s: float | None = None
     reads_rto_s: float | None = None
     acknowledged: int = 0
@@ -68,6 +70,8 @@ class Measures:
     others_errors: int | None = None
     others_gap_s: float | None = None
     strangers_served: int | None = None
+    felt: tuple[str, ...] = ()
+    unfelt: int | None = None
     errors: dict[str, int] = field(default_factory=dict)
     latency: dict[str, dict[str, float]] = field(default_factory=dict)
     cells: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -188,9 +192,13 @@ def measure(
     own = [each for each in told.values() if each["touched"]]
     over = moments.undoing or until
     strangers = [op for op in history if op.kind is Kind.SIGN_UP and op.ok and op.completed is not None]
+    felt = signs(history, moments, touched)
     return Measures(
         **{name: getattr(common, name) for name in _COMMON},
         detection_s=moments.detected - since if moments.detected is not None else None,
+        undetected_s=over - since if moments.detected is None else None,
+        felt=felt,
+        unfelt=0 if felt else 1,
         rto_s=max((each["writes_gap_s"] for each in own), default=0.0),
         reads_rto_s=max((each["reads_gap_s"] for each in own), default=0.0),
         others_errors=sum(each["errors"] for each in others),
@@ -202,6 +210,35 @@ def measure(
     )
 
 
+def signs(history: Sequence[Op], moments: Moments, touched: Collection[str]) -> tuple[str, ...]:
+    """By what it shows that a fault was there at all: a drill whose fault nobody felt has proved nothing.
+
+    ``detected`` by a probe or a change of leader; ``refused``: requests to the cells that may be touched, or sign-ups,
+    which met no error before; ``slower``: nine of ten writes there took half as long again as before.
+    """
+    since, over = moments.injected, moments.undoing or moments.ended
+    if since is None:
+        return ()
+    found = ["detected"] if moments.detected is not None else []
+    own = [op for op in history if op.cell in touched or op.kind is Kind.SIGN_UP]
+    refused = [op for op in own if not op.ok]
+    if _any(refused, since, over) and not _any(refused, moments.began, since):
+        found.append("refused")
+    writes = [op for op in own if op.ok and op.completed is not None and op.kind in (Kind.ADD, Kind.WRITE)]
+    before, during = (
+        [(op.completed or 0) - op.invoked for op in writes if start <= op.invoked < end]
+        for start, end in ((moments.began, since), (since, over))
+    )
+    if before and during and percentile(during, 0.9) >= _SLOWER * percentile(before, 0.9):
+        found.append("slower")
+    return tuple(found)
+
+
+def _any(history: Sequence[Op], since: float, until: float) -> bool:
+    return any(since <= op.invoked < until for op in history)
+
+
+_SLOWER: Final = 1.5
 _COMMON: Final = (
     "acknowledged", "writes_per_second", "lost", "given_up", "doubled", "unverified", "stale_reads", "not_linearizable",
     "unchecked", "personal_bytes_across", "errors", "latency",

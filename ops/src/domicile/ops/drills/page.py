@@ -96,7 +96,13 @@ def _measured(document: dict[str, Any]) -> list[tuple[str, str]]:
         "personal_bytes_across": "personal bytes across",
     }
     rows = [(label, _shown(document[name])) for name, label in names.items()]
-    return [*rows, ("scanned", told), *(("found abroad", place) for place in (scan["places"] if scan else ()))]
+    felt = ", ".join(document["felt"]) or "nothing"
+    return [
+        *rows,
+        ("the fault was felt by", felt),
+        ("scanned", told),
+        *(("found abroad", place) for place in (scan["places"] if scan else ())),
+    ]
 
 
 def _plot(document: dict[str, Any]) -> str:

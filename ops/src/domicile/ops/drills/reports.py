@@ -56,6 +56,7 @@ def document_of(result: Result) -> dict[str, Any]:
         "given_up": measures.given_up,
         "doubled": measures.doubled,
         "strangers_served": measures.strangers_served,
+        "felt": list(measures.felt),
         "latency": measures.latency,
         "cells": {name: {key: _rounded(value) for key, value in cell.items()} for name, cell in measures.cells.items()},
         "border": dict(result.crossings),

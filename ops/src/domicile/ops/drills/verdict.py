@@ -1,8 +1,8 @@
 """The verdict: what was measured against what was stated before, and nothing else. Pure.
 
-``failed`` where an objective was missed, ``aborted`` where one could not be told or the drill did not come to its end,
-``held`` only where all of them were measured and met. An aborted drill still fails by what may never happen: a lost
-write, a stale read, a personal byte abroad.
+``failed`` where an objective was missed, ``aborted`` where one could not be told, nothing felt the fault, or the drill
+did not come to its end, ``held`` only where all of them were measured and met. An aborted drill still fails by what may
+never happen: a lost write, a stale read, a personal byte abroad.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ class Objective:
 
     def met(self, measures: Measures) -> bool | None:
         found = getattr(measures, self.measure)
+        if found is None and self.measure == "detection_s" and (measures.undetected_s or 0) > self.limit:
+            return False
         return None if found is None else found <= self.limit
 
     def document(self, measures: Measures) -> dict[str, Any]:
@@ -49,9 +51,10 @@ SAFETY: Final = (
     Objective("personal_bytes_across", 0, always=True),
     Objective("unverified", 0),
     Objective("unchecked", 0),
+    Objective("unfelt", 0),
 )
 """Of every drill."""
-_UNTOLD: Final = frozenset({"unverified", "unchecked"})
+_UNTOLD: Final = frozenset({"unverified", "unchecked", "unfelt"})
 """Above their limit they are gaps of the evidence, not failures of the world."""
 
 
@@ -81,4 +84,6 @@ def judge(measures: Measures, objectives: Sequence[Objective], aborted: str = ""
 def _said(objective: Objective, measures: Measures) -> str:
     measured = getattr(measures, objective.measure)
     shown = "not measured" if measured is None else f"{measured:g}"
+    if measured is None and objective.met(measures) is False:
+        shown = f"not in {measures.undetected_s:.0f} s"
     return f"{objective.measure} {shown}, at most {objective.limit:g}"
