@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
+from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
@@ -134,11 +135,12 @@ def _configure(world: LocalWorld, zone: str, **settings: Any) -> None:
     """What ``patronictl edit-config`` does, of one node's Patroni."""
     record = next(p for p in world.record()["processes"] if p["role"] == "patroni" and p["zone"] == zone)
     own = json.loads((_data(world, zone) / "patroni.json").read_text())["restapi"]["authentication"]
+    pair = b64encode(f"{own['username']}:{own['password']}".encode()).decode()
 
     async def patch() -> None:
         context = operator(Layout(world.state), "us").client("us", [Role.STORAGE])
         async with (
-            aiohttp.ClientSession(auth=aiohttp.BasicAuth(own["username"], own["password"]), trust_env=False) as session,
+            aiohttp.ClientSession(headers={"Authorization": f"Basic {pair}"}, trust_env=False) as session,
             session.patch(f"https://{record['address']}/config", json=settings, ssl=context) as answer,
         ):
             assert answer.status == 200, await answer.text()
