@@ -16,8 +16,9 @@ from domicile_testing.cell import key_client, key_section, key_settings
 from domicile_testing.homes import Surroundings
 
 from domicile.cells.keys import KeySettings, serve_holder, serve_keys
+from domicile.client import KeyClient
 from domicile.identity import verify_receipt
-from domicile.model import Endpoint, KeyDestroyed, Role, SubjectKey
+from domicile.model import DomicileError, Endpoint, KeyDestroyed, NotFound, Role, SubjectKey, WrongJurisdiction
 from domicile.ops import postgres
 from domicile.ops.scan import Needle, Report, Scanner, byte_forms, files_below, needles_for_value
 from domicile.sample import Note
@@ -130,6 +131,40 @@ async def test_a_restored_backup_of_the_cell_stays_closed_after_a_shred(
     planted = tmp_path / "planted"
     planted.write_text(CANARY)
     assert scanner.scan([planted]).hits
+
+
+async def test_a_base_backup_of_one_jurisdiction_opens_nothing_and_takes_nothing_in_another(
+    around: Surroundings, eu: Storage, key_storage: Storage, somebody: Somebody, tmp_path: Path
+) -> None:
+    """Copied file by file, past every target and seal, and started as ``us``'s own with a key service of ``us``."""
+    name, key = somebody()
+    async with key_service(around, key_storage), Residency.connect(around.settings()) as residency:
+        home = await residency.claim(name, residence="DE")
+        note = home.new(Note, text=CANARY, topic="general")
+        await home.put(note)
+        base_backup(eu, tmp_path / "copy")
+    folders, there = around.trust.folder / "keys-us", around.trust.credentials("us", Role.APP, "us-1.iad")
+    with ExitStack() as stack:
+        kept = running_storage(around.trust, folders, Endpoint.KEY_STORAGE, "us", "iad", "domicile_keys")
+        copy = running_storage(around.trust, tmp_path / "copy", Endpoint.CELL_STORAGE, "us", "us-1.iad", None)
+        storage = stack.enter_context(copy)
+        keys = key_settings(around.trust, stack.enter_context(kept), jurisdiction="us", name="iad")
+        pool = await open_pool(there, [storage.address], jurisdiction="us", cell="us-1", user="domicile_app", size=2)
+        client = KeyClient(there, [keys.bind], jurisdiction="us", cell="us-1", cache_seconds=60)
+        async with serve_keys(keys, key_section()):
+            fence = await FenceReader(pool).fence(key)
+            assert fence is not None, "its rows are there to be read"
+            abroad = Home(Vault(RowStore(pool, "us"), client, "us-1", "us"), fence)
+            with pytest.raises(NotFound):
+                await abroad.get(Note, note.id)
+            with pytest.raises(WrongJurisdiction):
+                await abroad.put(abroad.new(Note, text="x", topic="y"))
+            with pytest.raises(DomicileError, match="does not belong in its place"):
+                await abroad.get(Note, note.id)  # with a key of us for him, made by the attempt to put
+            assert await pool.fetch("SELECT FROM notes") == [], "the application's role sees no row by itself"
+            await client.close()
+        pool.terminate()
+        await asyncio.to_thread(stack.close)
 
 
 async def test_no_data_key_and_no_customers_key_rests_with_the_service(trust: Trust, key_storage: Storage) -> None:
