@@ -16,6 +16,9 @@ from domicile_testing.loaded import CELL, loaded
 from domicile_testing.long import MINUTES
 from domicile_testing.worlds import COMMAND, clean_environment
 
+from domicile.sample import Note
+from domicile.telemetry import STALE_READS
+
 pytestmark = [MINUTES, pytest.mark.system, pytest.mark.full, pytest.mark.timeout(1200)]
 
 
@@ -114,3 +117,27 @@ async def test_a_rolling_restart_fails_no_read_and_no_write(
             f"{ha.load.outage(started, reads=True):.1f} s"
         )
         assert ha.load.failures(started) == {"write": 0, "read": 0}, "who writes under a key waits, and is told nothing"
+
+
+async def test_who_takes_what_is_out_of_date_reads_while_nobody_leads(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def counted() -> float:
+        return STALE_READS.labels("standby")._value.get()
+
+    async with loaded(tmp_path_factory.mktemp("f"), monkeypatch) as ha:
+        home, note = ha.load.home, ha.load.first
+        before = counted()
+        assert await home.stale(30).get(Note, note) is not None
+        assert counted() == before + 1, "the door of the standby lets it in"
+        old = await ha.leader()
+        killed, answered, slowest = ha.kill(old), 0, 0.0
+        while time.monotonic() < killed + 15:  # the lease lasts longer
+            asked, before = time.monotonic(), counted()
+            assert await asyncio.wait_for(home.stale(60).get(Note, note), 5) is not None
+            assert counted() == before + 1, "nobody leads who could have answered"
+            answered, slowest = answered + 1, max(slowest, time.monotonic() - asked)
+            await asyncio.sleep(0.2)
+        print(f"nobody leads: {answered} reads out of date, the slowest after {slowest * 1000:.0f} ms")
+        await ha.command("restart", ha.patroni(old))
+        await ha.load.goes_on(killed + 20)

@@ -160,8 +160,8 @@ class BrokenStore:
     async def look_up(self, table: ReferenceTable, conditions: Sequence[Condition]) -> list[dict[str, Any]]:
         return await self._store.look_up(table, conditions)
 
-    def alone(self, key: SubjectKey, epoch: int) -> Rows:
-        return self._flaw(self._store.alone(key, epoch))
+    def alone(self, key: SubjectKey, epoch: int, stale: float | None = None) -> Rows:
+        return self._flaw(self._store.alone(key, epoch, stale))
 
     @asynccontextmanager
     async def work(self, key: SubjectKey, epoch: int) -> AsyncIterator[Work]:
@@ -192,9 +192,9 @@ class OneForAll(BrokenStore):
 
     first: tuple[SubjectKey, int] | None = None
 
-    def alone(self, key: SubjectKey, epoch: int) -> Rows:
+    def alone(self, key: SubjectKey, epoch: int, stale: float | None = None) -> Rows:
         self.first = self.first or (key, epoch)
-        return super().alone(*self.first)
+        return super().alone(*self.first, stale)
 
 
 ROWS = [

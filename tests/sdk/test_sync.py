@@ -24,6 +24,7 @@ Somebody = Callable[[], tuple[str, SubjectKey]]
     [
         (sync.Home, home.Home, {"internal_id"}),
         (sync.Transaction, home.Transaction, {"internal_id"}),
+        (sync.Stale, home.Stale, set()),
         (sync.Abroad, abroad.Abroad, set()),
         (sync.CellSession, cell.CellSession, {"begin"}),
         (sync.Residency, residency.Residency, {"admit", "fence", "home_by", "home_of", "ready", "subject_keys"}),

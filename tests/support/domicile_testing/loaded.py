@@ -28,7 +28,7 @@ class Load:
     """Writers that repeat a write under its key until it is acknowledged, and a reader. ``again``: what makes them."""
 
     def __init__(self, home: Home, again: type[DomicileError] = Unavailable) -> None:
-        self._home = home
+        self.home = home
         self._again = again
         self._ids: list[UUID] = []
         self.acknowledged: list[float] = []
@@ -37,12 +37,17 @@ class Load:
         self.dropped: list[tuple[float, float]] = []
         """From when until when an acknowledged write may be lost, because a restore left it out."""
 
+    @property
+    def first(self) -> UUID:
+        """The first note that was acknowledged."""
+        return self._ids[0]
+
     async def write(self) -> None:
         while True:
-            note = self._home.new(Note, id=uuid4(), text="as said", topic="failover")
+            note = self.home.new(Note, id=uuid4(), text="as said", topic="failover")
             while True:
                 try:
-                    await self._home.put(note, idempotency_key=str(note.id))
+                    await self.home.put(note, idempotency_key=str(note.id))
                     break
                 except self._again:
                     self.failed["write"].append(time.monotonic())
@@ -53,7 +58,7 @@ class Load:
     async def read(self) -> None:
         while True:
             try:
-                await self._home.get(Note, self._ids[0] if self._ids else uuid4())
+                await self.home.get(Note, self._ids[0] if self._ids else uuid4())
                 self.answered.append(time.monotonic())
             except self._again:
                 self.failed["read"].append(time.monotonic())
@@ -81,7 +86,7 @@ class Load:
         dropped = 0
         for chunk in range(0, len(self._ids), 500):
             ids = self._ids[chunk : chunk + 500]
-            found = await asyncio.gather(*(self._home.get(Note, each) for each in ids))
+            found = await asyncio.gather(*(self.home.get(Note, each) for each in ids))
             for note, moment in zip(found, self.acknowledged[chunk : chunk + 500], strict=True):
                 if note is None:
                     dropped += 1

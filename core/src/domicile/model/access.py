@@ -89,6 +89,10 @@ class Identity:
         return cls(match["deployment"], match["jurisdiction"], role, match["name"])
 
 
+STALE_READS: Final = "domicile.stale_reads"
+"""What a session of an application's states, as it begins, to be let in at a server that does not lead."""
+
+
 class Endpoint(StrEnum):
     """A group of operations with one rule. A listener names the endpoint of each of its routes."""
 

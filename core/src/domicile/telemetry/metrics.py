@@ -78,6 +78,12 @@ STORAGE_LAG: Final = Gauge(
     ["address"],
     registry=REGISTRY,
 )
+STALE_READS: Final = Counter(
+    "domicile_stale_reads",
+    "Reads whose caller said how old their answer may be: those that a standby answered, and those that the leader did",
+    ["by"],
+    registry=REGISTRY,
+)
 UNANSWERED_COMMITS: Final = Counter(
     "domicile_unanswered_commits",
     "Commits that the database had not answered when they were given up: done or not",

@@ -6,7 +6,8 @@ whose ``user`` must be one that the certificate may be (``USERS``). Bytes then p
 a certificate of this cell, key store or directory, nobody reaches even PostgreSQL's own refusal.
 
 Under Patroni a door lets nobody but the other node in unless its server is proved to lead, and ends every session
-when that is over; the same process keeps the way to the other node (``domicile.ops.way``).
+when that is over. An application's session that says as it begins that it takes what is out of date (``STALE_READS``)
+is let in at a server that does not lead. The same process keeps the way to the other node (``domicile.ops.way``).
 
 It serves no HTTP: its counters lie in ``door.prom`` of its state folder, as node_exporter's textfile collector reads
 them. A stranger's certificate, of a foreign standby too, is refused as ``unauthenticated``, one of ours in the wrong
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from domicile.identity import peer_of
-from domicile.model.access import Endpoint, Identity, Role, may
+from domicile.model.access import STALE_READS, Endpoint, Identity, Role, may
 from domicile.model.errors import Forbidden, Unauthenticated
 from domicile.model.manifest import Address, AddressField
 from domicile.ops.leadership import Leadership, Patroni
@@ -177,10 +178,13 @@ class Door:
         if code_of(startup) == CANCEL_REQUEST:
             return startup, None
         peer = peer_of(writer.transport)
-        allowed(peer, self._storage, self._endpoint, parse_startup(startup))
+        said = parse_startup(startup)
+        allowed(peer, self._storage, self._endpoint, said)
         if self._leadership is None or peer.role is Role.STORAGE:
             return startup, None
         if not self._leadership.holds():
+            if peer.role is Role.APP and STALE_READS in said:
+                return startup, None  # it asks the server itself how old its answers are
             raise NotLeading("this server is not proved to lead its cluster")
         return startup, self._leadership
 

@@ -37,7 +37,7 @@ from domicile.sdk.abroad import Abroad, AbroadPage, AbroadRow
 from domicile.sdk.cell import CellSession, Found
 from domicile.sdk.even import evenly
 from domicile.sdk.finding import Page, Range
-from domicile.sdk.home import Home, Transaction
+from domicile.sdk.home import Home, Stale, Transaction
 from domicile.sdk.records import Record
 from domicile.sdk.references import Reference
 from domicile.sdk.residency import Residency
@@ -67,6 +67,7 @@ __all__ = [
     "Reference",
     "Residency",
     "Shareable",
+    "Stale",
     "Transaction",
     "Unavailable",
     "UnknownSubject",

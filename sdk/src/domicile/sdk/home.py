@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 R = TypeVar("R", bound=Record)
 T = TypeVar("T")
+LEAST_STALE, MOST_STALE = 0.2, 3600
+"""Seconds: less than two clocks can be told apart by, and more than anybody should read without knowing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +48,107 @@ class Vault:
     jurisdiction: str
 
 
-class Records(ABC):
-    """What can be done with one subject's records, in a transaction each or in one for all.
-
-    Each method raises FenceRefused where the cell no longer holds the subject, and Unavailable.
-    """
+class Reads(ABC):
+    """What can be read of one subject. Each method raises FenceRefused where the cell no longer holds the subject, and
+    Unavailable."""
 
     def __init__(self, vault: Vault, fence: Fence) -> None:
         self._vault = vault
         self._fence = fence
         self._codec = Codec(vault.keys, vault.cell, vault.jurisdiction, fence.internal_id)
+
+    @property
+    @abstractmethod
+    def _rows(self) -> Rows: ...
+
+    async def get(self, kind: type[R], id: UUID) -> R | None:  # noqa: A002 - the field's name
+        """The record with this id, or None. Raises NotFound where the subject's key was destroyed.
+
+        Where the key of somebody else was whom the record is about, its sealed fields are ``Destroyed``.
+        """
+        finding.check_id(kind, id)
+        found = await self._select(kind, Selection((Condition("id", Operator.EQUAL, id),)))
+        return found[0] if found else None
+
+    async def all(self, kind: type[R]) -> list[R]:
+        """Every record of a class, in the order of creation."""
+        return await self._select(kind, Selection())
+
+    async def find(self, kind: type[R], **conditions: Any) -> list[R]:
+        """Records that meet every condition, in the order of creation.
+
+        A condition is a value to equal, on fields that are shareable, clear (``sealed=False``) or have ``find=``,
+        or a ``Range``, on shareable and clear ones. Raises UnsupportedQuery for any other, for None, and for no
+        condition at all.
+        """
+        if not conditions:
+            raise UnsupportedQuery("no condition", where=kind.__name__, remedy="use all()")
+
+        async def find() -> list[R]:
+            wanted = await finding.conditions_on(self._codec, kind, conditions)
+            return [] if wanted is None else await self._select(kind, Selection(wanted))
+
+        return await self._knowing(find)
+
+    async def page(
+        self,
+        kind: type[R],
+        conditions: Mapping[str, Any] | None = None,
+        *,
+        size: int = 50,
+        order_by: str | None = None,
+        after: str | None = None,
+    ) -> Page[R]:
+        """Some of the records that meet conditions as those of ``find``, and a cursor that leads to the next ones.
+
+        ``order_by``: a shareable or clear field, or ``created_at``, with ``-`` before it for the last first; equal
+        ones come by their ids, None last. ``after``: ``next`` of the page before; it goes on from where that one ended,
+        whatever became of its last record. Raises UnsupportedQuery, and InvalidInput for a cursor of another question.
+        """
+        finding.check_size(size)
+        order, descending = finding.parse_order(kind, order_by)
+
+        async def page() -> Page[R]:
+            return await self._page(kind, conditions or {}, size, order, descending, after)
+
+        return await self._knowing(page)
+
+    async def _page(
+        self, kind: type[R], conditions: Mapping[str, Any], size: int, order: str, descending: bool, after: str | None
+    ) -> Page[R]:
+        wanted = await finding.conditions_on(self._codec, kind, conditions)
+        if wanted is None:
+            if after is not None:
+                raise another_question()
+            return Page([], None)
+        table, subject = kind.domicile_table, self._fence.internal_id
+        selection = Selection(wanted, order, descending, limit=size + 1)
+        ordered = table.by_name.get(order)
+        secrets = await self._codec.cursor_secrets(personal=ordered is not None and ordered.personal)
+        cursors = Cursors.at_home(secrets, subject, table, selection)
+        begin = None if after is None else cursors.place(after)
+        found = await self._rows.select(table, replace(selection, after=begin))
+        records = [await self._codec.record(kind, row) for row in found[:size]]
+        last = found[size - 1] if len(found) > size else None
+        return Page(records, None if last is None else cursors.after(last.id, last.place))
+
+    async def _knowing(self, read: Callable[[], Awaitable[T]]) -> T:
+        """Again where rows may lie under newer keys than those that were known."""
+        try:
+            return await read()
+        except OutdatedKeys:
+            self._codec.forget()
+        return await read()
+
+    async def _select(self, kind: type[R], selection: Selection) -> list[R]:
+        rows = await self._rows.select(kind.domicile_table, selection)
+        if len(rows) > 1:
+            await self._codec.prepare(row.principal for row in rows)
+        return [await self._codec.record(kind, row) for row in rows]
+
+
+class Records(Reads):
+    """What can be done with one subject's records, in a transaction each or in one for all; it raises as ``Reads``."""
 
     @property
     def subject_key(self) -> SubjectKey:
@@ -77,10 +170,6 @@ class Records(ABC):
     def internal_id(self) -> UUID:
         """The subject's random id in this cell: what names it to the key service."""
         return self._fence.internal_id
-
-    @property
-    @abstractmethod
-    def _rows(self) -> Rows: ...
 
     @property
     @abstractmethod
@@ -182,77 +271,6 @@ class Records(ABC):
         checked._version = await self._sealing(write)
         return checked
 
-    async def get(self, kind: type[R], id: UUID) -> R | None:  # noqa: A002 - the field's name
-        """The record with this id, or None. Raises NotFound where the subject's key was destroyed.
-
-        Where the key of somebody else was whom the record is about, its sealed fields are ``Destroyed``.
-        """
-        finding.check_id(kind, id)
-        found = await self._select(kind, Selection((Condition("id", Operator.EQUAL, id),)))
-        return found[0] if found else None
-
-    async def all(self, kind: type[R]) -> list[R]:
-        """Every record of a class, in the order of creation."""
-        return await self._select(kind, Selection())
-
-    async def find(self, kind: type[R], **conditions: Any) -> list[R]:
-        """Records that meet every condition, in the order of creation.
-
-        A condition is a value to equal, on fields that are shareable, clear (``sealed=False``) or have ``find=``,
-        or a ``Range``, on shareable and clear ones. Raises UnsupportedQuery for any other, for None, and for no
-        condition at all.
-        """
-        if not conditions:
-            raise UnsupportedQuery("no condition", where=kind.__name__, remedy="use all()")
-
-        async def find() -> list[R]:
-            wanted = await finding.conditions_on(self._codec, kind, conditions)
-            return [] if wanted is None else await self._select(kind, Selection(wanted))
-
-        return await self._knowing(find)
-
-    async def page(
-        self,
-        kind: type[R],
-        conditions: Mapping[str, Any] | None = None,
-        *,
-        size: int = 50,
-        order_by: str | None = None,
-        after: str | None = None,
-    ) -> Page[R]:
-        """Some of the records that meet conditions as those of ``find``, and a cursor that leads to the next ones.
-
-        ``order_by``: a shareable or clear field, or ``created_at``, with ``-`` before it for the last first; equal
-        ones come by their ids, None last. ``after``: ``next`` of the page before; it goes on from where that one ended,
-        whatever became of its last record. Raises UnsupportedQuery, and InvalidInput for a cursor of another question.
-        """
-        finding.check_size(size)
-        order, descending = finding.parse_order(kind, order_by)
-
-        async def page() -> Page[R]:
-            return await self._page(kind, conditions or {}, size, order, descending, after)
-
-        return await self._knowing(page)
-
-    async def _page(
-        self, kind: type[R], conditions: Mapping[str, Any], size: int, order: str, descending: bool, after: str | None
-    ) -> Page[R]:
-        wanted = await finding.conditions_on(self._codec, kind, conditions)
-        if wanted is None:
-            if after is not None:
-                raise another_question()
-            return Page([], None)
-        table, subject = kind.domicile_table, self._fence.internal_id
-        selection = Selection(wanted, order, descending, limit=size + 1)
-        ordered = table.by_name.get(order)
-        secrets = await self._codec.cursor_secrets(personal=ordered is not None and ordered.personal)
-        cursors = Cursors.at_home(secrets, subject, table, selection)
-        begin = None if after is None else cursors.place(after)
-        found = await self._rows.select(table, replace(selection, after=begin))
-        records = [await self._codec.record(kind, row) for row in found[:size]]
-        last = found[size - 1] if len(found) > size else None
-        return Page(records, None if last is None else cursors.after(last.id, last.place))
-
     async def delete(self, kind: type[Record], id: UUID, *, version: int | None = None) -> bool:  # noqa: A002
         """Delete the record with this id; whether there was one. ``version``: what it must have, else Conflict."""
         finding.check_id(kind, id)
@@ -267,26 +285,12 @@ class Records(ABC):
             self._codec.forget()
             raise
 
-    async def _knowing(self, read: Callable[[], Awaitable[T]]) -> T:
-        """Again where rows may lie under newer keys than those that were known."""
-        try:
-            return await read()
-        except OutdatedKeys:
-            self._codec.forget()
-        return await read()
-
     async def look_up(self, kind: type[Ref], **conditions: Any) -> list[Ref]:
         """Rows of a table that belongs to no subject and that meet every condition, in the order of their key.
 
         A condition is a value to equal, or a ``Range``; none is all rows. Raises UnsupportedQuery, InvalidInput.
         """
         return await look_up(self._lookups, kind, conditions)
-
-    async def _select(self, kind: type[R], selection: Selection) -> list[R]:
-        rows = await self._rows.select(kind.domicile_table, selection)
-        if len(rows) > 1:
-            await self._codec.prepare(row.principal for row in rows)
-        return [await self._codec.record(kind, row) for row in rows]
 
 
 async def look_up(lookups: Lookups, kind: type[Ref], conditions: Mapping[str, Any]) -> list[Ref]:
@@ -336,6 +340,18 @@ class Transaction(Records):
         if issubclass(into, Reference):
             return [into.of_row(row) for row in rows]
         return [await self._codec.record_of(into, row) for row in rows]
+
+
+class Stale(Reads):
+    """A home's records as they were some seconds ago at most (``Home.stale``)."""
+
+    def __init__(self, vault: Vault, fence: Fence, seconds: float) -> None:
+        super().__init__(vault, fence)
+        self._seconds = seconds
+
+    @property
+    def _rows(self) -> Rows:
+        return self._vault.rows.alone(self._fence.subject_key, self._fence.epoch, self._seconds)
 
 
 class Home(Records):
@@ -389,6 +405,19 @@ class Home(Records):
             done += len(some)
             progress(done)
         return done
+
+    def stale(self, seconds: float) -> Stale:
+        """The same records to be read at the cell's standby, as of ``seconds`` ago at most; at the leader where no
+        standby can answer so.
+
+        For lists and reports that cost the leader much. It keeps no other promise than the seconds: what this process
+        has just written may be missing, two reads may come in the wrong order, and a subject that moved away or was
+        erased since may still be there. A read that decides what is written belongs into a transaction. Raises
+        InvalidInput for less than 0.2 seconds or more than an hour.
+        """
+        if not LEAST_STALE <= seconds <= MOST_STALE:
+            raise InvalidInput(f"stale for {LEAST_STALE} to {MOST_STALE} seconds, not {seconds:g}", where="stale")
+        return Stale(self._vault, self._fence, seconds)
 
     def ticket(self) -> str:
         """A name of this home for a background job: without the subject's id, and no permission of any kind.

@@ -32,7 +32,7 @@ from domicile.sdk.abroad import Abroad
 from domicile.sdk.cell import CellSession
 from domicile.sdk.home import Home, Vault, look_up
 from domicile.sdk.references import Ref
-from domicile.sdk.store import AcrossStore, Fence, FenceReader, RowStore, open_pool
+from domicile.sdk.store import AcrossStore, Fence, FenceReader, RowStore, Standby, open_pool
 from domicile.sdk.tickets import key_of
 from domicile.service import ProcessSettings, load_settings
 from domicile.telemetry import BORDER, warn
@@ -107,7 +107,7 @@ class Residency:
             cell = check_place(identity, manifest, settings.bind, settings.storage)
             zones, pooler = manifest.cells[cell].zones, settings.storage_pooler
             nearest = sorted(zones, key=lambda zone: zone != identity.zone)
-            pool, across = [
+            pool, across, standby = [
                 await open_pool(
                     credentials,
                     [zones[zone].storage for zone in nearest],
@@ -115,17 +115,21 @@ class Residency:
                     cell=cell,
                     user=user,
                     pooler=pooler,
+                    standby=behind,
                 )
-                for user in ("domicile_app", "domicile_cell")
+                for user, behind in (("domicile_app", False), ("domicile_cell", False), ("domicile_app", True))
             ]
-            stack.callback(pool.terminate)
-            stack.callback(across.terminate)
+            for each in (pool, across, standby):
+                stack.callback(each.terminate)
             keys = KeyClient.of_cell(credentials, manifest, cell)
             stack.push_async_callback(keys.close)
             gateways = {name: GatewayClient(credentials, manifest, name) for name in manifest.cells}
             for gateway in gateways.values():
                 stack.push_async_callback(gateway.close)
-            vault = Vault(RowStore(pool, identity.jurisdiction, pooler=pooler), keys, cell, identity.jurisdiction)
+            # behind a pooler nobody can tell which server answers
+            behind_it = None if pooler or len(zones) < 2 else Standby(standby)
+            rows = RowStore(pool, identity.jurisdiction, pooler=pooler, standby=behind_it)
+            vault = Vault(rows, keys, cell, identity.jurisdiction)
             looks = AcrossStore(across, pooler=pooler)
             yield cls(identity, manifest, peppers, directory, vault, FenceReader(pool), gateways, looks)
 

@@ -79,11 +79,43 @@ async def _awaited(step: Awaitable[Answer]) -> Answer:
     return await step
 
 
-class Records:
+class Reads:
+    """See ``domicile.sdk.home.Reads``, whose methods these are."""
+
+    def __init__(self, loop: Loop, reads: asynchronous.Reads) -> None:
+        self._loop = loop
+        self._reads = reads
+
+    def get(self, kind: type[R], id: UUID) -> R | None:  # noqa: A002 - the field's name
+        return self._loop.run(self._reads.get(kind, id))
+
+    def all(self, kind: type[R]) -> list[R]:
+        return self._loop.run(self._reads.all(kind))
+
+    def find(self, kind: type[R], **conditions: Any) -> list[R]:
+        return self._loop.run(self._reads.find(kind, **conditions))
+
+    def page(
+        self,
+        kind: type[R],
+        conditions: Mapping[str, Any] | None = None,
+        *,
+        size: int = 50,
+        order_by: str | None = None,
+        after: str | None = None,
+    ) -> Page[R]:
+        return self._loop.run(self._reads.page(kind, conditions, size=size, order_by=order_by, after=after))
+
+
+class Stale(Reads):
+    """See ``domicile.sdk.home.Stale``."""
+
+
+class Records(Reads):
     """See ``domicile.sdk.home.Records``, whose methods these are."""
 
     def __init__(self, loop: Loop, records: asynchronous.Records) -> None:
-        self._loop = loop
+        super().__init__(loop, records)
         self._records = records
 
     @property
@@ -114,26 +146,6 @@ class Records:
     def update(self, record: R, *, version: int | None = None, idempotency_key: str | None = None, **changes: Any) -> R:
         changing = self._records.update(record, version=version, idempotency_key=idempotency_key, **changes)
         return self._loop.run(changing)
-
-    def get(self, kind: type[R], id: UUID) -> R | None:  # noqa: A002 - the field's name
-        return self._loop.run(self._records.get(kind, id))
-
-    def all(self, kind: type[R]) -> list[R]:
-        return self._loop.run(self._records.all(kind))
-
-    def find(self, kind: type[R], **conditions: Any) -> list[R]:
-        return self._loop.run(self._records.find(kind, **conditions))
-
-    def page(
-        self,
-        kind: type[R],
-        conditions: Mapping[str, Any] | None = None,
-        *,
-        size: int = 50,
-        order_by: str | None = None,
-        after: str | None = None,
-    ) -> Page[R]:
-        return self._loop.run(self._records.page(kind, conditions, size=size, order_by=order_by, after=after))
 
     def delete(self, kind: type[Record], id: UUID, *, version: int | None = None) -> bool:  # noqa: A002
         return self._loop.run(self._records.delete(kind, id, version=version))
@@ -184,6 +196,9 @@ class Home(Records):
         self, records: Iterable[Record], *, batch: int = 1_000, progress: Callable[[int], None] = lambda done: None
     ) -> int:
         return self._loop.run(self._home.load(records, batch=batch, progress=progress))
+
+    def stale(self, seconds: float) -> Stale:
+        return Stale(self._loop, self._home.stale(seconds))
 
     def ticket(self) -> str:
         return self._home.ticket()

@@ -12,6 +12,7 @@ from domicile.sdk.store.references import Loaded
 from domicile.sdk.store.releases import ArrivalStore, KeptArrival, KeptDeclaration, KeptRelease, Reading, ReleaseStore
 from domicile.sdk.store.rows import RowStore
 from domicile.sdk.store.schema import Revision, apply_schema, load_reference, plan_schema
+from domicile.sdk.store.standby import Standby
 
 __all__ = [
     "AbroadStore",
@@ -41,6 +42,7 @@ __all__ = [
     "Rows",
     "Selection",
     "ShareableRows",
+    "Standby",
     "Store",
     "StoredRow",
     "Work",

@@ -59,11 +59,11 @@ async def connect_to_leader(*where: Any, **options: Any) -> asyncpg.Connection:
         await asyncio.sleep(_LOOK_SECONDS)
 
 
-def session_options(*, pooler: bool = False) -> dict[str, Any]:
+def session_options(*, pooler: bool = False, standby: bool = False) -> dict[str, Any]:
     """What a pool of asyncpg's is told of its sessions."""
     return {
         "connection_class": AppConnection,
-        "server_settings": settings.of_session(pooler=pooler),
+        "server_settings": settings.of_session(pooler=pooler, standby=standby),
         "statement_cache_size": 0 if pooler else CACHED_STATEMENTS,
     }
 
@@ -77,14 +77,16 @@ async def open_pool(
     user: str,
     size: int = 8,
     pooler: bool = False,
+    standby: bool = False,
 ) -> asyncpg.Pool:
     """A pool of at most ``size`` connections as ``user``; the first one opens with the first statement.
 
     ``pooler``: there is one in transaction mode before the storage (PgBouncer), so that no statement may be prepared
     for longer than it runs. What a session needs to have set it states itself, as far as the pooler lets it.
 
-    ``addresses`` are those of the cell's zones, tried in their order until one takes writes. Raises
-    InvalidInput for none of them, or for an authority that isn't there.
+    ``addresses`` are those of the cell's zones, tried in their order until one takes writes; with ``standby``, until
+    one takes none, and nobody is waited for. Raises InvalidInput for none of them, or for an authority that isn't
+    there.
     """
     if not addresses:
         raise InvalidInput(f"no address of {cell}'s storage", remedy="see the manifest")
@@ -95,19 +97,19 @@ async def open_pool(
         user=user,
         database=DATABASE,
         ssl=credentials.client(jurisdiction, [Role.STORAGE], cell=cell),
-        target_session_attrs=SessionAttribute.primary,
+        target_session_attrs=SessionAttribute.standby if standby else SessionAttribute.primary,
         min_size=0,
         max_size=size,
         timeout=CONNECT_SECONDS,
         command_timeout=STATEMENT_SECONDS,
-        connect=connect_to_leader,
-        **session_options(pooler=pooler),
+        connect=asyncpg.connect if standby else connect_to_leader,
+        **session_options(pooler=pooler, standby=standby),
     )
     assert pool is not None
     return pool
 
 
-async def open_own(stack: AsyncExitStack, settings: ProcessSettings, user: str, **more: int) -> asyncpg.Pool:
+async def open_own(stack: AsyncExitStack, settings: ProcessSettings, user: str, *, size: int = 8) -> asyncpg.Pool:
     """A pool of the cell's own database, as ``open_pool`` makes it, ended with the stack. Raises InvalidInput."""
     identity = settings.credentials.identity
     assert identity.cell is not None
@@ -118,7 +120,7 @@ async def open_own(stack: AsyncExitStack, settings: ProcessSettings, user: str, 
         cell=identity.cell,
         user=user,
         pooler=settings.storage_pooler,
-        **more,
+        size=size,
     )
     stack.callback(pool.terminate)
     return pool

@@ -195,8 +195,8 @@ class Work(Rows, Lookups, Protocol):
 class Store(Lookups, Protocol):
     """The rows of one cell."""
 
-    def alone(self, key: SubjectKey, epoch: int) -> Rows:
-        """Each call is a transaction of its own."""
+    def alone(self, key: SubjectKey, epoch: int, stale: float | None = None) -> Rows:
+        """Each call is a transaction of its own. ``stale``: for how many seconds what is read may be out of date."""
         ...
 
     def work(self, key: SubjectKey, epoch: int) -> AbstractAsyncContextManager[Work]:

@@ -6,6 +6,7 @@
   before it writes (another version, a deletion) is one: a statement that waits for the fence itself would go by what
   it saw before it waited.
 - A read takes rows and fence in one snapshot, so that what it answers was current while the fence was open.
+- Who says how old an answer may be is answered by a standby, where one can (``standby``); nobody else is.
 - What commits is never cancelled (``domicile.service.commits``).
 - Behind a pooler in transaction mode nothing stands alone: each transaction states its settings (``settings.OPENING``).
 - A read, and a write under an idempotency key, is done again by itself where its connection was lost (``again``);
@@ -20,7 +21,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from functools import partial
 from itertools import pairwise
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Self, TypeVar
 from uuid import UUID
 
 import asyncpg
@@ -50,10 +51,12 @@ from domicile.sdk.store.port import (
     stored_principal,
 )
 from domicile.sdk.store.queries import query
+from domicile.sdk.store.standby import Question, Standby
 from domicile.sdk.store.statements import Write
 from domicile.sdk.store.turns import Turns, in_turn
 from domicile.sdk.tables import ReferenceTable, Table
 from domicile.service.commits import NEVER, commit, roll_back, transaction, uncut
+from domicile.telemetry import STALE_READS
 
 COMMIT_SECONDS: Final = 15.0
 _AGAIN_SECONDS: Final = 0.1
@@ -278,6 +281,12 @@ class _Settled(Alone):
     """A transaction for each write; a connection that was lost is told only where it matters to the caller."""
 
     _store: RowStore
+    _stale: float | None = None
+
+    def within(self, stale: float | None) -> Self:
+        """What is read may be so many seconds old: a standby may answer."""
+        self._stale = stale
+        return self
 
     async def put(self, table: Table, row: NewRow, version: int | None, once: Once | None = None) -> int:
         put = partial(super().put, table, row, version, once)
@@ -292,6 +301,10 @@ class _Settled(Alone):
             async with self._store.reading(connection):
                 return await selected(connection.fetch, table, selection, self._key, self._epoch)
 
+        if self._stale is not None:
+            asked = partial(selected, table=table, selection=selection, key=self._key, epoch=self._epoch)
+            if (found := await self._store.asked_of_standby(asked, self._stale)) is not None:
+                return found
         return await again(partial(self._store.alone_with, attempt))
 
 
@@ -338,17 +351,28 @@ class _Alone(_Settled):
 class RowStore:
     """``domicile_app`` in one cell. Methods raise Unavailable where the storage can't be reached.
 
-    ``pooler``: whether the pool's connections end at one in transaction mode.
+    ``pooler``: whether the pool's connections end at one in transaction mode; ``standby``: for who says how old what
+    is read may be.
     """
 
-    def __init__(self, pool: asyncpg.Pool, jurisdiction: str, *, pooler: bool = False) -> None:
+    def __init__(
+        self, pool: asyncpg.Pool, jurisdiction: str, *, pooler: bool = False, standby: Standby | None = None
+    ) -> None:
         self._pool = pool
         self._pooler = pooler
+        self._standby = standby
         self._opening = settings.OPENING if pooler else "BEGIN"
         self.jurisdiction = jurisdiction
 
-    def alone(self, key: SubjectKey, epoch: int) -> Rows:
-        return _Settled(self, key, epoch) if self._pooler else _Alone(self, key, epoch)
+    def alone(self, key: SubjectKey, epoch: int, stale: float | None = None) -> Rows:
+        rows = _Settled(self, key, epoch) if self._pooler else _Alone(self, key, epoch)
+        return rows.within(stale)
+
+    async def asked_of_standby(self, question: Question[Answer], stale: float) -> Answer | None:
+        """None where the leader has to answer."""
+        found = None if self._standby is None else await self._standby.ask(question, stale)
+        STALE_READS.labels("leader" if found is None else "standby").inc()
+        return found
 
     @asynccontextmanager
     async def work(self, key: SubjectKey, epoch: int) -> AsyncIterator[Work]:

@@ -15,6 +15,7 @@ from typing import Final
 
 import asyncpg
 
+from domicile.model.access import STALE_READS
 from domicile.sdk.store import ddl
 from domicile.sdk.store.changes import Step
 
@@ -70,9 +71,10 @@ WATCHED: Final = frozenset({name.lower() for name in _SESSION} | {"transaction_t
 """``transaction_timeout`` came with PostgreSQL 17: no connection may name it. It ends a session, and no more."""
 
 
-def of_session(*, pooler: bool = False) -> dict[str, str]:
-    """``pooler``: whether one in transaction mode stands between."""
-    return dict(_TRACKED if pooler else _SESSION)
+def of_session(*, pooler: bool = False, standby: bool = False) -> dict[str, str]:
+    """``pooler``: whether one in transaction mode stands between; ``standby``: of a session that only reads at one."""
+    own = {STALE_READS: "asked", "default_transaction_read_only": "on"} if standby else {}
+    return dict(_TRACKED if pooler else _SESSION) | own
 
 
 def strange(found: Iterable[asyncpg.Record]) -> list[asyncpg.Record]:

@@ -158,7 +158,8 @@ class MemoryStore:
         """A later time at each call."""
         return datetime.fromtimestamp(0, UTC) + timedelta(microseconds=next(self._clock))
 
-    def alone(self, key: SubjectKey, epoch: int) -> Rows:
+    def alone(self, key: SubjectKey, epoch: int, stale: float | None = None) -> Rows:
+        """Nothing here is ever out of date."""
         return _Alone(self, key, epoch)
 
     @asynccontextmanager

@@ -1,3 +1,8 @@
+-- name: standby_age
+-- For how many seconds this standby may be out of date: since the last commit that it replayed. NULL where it leads.
+SELECT CASE WHEN pg_is_in_recovery()
+    THEN coalesce(extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()), 'infinity')::float8 END
+
 -- name: read_fence
 -- The fence of a subject ($1), for the application's role.
 SELECT subject_key, internal_id, epoch, state FROM domicile.read_fence($1)
