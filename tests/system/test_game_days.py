@@ -49,8 +49,9 @@ def test_every_scenario_in_one_go(tmp_path: Path) -> None:
         done = domicile("drill", "all", *LIGHT, "--json", *state, seconds=2000)
         drills = json.loads(done.stdout)["drills"]
         assert [each["scenario"] for each in drills] == list(SCENARIOS), done.stderr
-        for each in drills:
-            shown = json.loads(domicile("report", "show", each["id"], "--json", *state).stdout)
+        listed = json.loads(domicile("report", "list", "--json", *state).stdout)["reports"]
+        for each, report in zip(drills, listed, strict=True):
+            shown = json.loads(domicile("report", "show", report["id"], "--json", *state).stdout)
             told = f"{each['scenario']}: {each['verdict']}: {shown['reason']}"
             print(told)
             missed = {o["objective"] for o in each["objectives"] if o["met"] is False}
