@@ -123,7 +123,8 @@ async def test_who_takes_what_is_out_of_date_reads_while_nobody_leads(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def counted() -> float:
-        return STALE_READS.labels("standby")._value.get()
+        value: float = STALE_READS.labels("standby")._value.get()
+        return value
 
     async with loaded(tmp_path_factory.mktemp("f"), monkeypatch) as ha:
         home, note = ha.load.home, ha.load.first
