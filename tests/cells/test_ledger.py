@@ -7,7 +7,7 @@ import io
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -331,6 +331,37 @@ async def test_an_auditor_is_shown_what_crossed_from_a_ledger_that_was_checked(
     assert [(each["first"], each["size"]) for each in asked["ledgers"]] == [(1, 4)]
     with pytest.raises(InvalidInput, match="no jurisdiction mars"):
         await commands._show(Wanted("mars"), NOON)
+
+
+async def test_a_cell_that_does_not_answer_is_named_and_the_others_are_told(
+    trust: Trust, gateway: str, ledger: Ledger, cell: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await ledger.append(crossing(0))
+    known = auditor(trust, gateway)
+    answering = dict.fromkeys(known.manifest.cells, True)
+    exporting = asking.exporting
+
+    async def whom() -> asking.Auditor:
+        return known
+
+    @asynccontextmanager
+    async def asked(who: asking.Auditor, name: str, *arguments: Any) -> AsyncIterator[Any]:
+        if not answering[name]:
+            raise Unavailable("no gateway answers", where=name)
+        async with exporting(who, "eu-1", *arguments) as export:
+            yield export
+
+    monkeypatch.setattr(asking, "auditor", whom)
+    monkeypatch.setattr(asking, "exporting", asked)
+    monkeypatch.setattr(asking.Auditor, "cells", lambda _: ["eu-1", "us-1"])
+    answering["us-1"] = False
+    shown = await commands._show(Wanted(), NOON)
+    assert (shown["ok"], [row["lines"] for row in shown["rows"]]) == (False, [1])
+    assert [(each["cell"], each["code"]) for each in shown["missing"]] == [("us-1", "unavailable")]
+    assert [each["cell"] for each in shown["ledgers"]] == ["eu-1"]
+    answering["eu-1"] = False
+    with pytest.raises(Unavailable, match="no cell's ledger"):
+        await commands._show(Wanted(), NOON)
 
 
 def report(**more: object) -> CarriedReport:

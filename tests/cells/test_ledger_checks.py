@@ -415,11 +415,15 @@ def test_the_page_is_self_contained_and_tells_what_is_wrong() -> None:
         "rows": summed([crossing(0, purpose="a/b")]).rows(),
         "ledgers": [{"cell": "eu-1", "ok": False, "first": 0, "size": 1, "heads": 1, "witnesses": ["us-1"],
                      "problems": ["<script>"], "notes": []}],
+        "missing": [{"cell": "eu-2", "code": "unavailable", "reason": "<gone>"}],
     }  # fmt: skip
     text = page(json.loads(json.dumps(document)))
     assert "<script>" not in text
     assert "n&lt;1&gt;" in text
     assert "NOT the ledger that was signed" in text
+    assert "eu-2: its lines are missing here" in text
+    document["ledgers"][0]["ok"] = True  # type: ignore[index]
+    assert "NOT the whole" in page(document)
     assert "http://" not in text
     assert "https://" not in text
     assert "src=" not in text.replace("default-src=", "")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import re
+from html import escape
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, quote_plus
 
 import pytest
 from hypothesis import given
@@ -87,3 +89,39 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("a")
     (tmp_path / "b").symlink_to(tmp_path / "a")
     assert list(files_below(tmp_path)) == [tmp_path / "a"]
+
+
+HOSTILE = 'Zoë "Ö" O\'Hara/<x>&y @ münchen.example'
+"""Blanks, quotes, a slash, angle brackets and letters with marks: each escape spells one of them in its own way."""
+ESCAPES = {
+    "form": quote_plus(HOSTILE),
+    "form, lower": re.sub("%[0-9A-F]{2}", lambda match: match[0].lower(), quote_plus(HOSTILE)),
+    "url, lower": re.sub("%[0-9A-F]{2}", lambda match: match[0].lower(), quote(HOSTILE, safe="")),
+    "url, as browsers spell a path": quote(HOSTILE, safe="/@:!$&'()*+,;="),
+    "url, as encodeURIComponent": quote(HOSTILE, safe="!'()*~"),
+    "json": json.dumps(HOSTILE)[1:-1],
+    "json, in UTF-8": json.dumps(HOSTILE, ensure_ascii=False)[1:-1],
+    "json, upper": re.sub(r"\\u[0-9a-f]{4}", lambda match: "\\u" + match[0][2:].upper(), json.dumps(HOSTILE)[1:-1]),
+    "json, with slashes escaped": json.dumps(HOSTILE, ensure_ascii=False)[1:-1].replace("/", "\\/"),
+    "json, for HTML": json.dumps(HOSTILE, ensure_ascii=False)[1:-1]
+    .replace("<", "\\u003c")
+    .replace(">", "\\u003e")
+    .replace("&", "\\u0026"),
+    "json within json": json.dumps(json.dumps(HOSTILE))[3:-3],
+    "xml": escape(HOSTILE, quote=True),
+    "xml, without quotes": escape(HOSTILE, quote=False),
+    "xml, numbers": escape(HOSTILE, quote=True).encode("ascii", "xmlcharrefreplace").decode(),
+    "xml, upper": "".join(c if c.isascii() else f"&#x{ord(c):X};" for c in HOSTILE),
+    "sql": HOSTILE.replace("'", "''"),
+}
+
+
+@pytest.mark.parametrize("form", ESCAPES)
+def test_escapes_of_what_has_to_be_escaped(form: str) -> None:
+    scanner = Scanner(needles_for_value("name", HOSTILE))
+    assert scanner.scan_bytes(b"x=" + ESCAPES[form].encode() + b";")
+
+
+@pytest.mark.parametrize("encoding", ["utf-32-le", "utf-32-be", "cp1252", "iso-8859-15"])
+def test_other_encodings(encoding: str) -> None:
+    assert Scanner(needles_for_value("name", HOSTILE)).scan_bytes(b"\0\1" + HOSTILE.encode(encoding))

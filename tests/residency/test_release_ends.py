@@ -28,6 +28,7 @@ from domicile.cells.ledger.storage import LedgerStore
 from domicile.model import DomicileError, Unavailable
 from domicile.sample import Note, Profile
 from domicile.sdk.store import ArrivalStore, ReleaseStore, apply_schema
+from domicile.telemetry import RELEASE_FAULTS
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -115,6 +116,60 @@ async def test_who_ends_behind_a_step_goes_on_where_it_was(
     monkeypatch.undo()
     await cells.start(cell)
     await arrived_once(cells, name)
+
+
+async def test_who_ends_behind_the_line_of_a_refusal_writes_no_second(
+    cells: Cells, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More people to a row than there are: refused at home, and the gateway ends before it has said so."""
+    done, reached = LedgerStore.append_once, asyncio.Event()
+
+    async def last(store: LedgerStore, line: str) -> Any:
+        await done(store, line)
+        reached.set()
+        raise Unavailable("ended")
+
+    await cells.declare(DECLARATION.format(name=name).replace("k: 3", "k: 1000"))
+    monkeypatch.setattr(LedgerStore, "append_once", last)
+    with suppress(Unavailable):
+        await cells.begin(name, 1)
+    async with asyncio.timeout(60):
+        await reached.wait()
+    await cells.stop("eu-1")
+    monkeypatch.undo()
+    await cells.start("eu-1")
+    ended = await cells.run(name, 1)
+    assert ended.state == "refused"
+    found = [json.loads(line) for line in await cells.ledger("eu-1")]
+    mine = [each for each in found if each["detail"].get("release") == f"eu-1/{name}/1"]
+    assert [each["outcome"] for each in mine] == ["refused"]
+
+
+async def test_an_error_that_nobody_foresaw_holds_up_no_other_release(
+    cells: Cells, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is logged by its class alone, counted, and the same release goes on when it has passed."""
+    made, faults = ReleaseStore.make, RELEASE_FAULTS._value.get()
+    broken = f"broken-{name}"
+
+    async def make(store: ReleaseStore, release: Any, *arguments: Any) -> Any:
+        if release.name == broken:
+            raise RuntimeError("canary@example.org")
+        return await made(store, release, *arguments)
+
+    for each in (broken, name):
+        await cells.declare(DECLARATION.format(name=each))
+    monkeypatch.setattr(ReleaseStore, "make", make)
+    await cells.begin(broken, 1)
+    await cells.begin(name, 1)
+    await arrived_once(cells, name)
+    await until_true(lambda: _counted(faults), seconds=30)
+    monkeypatch.undo()
+    await arrived_once(cells, broken)
+
+
+async def _counted(before: float) -> bool:
+    return bool(RELEASE_FAULTS._value.get() > before)
 
 
 # -- killed -------------------------------------------------------------------------------------------------------

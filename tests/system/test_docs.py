@@ -115,3 +115,17 @@ def test_the_page_on_backups(tmp_path: Path) -> None:
     with running(tmp_path, drive, down=down) as told:
         assert "every check passed" in told
         assert "0 of 0 fences settled" in told
+
+
+@pytest.mark.full
+@pytest.mark.skipif(shutil.which("curl") is None, reason="signs people up with curl, which is not here")
+def test_the_page_on_the_border(tmp_path: Path) -> None:
+    page = (DOCS / "border.md").read_text()
+    start, release, look = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)[:3]
+    (tmp_path / "plans.yaml").write_text(re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)[0])
+    with running(tmp_path, "\n".join([start, release, look])) as told:
+        rows = [json.loads(line) for line in (tmp_path / "plans.jsonl").read_text().splitlines()]
+        assert len(rows) >= 5, told
+        assert {(row["plan"], row["born"]) for row in rows} == {("pro", "1980s")}
+        assert all(re.fullmatch("[a-z2-7]{26}", row["email"]) for row in rows)
+        assert "1 lines of 1 as it was signed" in told

@@ -116,5 +116,5 @@ class CrossingLog(Protocol):
     async def append(self, crossing: Crossing) -> LedgerLine: ...
 
     async def append_once(self, crossing: Crossing) -> LedgerLine:
-        """As ``append``, of a release that passes: the line of its decision, where it has one already."""
+        """As ``append``, of a release: the line of its decision, where it has one already."""
         ...

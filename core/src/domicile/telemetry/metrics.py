@@ -78,6 +78,11 @@ STORAGE_LAG: Final = Gauge(
     ["address"],
     registry=REGISTRY,
 )
+RELEASE_FAULTS: Final = Counter(
+    "domicile_release_faults",
+    "Times that a release did not go on for an error that nobody foresaw; it is tried again",
+    registry=REGISTRY,
+)
 STALE_READS: Final = Counter(
     "domicile_stale_reads",
     "Reads whose caller said how old their answer may be: those that a standby answered, and those that the leader did",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import UTC, datetime
 
 from domicile.cells.border.wire import ReleaseManifest
@@ -32,7 +33,9 @@ def passing(manifest: ReleaseManifest, identifier: str, size: int, who: Identity
     )
 
 
-def refusal(source: str, destination: str, release: str, purpose: str, why: DomicileError, who: Identity) -> Crossing:
+def refusal(
+    source: str, destination: str, release: str, purpose: str, why: DomicileError, who: Identity, decision_id: str = ""
+) -> Crossing:
     """One that is not: why, by code, and where, where that is a name of ours."""
     detail = {"release": as_code(release), "code": why.code, "where": as_code(why.where)}
     return Crossing(
@@ -43,8 +46,14 @@ def refusal(source: str, destination: str, release: str, purpose: str, why: Domi
         at=datetime.now(UTC),
         caller=_caller(who),
         purpose=as_code(purpose),
+        decision_id=decision_id,
         detail={name: value for name, value in detail.items() if value},
     )
+
+
+def ended(release: str) -> str:
+    """The decision by which a release ends at home: there is one at most of each."""
+    return hashlib.sha256(f"refused at home: {release}".encode()).hexdigest()
 
 
 def _caller(who: Identity) -> str:

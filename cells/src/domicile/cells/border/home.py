@@ -24,7 +24,7 @@ from uuid import UUID
 
 from domicile.cells.border import pages
 from domicile.cells.border.anonymity import Row
-from domicile.cells.border.crossing import passing, refusal
+from domicile.cells.border.crossing import ended, passing, refusal
 from domicile.cells.border.declaration import Declaration, Drop, parse_declaration
 from domicile.cells.border.gate import Passed, Treating, passed
 from domicile.cells.border.lineage import PEOPLE
@@ -60,7 +60,7 @@ from domicile.model.manifest import Manifest
 from domicile.sdk.codec import Codec
 from domicile.sdk.recorded import record_class
 from domicile.sdk.store import KeptDeclaration, KeptRelease, Reading, ReleaseStore
-from domicile.telemetry import log, warn
+from domicile.telemetry import RELEASE_FAULTS, log, warn
 
 MAX_ROWS: Final = 1_000_000
 """Of one release, since k is counted over all of them at once."""
@@ -214,17 +214,20 @@ class HomeBorder:
                 await self.go_on()
             except DomicileError as error:
                 warn("releases-not-run", code=error.code)
+            except Exception as error:  # of one release; the others, and those to come, are not for it to hold up
+                RELEASE_FAULTS.inc()
+                warn("releases-not-run", error=type(error).__name__)
             with suppress(TimeoutError):
                 async with asyncio.timeout(BEAT_SECONDS):
                     await self._asked.wait()
 
     async def go_on(self) -> None:
-        """Every release that is under way, as far as it goes now. Raises the last DomicileError that may pass."""
-        failed: DomicileError | None = None
+        """Every release that is under way, as far as it goes now. Raises the last failure."""
+        failed: Exception | None = None
         for name, revision in await self._store.under_way():
             try:
                 await self.advance(name, revision)
-            except DomicileError as error:  # the others may have more luck
+            except Exception as error:  # the others may have more luck
                 failed = error
         if failed is not None:
             raise failed
@@ -245,8 +248,8 @@ class HomeBorder:
     async def _refuse(self, release: KeptRelease, error: DomicileError) -> None:
         said = parse_declaration(release.text)
         where = f"{self._own.cell}/{release.name}/{release.revision}"
-        line = refusal(self._own.jurisdiction, said.to.jurisdiction, where, said.purpose, error, self._own)
-        await self._ledger.append(line)
+        home, there = self._own.jurisdiction, said.to.jurisdiction
+        await self._ledger.append_once(refusal(home, there, where, said.purpose, error, self._own, ended(where)))
         await self._store.change(release, "refused", f"{error.code}: {error}"[:500])
         warn("release-refused", code=error.code)
 

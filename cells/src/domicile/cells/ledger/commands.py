@@ -24,12 +24,14 @@ from domicile.cells.ledger.heads import GOOD
 from domicile.cells.ledger.page import page
 from domicile.cells.ledger.summary import Summary, Wanted, parse_since
 from domicile.identity import verify_head
-from domicile.model import InvalidInput
+from domicile.model import InvalidInput, Unavailable
 from domicile.model.crossings import CrossingKind
 from domicile.service.operators import refusals
 
 FOUND: Final = 3
 """Exit status where something is not as it was signed, as ``audit scan`` has it."""
+MISSING: Final = 1
+"""Where a ledger could not be asked."""
 Result = TypeVar("Result")
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 AsOption = Annotated[
@@ -96,7 +98,8 @@ def show_command(
     """Show what crossed a border and what was refused: by kind, way, caller and purpose, from verified ledgers.
 
     Asks every cell of your jurisdiction, checks what it tells against the head that its gateway signs and against the
-    heads that other jurisdictions hold, and adds up. Exit status 3: a ledger is not as it was signed.
+    heads that other jurisdictions hold, and adds up. Exit status 3: a ledger is not as it was signed. 1: a cell did
+    not answer, so that its lines are missing.
 
     Example: domicile audit show --from eu --to us --since 1d
     """
@@ -121,10 +124,12 @@ def show_command(
         else:
             typer.echo("nothing crossed, and nothing was refused")
         _tell(document["ledgers"])
+        for each in document["missing"]:
+            typer.echo(f"{each['cell']}: MISSING HERE: {each['reason']}")
         for note in document["notes"]:
             typer.echo(f"note: {note}")
     if not document["ok"]:
-        raise typer.Exit(FOUND)
+        raise typer.Exit(FOUND if not all(each["ok"] for each in document["ledgers"]) else MISSING)
 
 
 async def _show(wanted: Wanted, now: datetime) -> dict[str, Any]:
@@ -136,22 +141,29 @@ async def _show(wanted: Wanted, now: datetime) -> dict[str, Any]:
             raise InvalidInput(f"no jurisdiction {name}", where="--from/--to", remedy=f"one of {known}")
     held, notes = await asking.witnesses(auditor)
     summary = Summary(wanted)
-    ledgers = []
+    ledgers: list[dict[str, Any]] = []
+    missing: list[dict[str, str]] = []
     for cell in auditor.cells():
-        async with asking.exporting(auditor, cell, wanted.since, []) as export:
-            found = check(
-                export,
-                held,
-                lambda head: auditor.verify(head, jurisdiction),
-                partial(summary.add, cell),
-            )
-        ledgers.append(_finding(cell, found))
+        try:
+            async with asking.exporting(auditor, cell, wanted.since, []) as export:
+                found = check(
+                    export,
+                    held,
+                    lambda head: auditor.verify(head, jurisdiction),
+                    partial(summary.add, cell),
+                )
+        except Unavailable as error:  # what the others say counts all the same
+            missing.append({"cell": cell, "code": error.code, "reason": str(error)})
+        else:
+            ledgers.append(_finding(cell, found))
+    if missing and not ledgers:
+        raise Unavailable("no cell's ledger can be asked", where=", ".join(each["cell"] for each in missing))
     if summary.missing:
         notes.append(f"{summary.missing:,} reports of routers are missing: their bytes are not in these sums")
     if summary.repeated:
         notes.append(f"{summary.repeated:,} reports of routers came twice, and count once")
     return {
-        "ok": all(each["ok"] for each in ledgers),
+        "ok": all(each["ok"] for each in ledgers) and not missing,
         "deployment": auditor.manifest.deployment,
         "jurisdiction": jurisdiction,
         "made": now.isoformat(),
@@ -163,6 +175,7 @@ async def _show(wanted: Wanted, now: datetime) -> dict[str, Any]:
         },
         "rows": summary.rows(),
         "ledgers": ledgers,
+        "missing": missing,
         "notes": notes,
     }
 

@@ -69,18 +69,23 @@ def _ledger(found: dict[str, Any]) -> str:
     return f"<p>{escape(text)}</p>" + (f"<ul>{items}</ul>" if items else "")
 
 
+def _missing(found: dict[str, Any]) -> str:
+    text = f"{found['cell']}: its lines are missing here, since it could not be asked ({found['code']})"
+    return f"<p>{escape(text)}</p>"
+
+
 def page(document: dict[str, Any]) -> str:
     """Of what ``audit show --json`` says."""
     asked = document["asked"]
     way = f"from {asked['from'] or 'anywhere'} to {asked['to'] or 'anywhere'}"
     since = f", since {asked['since'][:19].replace('T', ' ')} UTC" if asked["since"] else ", from the beginning"
     good = document["ok"]
-    verdict = (
-        "Every line below is in a ledger whose head its gateway has signed."
-        if good
-        else "This is NOT the ledger that was signed: see below."
-    )
-    ledgers = "\n".join(map(_ledger, document["ledgers"]))
+    verdict = "Every line below is in a ledger whose head its gateway has signed."
+    if not all(each["ok"] for each in document["ledgers"]):
+        verdict = "This is NOT the ledger that was signed: see below."
+    elif document["missing"]:
+        verdict = "This is NOT the whole: a cell could not be asked."
+    ledgers = "\n".join([*map(_ledger, document["ledgers"]), *map(_missing, document["missing"])])
     notes = "".join(f"<p>{escape(each)}</p>" for each in document["notes"])
     return f"""<!doctype html>
 <html lang="en">

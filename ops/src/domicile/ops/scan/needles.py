@@ -1,8 +1,9 @@
 """What is looked for, and every form in which it may lie in a file.
 
-A value is sought as UTF-8 (composed and decomposed), UTF-16 (both byte orders), Latin-1, hexadecimal (both cases),
-base64 (standard and URL alphabet, at each of the three alignments), URL, JSON, C, octal (PostgreSQL's ``escape``),
-quoted-printable and XML escapes. The head of a sealed value is sought in the forms that bytes take.
+A value is sought as UTF-8 (composed and decomposed), UTF-16 and UTF-32 (both byte orders), Latin-1 and its kin,
+hexadecimal (both cases), base64 (standard and URL alphabet, at each of the three alignments), URL and form, JSON (also
+within JSON), C, octal (PostgreSQL's ``escape``), quoted-printable, XML and SQL escapes. The head of a sealed value is
+sought in the forms that bytes take.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from html import escape
 from typing import Final
-from urllib.parse import quote
+from urllib.parse import quote, quote_plus
 
 from domicile.model.errors import InvalidInput
 from domicile.model.ids import MAX_JURISDICTION_BYTES
@@ -27,6 +29,10 @@ MAX_VALUE_BYTES: Final = 1024
 IN_LINES: Final = frozenset({"hex", "base64"})
 """Encodings that tools break into lines (RFC 2045, RFC 7468)."""
 _ALPHABET: Final = bytes.maketrans(b"-_", b"+/")
+_PATH: Final = "/@:!$&'()*+,;="
+"""What a browser leaves as it is in a path (RFC 3986, 3.3)."""
+_PERCENT: Final = re.compile("%[0-9A-F]{2}")
+_UNICODE: Final = re.compile(r"\\u([0-9a-f]{4})")
 _NAME: Final = re.compile(rb"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 
 
@@ -88,21 +94,57 @@ def needles_for_value(label: str, value: str, home: str | None = None) -> list[N
         raise InvalidInput(f"{label} is too long to search for", remedy=f"{MAX_VALUE_BYTES} bytes of it are enough")
     forms = [("utf-8", raw), ("utf-8", value.casefold().encode()), ("utf-8", value.upper().encode())]
     forms += [("utf-8", unicodedata.normalize(form, value).encode()) for form in ("NFC", "NFD")]
-    forms += [(name, value.encode(name)) for name in ("utf-16-le", "utf-16-be")]
-    forms += [("url", quote(value, safe="").encode()), ("url", quote(value, safe="").lower().encode())]
-    forms += [("url", "".join(f"%{byte:02x}" for byte in raw).encode())]
-    forms += [("url", "".join(f"%{byte:02X}" for byte in raw).encode())]
-    forms += [
-        ("json", json.dumps(value)[1:-1].encode()),
-        ("json", json.dumps(value)[1:-1].replace("/", "\\/").encode()),
-    ]
+    forms += [(name, value.encode(name)) for name in ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")]
+    spelled = [*(("url", text) for text in _in_urls(value)), *(("json", text) for text in _in_json(value))]
+    spelled += [*(("xml", text) for text in _in_markup(value)), ("sql", value.replace("'", "''"))]
+    forms += [(name, text.encode()) for name, text in spelled]
     if not value.isascii():
         forms += [("quoted-printable", quopri.encodestring(raw).replace(b"=\n", b"").rstrip(b"\n"))]
-        forms += [("xml", value.encode("ascii", "xmlcharrefreplace"))]
-        forms += [("xml", "".join(c if c.isascii() else f"&#x{ord(c):x};" for c in value).encode())]
-        if all(ord(c) < 256 for c in value):
-            forms.append(("latin-1", value.encode("latin-1")))
+        forms += [(name, value.encode(name)) for name in ("latin-1", "cp1252", "iso-8859-15") if _fits(value, name)]
     return _distinct(label, home, [*forms, *escapes(raw), *byte_forms(raw)])
+
+
+def _fits(value: str, encoding: str) -> bool:
+    try:
+        value.encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _in_urls(value: str) -> Iterator[str]:
+    """As in a query, a form, a path of a browser and ``encodeURIComponent``; digits of both cases (RFC 3986, 2.1)."""
+    for safe in ("", "/", _PATH, "!'()*"):
+        for text in (quote(value, safe=safe), quote_plus(value, safe=safe)):
+            yield text
+            yield _PERCENT.sub(lambda match: match[0].lower(), text)
+    for form in ("%{:02x}", "%{:02X}"):
+        yield "".join(form.format(byte) for byte in value.encode())
+
+
+def _in_json(value: str) -> Iterator[str]:
+    """With what need not be escaped (RFC 8259, 7) as it is or escaped; also once more, as a string within a string."""
+    for ascii_only in (True, False):
+        once = json.dumps(value, ensure_ascii=ascii_only)[1:-1]
+        for marked in ("", "<>&", "<>&'"):
+            text = "".join(f"\\u{ord(c):04x}" if c in marked else c for c in once)
+            for each in (text, text.replace("/", "\\/")):
+                yield each
+                yield _UNICODE.sub(lambda match: "\\u" + match[1].upper(), each)
+        yield json.dumps(once)[1:-1]
+
+
+def _in_markup(value: str) -> Iterator[str]:
+    """XML and HTML: named or numbered, quotes as they are or not, numbers of both bases."""
+    for text in (
+        value,
+        escape(value, quote=False),
+        escape(value, quote=True),
+        escape(value).replace("&#x27;", "&#39;"),
+    ):
+        yield text
+        for form in ("&#{};", "&#x{:x};", "&#x{:X};"):
+            yield "".join(c if c.isascii() else form.format(ord(c)) for c in text)
 
 
 def _distinct(label: str, home: str | None, forms: Iterable[tuple[str, bytes]]) -> list[Needle]:
