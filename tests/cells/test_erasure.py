@@ -327,6 +327,78 @@ async def test_a_principal_is_shredded_with_its_rows_and_the_others_stay(world: 
     assert await world.rows(home.subject_key) == 3
 
 
+async def names_of(world: Running, home: Home) -> tuple[int, str, str]:
+    """Aliases in the directory; alias keys beside the fence, and its state."""
+    key = home.subject_key
+    kept = await world.cell.fetchrow(
+        "SELECT alias_keys::text AS named, state FROM domicile.fences WHERE subject_key = $1", key
+    )
+    assert kept is not None
+    count: int = await world.pins.fetchval("SELECT count(*) FROM directory.aliases WHERE subject_key = $1", key)
+    return count, kept["named"], kept["state"]
+
+
+async def test_who_is_shredded_by_his_own_id_is_found_by_no_alias_any_more(world: Running) -> None:
+    user, alias = f"user-{uuid4()}", {"email": f"mine-{uuid4()}@example.eu"}
+    home = await world.sign_up(user)
+    await world.residency.claim(user, residence="DE", aliases=alias)
+    assert (await names_of(world, home))[0] == 1
+    first = await world.residency.shred(user, home.internal_id)
+    said = read(first)
+    assert said.deleted is not None
+    assert (said.deleted.rows, said.deleted.aliases) == ({"notes": 2, "profiles": 1}, 1)
+    assert await names_of(world, home) == (0, "{}", "open")
+    with pytest.raises(UnknownSubject):
+        await world.residency.resolve_alias("email", alias["email"])
+    other = await world.residency.claim(f"user-{uuid4()}", residence="DE", aliases=alias)
+    assert await world.residency.shred(user, home.internal_id) == first, "nothing was there any more"
+    assert (await names_of(world, other))[0] == 1, "which is somebody else's by now"
+    await world.residency.claim(user, residence="DE", aliases={"email": f"new-{uuid4()}@example.eu"})
+    again = read(await world.residency.shred(user, home.internal_id))
+    assert again.deleted is not None
+    assert again.deleted.aliases == 2, "counts add up, and the receipt is made anew"
+    assert await names_of(world, home) == (0, "{}", "open")
+
+
+async def test_a_shred_that_was_killed_before_the_directory_knew_goes_on(
+    world: Running, plan: Plan, tmp_path: Path
+) -> None:
+    await world.stop("gateway")
+    with ExitStack() as stack:
+        process = stack.enter_context(plan.gateway_process(tmp_path / "gateway.log"))
+        user = f"user-{uuid4()}"
+
+        async def served() -> bool:
+            with suppress(DomicileError):
+                await world.residency.claim(user, residence="DE", aliases={"email": f"late-{user}@example.eu"})
+                return True
+            return False
+
+        async def waiting() -> bool:
+            locks = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+            return bool(await world.pins.fetchval(locks))
+
+        await until(served, "the gateway")
+        home = await world.residency.home(user)
+        await home.put(home.new(Note, text="mine", topic="t"))
+        async with locked(plan.storages["directory"], "LOCK TABLE directory.aliases IN EXCLUSIVE MODE"):
+            asked = asyncio.create_task(world.residency.shred(user, home.internal_id))
+            await until(waiting, "the step")
+            process.kill()
+            process.wait(10)
+            await ended(asked)
+            assert await keys_of(world, home.internal_id) == 1, "its key is the last to go"
+        stack.enter_context(plan.gateway_process(tmp_path / "gateway.log"))
+
+        async def done() -> bool:
+            kept = "SELECT receipt IS NOT NULL FROM domicile.erasures WHERE subject_key = $1"
+            return bool(await world.cell.fetchval(kept, home.subject_key))
+
+        await until(done, "the rest")
+        assert await names_of(world, home) == (0, "{}", "open")
+        assert await keys_of(world, home.internal_id) == 0
+
+
 class Reply(Record, table="replies"):
     sender: Annotated[UUID, Principal("user.unique_id")]
     text: Annotated[str, Personal("user.content.private")]

@@ -18,6 +18,7 @@ ROUTES = [
     ("PUT", "/v1/pins/{key}", Endpoint.PINS_CLAIM),
     ("POST", "/v1/pins/{key}/grants", Endpoint.PINS_GRANT),
     ("DELETE", "/v1/pins/{key}?epoch=1", Endpoint.PINS_ERASE),
+    ("DELETE", "/v1/pins/{key}/aliases", Endpoint.PINS_ERASE),
     ("POST", "/v1/pins/{key}/rekey", Endpoint.PINS_REKEY),
     ("GET", "/v1/peppers", Endpoint.PEPPERS_READ),
     ("PUT", "/v1/peppers/256", Endpoint.PEPPERS_CHANGE),

@@ -185,6 +185,10 @@ class DirectoryClient:
         """
         return await self._peer.ask(Pin, "DELETE", f"/v1/pins/{key}?epoch={epoch}")
 
+    async def release_aliases(self, key: SubjectKey) -> None:
+        """Every alias of a subject at home in the caller's cell is anybody's again; harmless to repeat."""
+        await self._peer.call("DELETE", f"/v1/pins/{key}/aliases")
+
     async def rekey(self, key: SubjectKey, body: RekeyRequest) -> Pin:
         """The pin of a subject at home in the caller's cell, by its key under another pepper; harmless to repeat."""
         return await self._peer.ask(Pin, "POST", f"/v1/pins/{key}/rekey", body=body)

@@ -99,6 +99,7 @@ class DirectoryApi:
             "get_pin": self._get_pin,
             "put_pin": self._put_pin,
             "erase": self._erase,
+            "release_aliases": self._release_aliases,
             "rekey": self._rekey,
             "get_peppers": self._get_peppers,
             "announce_pepper": self._announce_pepper,
@@ -143,6 +144,10 @@ class DirectoryApi:
         if not _EPOCH.fullmatch(epoch) or int(epoch) >= 2**63:
             raise InvalidInput("at which epoch the pin is to be is missing, or no epoch", remedy="add ?epoch=")
         return json_response(await names.erase(self._storage, _subject(request), int(epoch), request[PEER]))
+
+    async def _release_aliases(self, request: web.Request) -> web.Response:
+        await names.release_aliases(self._storage, _subject(request), request[PEER])
+        return web.Response(status=204)
 
     async def _rekey(self, request: web.Request) -> web.Response:
         wish = await read_body(request, RekeyRequest)

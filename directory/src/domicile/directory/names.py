@@ -35,6 +35,13 @@ async def delete_alias(storage: Storage, kind: str, alias: AliasKey, key: Subjec
         await transaction.delete_alias(kind, alias, key)
 
 
+async def release_aliases(storage: Storage, key: SubjectKey, peer: Identity) -> None:
+    """Take every alias from a subject at home in ``peer``'s cell; harmless to repeat. Raises as ``delete_alias``."""
+    async with storage.about([key]) as transaction:
+        await _check_named_by(transaction, key, peer)
+        await transaction.release_aliases(key)
+
+
 async def _check_named_by(transaction: SubjectTransaction, key: SubjectKey, peer: Identity) -> None:
     pin = (await transaction.pins()).get(key)
     if pin is None or pin.state is PinState.ERASED:

@@ -89,6 +89,16 @@ ROUTES: Final[dict[str, tuple[str, str, Endpoint, Operation]]] = {
             refuses=_AT_HOME,
         ),
     ),
+    "release_aliases": (
+        "DELETE",
+        f"{_PIN}/aliases",
+        Endpoint.PINS_ERASE,
+        Operation(
+            "Take every alias from a subject whose own key was shredded, for a gateway of its home",
+            {204: None},
+            refuses=_AT_HOME,
+        ),
+    ),
     "rekey": (
         "POST",
         f"{_PIN}/rekey",

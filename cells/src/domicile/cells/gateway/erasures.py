@@ -6,6 +6,8 @@
 3. In the key service: every wrapped key is destroyed, and what was destroyed is signed.
 4. Here again: the receipt is kept. Only now it is done, and only now anybody is told so.
 
+Of a principal the fence stays: its rows go, of the subject's own its aliases too, and then its key.
+
 Each step may be repeated. What was begun is gone on with by this process's beat, whoever began it. Nothing is begun
 while directory or key service is away.
 """
@@ -13,6 +15,7 @@ while directory or key service is away.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final, Protocol
 from uuid import UUID
 
@@ -44,6 +47,8 @@ class Directory(Protocol):
     async def pin(self, key: SubjectKey, *, fresh: bool = False) -> Pin: ...
 
     async def erase(self, key: SubjectKey, epoch: int) -> Pin: ...
+
+    async def release_aliases(self, key: SubjectKey) -> None: ...
 
 
 class Keys(Protocol):
@@ -120,7 +125,7 @@ class Eraser:
         return await self._answered(last)
 
     async def shred(self, key: SubjectKey, principal: UUID) -> ErasureResponse:
-        """Shred one principal of a subject that is open here: its rows, then its key.
+        """Shred one principal of a subject that is open here: its rows, then its key; and of its own, its aliases.
 
         Raises UnknownSubject, FenceRefused and Unavailable, as ``erase``.
         """
@@ -181,10 +186,19 @@ class Eraser:
         if erasure.principal is None:
             await self._bury(erasure)
             deleted = deleted.model_copy(update={"tombstone": tombstone_of(erasure)})
+        elif erasure.principal == erasure.subject:
+            await self._unname(erasure)
         signed = await (await self._keys()).shred(erasure.subject, erasure.principal, deleted)
         done = await self._store.keep_receipt(erasure, signed.receipt, signed.key)
         log("subject-erased" if erasure.principal is None else "principal-shredded")
         return done
+
+    async def _unname(self, erasure: Erasure) -> None:
+        """Whose own key was shredded is found by no alias; it may have got another subject key since."""
+        fence = await self._fences.fence(erasure.subject_key)
+        key = erasure.subject_key if fence is None else fence.subject_key
+        with suppress(UnknownSubject):  # it was erased meanwhile, aliases and all
+            await self._directory.release_aliases(key)
 
     async def _bury(self, erasure: Erasure) -> None:
         """The pin's tombstone; it is there also where the subject has come back above it since."""

@@ -790,6 +790,7 @@ BEGIN
     VALUES (held.internal_id, whose, held.subject_key, held.epoch, gone, named)
     ON CONFLICT (subject, principal) DO UPDATE SET
         epoch = excluded.epoch,
+        aliases = e.aliases + excluded.aliases,
         rows = (
             SELECT coalesce(jsonb_object_agg(s.key, s.total), '{}') FROM (
                 SELECT a.key, sum(a.value::bigint) AS total FROM (
@@ -797,7 +798,7 @@ BEGIN
                 ) a GROUP BY a.key
             ) s
         ),
-        receipt = CASE WHEN excluded.rows = '{}' THEN e.receipt END
+        receipt = CASE WHEN excluded.rows = '{}' AND excluded.aliases = 0 THEN e.receipt END
     RETURNING e.* INTO kept;
     RETURN kept;
 END
@@ -834,16 +835,20 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 DECLARE
     held  domicile.fences;
     about bytea := '\x00'::bytea || uuid_send(whose);
+    named integer := 0;
 BEGIN
     SELECT f.* INTO held FROM domicile.fences f WHERE f.subject_key = subject FOR UPDATE;
     IF held.state IS DISTINCT FROM 'open' OR held.epoch IS DISTINCT FROM wanted THEN
         RAISE EXCEPTION 'the fence is not open at this epoch' USING ERRCODE = 'DM001';
     END IF;
-    IF whose = held.internal_id THEN
+    IF whose = held.internal_id THEN  -- by whose aliases nobody is found any more
         about := held.subject_key;
+        named := (SELECT count(*) FROM jsonb_object_keys(held.alias_keys));
     END IF;
-    RETURN NEXT domicile.delete_rows(held, whose, about, 0);
-    UPDATE domicile.fences AS f SET shredded = true WHERE f.subject_key = held.subject_key AND NOT f.shredded;
+    RETURN NEXT domicile.delete_rows(held, whose, about, named);
+    UPDATE domicile.fences AS f
+    SET shredded = true, alias_keys = CASE WHEN whose = held.internal_id THEN '{}' ELSE f.alias_keys END
+    WHERE f.subject_key = held.subject_key AND (named > 0 OR NOT f.shredded);
 END
 $$;
 
@@ -1237,4 +1242,4 @@ REVOKE ALL ON FUNCTION domicile.end_writers FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION domicile.end_writers TO domicile_gateway;
 
 -- the number grows with each change of this file, or of ledger.sql; `schema apply` takes no database back to a lower one
-COMMENT ON SCHEMA domicile IS 'schema 4';
+COMMENT ON SCHEMA domicile IS 'schema 5';
