@@ -15,7 +15,10 @@ def build(folder: Path) -> int:
     os.environ["NO_MKDOCS_2_WARNING"] = "true"  # an advertisement of its theme for the one after it
     from mkdocs.__main__ import cli
 
-    return int(cli.main(["build", "--clean", "--quiet", "-f", str(CONFIGURATION), "-d", str(folder)], standalone_mode=False) or 0)
+    return int(
+        cli.main(["build", "--clean", "--strict", "-f", str(CONFIGURATION), "-d", str(folder)], standalone_mode=False)
+        or 0
+    )
 
 
 if __name__ == "__main__":

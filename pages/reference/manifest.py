@@ -28,7 +28,7 @@ def manifest_schema() -> str:
 
 def manifest_page() -> str:
     whole = schema()
-    models: dict[str, Schema] = {"Manifest": whole} | dict(sorted(whole["$defs"].items()))
+    models: dict[str, Schema] = {"Manifest": whole, **dict(sorted(whole["$defs"].items()))}
     linked = {name: f"#{name.lower()}" for name in models}
     parts = [_section(name, model, linked) for name, model in models.items()]
     return page("Manifest", _INTRODUCTION, *parts)

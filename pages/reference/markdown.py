@@ -9,13 +9,19 @@ from typing import Final
 NOTE: Final = "<!-- Made from the code by `python -m pages.reference`. Change the code, not this page. -->"
 
 
-def cell(text: str) -> str:
-    """One line that ends no cell. reStructuredText's double backquotes are Markdown's single ones."""
+def line(text: str) -> str:
+    """In one line, that ends no cell. reStructuredText's double backquotes are Markdown's single ones."""
     return re.sub(r"\s+", " ", text.replace("``", "`")).strip().replace("|", "\\|")
 
 
+def cell(text: str) -> str:
+    """Words with code in them; ``<name>`` outside of code is no tag."""
+    parts = line(text).split("`")
+    return "`".join(part if number % 2 else part.replace("<", "&lt;") for number, part in enumerate(parts))
+
+
 def code(text: str) -> str:
-    return f"`{cell(text)}`" if text else ""
+    return f"`{line(text)}`" if text else ""
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -27,7 +33,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def prose(text: str) -> str:
     """A docstring as paragraphs, each in one line."""
     paragraphs = re.split(r"\n\s*\n", text.strip())
-    return "\n\n".join(re.sub(r"\s+", " ", each.replace("``", "`")) for each in paragraphs)
+    return "\n\n".join(cell(each).replace("\\|", "|") for each in paragraphs)
 
 
 def page(title: str, introduction: str, *parts: str) -> str:

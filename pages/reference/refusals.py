@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator
-from http import HTTPStatus
 from typing import Final
 
 from domicile.model import DomicileError
@@ -25,10 +24,7 @@ _INTRODUCTION: Final = (
 def refusals_page() -> str:
     meanings = _meanings()
     common = [each for each in _below(DomicileError, 0) if each[0].__module__ == tree.__name__]
-    routers = sorted(
-        (each for _, each in inspect.getmembers(of_routers, inspect.isclass) if each.__module__ == of_routers.__name__),
-        key=lambda each: int(each.status),
-    )
+    routers = sorted(_of_routers(), key=lambda each: int(each.status))
     statuses: dict[int, list[str]] = {}
     for kind in [*(kind for kind, _ in common), *routers]:
         statuses.setdefault(int(kind.status), []).append(kind.code)
@@ -42,10 +38,16 @@ def refusals_page() -> str:
         table(["class", "code", "status", "meaning"], [_row(kind, 0, meanings) for kind in routers]),
         "## By status",
         table(
-            ["status", "phrase", "codes"],
-            [[str(each), HTTPStatus(each).phrase, ", ".join(map(code, statuses[each]))] for each in sorted(statuses)],
+            ["status", "codes"],
+            [[str(each), ", ".join(map(code, statuses[each]))] for each in sorted(statuses)],
         ),
     )
+
+
+def _of_routers() -> Iterator[type[DomicileError]]:
+    for _, each in inspect.getmembers(of_routers, inspect.isclass):
+        if issubclass(each, DomicileError) and each.__module__ == of_routers.__name__:
+            yield each
 
 
 def _below(root: type[DomicileError], depth: int) -> Iterator[tuple[type[DomicileError], int]]:

@@ -28,7 +28,12 @@ def series_page() -> str:
         for metric in catalogue()
     ]
     alerts = [
-        [code(each.name), each.severity, cell(re.sub(r"{{ \$labels\.(\w+) }}", r"*\1*", each.summary)), f"[{each.page}](../{each.page}.md)"]
+        [
+            code(each.name),
+            each.severity,
+            cell(re.sub(r"{{ \$labels\.(\w+) }}", r"*\1*", each.summary)),
+            f"[{each.page}](../{each.page}.md)",
+        ]
         for each in ALERTS
     ]
     return page(

@@ -35,6 +35,8 @@ _INTRODUCTION: Final = (
     "`domicile.model.access`. Each service also answers `GET /healthz`, `/readyz` and `/metrics`, and those with an OpenAPI document "
     "`GET /openapi.json`. Refusals are problem documents: [errors](errors.md). Applications need none of this: the SDK speaks it for them."
 )
+_PHRASES: Final = {"413": "Content Too Large", "422": "Unprocessable Content"}
+"""RFC 9110's, which Python says from 3.13 on: the documents are the same whoever writes them."""
 _NOTHING: Final[Any] = None
 """In the place of what only a handler uses."""
 
@@ -53,7 +55,9 @@ class Listener:
 
     routes: list[Listened] = field(default_factory=list)
 
-    def route(self, method: str, path: str, endpoint: Endpoint, handler: object, operation: Operation | None = None) -> None:
+    def route(
+        self, method: str, path: str, endpoint: Endpoint, handler: object, operation: Operation | None = None
+    ) -> None:
         if method != "*":  # what is refused, or answered as the described methods are
             self.routes.append(Listened(method, path, endpoint, operation))
 
@@ -70,16 +74,23 @@ class Served:
     parameters: Mapping[str, Schema]
 
     def openapi(self) -> dict[str, Any]:
-        described = [Described(each.method, each.path, each.endpoint, each.operation) for each in self.routes if each.operation]
-        return document(self.title, described, self.parameters)
+        described = [
+            Described(each.method, each.path, each.endpoint, each.operation) for each in self.routes if each.operation
+        ]
+        found = document(self.title, described, self.parameters)
+        for operations in found["paths"].values():
+            for operation in operations.values():
+                for status, answer in operation["responses"].items():
+                    answer["description"] = _PHRASES.get(status, answer["description"])
+        return found
 
 
 def services() -> Iterator[Served]:
     directory = [Listened(*route) for route in ROUTES.values()]
     yield Served("Directory", "Domicile directory", "directory.openapi.json", directory, OF_DIRECTORIES)
     router = Listener()
-    decide_routes(cast(Service, router), _NOTHING)
-    explain_route(cast(Service, router), _NOTHING)
+    decide_routes(cast("Service", router), _NOTHING)
+    explain_route(cast("Service", router), _NOTHING)
     yield Served("Router, internal listener", "Domicile router", "router.openapi.json", router.routes, OF_ROUTERS)
     gateway, cell_of = Listener(), Identity("acme", "eu", Role.GATEWAY, "eu-1.fra")
     for api in (
@@ -88,12 +99,12 @@ def services() -> Iterator[Served]:
         BorderApi(_NOTHING, _NOTHING),
         LedgerApi(cell_of, _NOTHING, _NOTHING, _NOTHING, _NOTHING),
     ):
-        api.routes(cast(Service, gateway))
+        api.routes(cast("Service", gateway))
     yield Served("Gateway", "Domicile gateway", "gateway.openapi.json", gateway.routes, OF_GATEWAYS)
     keys, holder = Listener(), Listener()
-    KeyApi(_NOTHING, _NOTHING, _NOTHING, 0).routes(cast(Service, keys))
+    KeyApi(_NOTHING, _NOTHING, _NOTHING, 0).routes(cast("Service", keys))
     yield Served("Key service", "Domicile key service", "", keys.routes, {})
-    HolderApi(_NOTHING, _NOTHING).routes(cast(Service, holder))
+    HolderApi(_NOTHING, _NOTHING).routes(cast("Service", holder))
     yield Served("Key holder", "Domicile key holder", "", holder.routes, {})
 
 
@@ -129,7 +140,9 @@ def _service(served: Served) -> str:
     ]
     described = any(row[2] for row in rows)
     head = ["method", "path", "does", "for"]
-    told.append(table(head if described else [*head[:2], head[3]], rows if described else [[*row[:2], row[3]] for row in rows]))
+    told.append(
+        table(head if described else [*head[:2], head[3]], rows if described else [[*row[:2], row[3]] for row in rows])
+    )
     if served.file:
         told.append(_bodies(served.openapi()["components"]["schemas"]))
     return "\n\n".join(told)
@@ -143,7 +156,12 @@ def _bodies(schemas: Mapping[str, Schema]) -> str:
         for key, each in model.get("properties", {}).items():
             limits = bounds(each)
             rows.append(
-                [code(name), code(key), kind(each, {}) + (f"; {limits}" if limits else ""), default(each, required=key in required)]
+                [
+                    code(name),
+                    code(key),
+                    kind(each, {}) + (f"; {limits}" if limits else ""),
+                    default(each, required=key in required),
+                ]
             )
             name = ""
     return "Bodies:\n\n" + table(["model", "member", "value", "default"], rows)

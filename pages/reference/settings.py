@@ -14,7 +14,7 @@ from domicile.ops.backup.agent import AgentSettings
 from domicile.router.settings import RouterSettings
 from domicile.service import ProcessSettings
 from pages.reference.markdown import cell, code, page, table
-from pages.reference.schemas import bounds, default, kind
+from pages.reference.schemas import Schema, bounds, default, kind, target
 
 _PROCESSES: Final[tuple[tuple[str, type[BaseSettings]], ...]] = (
     ("domicile-directory serve", DirectorySettings),
@@ -53,13 +53,20 @@ def _changed(settings: type[BaseSettings], name: str) -> bool:
     )
 
 
+def _resolved(field: Schema, schema: Schema) -> Schema:
+    """An enumeration, where it stands, in place of its name."""
+    name = target(str(field.get("$ref", "")))
+    found: Schema = schema.get("$defs", {}).get(name, field)
+    return found
+
+
 def _table(settings: type[BaseSettings], names: set[str]) -> str:
     schema = settings.model_json_schema()
     fields, required = schema["properties"], set(schema.get("required", ()))
     rows = [
         [
             code(f"DOMICILE_{name.upper()}"),
-            kind(fields[name], {}) + (f"; {bounds(fields[name])}" if bounds(fields[name]) else ""),
+            kind(_resolved(fields[name], schema), {}) + (f"; {bounds(fields[name])}" if bounds(fields[name]) else ""),
             default(fields[name], required=name in required),
             cell(fields[name].get("description", "")),
         ]
