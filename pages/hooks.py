@@ -1,4 +1,4 @@
-"""What the site's generator is told beyond its configuration: where pages stand, and what a link out of ``docs/`` becomes.
+"""What the generator is told beyond its configuration: where pages stand, and what links out of ``docs/`` become.
 
 Pages are read on a code host too, where a link to a file of the repository works. The site has no such files: there the
 words stay, and the file's name stands beside them.

@@ -35,7 +35,8 @@ _WIDTH, _HEIGHT, _MARGIN = 7.25, 16, 14
 _SVG: Final = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" aria-label="{label}">
 <style>
 rect {{ fill: #14181f; }}
-text {{ fill: #d6dbe3; font: 12px ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace; white-space: pre; }}
+text {{ fill: #d6dbe3; white-space: pre; }}
+text {{ font: 12px ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace; }}
 .b {{ font-weight: bold; fill: #fff; }}
 @keyframes run {{
 {frames}

@@ -1,4 +1,4 @@
-"""``python -m pages.site [FOLDER]``: builds the site, ``build/site`` by default, and fails on whatever its generator warns of."""
+"""``python -m pages.site [FOLDER]``: builds the site (``build/site``), and fails on whatever its generator warns of."""
 
 from __future__ import annotations
 

@@ -11,9 +11,10 @@ from pages.reference.schemas import Schema, bounds, default, kind
 
 SCHEMA_FILE: Final = "manifest.schema.json"
 _INTRODUCTION: Final = (
-    "The one place where topology and policy are written, as `domicile check` reads it. An unknown key is refused; so is whatever breaks a "
-    "rule that spans several places (a zone outside its cell's jurisdiction, an address outside its zone's network, overlapping jurisdictions), "
-    f"each with its YAML path and the reason. [{SCHEMA_FILE}]({SCHEMA_FILE}) is the same as a JSON Schema, for editors that complete YAML."
+    "The one place where topology and policy are written, as `domicile check` reads it. An unknown key is "
+    "refused; so is whatever breaks a rule that spans several places (a zone outside its cell's jurisdiction, an "
+    "address outside its zone's network, overlapping jurisdictions), each with its YAML path and the reason. "
+    f"[{SCHEMA_FILE}]({SCHEMA_FILE}) is the same as a JSON Schema, for editors that complete YAML."
 )
 
 

@@ -13,9 +13,10 @@ from pages.reference.markdown import cell, code, page, prose, table
 
 PROGRAMS: Final = ("domicile", "domicile-directory", "domicile-router", "domicile-cell", "domicile-keys")
 _INTRODUCTION: Final = (
-    "Each command says the same with `--help`. Where a command has `--json`, that prints one document for machines; the exit status is 0 where "
-    "it did what it says, 130 where it was interrupted, 1 where it was refused, unless it is told otherwise below. What a serving process is "
-    "told stands in [settings](settings.md)."
+    "Each command says the same with `--help`. Where a command has `--json`, that prints one document for "
+    "machines; the exit status is 0 where it did what it says, 130 where it was interrupted, 1 where it was "
+    "refused, unless it is told otherwise below. What a serving process is told stands in "
+    "[settings](settings.md)."
 )
 
 

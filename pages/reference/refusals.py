@@ -15,9 +15,10 @@ from pages.reference.markdown import cell, code, page, table
 _LINE: Final = re.compile(r"[│├└─ ]*(?P<name>[A-Z]\w+) {2,}(?P<meaning>\S.*?)(?: {2,}[0-9/ ]+)?$", re.MULTILINE)
 """Of a tree as a module's docstring draws it."""
 _INTRODUCTION: Final = (
-    "One tree for every part. In Python, catch a class and you catch what stands below it; over HTTP, a refusal is a problem document (RFC 9457, "
-    "`application/problem+json`) whose `code` is the one here. Codes are stable, texts are not. No message, cause or detail holds a personal "
-    "value. The policy behind the statuses, and when each one is answered: [status codes](../status-codes.md)."
+    "One tree for every part. In Python, catch a class and you catch what stands below it; over HTTP, a refusal "
+    "is a problem document (RFC 9457, `application/problem+json`) whose `code` is the one here. Codes are stable, "
+    "texts are not. No message, cause or detail holds a personal value. The policy behind the statuses, and when "
+    "each one is answered: [status codes](../status-codes.md)."
 )
 
 

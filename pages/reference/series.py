@@ -10,8 +10,9 @@ from domicile.telemetry.catalogue import catalogue
 from pages.reference.markdown import cell, code, page, table
 
 _INTRODUCTION: Final = (
-    "Each process serves these at `/metrics` in Prometheus' text format, over mutual TLS to an operator's certificate. A label names a place or "
-    "a code, never a subject, an address or a path. How to scrape them: [observe](../observe.md)."
+    "Each process serves these at `/metrics` in Prometheus' text format, over mutual TLS to an operator's "
+    "certificate. A label names a place or a code, never a subject, an address or a path. How to scrape them: "
+    "[observe](../observe.md)."
 )
 
 

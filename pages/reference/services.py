@@ -31,9 +31,10 @@ from pages.reference.markdown import cell, code, page, table
 from pages.reference.schemas import bounds, default, kind
 
 _INTRODUCTION: Final = (
-    "Every route of every service. All of them are reached over mutual TLS; the certificate's role and place decide, by the matrix of "
-    "`domicile.model.access`. Each service also answers `GET /healthz`, `/readyz` and `/metrics`, and those with an OpenAPI document "
-    "`GET /openapi.json`. Refusals are problem documents: [errors](errors.md). Applications need none of this: the SDK speaks it for them."
+    "Every route of every service. All of them are reached over mutual TLS; the certificate's role and place "
+    "decide, by the matrix of `domicile.model.access`. Each service also answers `GET /healthz`, `/readyz` and "
+    "`/metrics`, and those with an OpenAPI document `GET /openapi.json`. Refusals are problem documents: "
+    "[errors](errors.md). Applications need none of this: the SDK speaks it for them."
 )
 _PHRASES: Final = {"413": "Content Too Large", "422": "Unprocessable Content"}
 """RFC 9110's, which Python says from 3.13 on: the documents are the same whoever writes them."""

@@ -25,9 +25,9 @@ _PROCESSES: Final[tuple[tuple[str, type[BaseSettings]], ...]] = (
     ("python -m domicile.ops.backup.agent", AgentSettings),
 )
 _INTRODUCTION: Final = (
-    "Paths, addresses to bind, log level: what is local to one process. Each is an environment variable; nothing else sets it, so there is no "
-    "order of precedence. Topology and policy are in the [manifest](manifest.md) alone. A variable that is missing or wrong ends the process "
-    "at its start with one line that names it."
+    "Paths, addresses to bind, log level: what is local to one process. Each is an environment variable; nothing "
+    "else sets it, so there is no order of precedence. Topology and policy are in the [manifest](manifest.md) "
+    "alone. A variable that is missing or wrong ends the process at its start with one line that names it."
 )
 
 

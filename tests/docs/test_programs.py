@@ -1,4 +1,4 @@
-"""Each command on each page is one that its program takes, with the options that it has: also those that no test runs."""
+"""Each command on each page is one that its program takes, with its options: also those that no test runs."""
 
 from __future__ import annotations
 
