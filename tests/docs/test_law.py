@@ -1,4 +1,4 @@
-"""docs/law.md: each test that it names is there and is one, and each article has a mechanism and a test."""
+"""docs/law.md and docs/comparison.md: what they name is there, and what they claim has its source and its date."""
 
 from __future__ import annotations
 
@@ -56,3 +56,13 @@ def test_each_named_test_is_there() -> None:
 
 def test_it_says_what_it_is_not() -> None:
     assert "This is no legal advice" in PAGE
+
+
+def test_what_is_said_of_neighbours_is_dated_and_has_its_source() -> None:
+    text = (DOCS / "comparison.md").read_text()
+    sections = re.split(r"^## ", text, flags=re.MULTILINE)[1:-1]
+    assert [section.split()[0] for section in sections] == ["GitLab", "CockroachDB", "Vitess", "InCountry", "Envoy"]
+    for section in sections:
+        assert re.search(r"\(Read 20\d\d-\d\d-\d\d", section), section[:40]
+        assert re.search(r"\]\(https://", section), section[:40]
+        assert "**Take it**" in section, section[:40]

@@ -64,6 +64,8 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     shell = Shell(folder)
     try:
         assert "router-fra" in shell.page("observe.md", 0)
+        manifest: Any = read_yaml((folder / ".domicile/domicile.yaml").read_text(), source="the world's manifest")
+        router = manifest["routers"]["fra"]["public"]
         for number in range(PEOPLE):
             body = {
                 "user": f"user{number}",
@@ -74,10 +76,7 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
                 "born": "1985-01-01",
             }
             authority = ".domicile/trust/authorities/eu.pem"
-            address = read_yaml((folder / ".domicile/domicile.yaml").read_text(), source="x")["routers"]["fra"][
-                "public"
-            ]
-            shell(f"curl -sf --cacert {authority} https://{address}/signup -d '{json.dumps(body)}'")
+            shell(f"curl -sf --cacert {authority} https://{router}/signup -d '{json.dumps(body)}'")
         yield shell
     finally:
         shell("domicile down || true")
@@ -90,7 +89,8 @@ def world(shell: Shell) -> dict[str, Any]:
 
 
 def address_of(shell: Shell, name: str) -> str:
-    return next(each["address"] for each in world(shell)["processes"] if each["name"] == name)
+    found: str = next(each["address"] for each in world(shell)["processes"] if each["name"] == name)
+    return found
 
 
 def test_observe(shell: Shell) -> None:
