@@ -14,7 +14,7 @@ PAGE ?=
 DIST ?= dist
 ROOMS := core sdk directory router cells ops
 
-.PHONY: setup demo up down status test test-full lint bench compiled release clean
+.PHONY: setup demo up down status test test-full lint bench compiled docs release clean
 
 setup: $(VENV)/.installed
 
@@ -75,6 +75,16 @@ compiled: $(COMPILED)/.made
 # COMPILED= measures the router as Python
 bench: $(VENV)/.bench $(if $(COMPILED),$(COMPILED)/.made)
 	@PYTHONPATH=$(COMPILED):tests/support $(BIN)/python -m loadtests.bench $(ONLY) $(if $(PAGE),--page)
+
+# the site's generator is no part of `make setup`
+$(VENV)/.docs: $(VENV)/.installed
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
+	@touch $@
+
+# the reference from the code, then the site into build/site; a link or an anchor that leads nowhere fails it
+docs: $(VENV)/.docs
+	@$(BIN)/python -m pages.reference
+	@PYTHONPATH=. $(BIN)/python -m pages.site
 
 # a wheel of each distribution, the same from the same source, and their digests
 release: setup

@@ -43,6 +43,7 @@ DEVELOPMENT = [
     "uvicorn",
     "websockets",
 ]
+DOCS = ["mkdocs-material"]  # the site's generator
 BENCH = [
     ENVOY,
     "py-spy",
@@ -66,4 +67,4 @@ class WorkspaceMetadata(MetadataHookInterface):
         metadata["dependencies"] = sorted(dependencies)
         metadata["scripts"] = scripts
         metadata["entry-points"] = entry_points
-        metadata["optional-dependencies"] = {"dev": DEVELOPMENT, "bench": BENCH}
+        metadata["optional-dependencies"] = {"dev": DEVELOPMENT, "bench": BENCH, "docs": DOCS}

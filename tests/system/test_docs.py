@@ -8,12 +8,14 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from domicile_testing import free_port
+from domicile_testing.documentation import blocks
 from domicile_testing.worlds import clean_environment, processes_of
 
 pytestmark = [pytest.mark.system, pytest.mark.xdist_group("docs")]
@@ -21,7 +23,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 
 @contextmanager
-def running(folder: Path, script: str, *, down: str = "domicile down") -> Iterator[str]:
+def running(folder: Path, script: str, *, down: str = "domicile down", seconds: float = 120) -> Iterator[str]:
     """What a page's commands print, run in ``folder`` with a world that they start; it is ended by ``down``."""
     programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = clean_environment() | {"PATH": programs}
@@ -32,7 +34,7 @@ def running(folder: Path, script: str, *, down: str = "domicile down") -> Iterat
             env=environment,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=seconds,
             check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
@@ -129,3 +131,34 @@ def test_the_page_on_the_border(tmp_path: Path) -> None:
         assert {(row["plan"], row["born"]) for row in rows} == {("pro", "1980s")}
         assert all(re.fullmatch("[a-z2-7]{26}", row["email"]) for row in rows)
         assert "1 lines of 1 as it was signed" in told
+
+
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A folder with a short name: a cluster's socket has to fit into a hundred characters."""
+    with tempfile.TemporaryDirectory(prefix="domicile-") as folder:
+        yield Path(folder)
+
+
+@pytest.mark.full
+@pytest.mark.timeout(900)
+def test_the_way_from_a_clone_to_the_report_of_a_drill(short: Path) -> None:
+    """All but the installation, which this test runs from."""
+    (block,) = blocks(DOCS / "index.md")
+    install, activate, *drive, down = block.strip().splitlines()
+    assert (install.split()[:2], activate) == (["make", "setup"], ". .venv/bin/activate")
+    with running(short, "\n".join(drive), down=down, seconds=720) as told:
+        page = Path(told.strip().splitlines()[-1].split()[-1])
+        assert "held" in told
+        assert "<svg" in (short / page).read_text()
+
+
+@pytest.mark.full
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the page drives its application with curl, which is not here")
+def test_the_page_on_background_jobs(tmp_path: Path) -> None:
+    page = DOCS / "background-jobs.md"
+    (tmp_path / "letters.py").write_text(blocks(page, "python")[0])
+    (drive,) = blocks(page)
+    commands, down = drive.strip().rsplit("\n", 1)
+    with running(tmp_path, commands, down=down) as told:
+        assert told.strip().endswith('{"words":5}')

@@ -58,7 +58,7 @@ class Page:
         """Go there, and wait until all of it is there."""
         assert "errorText" not in (found := await self.call("Page.navigate", url=url)), found
         async with asyncio.timeout(STEP_SECONDS):
-            while await self.run("document.readyState + location.protocol") != "completehttps:":
+            while await self.run("document.readyState + location.protocol") != f"complete{url.partition(':')[0]}:":
                 continue
 
     async def run(self, script: str) -> Any:
