@@ -48,6 +48,10 @@ BENCH = [
     "py-spy",
     "setuptools",  # for mypyc, which compiles the router
 ]
+LOAD = [
+    "locust",
+    "websocket-client",  # locust's users are greenlets: a client of plain sockets fits them
+]
 
 
 class WorkspaceMetadata(MetadataHookInterface):
@@ -66,4 +70,4 @@ class WorkspaceMetadata(MetadataHookInterface):
         metadata["dependencies"] = sorted(dependencies)
         metadata["scripts"] = scripts
         metadata["entry-points"] = entry_points
-        metadata["optional-dependencies"] = {"dev": DEVELOPMENT, "bench": BENCH}
+        metadata["optional-dependencies"] = {"dev": DEVELOPMENT, "bench": BENCH, "load": LOAD}
