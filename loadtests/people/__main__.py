@@ -47,7 +47,7 @@ def main(
             typer.echo(f"  {time.monotonic() - began:6.1f} s  {what}", err=True)
 
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+        signal.signal(number, _interrupt)
     try:
         with refusals(as_json=json_output), ExitStack() as stack:
             plan = read_plan(config)
@@ -75,6 +75,10 @@ def main(
         _show(result.document, out)
     if not result.ok:
         raise typer.Exit(MISSED)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _lasting(plan: Plan, seconds: float) -> Plan:

@@ -7,6 +7,10 @@ monotonic clock), whose it was, how long it took and what was wrong; of no reque
 
 from __future__ import annotations
 
+from gevent import monkey
+
+monkey.patch_all()  # before anything else is imported: TLS contexts that exist already would not be gevent's
+
 import csv
 import logging
 import signal
@@ -15,27 +19,23 @@ import sys
 import time
 from typing import Any, Final
 
-from gevent import monkey
+import gevent
+from locust.env import Environment
 
-monkey.patch_all()
-
-import gevent  # noqa: E402
-from locust.env import Environment  # noqa: E402
-
-from domicile.model.addresses import Address  # noqa: E402
-from loadtests.people.loopback import confine  # noqa: E402
-from loadtests.people.places import Task  # noqa: E402
-from loadtests.people.samples import COLUMNS, FAULT  # noqa: E402
-from loadtests.people.scenarios import PEOPLE, _Person  # noqa: E402
+from domicile.model.addresses import Address
+from loadtests.people.loopback import confine
+from loadtests.people.places import Task
+from loadtests.people.samples import COLUMNS, FAULT
+from loadtests.people.scenarios import PEOPLE, Person
 
 _FLUSH_SECONDS: Final = 1.0
 _END_SECONDS: Final = 10
 
 
-def _user_classes(task: Task) -> list[type[_Person]]:
+def _user_classes(task: Task) -> list[type[Person]]:
     found = []
-    _Person.set_up = task
-    _Person.contexts = {
+    Person.set_up = task
+    Person.contexts = {
         name: ssl.create_default_context(cafile=str(front.authority)) for name, front in task.fronts.items()
     }
     for kind, users in task.plan.mix.users().items():
@@ -59,7 +59,7 @@ def main() -> None:
             kind, _, action = name.partition(": ")
             writer.writerow([f"{time.monotonic():.3f}", kind, action, f"{response_time:.1f}", str(exception or "")])
 
-        def fault(user_instance: _Person, exception: Exception, **_: Any) -> None:
+        def fault(user_instance: Person, exception: Exception, **_: Any) -> None:
             writer.writerow([f"{time.monotonic():.3f}", user_instance.kind, FAULT, "0", type(exception).__name__])
 
         def flush() -> None:

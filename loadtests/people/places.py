@@ -14,15 +14,14 @@ from pydantic import BaseModel, ConfigDict
 
 from domicile.model.addresses import Address
 from domicile.model.errors import Forbidden, InvalidInput
-from domicile.model.manifest import Manifest
+from domicile.model.manifest import Manifest, Travellers
 from domicile.ops.layout import Layout
 from loadtests.people.plan import Kind, Plan
 
 
 class Front(BaseModel):
     """Of one jurisdiction. ``value``: what every personal value of this run's people from there holds, and nothing else
-    does; ``public_host``: where its travellers are sent; ``sends_home``: whether its people are sent home from abroad
-    (else they are carried there)."""
+    does; ``public_host``: where its travellers are sent; ``travellers``: what happens to its people abroad."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -31,7 +30,7 @@ class Front(BaseModel):
     routers: list[str]
     public_host: str
     authority: Path
-    sends_home: bool
+    travellers: Travellers
     value: str
 
 
@@ -75,7 +74,7 @@ def fronts(manifest: Manifest, layout: Layout) -> dict[str, Front]:
             routers=routers,
             public_host=jurisdiction.public_host,
             authority=layout.authorities / f"{name}.pem",
-            sends_home=jurisdiction.travellers == "redirect",
+            travellers=jurisdiction.travellers_on("/profile"),
             value=f"load-{secrets.token_hex(8)}",
         )
     return found

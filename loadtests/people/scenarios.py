@@ -12,6 +12,7 @@ import random
 import secrets
 import ssl
 import time
+from collections.abc import Callable
 from typing import Any, ClassVar, Final
 
 import gevent
@@ -19,6 +20,7 @@ import websocket
 from locust import User, task
 from locust.contrib.fasthttp import FastHttpSession
 
+from domicile.model.manifest import Travellers
 from loadtests.people.places import Front, Task
 from loadtests.people.plan import HotCell, Kind, People, SignUps, Uploads
 from loadtests.people.samples import FOREIGN
@@ -36,7 +38,17 @@ class Foreign(Exception):
         return f"{FOREIGN}: {super().__str__()}"
 
 
-class _Person(User):
+def _only(context: ssl.SSLContext) -> Callable[..., ssl.SSLContext]:
+    """What geventhttpclient makes its contexts by. The authorities that it offers, those of the public web, are left
+    out: a factory that did not take them would have them loaded into the context afterwards."""
+
+    def made(cafile: object = None) -> ssl.SSLContext:
+        return context
+
+    return made
+
+
+class Person(User):
     """Signs up, does ``visit`` things, and comes back as somebody new."""
 
     abstract = True
@@ -50,8 +62,15 @@ class _Person(User):
         self._home, self._front = self._from()
         self._clients = {
             name: FastHttpSession(
-                None, environment.events.request, self, insecure=False, ssl_context_factory=lambda c=context: c,
-                connection_timeout=_SECONDS, network_timeout=_SECONDS, max_retries=0, max_redirects=0,
+                None,
+                environment.events.request,
+                self,
+                insecure=False,
+                ssl_context_factory=_only(context),
+                connection_timeout=_SECONDS,
+                network_timeout=_SECONDS,
+                max_retries=0,
+                max_redirects=0,
             )
             for name, context in self.contexts.items()
         }  # fmt: skip
@@ -139,6 +158,10 @@ class _Person(User):
 
     @task
     def step(self) -> None:
+        """Once: Locust runs a base's tasks beside those of the class that overrides them."""
+        self._turn()
+
+    def _turn(self) -> None:
         if self._left <= 0 or not self._session:
             self._come()
         if self._session:
@@ -151,7 +174,7 @@ class _Person(User):
         return f"{self._front.value} writes {secrets.token_hex(4)} ".ljust(length, ".")
 
 
-class Resident(_Person):
+class Resident(Person):
     kind = Kind.RESIDENTS
 
     def _do(self) -> None:
@@ -166,14 +189,17 @@ class Resident(_Person):
             self._ask("change plan", "PUT", "/profile", body={"plan": secrets.choice(("free", "pro"))})
 
 
-class Traveller(_Person):
+class Traveller(Person):
     """Comes in abroad: sent home with 307, and goes there; or carried home, where the jurisdiction allows it."""
 
     kind = Kind.TRAVELLERS
 
     def _do(self) -> None:
         abroad = random.choice([name for name in self.set_up.fronts if name != self._home])
-        if not self._front.sends_home:
+        if self._front.travellers == Travellers.REFUSE:
+            self._ask("refused abroad", "GET", "/profile", at=abroad, status=451)
+            return
+        if self._front.travellers == Travellers.HAIRPIN:
             self._ask("read profile, carried", "GET", "/profile", at=abroad)
             self._ask("write note, carried", "POST", "/notes", at=abroad, body={"text": self._text()}, status=201)
             return
@@ -193,13 +219,12 @@ class Traveller(_Person):
         )  # fmt: skip
 
 
-class Stranger(_Person):
+class Stranger(Person):
     """One of a storm: nobody signs up for a while, then all of them at once."""
 
     kind = Kind.SIGN_UPS
 
-    @task
-    def step(self) -> None:
+    def _turn(self) -> None:
         part = self._part
         assert isinstance(part, SignUps)
         now = time.monotonic()
@@ -210,7 +235,7 @@ class Stranger(_Person):
             self._sign_up(Kind.SIGN_UPS)
 
 
-class Neighbour(_Person):
+class Neighbour(Person):
     """One of many in one cell."""
 
     kind = Kind.HOT_CELL
@@ -230,7 +255,7 @@ class Neighbour(_Person):
             self._ask("write note", "POST", "/notes", body={"text": self._text()}, status=201)
 
 
-class Uploader(_Person):
+class Uploader(Person):
     kind = Kind.UPLOADS
 
     def _do(self) -> None:
@@ -239,7 +264,7 @@ class Uploader(_Person):
         self._ask("upload", "POST", "/notes", body=body, status=201)
 
 
-class Talker(_Person):
+class Talker(Person):
     """Opens a WebSocket, writes its notes through it, and closes it."""
 
     kind = Kind.WEB_SOCKETS
@@ -274,7 +299,7 @@ class Talker(_Person):
 class _Timed:
     """Tells Locust of what is no HTTP request; what went wrong is told and goes on."""
 
-    def __init__(self, user: _Person, action: str) -> None:
+    def __init__(self, user: Person, action: str) -> None:
         self._user, self._action = user, action
 
     def __enter__(self) -> None:
@@ -303,6 +328,6 @@ def _refused(status: int, document: dict[str, Any], answer: Any) -> str:
     return f"{status} {document.get('code', '')}".strip()
 
 
-PEOPLE: Final[dict[Kind, type[_Person]]] = {
+PEOPLE: Final[dict[Kind, type[Person]]] = {
     each.kind: each for each in (Resident, Traveller, Stranger, Neighbour, Uploader, Talker)
 }

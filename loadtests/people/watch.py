@@ -41,14 +41,16 @@ class Look:
 def look(layout: Layout, at: float) -> list[Look]:
     """At every process of the world that is there and may be read; the verdict misses the others."""
     record = WorldRecord.read(layout)
-    found = []
-    for each in [record.supervisor, *record.processes] if record else []:
+    found: list[Look] = []
+    if record is None:
+        return found
+    for each in [record.supervisor, *record.processes]:
         process = each.process()
         if process is None:
             continue
         try:
             # the supervisor's children are the other processes
-            tree = [process] if each is record.supervisor else [process, *process.children(recursive=True)]  # type: ignore[union-attr]
+            tree = [process] if each is record.supervisor else [process, *process.children(recursive=True)]
             memory, rss, descriptors = _held(tree)
         except psutil.Error:
             continue

@@ -113,7 +113,8 @@ PLAN = Plan.model_validate(PEOPLE | {"objectives": {"default": LIMITS}})
 
 
 def fine(count: int = 100, *, at: float = 1.0, kind: str = "residents", **more: Any) -> list[Sample]:
-    return [Sample(**{"ended": at, "kind": kind, "action": "read", "milliseconds": 10.0, **more}) for _ in range(count)]
+    values: dict[str, Any] = {"ended": at, "kind": kind, "action": "read", "milliseconds": 10.0}
+    return [Sample(**values | more) for _ in range(count)]
 
 
 def missed(samples: list[Sample], *, across: int | None = 0, plan: Plan = PLAN, **more: Any) -> set[str]:
@@ -149,7 +150,7 @@ def test_the_drill_excuses_only_what_its_own_objectives_excuse() -> None:
     drill = {"scenario": "directory-outage", "at_seconds": 10}
     inside = {"residents": {"errors_percent": 50, "p99_ms": 100}}
     plan = Plan.model_validate(PLAN.model_dump() | {"drill": drill, "objectives_in_drill": inside})
-    held = {"plan": plan, "drill": (10.0, 20.0), "drilled": {"verdict": "held"}}
+    held: dict[str, Any] = {"plan": plan, "drill": (10.0, 20.0), "drilled": {"verdict": "held"}}
     broken = [*fine(5, at=15), *fine(5, at=21, error="503")]
     assert missed([*fine(), *broken], **held) == set()
     assert missed([*fine(), *fine(2, at=15), *fine(3, at=15, error="503")], **held) == {
@@ -212,7 +213,7 @@ def test_who_was_not_watched_has_met_nothing() -> None:
 def test_the_page_needs_nothing_else_and_escapes_what_it_shows() -> None:
     samples = [*fine(5, at=3.0), *fine(2, at=9.0, error="503 <script>alert(1)</script>")]
     rows = objectives.judge(PLAN, Evidence(samples, 0))
-    document = {
+    document: dict[str, Any] = {
         "ok": False, "seconds": 10.0, "soak": False, "users": {"residents": 1}, "objectives": rows,
         "failed": [row for row in rows if not row["met"]], "stats": by_action(samples, 10),
         "errors": [{"kind": "residents", "action": "read", "error": samples[-1].error, "times": 2}],
