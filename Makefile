@@ -7,6 +7,7 @@ FULL_SECONDS ?= 1200
 # how many test processes: each waits for databases and worlds more than it computes
 WORKERS ?= 3
 ONLY ?=
+OPTIONS ?=
 # PAGE=1: `make bench` also writes its tables into docs/performance.md
 PAGE ?=
 
@@ -14,7 +15,7 @@ PAGE ?=
 DIST ?= dist
 ROOMS := core sdk directory router cells ops
 
-.PHONY: setup demo up down status test test-full lint bench compiled docs release clean
+.PHONY: setup demo up down status test test-full lint bench compiled load soak docs release clean
 
 setup: $(VENV)/.installed
 
@@ -47,7 +48,7 @@ $(VENV)/.kubectl: $(VENV)/.installed tests/support/domicile_testing/kubectl.py
 test: setup $(VENV)/.kubectl
 	@$(BIN)/pytest -q -n $(WORKERS) --dist loadscope --no-loadscope-reorder -m "not full"
 
-test-full: setup $(VENV)/.kubectl
+test-full: setup $(VENV)/.kubectl $(VENV)/.load
 	@DOMICILE_TEST_SECONDS=$(FULL_SECONDS) $(BIN)/pytest -q -n $(WORKERS) --dist loadscope --no-loadscope-reorder -m full --timeout=$$(( $(FULL_SECONDS) + 300 ))
 
 lint: setup
@@ -85,6 +86,18 @@ $(VENV)/.docs: $(VENV)/.installed
 docs: $(VENV)/.docs
 	@$(BIN)/python -m pages.reference
 	@PYTHONPATH=. $(BIN)/python -m pages.site
+
+$(VENV)/.load: $(VENV)/.installed
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,load]'
+	@touch $@
+
+# people of every kind over the real front of a world of its own: docs/load.md; OPTIONS="--world DIR --seconds 30"
+load: $(VENV)/.load
+	@$(BIN)/python -m loadtests.people $(OPTIONS)
+
+# the same for half an hour, watching whether a process's memory or descriptors grow
+soak: $(VENV)/.load
+	@$(BIN)/python -m loadtests.people --soak $(OPTIONS)
 
 # a wheel of each distribution, the same from the same source, and their digests
 release: setup

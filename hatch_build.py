@@ -49,6 +49,10 @@ BENCH = [
     "py-spy",
     "setuptools",  # for mypyc, which compiles the router
 ]
+LOAD = [
+    "locust",
+    "websocket-client",  # locust's users are greenlets: a client of plain sockets fits them
+]
 
 
 class WorkspaceMetadata(MetadataHookInterface):
@@ -67,4 +71,4 @@ class WorkspaceMetadata(MetadataHookInterface):
         metadata["dependencies"] = sorted(dependencies)
         metadata["scripts"] = scripts
         metadata["entry-points"] = entry_points
-        metadata["optional-dependencies"] = {"dev": DEVELOPMENT, "bench": BENCH, "docs": DOCS}
+        metadata["optional-dependencies"] = {"dev": DEVELOPMENT, "bench": BENCH, "docs": DOCS, "load": LOAD}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,12 @@ class Client:
         ) as response:
             answer = await response.json(content_type=None) if response.status != 307 else None
             return response.status, answer, dict(response.headers)
+
+    def live(self, routed: str, session: str) -> AbstractAsyncContextManager[aiohttp.ClientWebSocketResponse]:
+        key = str(self.pepper.subject_key(routed))
+        headers = {"Domicile-Subject-Key": key, "Domicile-Cell": "eu-1", "Domicile-Epoch": "1"}
+        headers["Authorization"] = f"Bearer {session}"
+        return self.http.ws_connect(f"https://{self.address}/notes/live", headers=headers)
 
     async def sign_up(self, user: str, **changes: Any) -> tuple[int, Any, dict[str, str]]:
         body = {"user": user, "email": f"{user}@example.eu", "password": "correct horse", "plan": "pro"}
@@ -230,3 +237,46 @@ async def test_operators_are_told_how_it_does(client: Client, trust: Trust) -> N
                 assert response.status == 200
         async with http.get(f"https://{client.address}/about") as response:
             assert response.status == 403
+
+
+async def test_notes_are_written_through_a_websocket(client: Client, somebody: Somebody) -> None:
+    user, _ = somebody()
+    session = (await client.sign_up(user))[1]["session"]
+    async with client.live(user, session) as socket:
+        await socket.send_json({"text": "one", "topic": "live"})
+        told = await socket.receive_json()
+        await socket.send_json({"text": ""})
+        refused = await socket.receive_json()
+        await socket.send_json({"text": "two"})
+        assert (await socket.receive_json()).keys() == {"id", "topic"}
+    assert (refused["status"], refused["code"]) == (422, "invalid-input")
+    notes = (await client.ask("GET", "/notes", session=session, routed=user))[1]
+    assert {note["text"] for note in notes} == {"one", "two"}
+    assert {"id": told["id"], "text": "one", "topic": "live"} in notes
+
+
+async def test_a_websocket_opens_to_the_one_whose_session_it_is(client: Client, somebody: Somebody) -> None:
+    (user, _), (other, _) = somebody(), somebody()
+    session = (await client.sign_up(user))[1]["session"]
+    await client.sign_up(other)
+    for routed, sent, status in ((user, "x", 401), (other, session, 400)):
+        with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
+            async with client.live(routed, sent):
+                pass
+        assert caught.value.status == status
+
+
+async def test_an_open_websocket_writes_nothing_past_a_closed_fence(
+    client: Client, somebody: Somebody, eu_root: asyncpg.Connection
+) -> None:
+    user, key = somebody()
+    session = (await client.sign_up(user))[1]["session"]
+    async with client.live(user, session) as socket:
+        await socket.send_json({"text": "before"})
+        assert "id" in await socket.receive_json()
+        await eu_root.execute("UPDATE domicile.fences SET state = 'closed' WHERE subject_key = $1", bytes(key))
+        await socket.send_json({"text": "after"})
+        assert (await socket.receive_json())["status"] in (421, 503)
+        assert (await socket.receive()).type is aiohttp.WSMsgType.CLOSE
+    count = await eu_root.fetchval("SELECT count(*) FROM notes WHERE subject_key = $1", bytes(key))
+    assert count == 1

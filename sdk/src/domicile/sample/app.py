@@ -10,14 +10,17 @@ from __future__ import annotations
 from datetime import date
 from typing import Annotated, Any, Final
 from uuid import uuid4
+from weakref import WeakSet
 
-from aiohttp import web
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from aiohttp import WSCloseCode, WSMsgType, web
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from domicile.model import (
     Conflict,
     CrossBorderAccess,
+    DomicileError,
     Endpoint,
+    InvalidInput,
     NotFound,
     Unauthenticated,
     UnknownSubject,
@@ -30,12 +33,14 @@ from domicile.sample.sessions import Sessions
 from domicile.sample.support import SupportDesk
 from domicile.sdk import Home, Residency, Withheld, evenly
 from domicile.sdk.aiohttp import guard, home_of, observed_country
-from domicile.service import Service, problem_response, read_body
+from domicile.service import Service, problem_of, problem_response, read_body, where_invalid
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00]*$")]
 Password = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 REFUSAL_SECONDS: Final = 0.3
 """Until a log-in or a sign-up is refused: longer than finding out takes."""
+_LIVE_BYTES: Final = 1 << 20
+_HEARTBEAT_SECONDS: Final = 30.0
 TAKEN: Final = "nobody can sign up with this user name and e-mail address"
 
 
@@ -80,6 +85,10 @@ def _json(status: int = 200, **body: Any) -> web.Response:
     return web.json_response(body, status=status, headers={"Cache-Control": "no-store"})
 
 
+def _refusal(error: DomicileError) -> dict[str, Any]:
+    return problem_of(error)[0].model_dump(mode="json", exclude_none=True)
+
+
 class Sample:
     """Handlers of one cell."""
 
@@ -87,6 +96,7 @@ class Sample:
         self._residency = residency
         self._sessions = sessions
         self._desk = desk
+        self._live: WeakSet[web.WebSocketResponse] = WeakSet()
 
     def routes(self, service: Service) -> None:
         """Declare every route, and put the guard before them."""
@@ -98,11 +108,17 @@ class Sample:
             ("PUT", "/profile", self.change_profile),
             ("POST", "/notes", self.add_note),
             ("GET", "/notes", self.notes),
+            ("GET", "/notes/live", self.live_notes),
             ("POST", "/support/profile", self.support_profile),
             ("POST", "/support/plan", self.support_plan),
         ):
             service.route(method, path, Endpoint.APP_REQUESTS, handler)
+        service.app.on_shutdown.append(self._say_goodbye)
         guard(service.app, self._residency)
+
+    async def _say_goodbye(self, _: web.Application) -> None:
+        for socket in list(self._live):
+            await socket.close(code=WSCloseCode.GOING_AWAY)
 
     async def about(self, _: web.Request) -> web.Response:
         return _json(cell=self._residency.cell_name, jurisdiction=self._residency.jurisdiction)
@@ -192,9 +208,38 @@ class Sample:
     async def add_note(self, request: web.Request) -> web.Response:
         home = self._home(request)
         body = await read_body(request, NewNote)
+        return _json(201, **await self._new_note(home, body))
+
+    async def _new_note(self, home: Home, body: NewNote) -> dict[str, str]:
         note = home.new(Note, id=uuid4(), text=body.text, topic=body.topic)
         await home.put(note, version=0)
-        return _json(201, id=str(note.id), topic=note.topic)
+        return {"id": str(note.id), "topic": note.topic}
+
+    async def live_notes(self, request: web.Request) -> web.WebSocketResponse:
+        """A WebSocket. Each message is a note as ``POST /notes`` takes it, each answer what that would have said.
+
+        It outlives the moment in which the guard let it in: so the session is looked at, and the home's fence is
+        asked, at each message. The first refusal but a malformed note is also the last answer.
+        """
+        home = self._home(request)
+        socket = web.WebSocketResponse(heartbeat=_HEARTBEAT_SECONDS, max_msg_size=_LIVE_BYTES)
+        await socket.prepare(request)
+        self._live.add(socket)
+        async for message in socket:
+            if message.type is not WSMsgType.TEXT:
+                await socket.close(code=WSCloseCode.UNSUPPORTED_DATA)
+                break
+            try:
+                self._sessions.user(request.headers.get("Authorization"))
+                answer: dict[str, Any] = await self._new_note(home, NewNote.model_validate_json(message.data))
+            except ValidationError as error:
+                answer = _refusal(InvalidInput(where_invalid(error)))
+            except DomicileError as error:
+                await socket.send_json(_refusal(error))
+                await socket.close(code=WSCloseCode.POLICY_VIOLATION)
+                break
+            await socket.send_json(answer)
+        return socket
 
     async def notes(self, request: web.Request) -> web.Response:
         notes = await self._home(request).all(Note)
