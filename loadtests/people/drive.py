@@ -55,8 +55,8 @@ def main() -> None:
         writer = csv.writer(stream)
         writer.writerow(COLUMNS)
 
-        def told(name: str, response_time: float, exception: object, **_: Any) -> None:
-            kind, _, action = name.partition(": ")
+        def told(name: str, response_time: float, exception: object, **_more: Any) -> None:
+            kind, _sep, action = name.partition(": ")
             writer.writerow([f"{time.monotonic():.3f}", kind, action, f"{response_time:.1f}", str(exception or "")])
 
         def fault(user_instance: Person, exception: Exception, **_: Any) -> None:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from domicile.model.errors import Unavailable
-from domicile.ops.drills.local import Scanned, scan_files
+from domicile.ops.drills.local import scan_files
+from domicile.ops.drills.measure import Scanned
 from domicile.ops.layout import Layout
 from domicile.ops.manifests import load_file
 from domicile.ops.postgres import launched
