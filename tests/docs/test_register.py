@@ -44,6 +44,10 @@ REGISTER: Final[dict[str, list[str | Unrun]]] = {
         Unrun("index.md has the same commands, and a test runs them"),
         Unrun("a game day is 20 minutes; tests/system/test_drills.py plays one of three, and recovers a killed one"),
     ],
+    "load.md": [
+        Unrun("minutes of load each; tests/load/test_run.py runs the same program on a real world for some seconds"),
+        Unrun("minutes of load; tests/load/test_people.py reads such a file, and refuses wrong ones"),
+    ],
     "upgrade.md": [f"{_OPERATORS}::test_an_upgrade"],
     "rotation.md": [
         *["tests/system/test_pepper_rotation.py::test_everybody_is_found_before_amid_and_after_a_rotation"] * 4,
