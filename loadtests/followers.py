@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import logging
 import resource
 import sys
 import tempfile
@@ -184,7 +185,10 @@ class Run:
         return self.told
 
     async def _catch_up(self) -> None:
-        """Until all are at the end that the log has now, or a minute is over."""
+        """Until all have the first change that is made after it, or a minute is over."""
+        before = self.told.acknowledged
+        while self.told.acknowledged == before:  # noqa: ASYNC110 - the next claim
+            await asyncio.sleep(0.01)
         end = await self._end()
         left = set(range(self._shape.routers))
         while left and self._now() < self.told.ready_at + 60:
@@ -245,6 +249,7 @@ async def follow(shape: Shape, folder: Path, *, tell: bool = False) -> Told:
             site = await stack.enter_async_context(directory_site(trust, storage, operator, folder))
             root = await stack.enter_async_context(superuser(storage))
             await root.execute(FILL.replace("$1", str(shape.pins)))
+            await site.only(0).publish(1)
             clients = [site.client("eu", Role.ROUTER) for _ in range(shape.routers)]
             crowd = Crowd(folder / "replicas", clients)
             try:
@@ -318,6 +323,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="write the plot to this file (SVG)")
     asked = vars(parser.parse_args())
     path: Path | None = asked.pop("plot")
+    logging.disable(logging.WARNING)  # each router says that it does not follow
     with tempfile.TemporaryDirectory() as folder:
         told = asyncio.run(follow(Shape(**asked), Path(folder), tell=sys.stderr.isatty()))
     if path is not None:

@@ -44,6 +44,7 @@ REGISTER: Final[dict[str, list[str | Unrun]]] = {
         Unrun("index.md has the same commands, and a test runs them"),
         Unrun("a game day is 20 minutes; tests/system/test_drills.py plays one of three, and recovers a killed one"),
     ],
+    "scaling.md": ["tests/bench/test_scaling.py::test_the_commands_of_the_page"],
     "load.md": [
         Unrun("minutes of load each; tests/load/test_run.py runs the same program on a real world for some seconds"),
         Unrun("minutes of load; tests/load/test_people.py reads such a file, and refuses wrong ones"),
