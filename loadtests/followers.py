@@ -61,8 +61,8 @@ class Shape:
 
 @dataclass
 class Sample:
-    """At ``at`` seconds. ``following``: routers that hear the log; ``staleness_*``: in seconds, of those that were ever
-    loaded; ``directory_cpu``: processors that the directory's processes used since the sample before."""
+    """At ``at`` seconds. ``following``: routers that hear the log; ``staleness_*``: in seconds, of their replicas;
+    ``directory_cpu``: processors that the directory's processes used since the sample before."""
 
     at: float
     following: int
@@ -122,8 +122,9 @@ class Crowd:
         for task in self._tasks:
             await ended(task)
 
-    def loaded(self) -> bool:
-        return all(replica.position is not None for replica in self.replicas)
+    def follow(self) -> bool:
+        """Whether all of them have loaded the map, and heard that they have all of the log."""
+        return all(replica.position is not None and replica.staleness() < HEARD_SECONDS for replica in self.replicas)
 
     def behind(self, end: Position) -> list[int]:
         """Which are not there yet."""
@@ -156,10 +157,11 @@ class Run:
 
     async def run(self) -> Told:
         self._crowd.start()
-        while not self._crowd.loaded():  # noqa: ASYNC110 - of files
+        while not self._crowd.follow():  # noqa: ASYNC110 - of files
             await asyncio.sleep(0.2)
         self.told.loaded_s = self._now()
         self._say(f"{self._shape.routers} replicas loaded")
+        self._cpu = self._used()
         watching = asyncio.create_task(self._watch())
         changing = asyncio.create_task(self._change())
         try:
@@ -222,17 +224,22 @@ class Run:
             self._sample()
             await asyncio.sleep(SAMPLE_SECONDS)
 
-    def _sample(self) -> None:
-        ages = sorted(replica.staleness() for replica in self._crowd.replicas)
-        following = sum(replica.silence() < HEARD_SECONDS for replica in self._crowd.replicas)
+    def _used(self) -> float:
+        """Processor seconds of the directory's processes that run now."""
         used = 0.0
         for process in self._site.processes:
             with suppress(psutil.Error, AssertionError):
                 times = psutil.Process(process.pid).cpu_times()
                 used += times.user + times.system
-        rate = max(0.0, used - self._cpu) / SAMPLE_SECONDS
+        return used
+
+    def _sample(self) -> None:
+        ages = sorted(replica.staleness() for replica in self._crowd.replicas)
+        following = sum(replica.silence() < HEARD_SECONDS for replica in self._crowd.replicas)
+        used, at = self._used(), round(self._now(), 2)
+        passed = at - self.told.samples[-1].at if self.told.samples else SAMPLE_SECONDS
+        rate = max(0.0, used - self._cpu) / passed
         self._cpu = used
-        at = round(self._now(), 2)
         self.told.samples.append(Sample(at, following, ages[len(ages) // 2], ages[-1], rate))
 
 

@@ -16,12 +16,14 @@ from typing import Any
 
 import pytest
 from domicile_testing.databases import wait_for
+from domicile_testing.long import MINUTES
 from domicile_testing.worlds import LocalWorld, clean_environment, processes_of, running_world
 from loadtests.people.plan import DEFAULT, Kind
 
 from domicile.model.yaml_text import read_yaml
 
 pytestmark = [
+    MINUTES,
     pytest.mark.full,
     pytest.mark.system,
     pytest.mark.xdist_group("load"),

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from domicile_testing.homes import Surroundings
@@ -42,7 +43,7 @@ def test_nothing_is_missing_and_arguments_are_the_same(ours: type, theirs: type,
 
 
 async def test_a_home_in_synchronous_code(around: Surroundings, somebody: Somebody, tmp_path: Path) -> None:
-    user, american = somebody()[0], somebody()[0]
+    user, american, mark = somebody()[0], somebody()[0], f"c-{uuid4()}"  # others write into the same cell
     settings = around.settings(state=tmp_path)
 
     def program() -> None:
@@ -58,16 +59,16 @@ async def test_a_home_in_synchronous_code(around: Surroundings, somebody: Somebo
             assert versions == [1] * 20
             with mine.transaction() as transaction:
                 (read,) = transaction.find(Note, topic="a")
-                transaction.update(read, topic="c")
+                transaction.update(read, topic=mark)
                 assert transaction.sql("SELECT count(*) AS n FROM notes") == [{"n": 21}]
             with pytest.raises(ZeroDivisionError), mine.transaction() as transaction:  # noqa: PT012
                 transaction.delete(Note, note.id)
                 raise ZeroDivisionError
-            assert connected.redeem(mine.ticket()).get(Note, note.id) == connected.home(user).find(Note, topic="c")[0]
+            assert connected.redeem(mine.ticket()).get(Note, note.id) == connected.home(user).find(Note, topic=mark)[0]
             assert len(mine.page(Note, {"topic": Range(at_least="b")}, size=5).records) == 5
-            assert [row.topic for row in connected.abroad(user).find(Note, topic="c")] == ["c"]
+            assert [row.topic for row in connected.abroad(user).find(Note, topic=mark)] == [mark]
             with connected.cell(purpose="test") as session:
-                assert [found.record.id for found in session.find(Note, topic="c")] == [note.id]
+                assert [found.record.id for found in session.find(Note, topic=mark)] == [note.id]
             with pytest.raises(UnsupportedQuery):
                 mine.find(Note, text="x")
             with pytest.raises(CrossBorderAccess):

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from domicile_testing import free_port
 from domicile_testing.documentation import blocks
+from domicile_testing.long import MINUTES
 from domicile_testing.worlds import clean_environment, processes_of
 
 pytestmark = [pytest.mark.system, pytest.mark.xdist_group("docs")]
@@ -140,6 +141,7 @@ def short() -> Iterator[Path]:
         yield Path(folder)
 
 
+@MINUTES
 @pytest.mark.full
 @pytest.mark.timeout(900)
 def test_the_way_from_a_clone_to_the_report_of_a_drill(short: Path) -> None:

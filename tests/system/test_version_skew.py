@@ -19,6 +19,7 @@ import aiohttp
 import psutil
 import pytest
 from domicile_testing.conditions import until_true
+from domicile_testing.long import MINUTES
 from domicile_testing.worlds import LocalWorld, clean_environment, processes_of
 
 from domicile.model import Manifest
@@ -32,7 +33,7 @@ ROOMS = ("core", "sdk", "directory", "router", "cells", "ops")
 ROLES = ("directory", "keys", "gateway", "app", "router")
 """In the order of docs/upgrade.md."""
 HERE = Path(__file__).parents[2]
-pytestmark = [pytest.mark.system, pytest.mark.full, pytest.mark.timeout(400)]
+pytestmark = [MINUTES, pytest.mark.system, pytest.mark.full, pytest.mark.timeout(400)]
 
 
 @pytest.fixture(scope="module")

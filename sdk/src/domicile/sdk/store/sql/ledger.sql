@@ -120,8 +120,8 @@ BEGIN
 END
 $$;
 
--- Add the line of a release that passes or is refused, unless its decision has one already: whoever was killed between
--- its line and what comes after says it again. The line's place and text either way, and whether it is new.
+-- Add the line of a release that passes or is refused, unless its decision has such a one already: whoever was killed
+-- between its line and what comes after says it again. The line's place and text either way, and whether it is new.
 CREATE OR REPLACE FUNCTION ledger.append_once(text text)
 RETURNS TABLE (place bigint, kept text, added boolean)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -130,6 +130,7 @@ BEGIN
     RETURN QUERY
         SELECT l.index, l.line, false FROM ledger.lines l
         WHERE starts_with(l.line, '{"kind":"release",')
+            AND l.line::jsonb ->> 'outcome' = append_once.text::jsonb ->> 'outcome'
             AND l.line::jsonb ->> 'decision_id' = append_once.text::jsonb ->> 'decision_id'
         ORDER BY l.index LIMIT 1;
     IF NOT FOUND THEN
