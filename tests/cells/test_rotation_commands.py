@@ -71,7 +71,7 @@ async def test_killed_rotators_and_databases_among_many_writers_lose_nothing(
     told, kills, done = environment(world, cell_storage), 0, 0
     going, turner = long_form(0.1), world.turner()
     async with writers(world, homes, 6, outages=True) as acknowledged:
-        while going() or not done:
+        while going() or not (done and kills):
             process = await asyncio.create_subprocess_exec(
                 "domicile-cell", "rotate", "--json", env=told, stdout=asyncio.subprocess.PIPE
             )
