@@ -27,8 +27,9 @@ SIZES: Final = {"one machine": (100_000, 3), "a million": (1_000_000, 3), "ten m
 
 @dataclass(frozen=True)
 class Costs:
-    """Microseconds of one processor, and bytes. ``subject_*``: of one with an alias, a profile and two notes, in each
-    database; ``row_bytes``: of one more note; ``change_bytes``: of one on a router's stream."""
+    """Microseconds, and bytes. ``put``, ``get``, ``unwrap`` and ``claim`` are elapsed times on an idle machine, and so
+    more than the processor time that they stand for here. ``subject_*``: of one with an alias, a profile and two notes,
+    in each database; ``row_bytes``: of one more note; ``change_bytes``: of one on a router's stream."""
 
     request_us: float
     body_us_per_kb: float
@@ -73,16 +74,19 @@ class Assumed:
     joined: float = 0.001
     routers_per_jurisdiction: float = 4.0
     jurisdictions: float = 2.0
+    heartbeat_bytes: float = 74.0
     peak: float = 4.0
     full: float = 0.6
 
 
+MAY_BE_ZERO: Final = ("travellers", "carried", "response_kb", "rows", "heartbeat_bytes", "joined")
 HELP: Final = {
     "requests": "requests", "writes": "rows written", "rows": "rows of each in all", "response_kb": "KB an answer",
     "travellers": "share of requests from another jurisdiction", "carried": "share of those that are carried (hairpin)",
     "sessions": "sessions", "session_minutes": "minutes of each", "cache_seconds": "seconds that a key is cached",
     "joined": "share of users that sign up, move or leave", "routers_per_jurisdiction": "routers of a jurisdiction",
-    "jurisdictions": "jurisdictions", "peak": "busiest second against the average one",
+    "jurisdictions": "jurisdictions", "heartbeat_bytes": "bytes a second to each router",
+    "peak": "busiest second against the average one",
     "full": "share of a processor that is to be used at the peak",
 }  # fmt: skip
 
@@ -148,7 +152,10 @@ def size(costs: Costs, assumed: Assumed, users: int, cells: int) -> Deployment:
         nodes=3 * databases,
         wal_gb_per_cell_day=wal,
         wal_gb_between_zones_month=wal * cells * MONTH,
-        changes_gb_month=users * assumed.joined * MONTH * costs.change_bytes * routers / 1e9,
+        changes_gb_month=(users * assumed.joined * costs.change_bytes + DAY * assumed.heartbeat_bytes)
+        * MONTH
+        * routers
+        / 1e9,
         hairpin_gb_month=users * assumed.requests * carried * assumed.response_kb * 1e3 * MONTH / 1e9,
         ledger_lines_per_day=routers * DAY / 30 * assumed.jurisdictions,
     )
@@ -165,18 +172,18 @@ class Limit:
     at_users: float
 
 
-def limits(costs: Costs, deployment: Deployment) -> list[Limit]:
+def limits(costs: Costs, assumed: Assumed, deployment: Deployment) -> list[Limit]:
     """Which one comes first, first. ``most`` is what one process, or one database, was measured to do."""
     per_core = 1e6
     found = [
-        ("PostgreSQL of a cell", "rows written a second, by group commit on one node", deployment.writes_per_cell_s,
+        ("PostgreSQL of a cell", "rows written a second, on one node, no standby", deployment.writes_per_cell_s,
          per_core / costs.put_us),
         ("a cell's database", "GB, for a base backup of an hour at 100 MB/s", deployment.cell_gb, 360.0),
-        ("key service", "unwraps a second, of one process in each jurisdiction", deployment.unwraps_per_s / 2,
+        ("key service", "unwraps a second, of one process in each jurisdiction",
+         deployment.unwraps_per_s / assumed.jurisdictions,
          per_core / costs.unwrap_us),
         ("LMDB of a router", "GB of pins, in a router of 16 GB of memory", deployment.replica_gb_per_router, 12.0),
         ("directory", "claims a second, of one process", deployment.changes_per_s, per_core / costs.claim_us),
-        ("ledger", "lines a second", deployment.ledger_lines_per_day / DAY, costs.ledger_lines_per_s),
     ]  # fmt: skip
     made = [Limit(engine, what, used, most, deployment.users * most / used) for engine, what, used, most in found]
     return sorted(made, key=lambda limit: limit.at_users)
@@ -199,7 +206,7 @@ def report(costs: Costs, assumed: Assumed, sizes: dict[str, tuple[int, int]]) ->
     made = {name: size(costs, assumed, *each) for name, each in sizes.items()}
     names = [field.name for field in fields(Deployment)]
     rows = [[name.replace("_", " "), *(shown(getattr(each, name)) for each in made.values())] for name in names]
-    largest = limits(costs, list(made.values())[-1])
+    largest = limits(costs, assumed, list(made.values())[-1])
     ends = [
         [f"{each.engine}: {each.what}", shown(each.used), shown(each.most), shown(each.at_users)] for each in largest
     ]
@@ -229,6 +236,12 @@ def main() -> None:
     if users is not None and (users < 1 or cells < 1):
         parser.error("--users and --cells are 1 at least")
     costs, assumed = Costs.load(), replace(Assumed(), **asked)
+    if wrong := [name for name, value in asked.items() if value <= 0 and name not in MAY_BE_ZERO]:
+        parser.error(f"--{wrong[0].replace('_', '-')} is above 0")
+    if wrong := [name for name in MAY_BE_ZERO if getattr(assumed, name) < 0]:
+        parser.error(f"--{wrong[0].replace('_', '-')} is 0 at least")
+    if assumed.writes > assumed.requests or max(assumed.travellers, assumed.carried, assumed.full) > 1:
+        parser.error("writes are requests, and a share is 1 at most")
     sizes = SIZES if users is None else {f"{users:,} users": (users, cells)}
     if as_json:
         made = {name: size(costs, assumed, *each) for name, each in sizes.items()}
@@ -236,7 +249,7 @@ def main() -> None:
             "ok": True,
             "assumed": asdict(assumed),
             "deployments": {name: asdict(each) for name, each in made.items()},
-            "limits": [asdict(limit) for limit in limits(costs, list(made.values())[-1])],
+            "limits": [asdict(limit) for limit in limits(costs, assumed, list(made.values())[-1])],
         }
         sys.stdout.write(json.dumps(document, indent=1) + "\n")
     else:

@@ -31,7 +31,7 @@ def test_every_cost_was_measured_and_says_by_what(tmp_path: Path) -> None:
 
 def test_twice_the_users_cost_twice_and_twice_the_cells_halve_each() -> None:
     one, two = size(COST, Assumed(), 1_000_000, 4), size(COST, Assumed(), 2_000_000, 4)
-    for name in ("requests_per_s", "cores_routers", "cores_cells", "cell_gb", "hairpin_gb_month", "changes_gb_month"):
+    for name in ("requests_per_s", "cores_routers", "cores_cells", "cell_gb", "hairpin_gb_month"):
         assert getattr(two, name) == pytest.approx(2 * getattr(one, name))
     parted = size(COST, Assumed(), 1_000_000, 8)
     assert parted.cell_gb == pytest.approx(one.cell_gb / 2)
@@ -67,7 +67,7 @@ def test_figures_by_hand() -> None:
 
 
 def test_the_limit_that_comes_first_is_told_first() -> None:
-    found = limits(COST, size(COST, Assumed(), 100_000_000, 30))
+    found = limits(COST, Assumed(), size(COST, Assumed(), 100_000_000, 30))
     assert [each.at_users for each in found] == sorted(each.at_users for each in found)
     for each in found:
         assert each.at_users == pytest.approx(100_000_000 * each.most / each.used)
@@ -97,6 +97,17 @@ def test_the_commands_of_the_page() -> None:
         assert done.returncode == 0, done.stderr
         if "--json" in arguments:
             assert json.loads(done.stdout)["deployments"]
+
+
+@pytest.mark.parametrize(
+    "wrong", [["--jurisdictions", "0"], ["--writes", "60"], ["--travellers", "3"], ["--joined", "-1"], ["--users", "0"]]
+)
+def test_what_makes_no_sense_is_refused(wrong: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "loadtests.scaling", *wrong], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Traceback" not in done.stderr
 
 
 def test_help_names_every_assumption() -> None:
