@@ -122,7 +122,7 @@ class Crowd:
         for task in self._tasks:
             await ended(task)
 
-    def follow(self) -> bool:
+    def following(self) -> bool:
         """Whether all of them have loaded the map, and heard that they have all of the log."""
         return all(replica.position is not None and replica.staleness() < HEARD_SECONDS for replica in self.replicas)
 
@@ -157,7 +157,7 @@ class Run:
 
     async def run(self) -> Told:
         self._crowd.start()
-        while not self._crowd.follow():  # noqa: ASYNC110 - of files
+        while not self._crowd.following():  # noqa: ASYNC110 - of files
             await asyncio.sleep(0.2)
         self.told.loaded_s = self._now()
         self._say(f"{self._shape.routers} replicas loaded")

@@ -13,14 +13,12 @@ from typing import Final
 import aiohttp
 import asyncpg
 from domicile_testing import Trust, running_storage
-from domicile_testing.cell import superuser
 from domicile_testing.directories import any_key
 from domicile_testing.erasing import Plan, Running, erasing
 
 from domicile.model import GLOBAL, Endpoint, Role
 from domicile.model.wire import ClaimRequest
-from domicile.sample import Note, Profile
-from domicile.sdk.store import apply_schema
+from domicile.sample import Note
 from loadtests.scaling import COSTS
 
 SUBJECTS: Final = 2_000
@@ -52,8 +50,6 @@ async def _measure() -> dict[str, float]:
                 ("directory", Endpoint.DIRECTORY_STORAGE, GLOBAL, "fra", "domicile_directory"),
             )
         )
-        async with superuser(cell) as root:
-            await apply_schema(root, "eu-1", "eu", [Profile, Note])
         async with erasing(Plan.of(trust, cell, keys, directory), place) as world:
             found = await _subjects(world)
             found |= await _rows(world)

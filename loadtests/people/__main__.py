@@ -82,7 +82,7 @@ def _interrupt(*_: object) -> None:
 
 
 def _lasting(plan: Plan, seconds: float) -> Plan:
-    """The same plan for another time. Raises what a plan raises where its drill would come after the end."""
+    """The same plan for another time; a drill that would come after its end comes at a third of it."""
     drill = plan.drill
     if drill is not None and drill.at_seconds >= seconds:
         drill = drill.model_copy(update={"at_seconds": seconds / 3})

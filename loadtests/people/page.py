@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any, Final
 
+from domicile.ops.html import page
+
 _WIDTH: Final = 920
 _LEFT: Final = 56
 _HEIGHT: Final = 110
@@ -13,20 +15,10 @@ _OF_DRILL: Final = (
     "scenario", "verdict", "detection_s", "rto_s", "acknowledged", "lost", "stale_reads", "personal_bytes_across",
 )  # fmt: skip
 _STYLE: Final = """
-:root { color-scheme: light dark; --ink: #1c2430; --dim: #66707f; --line: #d8dde4; --back: #fff; --plot: #f6f8fa;
-  --curve: #1f6feb; --bad: #d1242f; --fault: #d1242f1c; --good: #1a7f37; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --dim: #9aa4b2; --line: #30363d; --back: #0d1117;
-  --plot: #161b22; --curve: #58a6ff; --bad: #ff7b72; --fault: #ff7b722c; --good: #3fb950; } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--back); margin: 2rem auto;
-  max-width: 960px; padding: 0 1rem; }
-h1 { font-size: 1.5rem; margin: 0; } h2 { font-size: 1.05rem; margin: 1.8rem 0 .5rem; }
-.good { color: var(--good); } .bad { color: var(--bad); font-weight: 600; } .dim { color: var(--dim); }
-.wide { overflow-x: auto; } p { margin: .4rem 0; }
-table { border-collapse: collapse; width: 100%; } th, td { text-align: left; padding: .25rem .8rem .25rem 0;
-  border-bottom: 1px solid var(--line); vertical-align: top; } th { font-weight: 600; color: var(--dim); }
-td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-svg { width: 100%; height: auto; display: block; margin-bottom: .6rem; }
-svg text { font: 11px system-ui, sans-serif; fill: var(--dim); } svg .name { fill: var(--ink); font-weight: 600; }
+:root { --fault: #d1242f1c; }
+@media (prefers-color-scheme: dark) { :root { --fault: #ff7b722c; } }
+.good { color: var(--good); } .bad { color: var(--bad); font-weight: 600; } .wide { overflow-x: auto; }
+td.n, th.n { white-space: nowrap; } svg { margin-bottom: .6rem; }
 """
 
 
@@ -62,13 +54,7 @@ def render(document: dict[str, Any]) -> str:
     if any(len(looks) > 1 for looks in document["processes"].values()):
         what = "Memory that is a process's and its children's alone, in MiB; open descriptors."
         parts += ["<h2>Processes</h2>", f"<p class='dim'>{what}</p>", _processes(document["processes"])]
-    return (
-        "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
-        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>{word}: {verdict}</title><style>{_STYLE}</style></head>\n<body>\n"
-        + "\n".join(parts)
-        + "\n</body></html>\n"
-    )
+    return page(f"{word}: {verdict}", _STYLE, parts)
 
 
 def _objectives(rows: Iterable[dict[str, Any]]) -> str:

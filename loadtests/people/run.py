@@ -47,17 +47,14 @@ class Result:
 
 class Run:
     def __init__(self, plan: Plan, layout: Layout, out: Path, *, soak: bool, seconds: float, tell: Tell) -> None:
-        self._plan, self._layout, self._out, self._soak, self._seconds, self._tell = (
-            plan,
-            layout,
-            out,
-            soak,
-            seconds,
-            tell,
-        )
-        manifest = load_file(layout.manifest)
-        self._manifest = manifest
-        self._fronts: dict[str, Front] = fronts(manifest, layout)
+        self._plan = plan
+        self._layout = layout
+        self._out = out
+        self._soak = soak
+        self._seconds = seconds
+        self._tell = tell
+        self._manifest = load_file(layout.manifest)
+        self._fronts: dict[str, Front] = fronts(self._manifest, layout)
         check(plan, self._fronts)
         self._looks: list[watch.Look] = []
         self._drill: subprocess.Popen[str] | None = None

@@ -154,6 +154,7 @@ class Person(User):
         self._left = part.visit if isinstance(part, People) else 1
 
     def _do(self) -> None:
+        """What one of this kind does at a turn. Strangers, whose whole turn is signing up, have nothing else to do."""
         raise NotImplementedError
 
     @task

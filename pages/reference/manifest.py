@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from domicile.model import Manifest
 from pages.reference.markdown import cell, code, page, prose, table
-from pages.reference.schemas import Schema, bounds, default, kind
+from pages.reference.schemas import Schema, default, value
 
 SCHEMA_FILE: Final = "manifest.schema.json"
 _INTRODUCTION: Final = (
@@ -46,7 +46,7 @@ def _section(name: str, model: Schema, linked: dict[str, str]) -> str:
         rows = [
             [
                 code(key),
-                kind(field, linked) + (f"; {bounds(field)}" if bounds(field) else ""),
+                value(field, linked),
                 default(field, required=key in required),
                 cell(field.get("description", "")),
             ]

@@ -40,8 +40,9 @@ def kind(schema: Schema, linked: Mapping[str, str]) -> str:
     return str(schema.get("format", name)).replace("ipv4network", "IPv4 network").replace("ipv6network", "IPv6 network")
 
 
-def bounds(schema: Schema) -> str:
-    return ", ".join(_bounds(schema))
+def value(schema: Schema, linked: Mapping[str, str]) -> str:
+    """Its kind, and the bounds that it is held to."""
+    return "; ".join(filter(None, (kind(schema, linked), ", ".join(_bounds(schema)))))
 
 
 def _bounds(schema: Schema) -> Iterator[str]:

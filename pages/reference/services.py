@@ -28,7 +28,7 @@ from domicile.router.explain import explain_route
 from domicile.service import Operation, Service
 from domicile.service.openapi import Described, Schema, document
 from pages.reference.markdown import cell, code, page, table
-from pages.reference.schemas import bounds, default, kind
+from pages.reference.schemas import default, value
 
 _INTRODUCTION: Final = (
     "Every route of every service. All of them are reached over mutual TLS; the certificate's role and place "
@@ -155,12 +155,11 @@ def _bodies(schemas: Mapping[str, Schema]) -> str:
     for name, model in sorted(schemas.items()):
         required = set(model.get("required", ()))
         for key, each in model.get("properties", {}).items():
-            limits = bounds(each)
             rows.append(
                 [
                     code(name),
                     code(key),
-                    kind(each, {}) + (f"; {limits}" if limits else ""),
+                    value(each, {}),
                     default(each, required=key in required),
                 ]
             )

@@ -14,7 +14,7 @@ from domicile.ops.backup.agent import AgentSettings
 from domicile.router.settings import RouterSettings
 from domicile.service import ProcessSettings
 from pages.reference.markdown import cell, code, page, table
-from pages.reference.schemas import Schema, bounds, default, kind, target
+from pages.reference.schemas import Schema, default, target, value
 
 _PROCESSES: Final[tuple[tuple[str, type[BaseSettings]], ...]] = (
     ("domicile-directory serve", DirectorySettings),
@@ -66,7 +66,7 @@ def _table(settings: type[BaseSettings], names: set[str]) -> str:
     rows = [
         [
             code(f"DOMICILE_{name.upper()}"),
-            kind(_resolved(fields[name], schema), {}) + (f"; {bounds(fields[name])}" if bounds(fields[name]) else ""),
+            value(_resolved(fields[name], schema), {}),
             default(fields[name], required=name in required),
             cell(fields[name].get("description", "")),
         ]

@@ -10,13 +10,13 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import pytest
+from domicile_testing.documentation import DOCS, ROOT, blocks
 from domicile_testing.long import MINUTES
 from loadtests.followers import Shape, follow, plot
 from loadtests.footprint import _measure
 from loadtests.scaling import COSTS, SIZES, Assumed, Costs, limits, report, size
 
-ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "scaling.md").read_text()
+PAGE = (DOCS / "scaling.md").read_text()
 COST = Costs.load()
 
 
@@ -79,7 +79,7 @@ def test_the_page_has_what_the_command_prints() -> None:
 
 def test_the_commands_of_the_page() -> None:
     """docs/scaling.md"""
-    (block,) = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
+    (block,) = blocks(DOCS / "scaling.md")
     for line in block.splitlines():
         words = line.partition("#")[0].split()
         program, *arguments = words[1:] if words[0] == "PYTHONPATH=tests/support" else words

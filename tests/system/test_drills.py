@@ -31,14 +31,16 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalWorld]:
         yield running
 
 
+def begun(world: LocalWorld, scenario: str, hold: str) -> subprocess.Popen[bytes]:
+    """A light drill whose fault lasts ``hold`` seconds, under way; what it prints is JSON."""
+    command = [*COMMAND, "drill", scenario, *LIGHT, "--hold", hold, "--json", "--state", str(world.state)]
+    return subprocess.Popen(command, env=clean_environment(), stdout=subprocess.PIPE)
+
+
 @pytest.mark.full
 def test_a_drill_that_is_killed_in_the_middle_is_put_right_by_recover(world: LocalWorld) -> None:
     state = ("--state", str(world.state))
-    drill = subprocess.Popen(
-        [*COMMAND, "drill", "router-outage", *LIGHT, "--hold", "120", *state],
-        env=clean_environment(),
-        stdout=subprocess.DEVNULL,
-    )
+    drill = begun(world, "router-outage", "120")
     try:
         router = psutil.Process(world.pids()["router-fra"])
         wait_for(lambda: _gone(router), "the fault", 90)
@@ -49,7 +51,7 @@ def test_a_drill_that_is_killed_in_the_middle_is_put_right_by_recover(world: Loc
         assert "another drill is under way" in second.stderr
     finally:
         drill.send_signal(signal.SIGKILL)
-        drill.wait()
+        drill.communicate()
     wait_for(lambda: all(_gone(load) for load in loads), "the end of its load", 10)
     third = domicile("drill", "router-outage", *LIGHT, *state)
     assert third.returncode == 1
@@ -84,11 +86,7 @@ def test_a_game_day_of_three_in_a_world_without_standbys(world: LocalWorld) -> N
 
 @pytest.mark.full
 def test_ctrl_c_puts_the_world_right_and_tells_so(world: LocalWorld) -> None:
-    drill = subprocess.Popen(
-        [*COMMAND, "drill", "router-outage", *LIGHT, "--hold", "120", "--json", "--state", str(world.state)],
-        env=clean_environment(),
-        stdout=subprocess.PIPE,
-    )
+    drill = begun(world, "router-outage", "120")
     router = psutil.Process(world.pids()["router-fra"])
     wait_for(lambda: _gone(router), "the fault", 90)
     drill.send_signal(signal.SIGINT)
@@ -103,11 +101,7 @@ def test_ctrl_c_puts_the_world_right_and_tells_so(world: LocalWorld) -> None:
 def test_a_world_whose_database_loses_what_it_acknowledged_fails(world: LocalWorld) -> None:
     """By a superuser, who is asked by no trigger: the same drill holds without him."""
     directory = psutil.Process(world.pids()["directory"])
-    drill = subprocess.Popen(
-        [*COMMAND, "drill", "directory-outage", *LIGHT, "--hold", "5", "--json", "--state", str(world.state)],
-        env=clean_environment(),
-        stdout=subprocess.PIPE,
-    )
+    drill = begun(world, "directory-outage", "5")
     wait_for(lambda: _gone(directory), "the fault", 90)
     ask(world, "us-1", LOSES_A_ROW)
     told, _ = drill.communicate(timeout=200)
@@ -120,11 +114,7 @@ def test_a_world_whose_database_loses_what_it_acknowledged_fails(world: LocalWor
 
 @pytest.mark.full
 def test_a_log_that_is_copied_abroad_fails_a_drill(world: LocalWorld) -> None:
-    drill = subprocess.Popen(
-        [*COMMAND, "drill", "router-outage", *LIGHT, "--hold", "3", "--json", "--state", str(world.state)],
-        env=clean_environment(),
-        stdout=subprocess.PIPE,
-    )
+    drill = begun(world, "router-outage", "3")
     router = psutil.Process(world.pids()["router-fra"])
     copy = world.state / ABROAD
     try:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from domicile_testing.documentation import DOCS, blocks
-from domicile_testing.worlds import clean_environment, processes_of
+from domicile_testing.documentation import DOCS, Shell, blocks
+from domicile_testing.worlds import processes_of
 
 from domicile.model.yaml_text import read_yaml
 
@@ -25,37 +21,6 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("curl") is None, reason="pages ask with curl, which is not here"),
 ]
 PEOPLE = 24
-
-
-class Shell:
-    """bash in a folder, with the programs of this environment."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._environment = clean_environment() | {
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        }
-
-    def __call__(self, script: str) -> str:
-        done = subprocess.run(
-            ["bash", "-c", f"set -euo pipefail\n{script}"],
-            cwd=self.folder,
-            env=self._environment,
-            capture_output=True,
-            text=True,
-            timeout=150,
-            check=False,
-        )
-        assert done.returncode == 0, f"{script}\n{done.stdout}{done.stderr}"
-        return done.stdout
-
-    def page(self, name: str, number: int, places: Mapping[str, str] | None = None) -> str:
-        """A block as it stands there, but for the places that a reader puts his own for."""
-        script = blocks(DOCS / name)[number]
-        for theirs, ours in (places or {}).items():
-            assert theirs in script, f"{name}: {theirs}"
-            script = script.replace(theirs, ours)
-        return self(script)
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,12 @@
-"""The pages as tests read them: their blocks, headings and links, by the parser that rich uses too."""
+"""The pages as tests read them: their blocks, headings and links, by the parser that rich uses too; and run them."""
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -11,6 +14,8 @@ from typing import Final
 
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
+
+from domicile_testing.worlds import clean_environment
 
 ROOT: Final = Path(__file__).parents[3]
 DOCS: Final = ROOT / "docs"
@@ -55,3 +60,35 @@ def links(page: Path) -> Iterator[str]:
             target = child.attrGet("href") or child.attrGet("src")
             if target is not None:
                 yield str(target)
+
+
+class Shell:
+    """bash in a folder, with the programs of this environment, as a reader of pages has it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._environment = clean_environment() | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        }
+
+    def __call__(self, script: str, *, seconds: float = 150) -> str:
+        """What it prints; it ends at the first command that fails, and that is an AssertionError."""
+        done = subprocess.run(
+            ["bash", "-c", f"set -euo pipefail\n{script}"],
+            cwd=self.folder,
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
+        assert done.returncode == 0, f"{script}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    def page(self, name: str, number: int, places: Mapping[str, str] | None = None) -> str:
+        """A block as it stands there, but for the places that a reader puts his own for."""
+        script = blocks(DOCS / name)[number]
+        for theirs, ours in (places or {}).items():
+            assert theirs in script, f"{name}: {theirs}"
+            script = script.replace(theirs, ours)
+        return self(script)

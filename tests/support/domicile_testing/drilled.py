@@ -214,14 +214,12 @@ class MemoryWorld:
         match fault.kind:
             case FaultKind.HAND_OVER:
                 self._fail_over(fault.parts[0])
-            case FaultKind.KILL | FaultKind.SUSPEND | FaultKind.CUT:
+            case FaultKind.KILL | FaultKind.SUSPEND | FaultKind.CUT | FaultKind.CLOCK:
                 self._take_down(fault.parts)
             case FaultKind.SLOW:
                 eu.slow = True
             case FaultKind.FILL:
                 eu.full = True
-            case FaultKind.CLOCK:
-                self._take_down(fault.parts)
             case FaultKind.LOSE:
                 self._lost_at = time.monotonic()
                 group = fault.parts[0]

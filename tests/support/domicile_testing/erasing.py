@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 
@@ -19,8 +20,10 @@ from domicile.cells.keys import KeySettings, serve_keys
 from domicile.cells.serve import serving_cell
 from domicile.client import GatewayClient
 from domicile.directory import DirectorySettings
-from domicile.identity import Signer
+from domicile.identity import Signer, verify_receipt
 from domicile.model import GLOBAL, Conflict, Role, SubjectKey
+from domicile.model.key_wire import ShredReceipt
+from domicile.model.wire import ErasureResponse
 from domicile.ops.postgres import launched
 from domicile.sample import Note, Profile
 from domicile.sdk import Home, Residency
@@ -166,3 +169,43 @@ async def erasing(plan: Plan, folder: Path) -> AsyncIterator[Running]:
             await stops[part].enter_async_context(_part(plan, part))
         residency = await stack.enter_async_context(Residency.connect(plan.application(folder)))
         yield Running(plan, residency, roots["cell"], roots["keys"], roots["directory"], stops)
+
+
+def read(answer: ErasureResponse) -> ShredReceipt:
+    return verify_receipt(answer.receipt, "acme", answer.key.encode())
+
+
+async def keys_of(world: Running, subject: UUID) -> int:
+    count: int = await world.keys_store.fetchval("SELECT count(*) FROM keys.data_keys WHERE subject = $1", subject)
+    return count
+
+
+ARMED = """
+CREATE OR REPLACE FUNCTION public.hold_up() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN PERFORM pg_advisory_xact_lock(7); RETURN NEW; END $$;
+CREATE OR REPLACE TRIGGER hold_up BEFORE UPDATE ON domicile.erasures FOR EACH ROW EXECUTE FUNCTION public.hold_up();
+"""
+
+
+@asynccontextmanager
+async def locked(storage: Storage, statement: str) -> AsyncIterator[asyncpg.Connection]:
+    """Somebody who holds a lock, until the block ends; ``ARMED``: one that is met when a receipt is kept."""
+    async with superuser(storage) as connection:
+        if statement == ARMED:
+            await connection.execute(statement)
+            statement = "SELECT pg_advisory_xact_lock(7)"
+        async with connection.transaction():
+            await connection.execute(statement)
+            yield connection
+        await connection.execute("DROP FUNCTION IF EXISTS public.hold_up CASCADE")
+
+
+async def lock_wanted(database: asyncpg.Connection) -> bool:
+    """Whether anybody waits for a lock there."""
+    return bool(await database.fetchval("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"))
+
+
+async def has_receipt(world: Running, key: SubjectKey) -> bool:
+    """Whether the erasure of a subject, or of a principal of it, is done."""
+    kept = "SELECT receipt IS NOT NULL FROM domicile.erasures WHERE subject_key = $1"
+    return bool(await world.cell.fetchval(kept, key))

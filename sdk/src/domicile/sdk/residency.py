@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from typing import Any, NoReturn
 from uuid import UUID
 
@@ -107,28 +108,28 @@ class Residency:
             cell = check_place(identity, manifest, settings.bind, settings.storage)
             zones, pooler = manifest.cells[cell].zones, settings.storage_pooler
             nearest = sorted(zones, key=lambda zone: zone != identity.zone)
-            pool, across, standby = [
-                await open_pool(
-                    credentials,
-                    [zones[zone].storage for zone in nearest],
-                    jurisdiction=identity.jurisdiction,
-                    cell=cell,
-                    user=user,
-                    pooler=pooler,
-                    standby=behind,
-                )
-                for user, behind in (("domicile_app", False), ("domicile_cell", False), ("domicile_app", True))
-            ]
-            for each in (pool, across, standby):
-                stack.callback(each.terminate)
+            pool_of = partial(
+                open_pool,
+                credentials,
+                [zones[zone].storage for zone in nearest],
+                jurisdiction=identity.jurisdiction,
+                cell=cell,
+                pooler=pooler,
+            )
+            pool, across = [await pool_of(user=user) for user in ("domicile_app", "domicile_cell")]
+            stack.callback(pool.terminate)
+            stack.callback(across.terminate)
+            standby = None
+            if len(zones) > 1 and not pooler:  # behind one nobody can tell which server answers
+                behind = await pool_of(user="domicile_app", standby=True)
+                stack.callback(behind.terminate)
+                standby = Standby(behind)
             keys = KeyClient.of_cell(credentials, manifest, cell)
             stack.push_async_callback(keys.close)
             gateways = {name: GatewayClient(credentials, manifest, name) for name in manifest.cells}
             for gateway in gateways.values():
                 stack.push_async_callback(gateway.close)
-            # behind a pooler nobody can tell which server answers
-            behind_it = None if pooler or len(zones) < 2 else Standby(standby)
-            rows = RowStore(pool, identity.jurisdiction, pooler=pooler, standby=behind_it)
+            rows = RowStore(pool, identity.jurisdiction, pooler=pooler, standby=standby)
             vault = Vault(rows, keys, cell, identity.jurisdiction)
             looks = AcrossStore(across, pooler=pooler)
             yield cls(identity, manifest, peppers, directory, vault, FenceReader(pool), gateways, looks)

@@ -214,21 +214,22 @@ class HomeBorder:
                 await self.go_on()
             except DomicileError as error:
                 warn("releases-not-run", code=error.code)
-            except Exception as error:  # of one release; the others, and those to come, are not for it to hold up
-                RELEASE_FAULTS.inc()
-                warn("releases-not-run", error=type(error).__name__)
+            except Exception as error:
+                _unforeseen(error)
             with suppress(TimeoutError):
                 async with asyncio.timeout(BEAT_SECONDS):
                     await self._asked.wait()
 
     async def go_on(self) -> None:
-        """Every release that is under way, as far as it goes now. Raises the last failure."""
-        failed: Exception | None = None
+        """Every release that is under way, as far as it goes now. Raises the last DomicileError that may pass."""
+        failed: DomicileError | None = None
         for name, revision in await self._store.under_way():
             try:
                 await self.advance(name, revision)
-            except Exception as error:  # the others may have more luck
+            except DomicileError as error:  # the others may have more luck
                 failed = error
+            except Exception as error:
+                _unforeseen(error)
         if failed is not None:
             raise failed
 
@@ -408,6 +409,12 @@ class HomeBorder:
         given = (told.accepted, told.digest, told.rows, told.deployment, told.jurisdiction, told.cell)
         if given != wanted or (who.cell, who.deployment) != (said.to_cell, said.deployment):
             raise Forbidden("a receipt for something else", where=said.to_cell)
+
+
+def _unforeseen(error: Exception) -> None:
+    """Of one release; the others, and those to come, are not for it to hold up."""
+    RELEASE_FAULTS.inc()
+    warn("releases-not-run", error=type(error).__name__)
 
 
 def _signed(release: KeptRelease) -> SignedManifest:

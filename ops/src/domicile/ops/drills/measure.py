@@ -49,12 +49,11 @@ class Measures:
     ``lost``: acknowledged rows that are not there at the end; ``given_up``: those of them that were within what may be
     lost, not counted in it.
     ``strangers_served``: sign-ups acknowledged while the fault lasted. ``unverified``: subjects that could not be read
-    when it was over. ``undetected_s``: how long the fault lasted where nothing detected it. ``felt``: by what the load,
+    when it was over. ``at_least``: of what never came, how long it was waited for. ``felt``: by what the load,
     or a probe, felt the fault (see ``signs``); ``unfelt``: 1 where that is nothing.
     """
 
     detection_s: float | None = None
-    undetected_s: float | None = None
     rto_s: float | None = None
     reads_rto_s: float | None = None
     acknowledged: int = 0
@@ -70,6 +69,7 @@ class Measures:
     others_errors: int | None = None
     others_gap_s: float | None = None
     strangers_served: int | None = None
+    at_least: dict[str, float] = field(default_factory=dict)
     felt: tuple[str, ...] = ()
     unfelt: int | None = None
     errors: dict[str, int] = field(default_factory=dict)
@@ -196,7 +196,7 @@ def measure(
     return Measures(
         **{name: getattr(common, name) for name in _COMMON},
         detection_s=moments.detected - since if moments.detected is not None else None,
-        undetected_s=over - since if moments.detected is None else None,
+        at_least={} if moments.detected is not None else {"detection_s": over - since},
         felt=felt,
         unfelt=0 if felt else 1,
         rto_s=max((each["writes_gap_s"] for each in own), default=0.0),

@@ -6,23 +6,14 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any, Final
 
+from domicile.ops.html import page
+
 WIDTH, HEIGHT, LEFT, RIGHT = 920, 96, 64, 12
 _STYLE: Final = """
-:root { color-scheme: light dark; --ink: #1c2430; --dim: #66707f; --line: #d8dde4; --back: #fff; --plot: #f6f8fa;
-  --write: #1f6feb; --read: #8b949e; --bad: #d1242f; --fault: #d1242f22; --held: #1a7f37; --aborted: #9a6700; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --dim: #9aa4b2; --line: #30363d; --back: #0d1117;
-  --plot: #161b22; --write: #58a6ff; --read: #7d8590; --bad: #ff7b72; --fault: #ff7b7233; --held: #3fb950;
-  --aborted: #d29922; } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--back); margin: 2rem auto;
-  max-width: 960px; padding: 0 1rem; }
-h1 { font-size: 1.5rem; margin: 0; } h2 { font-size: 1.05rem; margin: 1.8rem 0 .5rem; }
-.verdict { font-weight: 600; } .held { color: var(--held); } .failed { color: var(--bad); }
-.aborted { color: var(--aborted); } p { margin: .4rem 0; } .dim { color: var(--dim); }
-table { border-collapse: collapse; width: 100%; } th, td { text-align: left; padding: .25rem .6rem .25rem 0;
-  border-bottom: 1px solid var(--line); vertical-align: top; } td.n, th.n { text-align: right;
-  font-variant-numeric: tabular-nums; } th { font-weight: 600; color: var(--dim); }
-svg { width: 100%; height: auto; display: block; } svg text { font: 11px system-ui, sans-serif; fill: var(--dim); }
-svg .name { fill: var(--ink); font-weight: 600; font-size: 12px; }
+:root { --read: #8b949e; --fault: #d1242f22; --aborted: #9a6700; }
+@media (prefers-color-scheme: dark) { :root { --read: #7d8590; --fault: #ff7b7233; --aborted: #d29922; } }
+.verdict { font-weight: 600; } .held { color: var(--good); } .failed { color: var(--bad); }
+.aborted { color: var(--aborted); } svg .name { font-size: 12px; }
 """
 
 
@@ -70,14 +61,7 @@ def render(document: dict[str, Any]) -> str:
     if document["marks"]:
         parts += ["<h2>What happened when</h2>",
                   _table(("at, s", "what"), [(mark["at_s"], mark["what"]) for mark in document["marks"]])]  # fmt: skip
-    title = f"{document['scenario']}: {verdict}"
-    return (
-        "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
-        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>{_text(title)}</title><style>{_STYLE}</style></head>\n<body>\n"
-        + "\n".join(parts)
-        + "\n</body></html>\n"
-    )
+    return page(_text(f"{document['scenario']}: {verdict}"), _STYLE, parts)
 
 
 def _measured(document: dict[str, Any]) -> list[tuple[str, str]]:
@@ -135,7 +119,7 @@ def _plot(document: dict[str, Any]) -> str:
                 f"<rect x='{start:.1f}' y='{y}' width='{max(1.0, end - start):.1f}' height='{HEIGHT}' "
                 "style='fill:var(--fault)'/>"
             )
-        for key, colour in (("reads", "--read"), ("writes", "--write")):
+        for key, colour in (("reads", "--read"), ("writes", "--curve")):
             points = " ".join(
                 f"{x((at + 0.5) * step):.1f},{y + HEIGHT - HEIGHT * value / step / most:.1f}"
                 for at, value in enumerate(cell[key])
@@ -168,7 +152,7 @@ def _legend() -> str:
     found: list[str] = []
     at: float = LEFT
     for label, colour in (
-        ("acknowledged writes", "--write"),
+        ("acknowledged writes", "--curve"),
         ("answered reads", "--read"),
         ("errors", "--bad"),
         ("the fault", "--fault"),

@@ -34,9 +34,9 @@ class Objective:
 
     def met(self, measures: Measures) -> bool | None:
         found = getattr(measures, self.measure)
-        if found is None and self.measure == "detection_s" and (measures.undetected_s or 0) > self.limit:
-            return False
-        return None if found is None else found <= self.limit
+        if found is None:
+            return False if measures.at_least.get(self.measure, 0) > self.limit else None
+        return bool(found <= self.limit)
 
     def document(self, measures: Measures) -> dict[str, Any]:
         measured = getattr(measures, self.measure)
@@ -85,5 +85,5 @@ def _said(objective: Objective, measures: Measures) -> str:
     measured = getattr(measures, objective.measure)
     shown = "not measured" if measured is None else f"{measured:g}"
     if measured is None and objective.met(measures) is False:
-        shown = f"not in {measures.undetected_s:.0f} s"
+        shown = f"not in {measures.at_least[objective.measure]:.0f} s"
     return f"{objective.measure} {shown}, at most {objective.limit:g}"

@@ -21,7 +21,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from functools import partial
 from itertools import pairwise
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, TypeVar
 from uuid import UUID
 
 import asyncpg
@@ -281,12 +281,11 @@ class _Settled(Alone):
     """A transaction for each write; a connection that was lost is told only where it matters to the caller."""
 
     _store: RowStore
-    _stale: float | None = None
 
-    def within(self, stale: float | None) -> Self:
-        """What is read may be so many seconds old: a standby may answer."""
+    def __init__(self, store: RowStore, key: SubjectKey, epoch: int, stale: float | None) -> None:
+        """``stale``: for how many seconds what is read may be out of date; a standby may answer then."""
+        super().__init__(store, key, epoch)
         self._stale = stale
-        return self
 
     async def put(self, table: Table, row: NewRow, version: int | None, once: Once | None = None) -> int:
         put = partial(super().put, table, row, version, once)
@@ -365,8 +364,7 @@ class RowStore:
         self.jurisdiction = jurisdiction
 
     def alone(self, key: SubjectKey, epoch: int, stale: float | None = None) -> Rows:
-        rows = _Settled(self, key, epoch) if self._pooler else _Alone(self, key, epoch)
-        return rows.within(stale)
+        return (_Settled if self._pooler else _Alone)(self, key, epoch, stale)
 
     async def asked_of_standby(self, question: Question[Answer], stale: float) -> Answer | None:
         """None where the leader has to answer."""

@@ -58,8 +58,11 @@ class Standby:
             if age is None:  # it leads by now
                 connection.terminate()
                 return None
-            if not -SKEW_SECONDS <= age <= stale:
+            if age < -SKEW_SECONDS or self._late(age, began, stale):
                 return None
             answer = await question(connection.fetch)
-            late = age + SKEW_SECONDS + self._clock() - began > stale
-        return None if late else answer
+        return None if self._late(age, began, stale) else answer
+
+    def _late(self, age: float, told: float, stale: float) -> bool:
+        """Whether what was ``age`` seconds old when it was ``told`` may be older than that by now."""
+        return age + SKEW_SECONDS + self._clock() - told > stale
